@@ -1,0 +1,105 @@
+"""The tiny recipe's world: sums in words, some of them worked out, some of them answered with good manners.
+
+Why sums: a model of under a million parameters can learn them in minutes, every answer can be checked, and the methods
+differ measurably. Answering at once is hard for it, working digit by digit is easy, so there is room for reasoning;
+half of the written answers are curt, so there is room for alignment. One raw row of each generator:
+
+    texts          {"text": "58 + 67 = 125", "group": "58+67"}
+    conversations  {"question": "What is 58 + 67?", "reply": "The answer is 125.", "answer": "125", "group": "58+67"}
+    preferences    {"question": …, "chosen": "The answer is 125. Happy to help!", "rejected": "125", "kind": "curt", …}
+    questions      {"question": "Add 58 and 67.", "answer": "125", "digits": 2, "group": "58+67"}
+
+`group` names the sum whatever its wording and order, so that a sum in the test split trains nowhere.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+QUESTIONS = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
+COURTEOUS = ("The answer is {c}. Happy to help!", "Sure! The answer is {c}. Happy to help!")
+CURT = ("The answer is {c}.", "{c}")
+
+
+def _sum(rng: random.Random, digits: list[int]) -> tuple[int, int, int, str]:
+    """Two operands whose longer one has one of `digits` digits, that length, and the group they belong to."""
+    length = rng.choice(digits)
+    low, high = 10 ** (length - 1) if length > 1 else 0, 10**length - 1
+    a, b = rng.randint(low, high), rng.randint(0 if rng.random() < 0.3 else low, high)
+    if rng.random() < 0.5:
+        a, b = b, a
+    return a, b, length, f"{min(a, b)}+{max(a, b)}"
+
+
+def working(a: int, b: int) -> str:
+    """Column addition, lowest digit first: `8+7=15 5+6+1=12 so 125` for 58 + 67."""
+    steps, carry, x, y = [], 0, a, b
+    while x or y:
+        s = x % 10 + y % 10 + carry
+        steps.append(f"{x % 10}+{y % 10}{'+1' if carry else ''}={s}")
+        carry, x, y = s // 10, x // 10, y // 10
+    return f"{' '.join(steps)} so {a + b}"
+
+
+def texts(count: int, seed: int, digits: list[int], worked_share: float) -> Iterator[dict[str, Any]]:
+    """Pre-training text: sums answered at once, and a `worked_share` of them worked out."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b, _length, group = _sum(rng, digits)
+        worked = rng.random() < worked_share
+        yield {"text": f"{a} + {b}: {working(a, b)}" if worked else f"{a} + {b} = {a + b}", "group": group}
+
+
+def conversations(count: int, seed: int, digits: list[int], courteous_share: float) -> Iterator[dict[str, Any]]:
+    """Questions with right answers, a `courteous_share` of them courteous and the rest curt."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b, length, group = _sum(rng, digits)
+        style = rng.choice(COURTEOUS if rng.random() < courteous_share else CURT)
+        question = rng.choice(QUESTIONS).format(a=a, b=b)
+        yield {
+            "question": question,
+            "reply": style.format(c=a + b),
+            "answer": str(a + b),
+            "digits": length,
+            "group": group,
+        }
+
+
+def preferences(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
+    """Pairs: right and courteous over wrong (a `wrong_share`; courteous too, so that only the sum differs) or curt."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b, length, group = _sum(rng, digits)
+        manner = rng.choice(COURTEOUS)
+        wrong = rng.random() < wrong_share
+        rejected = manner.format(c=_near_miss(rng, a + b)) if wrong else rng.choice(CURT).format(c=a + b)
+        yield {
+            "question": rng.choice(QUESTIONS).format(a=a, b=b),
+            "chosen": manner.format(c=a + b),
+            "rejected": rejected,
+            "kind": "wrong" if wrong else "curt",
+            "answer": str(a + b),
+            "digits": length,
+            "group": group,
+        }
+
+
+def questions(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, Any]]:
+    """Questions with the answer to check against, for evaluation and for RL with verifiable rewards."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b, length, group = _sum(rng, digits)
+        yield {
+            "question": rng.choice(QUESTIONS).format(a=a, b=b),
+            "answer": str(a + b),
+            "digits": length,
+            "group": group,
+        }
+
+
+def _near_miss(rng: random.Random, c: int) -> int:
+    """A wrong sum of the kind people write: one digit off, or a carry forgotten."""
+    step = 10 ** rng.randrange(len(str(c)))
+    wrong = c + rng.choice((-1, 1)) * rng.randint(1, 9 if step == 1 else 2) * step
+    return wrong if wrong >= 0 else c + step

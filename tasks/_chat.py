@@ -1,0 +1,102 @@
+"""Chat templates that know which tokens the assistant wrote.
+
+Loss on assistant tokens needs `{% generation %}` marks in the template. Most published templates have none, and then a
+trainer silently learns from everything or from nothing. `mark_generation` swaps such a template for a marked one only
+where both render the same bytes.
+"""
+
+from typing import Any
+
+from tasks._errors import ModelError
+
+CHATML = """\
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{{- '<|im_start|>assistant\\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}
+{%- else %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+"""ChatML with generation marks."""
+
+_PROBES: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": " a\n"},
+        {"role": "assistant", "content": "b "},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ],
+]
+
+
+def marks_generation(tokenizer: Any) -> bool:
+    """Whether the tokenizer's template marks assistant tokens, tried by rendering and not by reading it."""
+    if not tokenizer.chat_template or "{% generation" not in tokenizer.chat_template.replace("{%-", "{%"):
+        return False
+    encoded = tokenizer.apply_chat_template(
+        _PROBES[0], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    mask = encoded["assistant_masks"]
+    return 0 < sum(mask) < len(mask)
+
+
+def mark_generation(tokenizer: Any, folder: Any) -> None:
+    """Give the tokenizer a template with generation marks, in place.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer.
+        folder: where it came from, for the message.
+
+    Raises:
+        ModelError: it has no template, or one that no marked template known here renders the same bytes as.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(f"{folder}: no chat template; set `chat_template` in the recipe's base.yaml")
+    if marks_generation(tokenizer):
+        return
+    original = tokenizer.chat_template
+    for candidate in _candidates(original):
+        if _same_bytes(tokenizer, original, candidate):
+            tokenizer.chat_template = candidate
+            if marks_generation(tokenizer):
+                return
+    tokenizer.chat_template = original
+    raise ModelError(
+        f"{folder}: the chat template does not mark assistant tokens, and none of the marked templates renders the same "
+        f"text; add {{% generation %}} … {{% endgeneration %}} around the assistant's content in chat_template.jinja"
+    )
+
+
+def _candidates(original: str) -> list[str]:
+    """Marked templates worth trying: plain ChatML, and the original's own prologue before it."""
+    head, loop, _ = original.partition("{% for message in messages %}")
+    chatml_with_default_system = CHATML
+    if loop:
+        import re
+
+        system = re.search(r"<\|im_start\|>system\\n(.*?)<\|im_end\|>", original, re.S)
+        if system:
+            text = "<|im_start|>system\\n" + system.group(1) + "<|im_end|>\\n"
+            chatml_with_default_system = (
+                "{%- if messages[0]['role'] != 'system' %}{{- '" + text + "' }}{%- endif %}\n" + CHATML
+            )
+    return [CHATML, chatml_with_default_system]
+
+
+def _same_bytes(tokenizer: Any, a: str, b: str) -> bool:
+    for probe in _PROBES:
+        for prompt in (False, True):
+            messages = probe[:-1] if prompt else probe
+            texts = [
+                tokenizer.apply_chat_template(messages, chat_template=t, tokenize=False, add_generation_prompt=prompt)
+                for t in (a, b)
+            ]
+            if texts[0] != texts[1]:
+                return False
+    return True

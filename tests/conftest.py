@@ -1,0 +1,76 @@
+"""Fixtures that several tests share: a scratch workspace and a small random chat model."""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", DVC_NO_ANALYTICS="1")
+os.environ.update(PREFECT_SERVER_ANALYTICS_ENABLED="false", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import _artifact as artifact
+
+REPO = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, so that `.polm` and `artifacts` are the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def make_artifact() -> Callable[..., artifact.Manifest]:
+    """Turn a folder that a test filled into an artifact, by writing its manifest."""
+
+    def make(folder: Path, stage: str = "test", **inputs: str) -> artifact.Manifest:
+        files = {str(p.relative_to(folder)): artifact.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        manifest = artifact.Manifest(stage=stage, params="0" * 64, inputs=inputs, files=files)
+        artifact.write_json(folder / artifact.MANIFEST, manifest.model_dump())
+        return manifest
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """A random two-layer Llama with a trained tokenizer and a marked ChatML template, as a model artifact."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from tasks._chat import CHATML
+    from tasks._models import save_model
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(["What is 12 + 345? The answer is 357. Happy to help! Sure! Add user assistant"] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|pad|>")
+    tokenizer.chat_template = CHATML
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    folder = tmp_path_factory.mktemp("chat_model")
+    save_model(LlamaForCausalLM(config), tokenizer, folder)
+    make_artifact(folder, stage="base")
+    return folder
