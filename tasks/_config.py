@@ -96,18 +96,28 @@ def digest(config: BaseModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_trainer(path: Path, trainer: dict[str, Any], config_class: type[Any], reserved: Iterable[str] = ()) -> None:
-    """Check a `trainer:` mapping against the library's own config class, before anything expensive.
+def check_trainer(
+    path: Path,
+    trainer: dict[str, Any],
+    config_class: type[Any],
+    reserved: Iterable[str] = (),
+    section: str = "trainer",
+) -> None:
+    """Check a `trainer:` (or `peft:`) mapping against the library's own config class, before anything expensive.
 
     Raises:
-        ConfigError: a key the class does not have, or one that the stage sets itself.
+        ConfigError: naming every key that the class does not have, or that the stage sets itself.
     """
     known = set(config_class.__dataclass_fields__)
+    wrong = []
     for key in trainer:
         if key in reserved:
-            raise ConfigError(f"{path}: trainer.{key} is set by the stage itself; remove it")
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key 'trainer.{key}'{suggest(key, known)} ({config_class.__name__})")
+            wrong.append(f"{path}: {section}.{key} is set by the stage itself; remove it")
+        elif key not in known:
+            hint = suggest(key, known)
+            wrong.append(f"{path}: unknown key '{section}.{key}'{hint} ({config_class.__name__})")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def _explain(model: type[BaseModel], err: Any) -> str:

@@ -1,0 +1,189 @@
+"""The `polm` command. Every import that takes time is inside the command that needs it."""
+
+import logging
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tasks._errors import PolmError
+
+app = typer.Typer(
+    help="A post-training pipeline for language models: every method a stage, every stage measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+JOBS = 2
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe to run: a folder under params/. It becomes the active one.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Stage to bring up to date, with all it needs. Repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Stages that may run at a time.")] = JOBS,
+    force: Annotated[list[str] | None, typer.Option(help="Stage to run even if nothing changed. Repeatable.")] = None,
+) -> None:
+    """Run what has changed of the pipeline."""
+    from flows import workspace
+
+    workspace.enter()
+    with workspace.run_lock():
+        if recipe is not None and workspace.choose_recipe(recipe):
+            _say(f"recipe: {recipe} (now in {workspace.RECIPE})")
+        _run(target or [], jobs, force or [])
+
+
+@app.command()
+def show() -> None:
+    """Print the leaderboard of the last report."""
+    from flows import summary, workspace
+
+    workspace.enter()
+    summary.show()
+
+
+@app.command()
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow dashboard.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect dashboard.")] = 4200,
+) -> None:
+    """Serve the MLflow and Prefect dashboards on loopback until Ctrl-C."""
+    from flows import ui, workspace
+
+    workspace.enter()
+    _say("starting the servers …")
+    for server in ui.serve(mlflow_port, prefect_port):
+        _say(f"{server.name:8} {server.url}")
+
+
+@app.command()
+def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * *" for every night at two.')]) -> None:
+    """Keep running the pipeline at the given times, until Ctrl-C. Needs a running `polm ui` or PREFECT_API_URL."""
+    from flows import ui, workspace
+
+    workspace.enter()
+    served = ui.running()
+    if served is None and "PREFECT_API_URL" not in os.environ:
+        raise PolmError(
+            "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"
+        )
+    if served is not None:
+        os.environ.setdefault("PREFECT_API_URL", f"{served['prefect']}/api")
+    from flows.pipeline import pipeline
+
+    pipeline.serve(
+        name="schedule", cron=cron, parameters={"targets": [], "jobs": JOBS, "force": []}, pause_on_shutdown=True
+    )
+
+
+@app.command()
+def promote(model: Annotated[str, typer.Argument(help="Model of the active recipe, e.g. `dpo`.")]) -> None:
+    """Register a model and make it the champion, if it passes mlflow/gates.yaml."""
+    from flows import registry, workspace
+
+    workspace.enter()
+    registry.promote(model)
+
+
+@app.command()
+def rollback() -> None:
+    """Make the previous champion the champion again."""
+    from flows import registry, workspace
+
+    workspace.enter()
+    registry.rollback()
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine, the recipe and the workspace before the first expensive step."""
+    from flows import doctor, workspace
+
+    workspace.enter()
+    doctor.main()
+
+
+@app.command()
+def chat() -> None:
+    """Talk to the champion."""
+    from flows import chat, workspace
+
+    workspace.enter()
+    chat.chat()
+
+
+def main() -> None:
+    """Run the command. Exits 2 for what the user can mend, 1 when a stage failed, 130 when interrupted."""
+    logger = logging.getLogger("polm")
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except PolmError as e:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(e))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(targets: list[str], jobs: int, force: list[str]) -> None:
+    """Look what there is to do; only then start Prefect and what else takes seconds."""
+    from flows import workspace
+    from flows.graph import Graph
+
+    workspace.check_recipe(workspace.active_recipe())
+    graph = Graph()
+    names = graph.closure(targets)
+    forced = {name for word in force for name in graph.resolve(word)}
+    if graph.settled(names, forced) == set(names):
+        _say(f"nothing changed: all {len(names)} stages are up to date")
+        return
+    from flows import ui
+
+    state = _flow(ui.prefect_for_run(), targets, jobs, force)
+    if not state.is_completed():
+        sys.exit(130 if state.is_cancelled() else 1)
+
+
+def _flow(server: Any, targets: list[str], jobs: int, force: list[str]) -> Any:
+    """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer."""
+    from rich.console import Console
+
+    from flows import workspace
+
+    with Console(stderr=True).status("checking the recipe, starting Prefect …"):
+        from flows import pipeline
+
+        check = pipeline.start_check(workspace.active_recipe())
+        while server is not None and not server.ready():
+            if check.poll():
+                break
+            signal.sigtimedwait([], 0.1)
+        pipeline.finish_check(workspace.active_recipe())
+    return pipeline.pipeline(targets, jobs, force, return_state=True)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,160 @@
+"""`polm doctor`: what would stop a run, found in seconds and with a remedy, before the first expensive step.
+
+Each check is a function that yields findings. `fail` is kept for what makes a run impossible; the exit code is 1 then.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from rich.console import Console
+from rich.table import Table
+
+from flows import gates, machine, store, workspace
+from flows.graph import Graph
+from flows.machine import BASE, Finding
+from tasks._chat import marks_generation
+from tasks._errors import PolmError
+
+LOCK = Path("infra/requirements.lock")
+
+
+def main(recipe: str | None = None) -> None:
+    """Print the findings for a recipe (the active one by default); exit with 1 when one of them is a failure."""
+    console = Console()
+    shown = Table(title=f"polm doctor, recipe {recipe or workspace.active_recipe()}", title_justify="left")
+    for column in ("", "check", "found", "what to do"):
+        shown.add_column(column, overflow="fold")
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    with console.status("looking …"):
+        findings = examine(recipe or workspace.active_recipe())
+    for f in findings:
+        shown.add_row(f"[{colours[f.level]}]{f.level}[/]", f.check, f.found, f.remedy)
+    console.print(shown)
+    if any(f.level == "fail" for f in findings):
+        sys.exit(1)
+
+
+def examine(recipe: str) -> list[Finding]:
+    """Every finding, for the working directory."""
+    findings = [*_python(), *_packages(), *_recipe(recipe), *_git(), *_dvc()]
+    if Path("params", recipe).is_dir():
+        findings += machine.examine(Path("params", recipe))
+    return [*findings, *_chat_template()]
+
+
+def _python() -> Iterator[Finding]:
+    wanted = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    fine = SpecifierSet(wanted).contains(found)
+    yield Finding("ok" if fine else "fail", "Python", found, "" if fine else f"make the venv with Python {wanted}")
+
+
+def _packages() -> Iterator[Finding]:
+    """What `pyproject.toml` needs must be there; other versions than the locked ones are only told."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wrong, differing = [], []
+    for text in project["dependencies"]:
+        need = Requirement(text)
+        found = _installed(need.name)
+        if found is None or not need.specifier.contains(found, prereleases=True):
+            wrong.append(f"{need} ({'missing' if found is None else f'is {found}'})")
+    if LOCK.exists():
+        for name, locked in re.findall(r"^([\w.-]+)==([^\s;\\]+)", LOCK.read_text(encoding="utf-8"), re.M):
+            found = _installed(name)
+            if found is not None and found.split("+")[0] != locked.split("+")[0]:
+                differing.append(f"{name} {found}, locked {locked}")
+    else:
+        yield Finding("warn", "lock file", f"no {LOCK}", f"`git checkout {LOCK}`")
+    if wrong:
+        yield Finding("fail", "packages", ", ".join(wrong), "`make setup`, or `pip install -e .` in your own venv")
+    elif differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        yield Finding("warn", "packages", "; ".join(differing[:4]) + more, "`make setup` for the tested versions")
+    else:
+        yield Finding("ok", "packages", f"all {len(project['dependencies'])} as needed")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _recipe(recipe: str) -> Iterator[Finding]:
+    """The recipe's files against the stages' schemas, and its section of the registry's policy."""
+    command = [sys.executable, "-m", "tasks._check", f"params/{recipe}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stderr.strip()
+    if done.returncode:
+        yield Finding("fail", "recipe", said, "mend the files named")
+    else:
+        yield Finding("warn" if said else "ok", "recipe", said or "every file fits its stage")
+    try:
+        gates.load_policy(recipe)
+        yield Finding("ok", "gates", f"{gates.POLICY} has the recipe")
+    except PolmError as e:
+        yield Finding("warn", "gates", str(e), "needed for `polm promote` only")
+
+
+def _git() -> Iterator[Finding]:
+    state = store.git_state()
+    if state["commit"] == "none":
+        yield Finding("warn", "git", "no commit", "`git init && git add -A && git commit`: promotion records a commit")
+    elif state["dirty"] == "true":
+        yield Finding(
+            "warn", "git", f"{state['commit'][:12]} and uncommitted changes", "commit what should be reproducible"
+        )
+    else:
+        yield Finding("ok", "git", state["commit"][:12])
+
+
+def _dvc() -> Iterator[Finding]:
+    """The repository, `dvc.lock`, the cache, and DVC's private folder (its disk cache is a pickle)."""
+    try:
+        graph = Graph()
+    except PolmError as e:
+        yield Finding("fail", "DVC", str(e))
+        return
+    yield Finding("ok", "DVC", f"{len(graph.stages)} stages")
+    from dvc.repo import Repo
+
+    repo = Repo()
+    cache = Path(repo.cache.local.path)
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=cache):
+            yield Finding("ok", "DVC cache", str(cache))
+    except OSError as e:
+        yield Finding("fail", "DVC cache", f"{cache}: {e.strerror}", "make it writable, or `dvc cache dir` another one")
+    site = Path(repo.site_cache_dir)
+    if site.stat().st_mode & 0o022:
+        remedy = "`dvc config core.site_cache_dir` to a folder of your own: others could plant a pickle there"
+        yield Finding("warn", "DVC site cache", f"{site} is writable for others", remedy)
+    else:
+        yield Finding("ok", "DVC site cache", str(site))
+
+
+def _chat_template() -> Iterator[Finding]:
+    """Whether the base model's template can mark what the assistant wrote; the heaviest check, so the last."""
+    if not (BASE / "tokenizer.json").exists():
+        return
+    from tasks._models import load_tokenizer
+
+    try:
+        marked = marks_generation(load_tokenizer(BASE))
+    except PolmError as e:
+        yield Finding("fail", "chat template", str(e))
+        return
+    remedy = "" if marked else "`polm run --force base`: it marks the template, or says why it cannot"
+    yield Finding(
+        "ok" if marked else "fail", "chat template", "marks assistant tokens" if marked else "no marks", remedy
+    )

@@ -1,0 +1,162 @@
+"""DVC's graph, read in process: which stages there are, what they wait for, which of them have to run.
+
+DVC decides what is unchanged, by the same rules as `dvc repro`, but without the second that each `dvc` process takes to
+start. Nothing here writes: running a stage is `flows.execute`'s.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import _config as config
+from tasks._errors import ArtifactError, ConfigError, PolmError
+
+
+class Meta(config.Strict):
+    """What `meta:` of a stage in `dvc.yaml` may say. An absent key asks for nothing."""
+
+    timeout: float | None = None
+    """Minutes until the stage's processes are ended; without it there is no limit."""
+    retries: int = 0
+    """How often a failed stage is tried again."""
+    gpus: int = 0
+    """GPUs that the stage needs for itself. Ignored on a machine that has none."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the graph, a matrix already expanded."""
+
+    name: str
+    """Name for DVC, e.g. `sft` or `evaluate@dpo`."""
+    out: Path
+    """Its artifact, relative to the root, e.g. `artifacts/models/sft`."""
+    upstreams: frozenset[str]
+    """Stages whose outputs it reads."""
+    meta: Meta
+
+
+class Graph:
+    """The pipeline of the working directory."""
+
+    def __init__(self) -> None:
+        """Read `dvc.yaml` and `dvc.lock`.
+
+        Raises:
+            ConfigError: `dvc.yaml` is wrong.
+            PolmError: this is no DVC repository, or `dvc.lock` is broken.
+        """
+        self._lock = threading.Lock()
+        self._dvc: dict[str, Any] = _load()
+        edges = {name: {up.addressing for up in graph_up} for name, (_, graph_up) in self._dvc.items()}
+        order = _topological(edges)
+        self.stages = {name: _stage(name, self._dvc[name][0], frozenset(edges[name])) for name in order}
+        """Every stage by name, in an order in which it can run."""
+
+    def closure(self, targets: list[str]) -> list[str]:
+        """The targets and all they need, in running order; everything when there are no targets.
+
+        A target may be a stage, or the name of a matrix (`evaluate` for all of `evaluate@…`).
+
+        Raises:
+            ConfigError: no such stage.
+        """
+        wanted = {name for target in targets for name in self.resolve(target)} or set(self.stages)
+        for name in reversed(self.stages):
+            if name in wanted:
+                wanted |= self.stages[name].upstreams
+        return [name for name in self.stages if name in wanted]
+
+    def resolve(self, target: str) -> list[str]:
+        """The stages that a name means: itself, or all of a matrix. Raises ConfigError."""
+        found = [name for name in self.stages if target in (name, name.split("@")[0])]
+        if not found:
+            known = {*self.stages, *(name.split("@")[0] for name in self.stages)}
+            raise ConfigError(f"dvc.yaml: no stage '{target}'{config.suggest(target, known)}")
+        return found
+
+    def unchanged(self, name: str) -> bool:
+        """Whether code, params, inputs and outputs are those of the last run, as the files are now.
+
+        Says nothing about upstreams that have not run yet.
+        """
+        stage = self._dvc[name][0]
+        with self._lock:
+            if stage.always_changed or stage.changed_stage():
+                return False
+            return not any(dep.status() for dep in stage.deps) and not any(out.status() for out in stage.outs)
+
+    def settled(self, names: list[str], force: set[str]) -> set[str]:
+        """Those of `names` (in running order) that need not run: unchanged, and so is all that they wait for."""
+        settled: set[str] = set()
+        for name in names:
+            if name not in force and self.stages[name].upstreams <= settled and self.unchanged(name):
+                settled.add(name)
+        return settled
+
+    def version(self, name: str) -> str:
+        """Hash of the stage's command, code, params and inputs as they are now, 16 hex digits.
+
+        Raises:
+            ArtifactError: an input does not exist.
+        """
+        from dvc.exceptions import DvcException
+
+        stage = self._dvc[name][0]
+        try:
+            with self._lock:
+                inputs = {str(dep): dep.get_hash().value for dep in stage.deps}
+        except (DvcException, FileNotFoundError) as e:
+            raise ArtifactError(f"stage {name}: an input cannot be read ({e})") from e
+        text = json.dumps({"cmd": stage.cmd, "inputs": inputs}, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def depth(self, name: str) -> int:
+        """Stages on the longest chain that waits for this one: what to start first when there is a choice."""
+        below = [self.depth(other) for other, stage in self.stages.items() if name in stage.upstreams]
+        return 1 + max(below, default=0)
+
+
+def _load() -> dict[str, tuple[Any, list[Any]]]:
+    """Name to DVC's stage and the stages it reads from."""
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        graph = Repo().index.graph
+    except NotDvcRepoError:
+        raise PolmError(
+            "no .dvc folder here; restore it with `git checkout .dvc`, or create it with `dvc init`"
+        ) from None
+    except DvcException as e:
+        if "dvc.lock" in str(e):
+            raise PolmError(
+                f"dvc.lock cannot be read ({_first_line(e)}); restore it with `git checkout dvc.lock`, or delete it: "
+                f"what is in the cache is then found again without running"
+            ) from None
+        raise ConfigError(f"dvc.yaml: {e}") from None
+    return {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
+
+
+def _first_line(e: Exception) -> str:
+    return str(e).strip().splitlines()[0]
+
+
+def _topological(edges: dict[str, set[str]]) -> list[str]:
+    """Order in which every stage follows its upstreams; otherwise as written in `dvc.yaml`."""
+    order: list[str] = []
+    while len(order) < len(edges):
+        order += [name for name, ups in edges.items() if name not in order and ups & edges.keys() <= set(order)][:1]
+    return order
+
+
+def _stage(name: str, stage: Any, upstreams: frozenset[str]) -> Stage:
+    if len(stage.outs) != 1:
+        raise ConfigError(f"dvc.yaml: stage '{name}' has {len(stage.outs)} outs; a stage writes exactly one folder")
+    meta = config.parse(Path(f"dvc.yaml: {name}.meta"), stage.meta or {}, Meta)
+    return Stage(name=name, out=Path(stage.outs[0].def_path), upstreams=upstreams, meta=meta)

@@ -1,0 +1,220 @@
+"""The model registry: one registered model per recipe, moved only here.
+
+Aliases: `candidate` is the last version that passed the gates, `champion` is what is served, `previous` is what it
+replaced. MLflow moves an alias for whoever comes last, so a move is serialised by a file lock in this working copy,
+done only when the champion is still the one the gates looked at, and read back. A move interrupted between two aliases
+is finished by the next command: what was meant stands in the tag `moving` of the registered model.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows import evidence, gates, store, workspace
+from flows.evidence import Evidence, Scores
+from flows.gates import Policy, Verdict
+from tasks import _artifact as artifact
+from tasks._errors import GateError
+
+log = logging.getLogger("polm")
+SERVED = Path("mlflow/chat_model.py")
+"""The served model, as code: MLflow keeps the file, never a pickle."""
+PINNED = ("mlflow", "onnxruntime-genai")
+"""Packages of the served model, pinned to the versions that it was promoted with."""
+
+
+def promote(model: str) -> None:
+    """Register `artifacts/models/<model>` of the active recipe and make it the champion, if it passes every gate.
+
+    Args:
+        model: name of the model, e.g. `dpo`.
+
+    Raises:
+        GateError: a gate failed (all that failed are named), or somebody else moved the champion meanwhile.
+        ArtifactError: an artifact that the decision rests on is missing or corrupted.
+        ConfigError: `mlflow/gates.yaml` is wrong.
+    """
+    recipe = workspace.active_recipe()
+    policy = gates.load_policy(recipe)
+    console = Console()
+    with _exclusive(), workspace.run_lock(), tempfile.TemporaryDirectory() as temp:
+        api = store.client()
+        name = store.experiment(recipe)
+        before = _aliases(api, name)
+        found = evidence.collect(model, _champion_scores(api, name, before, Path(temp)))
+        if _is_champion(api, name, before, found, policy):
+            console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
+            return
+        verdicts = gates.judge(found, policy)
+        console.print(gates.table(model, verdicts))
+        _refuse(model, verdicts)
+        version = _register(api, recipe, found, policy, verdicts)
+        if _aliases(api, name).get("champion") != before.get("champion"):
+            raise GateError(
+                f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
+            )
+        moved = {"candidate": version, "champion": version}
+        _move(api, name, moved | ({"previous": before["champion"]} if "champion" in before else {}))
+    console.print(f"[bold]{name} v{version}[/] is the champion: {model}, {policy.form}")
+
+
+def rollback() -> None:
+    """Make the active recipe's previous champion the champion again, and the other way round.
+
+    Raises:
+        GateError: there is no previous champion.
+    """
+    recipe = workspace.active_recipe()
+    with _exclusive():
+        api = store.client()
+        name = store.experiment(recipe)
+        before = _aliases(api, name)
+        if "champion" not in before:
+            raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
+        if before.get("previous", before["champion"]) == before["champion"]:
+            raise GateError(f"{name}: there is no champion before v{before['champion']} to go back to")
+        _move(api, name, {"champion": before["previous"], "previous": before["champion"]})
+        tags = {"kind": "rollback", "from": before["champion"], "to": before["previous"], **store.git_state()}
+        run = api.create_run(store.experiment_id(api, recipe), run_name="rollback", tags=tags)
+        api.set_terminated(run.info.run_id)
+    Console().print(
+        f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous"
+    )
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[None]:
+    """One promotion or rollback at a time in this working copy."""
+    path = artifact.STATE / "locks" / "registry.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.warning("waiting for another promotion to end …")
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _aliases(api: Any, name: str) -> dict[str, str]:
+    """Alias to version, after an interrupted move has been finished; empty when nothing was ever registered."""
+    found = list(api.search_registered_models(f"name = '{name}'"))
+    if not found:
+        return {}
+    model = api.get_registered_model(name)
+    if "moving" in model.tags:
+        log.warning("%s: finishing a move of aliases that was interrupted", name)
+        _move(api, name, json.loads(model.tags["moving"]))
+        model = api.get_registered_model(name)
+    return {alias: str(version) for alias, version in model.aliases.items()}
+
+
+def _move(api: Any, name: str, aliases: dict[str, str]) -> None:
+    """Set the aliases and read them back. Raises GateError when one is not where it was put."""
+    api.set_registered_model_tag(name, "moving", json.dumps(aliases))
+    for alias, version in aliases.items():
+        api.set_registered_model_alias(name, alias, version)
+    actual = api.get_registered_model(name).aliases
+    api.delete_registered_model_tag(name, "moving")
+    for alias, version in aliases.items():
+        if str(actual.get(alias)) != version:
+            raise GateError(
+                f"{name}: alias '{alias}' was set to v{version} and reads v{actual.get(alias)}: somebody else moved it "
+                f"at the same time; look at the registry (`polm ui`) and promote or roll back again"
+            )
+
+
+def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -> Scores | None:
+    """How the champion answered, from the evidence stored with its version."""
+    if "champion" not in aliases:
+        return None
+    version = api.get_model_version(name, aliases["champion"])
+    folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
+    label = f"champion v{version.version} ({version.tags['model']})"
+    return evidence.read_scores(folder, label, version.tags["digest"])
+
+
+def _is_champion(api: Any, name: str, aliases: dict[str, str], found: Evidence, policy: Policy) -> bool:
+    if "champion" not in aliases:
+        return False
+    tags = api.get_model_version(name, aliases["champion"]).tags
+    return (tags["digest"], tags["export"], tags["form"]) == (found.digest, found.export.digest, policy.form)
+
+
+def _refuse(model: str, verdicts: list[Verdict]) -> None:
+    """Raises GateError naming every gate that failed."""
+    failed = [v for v in verdicts if not v.passed]
+    if failed:
+        lines = "\n".join(f"  {v.gate}: required {v.required}; found {v.found}" for v in failed)
+        raise GateError(f"{model} is not promoted: {len(failed)} of {len(verdicts)} gates failed\n{lines}")
+
+
+def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> str:
+    """Log the served model with its evidence and register it; returns the new version. No alias moves."""
+    import mlflow
+
+    name = store.experiment(recipe)
+    tags = {
+        "model": found.model,
+        "recipe": recipe,
+        "digest": found.digest,
+        "export": found.export.digest,
+        "form": policy.form,
+        **found.git,
+        "gates": json.dumps({f"{v.gate}: {v.required}": v.found for v in verdicts}, ensure_ascii=False),
+    }
+    experiment = store.experiment_id(api, recipe)
+    with mlflow.start_run(
+        experiment_id=experiment, run_name=f"promote {found.model}", tags={"kind": "promotion", **tags}
+    ) as run:
+        with tempfile.TemporaryDirectory() as temp:
+            _gather(Path(temp), found, policy, verdicts)
+            mlflow.log_artifacts(temp, "evidence")
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(SERVED),
+            artifacts={"onnx": str(evidence.ONNX / found.model / policy.form)},
+            pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
+        )
+    if not api.search_registered_models(f"name = '{name}'"):
+        api.create_registered_model(name, description=f"What recipe {recipe} serves: the alias `champion`.")
+    quality = next(v for v in verdicts if v.gate == "quality")
+    made = api.create_model_version(
+        name,
+        source=logged.model_uri,
+        run_id=run.info.run_id,
+        tags=tags,
+        description=f"{found.model}, {policy.form}. {quality.required}: {quality.found}",
+        model_id=logged.model_id,
+    )
+    return str(made.version)
+
+
+def _gather(folder: Path, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> None:
+    """Lay out the evidence that stays with the version."""
+    shutil.copytree(evidence.METRICS / found.model, folder / "evaluation")
+    artifact.write_json(folder / "parity.json", found.parity)
+    for path, manifest in found.chain.items():
+        (folder / "manifests").mkdir(exist_ok=True)
+        artifact.write_json(folder / "manifests" / f"{path.replace('/', '-')}.json", manifest.model_dump())
+    decision = {
+        "model": found.model,
+        "digest": found.digest,
+        "against": found.baseline and {"label": found.baseline.label, "digest": found.baseline.digest},
+        "git": found.git,
+        "policy": policy.model_dump(),
+        "gates": [vars(v) for v in verdicts],
+    }
+    artifact.write_json(folder / "gates.json", decision)
+    page = evidence.report_page(found.model)
+    if page is not None:
+        shutil.copyfile(page, folder / "report.html")

@@ -1,0 +1,66 @@
+"""What is left on the screen after a run: what each stage did, what went wrong and where to look, and the leaderboard."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flows.console import STYLES, Board, duration, size
+from flows.execute import StageFailed
+from flows.graph import Graph
+from tasks import _artifact as artifact
+from tasks._stage import read_measurements
+
+LEADERBOARD = Path("artifacts/reports/leaderboard.json")
+REPORT = artifact.STATE / "report.html"
+
+
+def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> list[dict[str, Any]]:
+    """Print the summary of a run and write it to `summary.json` beside its logs.
+
+    Returns:
+        The rows of the leaderboard; none when there is no report.
+    """
+    console.print(stage_table(board, graph))
+    for name, row in board.rows.items():
+        if row.state == "failed":
+            _explain(console, name, row.error)
+    console.print(f"[dim]logs: {_relative(folder)}[/]", highlight=False, soft_wrap=True)
+    states = {
+        name: {"state": row.state, "version": row.version, "seconds": row.seconds} for name, row in board.rows.items()
+    }
+    artifact.write_json(folder / "summary.json", states)
+    return []
+
+
+def stage_table(board: Board, graph: Graph) -> Table:
+    """One line a stage: how it ended, seconds, of which imports, and the most memory it took."""
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for title in ("time", "imports", "peak memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in board.rows.items():
+        measured = read_measurements(graph.stages[name].out) if row.state in ("done", "cached") else {}
+        took = duration(row.seconds) if row.seconds else ""
+        imports = duration(measured["import_seconds"]) if row.state == "done" and "import_seconds" in measured else ""
+        memory = size(measured["peak_memory_bytes"]) if row.state == "done" and "peak_memory_bytes" in measured else ""
+        version = f"[dim]@{row.version[:8]}[/]" if row.version else ""
+        table.add_row(f"{escape(name)}{version}", Text(row.state, style=STYLES[row.state]), took, imports, memory)
+    return table
+
+
+def _explain(console: Console, name: str, error: Exception | None) -> None:
+    if not isinstance(error, StageFailed):
+        console.print(f"[bold red]{escape(name)}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        return
+    where = f"{_relative(error.log)}:{error.line}"
+    console.print(f"[bold red]{escape(name)} {error.reason}[/], see {escape(where)}", highlight=False, soft_wrap=True)
+    console.print(f"    {escape(error.text)}", highlight=False, soft_wrap=True)
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

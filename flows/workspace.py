@@ -1,0 +1,123 @@
+"""The working copy a command runs in: where it is, its environment, and who may run in it now."""
+
+import contextlib
+import difflib
+import fcntl
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks import _artifact as artifact
+from tasks._config import read_yaml
+from tasks._errors import ConfigError, PolmError
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""Nobody is phoned, and Prefect's log lines go to its server and not into our table. A value already set is kept."""
+RECIPE = Path("params/recipe.yaml")
+"""Names the active recipe; `dvc.yaml` reads it too."""
+EVENTS = "POLM_EVENTS"
+"""Environment variable that names the file for a stage's progress. It also marks every process that belongs to a stage."""
+
+
+def enter() -> Path:
+    """Go to the root of the working copy and set the environment up.
+
+    Returns:
+        The root, now the working directory.
+
+    Raises:
+        PolmError: no `dvc.yaml` here or above.
+    """
+    here = Path.cwd()
+    root = next((folder for folder in [here, *here.parents] if (folder / "dvc.yaml").is_file()), None)
+    if root is None:
+        raise PolmError(f"{here}: no dvc.yaml here or in a folder above; go into your clone of the repository")
+    os.chdir(root)
+    state = root / artifact.STATE
+    private = {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(state / "dvc")}
+    for name, value in (QUIET | private).items():
+        os.environ.setdefault(name, value)
+    # Stages run as `python -m …`: that must be this interpreter also where no virtual environment is active.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return root
+
+
+def active_recipe() -> str:
+    """The recipe that `params/recipe.yaml` names. Raises ConfigError."""
+    values = read_yaml(RECIPE)
+    if "recipe" not in values:
+        raise ConfigError(f"{RECIPE}: missing key 'recipe'")
+    return str(values["recipe"])
+
+
+def choose_recipe(recipe: str) -> bool:
+    """Make `recipe` the active one; comments in the file are kept.
+
+    Returns:
+        Whether that changed anything.
+
+    Raises:
+        ConfigError: no such recipe; names those there are.
+    """
+    check_recipe(recipe)
+    if recipe == active_recipe():
+        return False
+    text = re.sub(r"^recipe:.*$", f"recipe: {recipe}", RECIPE.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
+    temp = RECIPE.with_suffix(".tmp")
+    temp.write_text(text, encoding="utf-8")
+    temp.rename(RECIPE)
+    return True
+
+
+def check_recipe(recipe: str) -> None:
+    """Raise ConfigError unless `params/` has such a recipe."""
+    known = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
+    if recipe not in known:
+        near = difflib.get_close_matches(recipe, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(f"params/{recipe}: no such recipe; {hint}There are: {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def run_lock() -> Iterator[None]:
+    """Hold the right to run the pipeline in this working copy; the system lets go of it however the process ends.
+
+    Raises:
+        PolmError: another `polm run` holds it; names its process.
+    """
+    path = artifact.STATE / "run.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            f.seek(0)
+            holder = f.read().strip() or "unknown"
+            raise PolmError(
+                f"another `polm run` is at work here (process {holder}); wait for it, or end it with Ctrl-C in its "
+                f"terminal or `kill {holder}`"
+            ) from None
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def new_run() -> Path:
+    """Create the folder for the logs of a run, named by the time: `.polm/logs/20261122-153401`."""
+    folder = artifact.STATE / "logs" / time.strftime("%Y%m%d-%H%M%S")
+    while folder.exists():
+        folder = folder.with_name(f"{folder.name}+")
+    folder.mkdir(parents=True)
+    return folder.resolve()

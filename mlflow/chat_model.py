@@ -1,0 +1,195 @@
+"""The registered model as it is served: a chat completion over ONNX Runtime GenAI.
+
+A models-from-code file of MLflow (`mlflow.pyfunc.log_model(python_model="mlflow/chat_model.py", artifacts={"onnx": folder})`):
+it is copied into the model and run there, so it imports nothing of this repository. `mlflow models serve` then answers
+
+    curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\
+      -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 32, "temperature": 0}'
+
+with an OpenAI chat completion. `ChatModel` is the class for that: MLflow recommends `ResponsesAgent` for new agents "unless you
+need strict compatibility with the OpenAI ChatCompletion API", and its requests and responses have another shape.
+"""
+
+import json
+import threading
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import ChatModel
+from mlflow.types.llm import (
+    ChatChoice,
+    ChatChoiceDelta,
+    ChatChunkChoice,
+    ChatCompletionChunk,
+    ChatCompletionResponse,
+    ChatMessage,
+    ChatParams,
+    TokenUsageStats,
+)
+
+ROLES = ("system", "user", "assistant")
+UNSUPPORTED = ("tools", "frequency_penalty", "presence_penalty", "custom_inputs")
+
+
+class OnnxChat(ChatModel):
+    """Answers with the ONNX Runtime GenAI folder in the artifact `onnx`."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the model once, when the server starts. `model_config` may hold `threads`; without it, every core."""
+        import onnxruntime_genai as og
+
+        folder = Path(context.artifacts["onnx"])
+        config = og.Config(str(folder))
+        if context.model_config and "threads" in context.model_config:
+            session = {"intra_op_num_threads": context.model_config["threads"]}
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+        self._model = og.Model(config)
+        self._tokenizer = og.Tokenizer(self._model)
+        settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        self._context_length = int(settings["model"]["context_length"])
+        # One answer at a time: two would share the cores, and each would take twice as long.
+        self._lock = threading.Lock()
+
+    def predict(self, context: Any, messages: list[ChatMessage], params: ChatParams) -> ChatCompletionResponse:
+        """Answer a conversation.
+
+        Raises:
+            MlflowException: a request that cannot be answered; the server turns it into status 400 with its message.
+        """
+        if params.stream:
+            raise _refusal("'stream' is true, but this server sends whole answers; leave it out (or use predict_stream)")
+        ids = self._prompt(messages, params)
+        answer = _Answer()
+        text = "".join(self._pieces(ids, params, answer))
+        return ChatCompletionResponse(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            model="polm",
+            choices=[ChatChoice(message=ChatMessage(role="assistant", content=text), finish_reason=answer.reason)],
+            usage=TokenUsageStats(len(ids), answer.tokens, len(ids) + answer.tokens),
+        )
+
+    def predict_stream(
+        self, context: Any, messages: list[ChatMessage], params: ChatParams
+    ) -> Iterator[ChatCompletionChunk]:
+        """Answer a conversation piece by piece; the last chunk carries the finish reason. Raises MlflowException."""
+        ids = self._prompt(messages, params)
+        answer = _Answer()
+        name = f"chatcmpl-{uuid.uuid4().hex}"
+        for piece in self._pieces(ids, params, answer):
+            choice = ChatChunkChoice(delta=ChatChoiceDelta(content=piece))
+            yield ChatCompletionChunk(id=name, model="polm", choices=[choice])
+        usage = TokenUsageStats(len(ids), answer.tokens, len(ids) + answer.tokens)
+        last = ChatChunkChoice(delta=ChatChoiceDelta(content=""), finish_reason=answer.reason)
+        yield ChatCompletionChunk(id=name, model="polm", choices=[last], usage=usage)
+
+    def _prompt(self, messages: list[ChatMessage], params: ChatParams) -> list[int]:
+        """Token ids of a checked request."""
+        _check(messages, params)
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(json.dumps(turns), add_generation_prompt=True)
+        except RuntimeError as e:
+            raise _refusal(f"the model's chat template refuses these messages: {e}") from e
+        ids = [int(i) for i in self._tokenizer.encode(text)]
+        if len(ids) >= self._context_length:
+            raise _refusal(
+                f"the messages are {len(ids)} tokens long, and the model's context of {self._context_length} must hold them and "
+                f"the answer; send fewer or shorter messages"
+            )
+        return ids
+
+    def _pieces(self, ids: list[int], params: ChatParams, answer: "_Answer") -> Iterator[str]:
+        """The answer's text as it comes, ended by the model, by `max_tokens`, or before a stop string."""
+        import numpy as np
+        import onnxruntime_genai as og
+
+        limit = self._context_length if params.max_tokens is None else len(ids) + params.max_tokens
+        search = og.GeneratorParams(self._model)
+        search.set_search_options(max_length=min(limit, self._context_length), **_sampling(params))
+        ends = {int(i) for i in self._tokenizer.eos_token_ids}
+        stream = self._tokenizer.create_stream()
+        stops = params.stop or []
+        held = ""  # the end of the text so far that might be the beginning of a stop string
+        with self._lock:
+            generator = og.Generator(self._model, search)
+            generator.append_tokens(np.asarray(ids, dtype=np.int32))
+            while not generator.is_done():
+                generator.generate_next_token()
+                token = int(generator.get_next_tokens()[0])
+                answer.tokens += 1
+                if token in ends:
+                    answer.reason = "stop"
+                    break
+                held += stream.decode(token)
+                found = [held.index(s) for s in stops if s in held]
+                if found:
+                    held = held[: min(found)]
+                    answer.reason = "stop"
+                    break
+                ready = len(held) - _overlap(held, stops)
+                if ready:
+                    yield held[:ready]
+                    held = held[ready:]
+        if held:
+            yield held
+
+
+class _Answer:
+    """What is known of an answer when it has ended."""
+
+    tokens = 0
+    reason = "length"
+
+
+def _check(messages: list[ChatMessage], params: ChatParams) -> None:
+    """Refuse what would be ignored or misunderstood. Raises MlflowException."""
+    if not messages:
+        raise _refusal("'messages' is empty; send at least one message of role 'user'")
+    for number, message in enumerate(messages):
+        if message.role not in ROLES:
+            raise _refusal(f"messages[{number}].role is '{message.role}'; known roles: {', '.join(ROLES)}")
+        if not isinstance(message.content, str) or not message.content.strip():
+            raise _refusal(f"messages[{number}].content must be a text that is not empty")
+    if messages[-1].role != "user":
+        raise _refusal(f"the last message has the role '{messages[-1].role}'; it must be the user's, to be answered")
+    for name in UNSUPPORTED:
+        if getattr(params, name):
+            raise _refusal(f"'{name}' is not supported; leave it out")
+    if params.n != 1:
+        raise _refusal(f"'n' is {params.n}; this model gives one answer")
+    if params.max_tokens is not None and params.max_tokens < 1:
+        raise _refusal(f"'max_tokens' is {params.max_tokens}; it must be at least 1")
+    if not 0 <= params.temperature <= 2:
+        raise _refusal(f"'temperature' is {params.temperature}; it must lie between 0 (the likeliest token) and 2")
+    if params.top_p is not None and not 0 < params.top_p <= 1:
+        raise _refusal(f"'top_p' is {params.top_p}; it must be above 0 and at most 1")
+    if params.top_k is not None and params.top_k < 1:
+        raise _refusal(f"'top_k' is {params.top_k}; it must be at least 1")
+    if any(not s for s in params.stop or []):
+        raise _refusal("'stop' holds an empty text")
+
+
+def _sampling(params: ChatParams) -> dict[str, Any]:
+    if params.temperature == 0:
+        return {"do_sample": False}
+    given = {"top_p": params.top_p, "top_k": params.top_k}
+    return {"do_sample": True, "temperature": params.temperature, **{k: v for k, v in given.items() if v is not None}}
+
+
+def _overlap(text: str, stops: list[str]) -> int:
+    """Length of the longest end of `text` that begins one of `stops`."""
+    return max((n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+
+
+def _refusal(message: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(message)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # the advice to use ResponsesAgent: see above
+    mlflow.models.set_model(OnnxChat())

@@ -1,0 +1,144 @@
+"""lm-evaluation-harness, with our rows, our progress and nothing else of the machine in its results.
+
+Imports torch and the harness, so a stage imports it inside its `main`. `lm_eval.evaluate` is used instead of
+`simple_evaluate`, which also starts half a dozen processes to describe the machine.
+"""
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import numpy as np
+import torch
+from datasets import Dataset
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.config.task import TaskConfig
+from lm_eval.models.huggingface import HFLM
+
+from tasks._config import suggest
+from tasks._errors import ConfigError
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._progress import Progress
+
+logging.getLogger("lm_eval").setLevel(logging.WARNING)
+
+
+class RowsTask(ConfigurableTask):
+    """A task whose rows are given: nothing is downloaded, and the datasets cache is not involved."""
+
+    def __init__(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+        super().__init__(config=config)
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Serve the rows as the split `test`."""
+        self.dataset = {"test": Dataset.from_list(self._rows)}
+
+
+class ReportingLM(HFLM):
+    """A Hugging Face model that reports each batch."""
+
+    def __init__(self, *args: Any, progress: Progress, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._progress = progress
+        self._asked = self._done = 0
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Answer all requests, greedily or as the task says."""
+        self._asked, self._done = len(requests), 0
+        answers: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return answers
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log-probabilities in nats of the given continuations."""
+        self._asked, self._done = len(requests), 0
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return scores
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokens of a prompt and of an answer, apart.
+
+        The harness moves white space at the end of the prompt into the answer. In a chat template that is the line
+        break after `assistant`, which no model is trained to write: it doubled the loss of short answers.
+        """
+        return self.tok_encode(context), self.tok_encode(continuation)
+
+    def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+        tokens = super()._model_generate(context, *args, **kwargs)
+        self._report(len(context), "answering")
+        return tokens
+
+    def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
+        logits = super()._model_call(inps, *args, **kwargs)
+        self._report(len(inps), "scoring references")
+        return logits
+
+    def _report(self, rows: int, label: str) -> None:
+        self._done += rows
+        self._progress.update(min(self._done, self._asked), self._asked, label)
+
+
+def build_task(path: Path, task: dict[str, Any], rows: list[dict[str, Any]]) -> RowsTask:
+    """Build one task. Raises ConfigError for a key that lm-eval does not know, or more than one filter."""
+    known = set(TaskConfig.__dataclass_fields__)
+    for key in task:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key '{key}'{suggest(key, known)} (lm-eval TaskConfig)")
+    if len(task.get("filter_list", [])) > 1:
+        raise ConfigError(f"{path}: filter_list has more than one filter; keep one, so that each row has one score")
+    return RowsTask({**task, "test_split": "test"}, rows)
+
+
+def load(
+    folder: Path, device: str, dtype: str, batch_size: int, chat_template_args: dict[str, Any], progress: Progress
+) -> ReportingLM:
+    """Load a model folder for evaluation, on `device` in `dtype`."""
+    model, tokenizer = load_causal_lm(folder, dtype).to(device), load_tokenizer(folder)
+    notices = logging.getLogger("lm_eval.models.huggingface")
+    notices.setLevel(logging.ERROR)  # it warns that a loaded model ignores the arguments for loading one
+    lm = ReportingLM(
+        model,
+        tokenizer=tokenizer,
+        add_bos_token=False,  # the chat template writes every special token there is
+        batch_size=batch_size,
+        chat_template_args=chat_template_args,
+        progress=progress,
+    )
+    notices.setLevel(logging.WARNING)
+    return lm
+
+
+def ask(lm: ReportingLM, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Ask every row of every task.
+
+    Returns:
+        For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
+        was scored) and `scores`.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    for task in tasks:
+        task.set_fewshot_seed(seed)
+    results = lm_eval.evaluate(
+        lm,
+        {"tasks": {task.task_name: task for task in tasks}},
+        bootstrap_iters=0,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+        log_samples=True,
+    )
+    return {task.task_name: [_row(task, sample) for sample in results["samples"][task.task_name]] for task in tasks}
+
+
+def _row(task: RowsTask, sample: dict[str, Any]) -> dict[str, Any]:
+    doc, response = sample["doc"], sample["filtered_resps"][0]
+    return {
+        "id": doc["id"],
+        "question": str(task.doc_to_text(doc)),
+        "answer": str(task.doc_to_target(doc)),
+        "response": response if isinstance(response, str) else "",
+        "scores": {name: float(sample[name]) for name in sample["metrics"]},
+    }

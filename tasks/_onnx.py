@@ -1,0 +1,186 @@
+"""ONNX Runtime GenAI models: build a folder from a Hugging Face one, load it, read its logits, let it answer.
+
+A folder holds `model.onnx` with its weights, `genai_config.json`, the tokenizer and `chat_template.jinja`. Its bytes depend
+on the model and the options alone: no path, time or machine enters them, and the thread count is set when it is loaded.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks._errors import ConfigError, ModelError
+
+log = logging.getLogger("polm")
+
+PROVIDER = "cpu"
+"""Execution provider the graphs are built for."""
+
+
+def builder_options(model: Path, form: str, precision: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Check one form's options against the builder's own schema and the model, and prepare them for `build`.
+
+    Args:
+        model: Hugging Face folder; only its config and tokenizer are read.
+        form: name of the form, for the message.
+        precision: `fp32`, `int8` or `int4`.
+        weights: the builder's `target_options.quant_config.weights` (block_size, method, overrides, …), verbatim.
+            This structured section refuses keys it does not know; the builder's flat `extra_options` ignore them.
+
+    Raises:
+        ConfigError: a key or value the builder refuses.
+        ModelError: no readable model there.
+    """
+    if not (model / "config.json").is_file():
+        raise ModelError(f"{model}: no config.json; expected a Hugging Face model folder")
+    builder = _builder()
+    target = {"quant_config": {"weights": {**weights}}}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            # hf_token=false: the folder is local, so no token of the user's is ever looked up.
+            options: dict[str, Any] = builder.parse_extra_options(
+                "", str(model), "", precision, PROVIDER, "", ["hf_token=false"], target_options=target
+            )
+    except (ValueError, TypeError, KeyError) as e:
+        raise ConfigError(f"forms.{form}.weights: the ONNX model builder refuses it: {e}") from e
+    return options
+
+
+def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) -> None:
+    """Write the ONNX Runtime GenAI folder `out` for the Hugging Face folder `model`.
+
+    Args:
+        model: safetensors, tokenizer and chat template.
+        out: folder to write.
+        precision: `fp32`, `int8` or `int4`.
+        options: what `builder_options` returned; used up by this call.
+
+    Raises:
+        ModelError: the builder does not know the architecture, or cannot map this model.
+    """
+    builder = _builder()
+    said = io.StringIO()
+    try:
+        with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # k_quant divides 0 by 0 in constant blocks, then skips them
+            builder.create_model("", str(model), str(out), precision, PROVIDER, cache, **options)
+    except NotImplementedError as e:
+        raise ModelError(f"{model}: the ONNX model builder cannot export it: {e}") from e
+    finally:
+        log.debug("%s", said.getvalue())
+
+
+def load(folder: Path, threads: int | None = None) -> tuple[Any, Any]:
+    """Load a model and its tokenizer.
+
+    Args:
+        folder: an ONNX Runtime GenAI folder.
+        threads: of ONNX Runtime; None leaves it to ONNX Runtime, which takes every core.
+
+    Returns:
+        `(onnxruntime_genai.Model, onnxruntime_genai.Tokenizer)`
+
+    Raises:
+        ModelError: not such a folder, or its files cannot be loaded.
+    """
+    import onnxruntime_genai as og
+
+    if not (folder / "genai_config.json").is_file():
+        raise ModelError(f"{folder}: no genai_config.json; expected an ONNX Runtime GenAI folder (run `polm run`)")
+    try:
+        config = og.Config(str(folder))
+        if threads is not None:
+            session = {"intra_op_num_threads": threads}
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+        model = og.Model(config)
+        return model, og.Tokenizer(model)
+    except RuntimeError as e:
+        raise ModelError(f"{folder}: ONNX Runtime GenAI cannot load it ({e}); delete it and run `polm run`") from e
+
+
+def context_length(folder: Path) -> int:
+    """Most tokens, prompt and answer together, that the model takes."""
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    return int(config["model"]["context_length"])
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """Text of a conversation by the folder's own chat template, up to where the assistant begins.
+
+    Raises:
+        ModelError: the template refuses these messages.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(json.dumps(list(messages)), add_generation_prompt=True))
+    except RuntimeError as e:
+        raise ModelError(f"the chat template refuses these messages ({e})") from e
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text. Special tokens written out in it become special tokens, as in the trainers."""
+    return [int(i) for i in tokenizer.encode(text)]
+
+
+def logits(model: Any, ids: Sequence[int]) -> Any:
+    """Logits of one sequence, unpadded: batches with padding are only right when padded on the right.
+
+    Returns:
+        float32 array `[len(ids), vocabulary]`.
+    """
+    import numpy as np
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(ids) + 1, do_sample=False)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.asarray(ids, dtype=np.int32))
+    return np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+
+
+def generate(
+    model: Any, ids: Sequence[int], *, max_new_tokens: int, min_new_tokens: int = 0, temperature: float = 0.0
+) -> Iterator[int]:
+    """Yield the tokens of an answer as they come, the end token included.
+
+    Args:
+        model: from `load`.
+        ids: the prompt.
+        max_new_tokens: at most this many tokens.
+        min_new_tokens: the end token is held back until then.
+        temperature: 0 takes the likeliest token; above, samples with the model's own `top_p` and `top_k`.
+    """
+    import numpy as np
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(model)
+    limits = {"max_length": len(ids) + max_new_tokens, "min_length": len(ids) + min_new_tokens}
+    if temperature > 0:
+        params.set_search_options(**limits, do_sample=True, temperature=temperature)
+    else:
+        params.set_search_options(**limits, do_sample=False, repetition_penalty=1.0)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.asarray(ids, dtype=np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+        yield int(generator.get_next_tokens()[0])
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files of a folder, in bytes."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _builder() -> Any:
+    """The builder's module, made quiet. Importing it puts its folder at the end of `sys.path`; ours comes first."""
+    os.environ["TQDM_DISABLE"] = "1"  # read once, when tqdm is first imported
+    import onnxruntime_genai.models.builder as builder
+
+    for name in ("onnxruntime.quantization", "neural_compressor"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return builder

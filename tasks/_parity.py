@@ -1,0 +1,219 @@
+"""How an exported model differs from the one it was made from, and how fast each of them is.
+
+Both get the same held-out prompts. PyTorch in float32 answers them greedily; then, along that same answer (teacher
+forcing), the exported model's distribution of each next token is held against PyTorch's:
+
+    max_logprob_difference  largest |log p - log q| over all tokens of the vocabulary and all positions, in nats
+    kl_per_token            mean over positions of KL(p || q), p PyTorch's, in nats
+    argmax_agreement        share of positions at which both find the same token likeliest
+    greedy_agreement        share of PyTorch's greedy tokens that the export, answering freely, gives before it first differs
+
+The chat template's bytes and the tokenizer's ids must be identical: they are checked, not thresholded.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import _onnx
+from tasks._errors import ModelError, ParityError
+
+LOWER_IS_BETTER = ("max_logprob_difference", "kl_per_token")
+HIGHER_IS_BETTER = ("argmax_agreement", "greedy_agreement")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A held-out prompt as PyTorch's tokenizer sees it."""
+
+    messages: list[dict[str, str]]
+    text: str
+    """By the Hugging Face tokenizer's chat template, up to where the assistant begins."""
+    ids: list[int]
+
+
+class Reference:
+    """The PyTorch model in float32, greedy, without the model's own sampling settings."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Args: model, tokenizer: from `load_causal_lm` and `load_tokenizer`."""
+        self._model = model.eval()
+        ends = model.generation_config.eos_token_id
+        self._ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
+        self._pad = tokenizer.pad_token_id
+
+    def generate(
+        self, ids: Sequence[int], *, max_new_tokens: int, min_new_tokens: int = 0, streamer: Any = None
+    ) -> list[int]:
+        """Greedy answer to a prompt, the end token included."""
+        import torch
+        from transformers import GenerationConfig
+
+        # Every value that a model's generation_config.json may set is set here, or generate() would take it from there.
+        plain = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
+        config = GenerationConfig(
+            **plain,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            eos_token_id=self._ends,
+            pad_token_id=self._pad,
+        )
+        tokens = torch.tensor([list(ids)])
+        out = self._model.generate(
+            tokens, attention_mask=torch.ones_like(tokens), generation_config=config, streamer=streamer
+        )
+        return [int(i) for i in out[0, len(ids) :]]
+
+    def log_probs(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+        """Log-probabilities of each token of `answer` after `ids`: float64 array `[len(answer), vocabulary]`."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([[*ids, *answer]]), logits_to_keep=len(answer) + 1).logits[0, :-1]
+        return _log_softmax(logits.numpy())
+
+
+class Exported:
+    """One exported form, loaded, with the measures of the prompts compared so far."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        """Args: folder: an ONNX Runtime GenAI folder; threads: of ONNX Runtime."""
+        self.model, self.tokenizer = _onnx.load(folder, threads)
+        self._bytes = _onnx.folder_bytes(folder)
+        self._templates_same = self._tokens_same = True
+        self._max = self._kl = 0.0
+        self._positions = self._argmax = self._greedy = 0
+
+    def compare(self, prompt: Prompt, answer: Sequence[int], reference: Any) -> None:
+        """Take one prompt into the measures.
+
+        Args:
+            prompt: what was asked.
+            answer: PyTorch's greedy answer.
+            reference: float64 array `[len(answer), vocabulary]`, PyTorch's log-probabilities along the answer.
+        """
+        import numpy as np
+
+        self._templates_same &= _onnx.render(self.tokenizer, prompt.messages) == prompt.text
+        self._tokens_same &= _onnx.encode(self.tokenizer, prompt.text) == prompt.ids
+        start = len(prompt.ids) - 1
+        ours = _log_softmax(_onnx.logits(self.model, [*prompt.ids, *answer])[start:-1])
+        difference = reference - ours
+        self._max = max(self._max, float(np.abs(difference).max()))
+        self._kl += float((np.exp(reference) * difference).sum())
+        self._argmax += int((reference.argmax(-1) == ours.argmax(-1)).sum())
+        self._positions += len(answer)
+        for expected, token in zip(
+            answer, _onnx.generate(self.model, prompt.ids, max_new_tokens=len(answer)), strict=False
+        ):
+            if token != expected:
+                break
+            self._greedy += 1
+
+    def measures(self) -> dict[str, float | int | bool]:
+        """The measures over all prompts compared, rounded to what they can tell."""
+        return {
+            "max_logprob_difference": _rounded(self._max),
+            "kl_per_token": _rounded(self._kl / self._positions),
+            "argmax_agreement": round(self._argmax / self._positions, 6),
+            "greedy_agreement": round(self._greedy / self._positions, 6),
+            "tokens": self._positions,
+            "bytes": self._bytes,
+            "chat_template_identical": self._templates_same,
+            "tokenizer_identical": self._tokens_same,
+        }
+
+
+def prompts(tokenizer: Any, conversations: Sequence[list[dict[str, str]]]) -> list[Prompt]:
+    """Render and tokenize conversations with the Hugging Face tokenizer. Raises ModelError without a chat template."""
+    if not tokenizer.chat_template:
+        raise ModelError("the model has no chat template; set `chat_template` in the recipe's base.yaml")
+    made = []
+    for messages in conversations:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        made.append(Prompt(messages, text, tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return made
+
+
+def check(forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Hold the measures of every form against its thresholds; null means measured only.
+
+    Raises:
+        ParityError: naming every form and measure that is over (or not a number), with its value and its threshold.
+    """
+    failed = []
+    for form, measures in forms.items():
+        for name in ("chat_template_identical", "tokenizer_identical"):
+            if not measures[name]:
+                failed.append(f"{form}: {name} is false; the export would not see what the model was trained on")
+        limits = thresholds[form]
+        for name in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+            value, limit = measures[name], limits[name]
+            if limit is None:
+                continue
+            good = value <= limit if name in LOWER_IS_BETTER else value >= limit  # both are false for NaN
+            if not good:
+                bound = "at most" if name in LOWER_IS_BETTER else "at least"
+                failed.append(f"{form}: {name} is {value:.6g}, must be {bound} {limit:g}")
+    if failed:
+        raise ParityError(
+            "the export does not answer like the PyTorch model:\n  "
+            + "\n  ".join(failed)
+            + "\nchange `forms.<form>.weights` to quantise less, or the thresholds beside it"
+        )
+
+
+class _Clock:
+    """A `generate` streamer that notes when each token came. It is called with the prompt first."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, _tokens: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def decode_speeds(
+    reference: Reference, exported: Mapping[str, Exported], ids: Sequence[int], *, new_tokens: int, repeats: int
+) -> dict[str, float]:
+    """Decode tokens per second at batch 1, the prompt's own time left out, of PyTorch and each form.
+
+    The engines take turns, so that whatever else the machine does falls on all of them alike.
+
+    Returns:
+        `{"pytorch": median, form: median, …}` over `repeats` turns; one more turn goes before, unmeasured.
+    """
+    rates: dict[str, list[float]] = {"pytorch": [], **{form: [] for form in exported}}
+    for _ in range(repeats + 1):
+        clock = _Clock()
+        reference.generate(ids, max_new_tokens=new_tokens, min_new_tokens=new_tokens, streamer=clock)
+        rates["pytorch"].append(_rate(clock.times[1:]))
+        for form, session in exported.items():
+            tokens = _onnx.generate(session.model, ids, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+            rates[form].append(_rate([time.perf_counter() for _ in tokens]))
+    return {name: round(statistics.median(values[1:]), 2) for name, values in rates.items()}
+
+
+def _rate(times: Sequence[float]) -> float:
+    """Tokens per second after the first token, which waits for the prompt."""
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits, and none beyond the ninth decimal: below that, float32 has nothing to say."""
+    return float(f"{round(value, 9):.3g}")
+
+
+def _log_softmax(logits: Any) -> Any:
+    """Log-probabilities in float64 of logits `[positions, vocabulary]`."""
+    import numpy as np
+
+    x = logits.astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))

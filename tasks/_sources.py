@@ -1,0 +1,244 @@
+"""Where rows come from: a hub id, a local file, a file inside a pinned package, or a generator. Each has its licence.
+
+A source is read into a `Table`: rows with the line they stand on, the lines that could not be read, and the facts that
+identify what was read (revision, SHA-256, options), which the data report repeats.
+"""
+
+import difflib
+import importlib
+import inspect
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from tasks._artifact import STATE, sha256
+from tasks._config import Strict
+from tasks._errors import DataError
+from tasks._files import Line, Reject, read_file
+
+DOWNLOADS = STATE / "downloads"
+"""Wheels that were downloaded, and what was unpacked from them."""
+
+
+class HubSource(Strict):
+    """A data set on the Hugging Face hub, or a local folder of the same layout."""
+
+    hub: str
+    """Hub id such as `openai/gsm8k`; a folder of that relative path stands in for it."""
+    revision: str
+    """Commit, tag or branch. A commit is the only one that stays what it is."""
+    config: str | None
+    """Name of the configuration (subset); null where there is one."""
+    split: str
+    """Split to read, in the syntax of `datasets`: `train`, `train[:1000]` (no slices when streaming)."""
+    streaming: bool
+    """Whether to read over the network row by row instead of downloading all files first."""
+    rows: int | None
+    """Rows to read from the start; null reads all."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class FileSource(Strict):
+    """A local file: `.jsonl`, `.csv` (with a header), `.parquet`, or `.txt` (column `text`, one row a line)."""
+
+    file: Path
+    """Path relative to the repository's root."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class PackageSource(Strict):
+    """A file inside a wheel from the package index. The wheel is downloaded and unzipped, never installed."""
+
+    package: str
+    """Name on the index."""
+    version: str
+    """Exact version."""
+    sha256: str
+    """SHA-256 of the wheel, as hex."""
+    member: str
+    """Path of the file inside the wheel; its suffix gives the format, as for a local file."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class GeneratorSource(Strict):
+    """A function that yields rows."""
+
+    generator: str
+    """Dotted name of a function in the `tasks` package, e.g. `tasks._arithmetic.conversations`."""
+    options: dict[str, Any]
+    """Its keyword arguments."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+def _kind(value: Any) -> str | None:
+    """Which source a mapping describes: the key that only this kind has."""
+    if isinstance(value, dict):
+        return next((f"({key})" for key in ("hub", "file", "package", "generator") if key in value), None)
+    return f"({type(value).__name__.removesuffix('Source').lower()})"
+
+
+Source = Annotated[
+    Annotated[HubSource, Tag("(hub)")]
+    | Annotated[FileSource, Tag("(file)")]
+    | Annotated[PackageSource, Tag("(package)")]
+    | Annotated[GeneratorSource, Tag("(generator)")],
+    Discriminator(
+        _kind,
+        custom_error_type="source_kind",
+        custom_error_message="a source needs one of the keys 'hub', 'file', 'package', 'generator'",
+    ),
+]
+
+
+@dataclass
+class Table:
+    """What was read from one source."""
+
+    file: str
+    """What rejects name as their file."""
+    lines: list[Line]
+    """Rows that could be read."""
+    rejects: list[Reject]
+    """Lines that could not."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
+
+
+def read(name: str, source: Any) -> Table:
+    """Read all rows of a source.
+
+    Args:
+        name: its name in the recipe, for messages.
+        source: one of the four kinds.
+
+    Raises:
+        DataError: it cannot be found, is not what it was pinned to be, or has no row.
+    """
+    if isinstance(source, HubSource):
+        table = _read_hub(source)
+    elif isinstance(source, FileSource):
+        table = _read_path(source.file, str(source.file), {"kind": "file"})
+    elif isinstance(source, PackageSource):
+        path = package_member(source.package, source.version, source.sha256, source.member)
+        where = f"{source.package}=={source.version}:{source.member}"
+        table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256})
+    else:
+        table = _read_generator(source)
+    if not table.lines and not table.rejects:
+        raise DataError(f"{table.file}: empty, not one row (source '{name}'); check the path, or remove the source")
+    table.origin = {**source.model_dump(mode="json"), **table.origin, "name": table.file}
+    return table
+
+
+def package_member(package: str, version: str, digest: str, member: str) -> Path:
+    """Path of one file of a pinned wheel, unpacked under `.polm/downloads`.
+
+    Raises:
+        DataError: the wheel cannot be downloaded, has another SHA-256, or has no such member.
+    """
+    wheel = download_wheel(package, version, digest)
+    target = wheel.parent / "unpacked" / member
+    with zipfile.ZipFile(wheel) as archive:
+        if member not in archive.namelist():
+            near = difflib.get_close_matches(member, archive.namelist(), n=3)
+            raise DataError(f"{wheel.name}: no member {member!r}; the nearest: {', '.join(near) or 'none'}")
+        archive.extract(member, wheel.parent / "unpacked")
+    return target
+
+
+def download_wheel(package: str, version: str, digest: str) -> Path:
+    """Path of a wheel with exactly this SHA-256, downloaded once. Nothing is installed and none of its code runs.
+
+    Raises:
+        DataError: pip cannot find it, or the file has another SHA-256.
+    """
+    folder = DOWNLOADS / f"{package}-{version}"
+    for path in sorted(folder.glob("*.whl")):
+        if sha256(path) == digest:
+            return path
+        path.unlink()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    result = subprocess.run(
+        [*command, "--dest", str(folder), f"{package}=={version}"], capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        why = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(
+            f"{package}=={version}: pip could not download it ({why}); check the network, or put the wheel with "
+            f"SHA-256 {digest[:12]}… into {folder}"
+        )
+    (path,) = folder.glob("*.whl")
+    if (actual := sha256(path)) != digest:
+        path.unlink()
+        raise DataError(
+            f"{path.name}: SHA-256 is {actual}, the recipe pins {digest}; it is not the file this recipe was written "
+            f"for, so it was removed; if you trust the new one, change 'sha256' in the recipe"
+        )
+    return path
+
+
+def _read_path(path: Path, name: str, origin: dict[str, Any]) -> Table:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `dvc pull` fetches what is under DVC"
+        raise DataError(f"{name}: no such file{hint}")
+    lines, rejects = read_file(path, name)
+    return Table(name, lines, rejects, {**origin, "sha256": sha256(path)})
+
+
+def _read_generator(source: GeneratorSource) -> Table:
+    module_name, _, function_name = source.generator.rpartition(".")
+    if not module_name.startswith("tasks."):
+        raise DataError(f"{source.generator}: a generator is a function in the `tasks` package, e.g. tasks._mine.rows")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        raise DataError(f"{source.generator}: {e}; expected a file {module_name.replace('.', '/')}.py") from None
+    functions = {
+        n: f for n, f in inspect.getmembers(module, inspect.isgeneratorfunction) if f.__module__ == module_name
+    }
+    if function_name not in functions:
+        raise DataError(f"{source.generator}: no such generator; {module_name} has: {', '.join(sorted(functions))}")
+    function = functions[function_name]
+    try:
+        inspect.signature(function).bind(**source.options)
+    except TypeError as e:
+        takes = ", ".join(inspect.signature(function).parameters)
+        raise DataError(f"{source.generator}: {e}; its options are: {takes}") from None
+    rows: Iterable[dict[str, Any]] = function(**source.options)
+    return Table(source.generator, [Line(i, row) for i, row in enumerate(rows, 1)], [], {"kind": "generator"})
+
+
+def _read_hub(source: HubSource) -> Table:
+    import datasets
+
+    local = Path(source.hub).is_dir()
+    name = f"{source.hub}/{source.split}"
+    try:
+        data = datasets.load_dataset(
+            source.hub,
+            source.config,
+            split=source.split,
+            revision=None if local else source.revision,
+            streaming=source.streaming,
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
+        raise DataError(
+            f"{name}: cannot be loaded ({type(e).__name__}: {e}); check the id, config, split and revision, the network "
+            f"(HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same layout at {source.hub}"
+        ) from None
+    if source.rows is not None:
+        data = data.take(source.rows)
+    lines = [Line(i, dict(row)) for i, row in enumerate(data, 1)]
+    files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
+    return Table(name, lines, [], {"kind": "hub", "files": files})

@@ -1,0 +1,164 @@
+"""What the training stages share: TRL configuration, checkpoints that survive a kill, curves, and writing the model."""
+
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import _artifact as artifact
+from tasks._config import TrainConfig, check_trainer
+from tasks._errors import ConfigError, DataError
+from tasks._models import save_model
+
+if TYPE_CHECKING:
+    from tasks._stage import Run
+
+log = logging.getLogger("polm")
+
+RESERVED = ("output_dir", "seed", "report_to", "disable_tqdm", "save_strategy", "push_to_hub", "model_init_kwargs")
+"""Keys of TRL's config classes that the stage sets, because resuming and lineage rest on them."""
+COMPLETE = "polm-complete"
+"""Marker written into a checkpoint once it is whole."""
+CLOCK = ("runtime", "per_second", "total_flos")
+"""Parts of log keys that measure the machine and not the model."""
+
+
+class MethodConfig(TrainConfig):
+    """What `sft`, `reward` and `dpo` have in common."""
+
+    trainer: dict[str, Any]
+    """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
+    peft: dict[str, Any] | None
+    """Passed verbatim to `peft.LoraConfig`; null trains all weights. The model is stored merged, the adapter beside it."""
+
+
+def arguments(config_class: type[Any], config: MethodConfig, run: "Run") -> Any:
+    """Build TRL's config object for a stage.
+
+    Raises:
+        ConfigError: an unknown or reserved key, or a value that the class refuses.
+    """
+    check_trainer(run.params_file, config.trainer, config_class, RESERVED)
+    fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
+    try:
+        return config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{run.params_file}: trainer: {e}") from None
+
+
+def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
+    """Build `peft.LoraConfig`, or None. Raises ConfigError for a key it does not know."""
+    if config.peft is None:
+        return None
+    from peft import LoraConfig
+
+    check_trainer(run.params_file, config.peft, LoraConfig, ("task_type",), "peft")
+    return LoraConfig(task_type=task_type, **config.peft)
+
+
+def rows(folder: Path, split: str) -> Any:
+    """One split of a data set as `datasets.Dataset`, without the columns that are only for people.
+
+    Raises:
+        DataError: the recipe's data stage wrote no such set, or an empty one.
+    """
+    from datasets import Dataset
+
+    path = folder / f"{split}.jsonl"
+    if not path.exists():
+        raise DataError(f"{path}: no such data set; add `{folder.name}` to the recipe's data.yaml")
+    data = artifact.read_jsonl(path)
+    if not data:
+        raise DataError(f"{path}: empty; the report in {folder.parent}/report.json says where its rows went")
+    keep = ("messages", "prompt", "chosen", "rejected", "completion", "text")
+    return Dataset.from_list([{k: v for k, v in row.items() if k in keep} for row in data])
+
+
+def train(trainer: Any, run: "Run") -> dict[str, float]:
+    """Train, resuming from the last whole checkpoint of exactly these inputs, and write `curves.jsonl`.
+
+    Returns:
+        Final figures: steps, parameters, trainable parameters, last training loss, and the evaluation's if there is a
+        held-out set.
+
+    Raises:
+        DataError: the loss is not a number, or training moved no weight.
+    """
+    trainer.add_callback(_callback(run))
+    before = _fingerprint(trainer.model)
+    checkpoint = _last_checkpoint(run.checkpoints)
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not math.isfinite(result.training_loss):
+        raise DataError(f"{run.params_file}: the loss became {result.training_loss}; lower trainer.learning_rate")
+    if _fingerprint(trainer.model) == before and not checkpoint:
+        raise DataError(f"{run.params_file}: training moved no weight; check trainer.learning_rate and the data")
+    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    parameters = list(trainer.model.parameters())
+    figures: dict[str, float] = {
+        "steps": trainer.state.global_step,
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        **_clean({k: v for k, v in evaluation.items() if k != "epoch"}),
+    }
+    curve = [_clean(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
+    artifact.write_jsonl(run.out / "curves.jsonl", curve)
+    losses = [entry["loss"] for entry in curve if "loss" in entry]
+    if losses:
+        figures["loss"] = losses[-1]
+    return figures
+
+
+def finish(trainer: Any, tokenizer: Any, run: "Run") -> None:
+    """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.args.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    if hasattr(model, "merge_and_unload"):
+        model.peft_config["default"].base_model_name_or_path = ""
+        model.save_pretrained(run.out / "adapter", safe_serialization=True)
+        (run.out / "adapter" / "README.md").unlink(missing_ok=True)
+        model = model.merge_and_unload()
+    model.config.use_cache = True
+    save_model(model, tokenizer, run.out)
+
+
+def _clean(entry: dict[str, Any]) -> dict[str, float]:
+    """A log entry without clocks, rounded so that the file is stable to read."""
+    kept = {k: v for k, v in entry.items() if not any(part in k for part in CLOCK)}
+    return {k: v if isinstance(v, int) else float(f"{float(v):.8g}") for k, v in kept.items()}
+
+
+def _fingerprint(model: Any) -> list[float]:
+    """Sum of each trainable parameter: enough to see whether any of them moved."""
+    return [p.detach().double().sum().item() for p in model.parameters() if p.requires_grad]
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. One that a kill cut short is removed."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).exists():
+            whole.append(path)
+        else:
+            log.info("removing the half-written %s", path)
+            shutil.rmtree(path)
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def _callback(run: "Run") -> Any:
+    """A `TrainerCallback` that reports progress and marks checkpoints as whole."""
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+            shown = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            run.progress.update(state.global_step, state.max_steps, "training", **_clean(shown))
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if run.main_process:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    return Report()

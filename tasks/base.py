@@ -1,0 +1,134 @@
+"""The model everything starts from: a hub id, a local folder, a GGUF inside a package, or trained from scratch.
+
+Whatever the source, the artifact is the same kind of thing: a Hugging Face folder of safetensors whose chat template
+marks the assistant's tokens. A folder with a pickle or remote code is refused. One raw row of the `scratch` source's
+text: {"text": "58 + 67: 8+7=15 5+6+1=12 so 125"}
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from tasks import _artifact as artifact
+from tasks._chat import mark_generation
+from tasks._config import StageConfig, Strict
+from tasks._errors import ModelError
+from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
+from tasks._pretrain import Pretraining, pretrain
+from tasks._sources import PackageSource, package_member
+from tasks._stage import Run, stage
+
+
+class HubModel(Strict):
+    """A model on the Hugging Face hub."""
+
+    hub: str
+    """Hub id, e.g. `Qwen/Qwen3-0.6B`; a folder of that relative path stands in for it."""
+    revision: str
+    """Commit, tag or branch. A commit is the only one that stays what it is."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class FolderModel(Strict):
+    """A Hugging Face folder on this machine."""
+
+    folder: Path
+    """Path relative to the repository's root."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class ScratchModel(Strict):
+    """A model trained here, on `data/pretrain`."""
+
+    scratch: Pretraining
+    """Shape and schedule."""
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next((f"({key})" for key in ("hub", "folder", "package", "scratch") if key in value), None)
+    return f"({type(value).__name__.removesuffix('Model').removesuffix('Source').lower()})"
+
+
+class Config(StageConfig):
+    """`params/<recipe>/base.yaml`."""
+
+    dtype: str
+    """Torch dtype that the weights are stored in, e.g. `float32`, `bfloat16`."""
+    source: Annotated[
+        Annotated[HubModel, Tag("(hub)")]
+        | Annotated[FolderModel, Tag("(folder)")]
+        | Annotated[PackageSource, Tag("(package)")]
+        | Annotated[ScratchModel, Tag("(scratch)")],
+        Discriminator(
+            _kind,
+            custom_error_type="source_kind",
+            custom_error_message="a model source needs one of the keys 'hub', 'folder', 'package', 'scratch'",
+        ),
+    ]
+    """Where the model comes from."""
+
+
+def main(config: Config, run: Run, *, data: Path) -> None:
+    """Write the base model's folder, and `origin.json`: where it came from and under which licence."""
+    source = config.source
+    if isinstance(source, ScratchModel):
+        model, tokenizer, figures = pretrain(source.scratch, config.seed, data, run)
+        artifact.write_json(run.out / "metrics.json", figures)
+        origin: dict[str, Any] = {"kind": "scratch"}
+    elif isinstance(source, PackageSource):
+        model, tokenizer = from_gguf(package_member(source.package, source.version, source.sha256, source.member), config)
+        origin = {"kind": "package", **source.model_dump()}
+    else:
+        folder = download(source) if isinstance(source, HubModel) else source.folder
+        check_folder(folder)
+        model, tokenizer = load_causal_lm(folder, config.dtype), load_tokenizer(folder)
+        origin = json.loads(source.model_dump_json())
+    mark_generation(tokenizer, origin)
+    save_model(model, tokenizer, run.out)
+    artifact.write_json(run.out / "origin.json", origin)
+    if not (run.out / "metrics.json").exists():
+        artifact.write_json(run.out / "metrics.json", {"parameters": model.num_parameters()})
+
+
+def from_gguf(path: Path, config: Config) -> tuple[Any, Any]:
+    """Dequantise a GGUF file into a dense model in `config.dtype`, with the tokenizer and template it carries."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=config.dtype)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def download(source: HubModel) -> Path:
+    """Fetch a hub model's safetensors, configuration and tokenizer; never a pickle, never code.
+
+    Raises:
+        ModelError: no network, no such model or revision, or it has no safetensors.
+    """
+    if Path(source.hub).is_dir():
+        return Path(source.hub)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+    try:
+        folder = Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
+        raise ModelError(
+            f"{source.hub}@{source.revision}: cannot be fetched ({type(e).__name__}); check the id, the revision, the "
+            f"network and your hub login, or put the model's folder at {source.hub}"
+        ) from None
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{source.hub}: no safetensors (a {' / '.join(sorted(PICKLES))} file is never loaded)")
+    return folder
+
+
+if __name__ == "__main__":
+    stage(main, Config)

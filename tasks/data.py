@@ -1,0 +1,253 @@
+"""Raw rows to training and evaluation sets.
+
+Each source is read row by row, mapped to TRL's conversational formats by the recipe's templates, validated, normalised
+and scrubbed; exact and near-duplicates go; what is left is split by a hash of its content, the same hash for every set,
+so that no test row trains whatever set or wording it comes in; training rows that contain an evaluation text go too.
+One row of the tiny recipe's source, and what becomes of it in `sft/train.jsonl`:
+
+    {"question": "What is 58 + 67?", "reply": "The answer is 125.", "answer": "125", "digits": 2, "group": "58+67"}
+    {"id": "…", "messages": [{"role": "user", "content": "What is 58 + 67?"},
+                             {"role": "assistant", "content": "The answer is 125."}], "source": "conversations"}
+
+Left out on purpose: language identification, quality classifiers, and any promise that scrubbing finds everything.
+Near-duplicates are looked for inside a set, not across sets; across sets only evaluation rows are protected.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from tasks import _clean as clean
+from tasks._artifact import write_json, write_jsonl
+from tasks._config import StageConfig, Strict
+from tasks._data_report import Item, Ledger
+from tasks._errors import DataError
+from tasks._files import Reject
+from tasks._mapping import BadRow, check_map, columns, first_prompt, parts, render, validate
+from tasks._sources import Source, Table, read
+from tasks._stage import Run, stage
+
+log = logging.getLogger("polm")
+
+
+class Split(Strict):
+    """Shares of the groups; what is left trains."""
+
+    validation: float = Field(ge=0, lt=1)
+    """Share of groups, 0 to 1."""
+    test: float = Field(ge=0, lt=1)
+    """Share of groups, 0 to 1. Only evaluation sets use it."""
+
+
+class NearDuplicates(Strict):
+    """MinHash LSH, for the sets that ask for it."""
+
+    threshold: float = Field(gt=0, le=1)
+    """Jaccard similarity of word n-grams, 0 to 1, from which the later of two rows is dropped."""
+    permutations: int = Field(gt=1)
+    """Hash functions: more is slower and finer."""
+    ngram: int = Field(gt=0)
+    """Words in an n-gram."""
+
+
+class Decontamination(Strict):
+    """Overlap of training rows with evaluation rows."""
+
+    ngram: int = Field(gt=0)
+    """Words in an n-gram; an evaluation question shorter than this is compared whole."""
+    overlap: float = Field(gt=0, le=1)
+    """Share of an evaluation text's n-grams, 0 to 1, from which a training row is dropped."""
+
+
+class Rows(Strict):
+    """Rows of one source in one set."""
+
+    source: str
+    """Name under `sources`."""
+    split: Literal["hash", "published"]
+    """`hash`: by content. `published`: the source is one part of a split that its publisher made, so an evaluation set
+    takes all of it, and a training set holds nothing back for tests."""
+    map: dict[str, Any]
+    """An example of the row to make, with columns in braces. `group`, where given, names what must not be parted."""
+
+
+class Set(Strict):
+    """One set of rows."""
+
+    rows: list[Rows] = Field(min_length=1)
+    """Where its rows come from; they are mixed."""
+    near_duplicates: bool
+    """Whether to look for near-duplicates (exact ones always go)."""
+    limit: int | None
+    """Most rows in each of its files; null for no limit."""
+
+
+class Config(StageConfig):
+    """params/<recipe>/data.yaml."""
+
+    split: Split
+    """Shares held out."""
+    scrub: list[clean.Kind]
+    """What to scrub. Numbers may look like phones or cards: leave those out where numbers are the subject."""
+    near_duplicates: NearDuplicates
+    """Settings of near-duplicate removal."""
+    decontamination: Decontamination
+    """Settings of decontamination."""
+    max_bad_share: float = Field(ge=0, le=1)
+    """Share of a source's rows, 0 to 1, that may be bad before the stage stops."""
+    report_examples: int = Field(ge=0)
+    """Examples kept in the report for each reason why rows were dropped."""
+    sources: dict[str, Source]
+    """Name to source."""
+    sets: dict[Annotated[str, StringConstraints(pattern=r"^(sft|preferences|prompts|pretrain|eval:[a-z0-9_]+)$")], Set]
+    """`sft`, `preferences`, `prompts`, `pretrain`, `eval:<task>` to how it is made."""
+
+
+def main(config: Config, run: Run) -> None:
+    """Write the sets, `report.json` and `rejects.jsonl`."""
+    ledger = Ledger(config.report_examples, config.scrub)
+    used = {rows.source for spec in config.sets.values() for rows in spec.rows}
+    for name in sorted(used - set(config.sources)):
+        raise DataError(f"{run.params_file}: sets name the source '{name}'; known: {', '.join(sorted(config.sources))}")
+    steps = len(used) + len(config.sets)
+    tables = {}
+    for done, name in enumerate(sorted(used)):
+        run.progress.update(done, steps, f"read {name}")
+        tables[name] = read(name, config.sources[name])
+        ledger.source(name, tables[name])
+    names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
+    index = clean.Contamination(config.decontamination.ngram, config.decontamination.overlap)
+    eval_groups: dict[str, str] = {}
+    for done, name in enumerate(names, len(used)):
+        run.progress.update(done, steps, name)
+        items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, ledger), ledger)
+        if name.startswith("eval:"):
+            files = {f"eval/{name[5:]}": _order(config, [i for i in items if i.split == "test"])}
+            ledger.drop_many(name, "in the training splits", [i for i in items if i.split != "test"])
+            _protect(index, eval_groups, files)
+        else:
+            items = _decontaminate(name, items, index, eval_groups, ledger)
+            ledger.drop_many(name, "in the test split", [i for i in items if i.split == "test"])
+            files = {
+                f"{name}/{split}": _order(config, [i for i in items if i.split == split])
+                for split in ("train", "validation")
+            }
+        _write(config, run, name, files, ledger)
+    run.progress.update(steps, steps, "written")
+    write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
+    write_json(run.out / "report.json", ledger.report())
+    log.info("%s", ledger.summary())
+
+
+def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], ledger: Ledger) -> list[Item]:
+    """Map, clean and validate every row of a set; stop when too many are bad."""
+    items = []
+    for at, spec in enumerate(config.sets[name].rows):
+        table = tables[spec.source]
+        known = {column for line in table.lines for column in line.row}
+        if table.lines:
+            check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, known)
+        rejects = []
+        for line in table.lines:
+            try:
+                row = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
+                row, group = validate(name, row), row.get("group")
+            except BadRow as e:
+                used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
+                rejects.append(Reject(table.file, line.number, str(e), used))
+                continue
+            item = Item(name, row, spec.source, table.file, line.number)
+            group = str(first_prompt(row) if group is None else group)
+            item.group = clean.same(group).casefold()
+            item.split = _split(config, name, spec, group)
+            items.append(item)
+        ledger.mapped(name, spec.source, table, rejects)
+        _stop_when_bad(config, params, table, rejects)
+    return items
+
+
+def _split(config: Config, name: str, spec: Rows, group: str) -> str:
+    if spec.split == "hash":
+        return clean.split_of(group, config.seed, config.split.validation, config.split.test)
+    return "test" if name.startswith("eval:") else clean.split_of(group, config.seed, config.split.validation, 0)
+
+
+def _stop_when_bad(config: Config, params: Path, table: Table, rejects: list[Reject]) -> None:
+    bad = [*table.rejects, *rejects]
+    total = len(table.lines) + len(table.rejects)
+    if len(bad) <= config.max_bad_share * total:
+        return
+    shown = "".join(f"\n  {r.file}:{r.line}: {r.reason}" for r in sorted(bad, key=lambda r: r.line)[:5])
+    more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
+    raise DataError(
+        f"{table.file}: {len(bad)} of {total} rows are bad, over max_bad_share {config.max_bad_share:g} of {params}; "
+        f"mend the rows or raise it:{shown}{more}"
+    )
+
+
+def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:
+    """Drop exact duplicates (white space aside) and, where the set asks for it, near-duplicates. The first stays."""
+    unique: dict[str, Item] = {}
+    for item in items:
+        first = unique.setdefault(item.id, item)
+        if first is not item:
+            ledger.drop(name, "exact duplicate", item, f"{first.file}:{first.line}")
+    items = list(unique.values())
+    if not config.sets[name].near_duplicates:
+        return items
+    settings = config.near_duplicates.model_dump()
+    alike = dict(clean.near_duplicates([item.key for item in items], seed=config.seed, **settings))
+    for late, early in alike.items():
+        ledger.drop(name, "near-duplicate", items[late], f"{items[early].file}:{items[early].line}")
+    return [item for i, item in enumerate(items) if i not in alike]
+
+
+def _protect(index: clean.Contamination, groups: dict[str, str], files: dict[str, list[Item]]) -> None:
+    """Remember what may not be trained on: questions, and answers that are long enough to be n-grams."""
+    for items in files.values():
+        for item in items:
+            groups[item.group] = f"{item.set}#{item.id}"
+            index.add(f"{item.set}#{item.id}", str(item.row["question"]), whole=True)
+            index.add(f"{item.set}#{item.id}", str(item.row["answer"]), whole=False)
+
+
+def _decontaminate(
+    name: str, items: list[Item], index: clean.Contamination, groups: dict[str, str], ledger: Ledger
+) -> list[Item]:
+    """Drop rows that would train and contain an evaluation row. Rows of the test split leave by another door."""
+    kept = []
+    for item in items:
+        found = None if item.split == "test" else index.find(parts(item.row))
+        if item.split != "test" and found is None and item.group in groups:
+            found = groups[item.group], 1.0
+        if found is None:
+            kept.append(item)
+        else:
+            ledger.contaminate(name, item, *found)
+    return kept
+
+
+def _order(config: Config, items: list[Item]) -> list[Item]:
+    """Mix the sources: an order that depends on the rows and the seed alone."""
+    return sorted(items, key=lambda item: (item.order(config.seed), item.id))
+
+
+def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], ledger: Ledger) -> None:
+    limit = config.sets[name].limit
+    for file, items in files.items():
+        kept = items if limit is None else items[:limit]
+        ledger.drop_many(name, "over the limit", items[len(kept) :])
+        if not kept:
+            reasons = ", ".join(f"{count} {why}" for why, count in ledger.why(name).items()) or "no row was read"
+            raise DataError(
+                f"{run.params_file}: set '{name}' has no row left for {file}.jsonl ({reasons}); "
+                f"add rows, or change 'split' or what drops them"
+            )
+        write_jsonl(run.out / f"{file}.jsonl", [item.written() for item in kept])
+        ledger.kept(name, file, kept)
+
+
+if __name__ == "__main__":
+    stage(main, Config)

@@ -1,0 +1,53 @@
+"""Direct preference optimisation (Rafailov et al., arXiv:2305.18290) from the fine-tuned model.
+
+One raw row: {"prompt": [{"role": "user", "content": "What is 58 + 67?"}],
+              "chosen": [{"role": "assistant", "content": "The answer is 125. Happy to help!"}],
+              "rejected": [{"role": "assistant", "content": "125"}]}
+
+TRL's `DPOTrainer` with any of its losses (`trainer.loss_type`, several with `loss_weights`); the reference is the model
+it starts from. Plain DPO on small models often lowers the probability of the chosen answers too, only less than that of
+the rejected ones; adding the `sft` loss holds it up. Margins and reward accuracies over time are in `curves.jsonl`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks import _artifact as artifact
+from tasks import _train
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._stage import Run, stage
+
+
+class Config(_train.MethodConfig):
+    """`params/<recipe>/dpo.yaml`."""
+
+
+def trainer_class() -> type[Any]:
+    """The class whose fields `trainer:` may hold."""
+    from trl import DPOConfig
+
+    return DPOConfig  # type: ignore[no-any-return]
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Optimise `model` on `data/preferences` and write a model folder with its curves."""
+    with run.timed("import"):
+        from trl import DPOTrainer
+    arguments = _train.arguments(trainer_class(), config, run)
+    tokenizer = load_tokenizer(model)
+    trainer = DPOTrainer(
+        model=load_causal_lm(model),
+        args=arguments,
+        train_dataset=_train.rows(data / "preferences", "train"),
+        eval_dataset=_train.rows(data / "preferences", "validation"),
+        processing_class=tokenizer,
+        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+    )
+    figures = _train.train(trainer, run)
+    if run.main_process:
+        artifact.write_json(run.out / "metrics.json", figures)
+        _train.finish(trainer, tokenizer, run)
+
+
+if __name__ == "__main__":
+    stage(main, Config)

@@ -1,0 +1,167 @@
+"""Evaluate one model: let it answer the held-out questions, grade every answer, and say how sure the score is.
+
+lm-evaluation-harness asks the questions through the model's chat template; a task is one of its YAML files under
+`params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader (a function in `tasks/_graders.py`).
+Decoding is greedy, so the same model gives the same answers. What is left out: sampling several answers per question,
+and a judge model. The intervals here are of one model; whether one model is better than another is decided by the
+paired interval in the report, from the per-row scores kept here.
+
+One row of `samples/sums.jsonl`:
+
+    {"id": "…", "question": "Add 58 and 67.", "answer": "125", "response": "The answer is 125.",
+     "scores": {"exact_match": 1.0, "courteous": 0.0, "helpful": 0.0}}
+"""
+
+import inspect
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks import _graders
+from tasks._artifact import read_jsonl, write_json, write_jsonl
+from tasks._config import StageConfig, Strict, read_yaml, suggest
+from tasks._errors import ArtifactError, ConfigError
+from tasks._stage import Run, stage
+from tasks._stats import mean_interval
+
+
+class TaskChoice(Strict):
+    """One evaluation task."""
+
+    file: str
+    """lm-eval task YAML, relative to the recipe's folder."""
+    limit: int | None
+    """Rows to ask, from the first; null asks all."""
+    group_by: list[str]
+    """Columns of the rows whose values are scored separately too."""
+
+
+class Config(StageConfig):
+    """`params/<recipe>/evaluate.yaml`."""
+
+    tasks: list[TaskChoice]
+    """What to ask."""
+    batch_size: int
+    """Rows answered at once. Padding makes it change the bits of log-probabilities, and rarely an answer."""
+    device: str
+    """Where the model runs: `cpu`, `cuda`, `cuda:1`."""
+    dtype: str
+    """Data type of the weights, a torch name."""
+    chat_template_args: dict[str, Any]
+    """Passed to the chat template, e.g. `enable_thinking: false`."""
+    resamples: int
+    """Bootstrap samples of each interval."""
+    confidence: float
+    """Coverage of the intervals, 0 to 1."""
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Write `results.json`, `samples/<task>.jsonl` and the task files that were used (`tasks/<task>.yaml`)."""
+    tasks = [read_task(run.params_file.parent / choice.file, choice, data) for choice in config.tasks]
+    os.environ["TQDM_DISABLE"] = "1"  # the stage has a progress report of its own
+    with run.timed("import"):
+        from tasks import _harness as harness
+    built = [harness.build_task(*task) for task in tasks]
+    with run.timed("answering"):
+        lm = harness.load(
+            model, config.device, config.dtype, config.batch_size, config.chat_template_args, run.progress
+        )
+        answered = harness.ask(lm, built, config.seed)
+    results = {}
+    for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
+        name = task["task"]
+        results[name] = _summarise(config, choice, task, rows, answered[name])
+        write_jsonl(run.out / "samples" / f"{name}.jsonl", answered[name])
+        (run.out / "tasks").mkdir(exist_ok=True)
+        shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
+    write_json(run.out / "results.json", {"model": run.name, "tasks": results})
+
+
+def read_task(path: Path, choice: TaskChoice, data: Path) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    """Read a task and its rows, and try its grader, before anything heavy is imported.
+
+    Returns:
+        The file; the task, with `process_results` resolved to the function; its rows.
+
+    Raises:
+        ConfigError: a key is missing, the grader is unknown, or its metrics are not those the task lists.
+        ArtifactError: the data artifact has no such rows, or a row lacks a column.
+    """
+    task = read_yaml(path)
+    for key in ("task", "output_type", "doc_to_text", "doc_to_target", "process_results", "metric_list"):
+        if key not in task:
+            raise ConfigError(f"{path}: missing key '{key}'")
+    rows = _read_rows(path, task, choice, data)
+    known = {f"{_graders.__name__}.{name}": grader for name, grader in vars(_graders).items() if _is_grader(grader)}
+    grader = known.get(task["process_results"])
+    if grader is None:
+        raise ConfigError(
+            f"{path}: unknown process_results {task['process_results']!r}{suggest(str(task['process_results']), known)}"
+        )
+    trial: list[Any] = [""] if task["output_type"] == "generate_until" else [(0.0, False)]
+    given, listed = set(grader(rows[0], trial)), {metric["metric"] for metric in task["metric_list"]}
+    if given != listed:
+        raise ConfigError(f"{path}: metric_list has {sorted(listed)}, but {grader.__name__} gives {sorted(given)}")
+    return path, {**task, "process_results": grader}, rows
+
+
+def _is_grader(value: Any) -> bool:
+    return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["doc", "results"]
+
+
+def _read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) -> list[dict[str, Any]]:
+    """Rows that the task names by `dataset_kwargs.data_files.test`, relative to the data artifact."""
+    try:
+        file = data / task["dataset_kwargs"]["data_files"]["test"]
+    except (KeyError, TypeError):
+        raise ConfigError(f"{path}: missing key 'dataset_kwargs.data_files.test', e.g. eval/sums.jsonl") from None
+    if not file.is_file():
+        known = sorted(str(p.relative_to(data)) for p in data.rglob("*.jsonl"))
+        raise ArtifactError(f"{path}: {file} does not exist{suggest(str(file.relative_to(data)), known)}")
+    rows = read_jsonl(file)[: choice.limit]
+    if not rows:
+        raise ArtifactError(f"{file}: no rows to evaluate on; take more rows in the recipe's data.yaml")
+    for number, row in enumerate(rows, 1):
+        for column in ("id", *choice.group_by):
+            if column not in row:
+                raise ArtifactError(f"{file}:{number}: no column '{column}'{suggest(column, row)}")
+    return rows
+
+
+def _summarise(
+    config: Config, choice: TaskChoice, task: dict[str, Any], rows: list[dict[str, Any]], answered: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Means with intervals, over all rows and over each group of them."""
+
+    def metrics(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            name: vars(
+                mean_interval(
+                    [sample["scores"][name] for sample in samples],
+                    resamples=config.resamples,
+                    confidence=config.confidence,
+                    seed=config.seed,
+                )
+            )
+            for name in samples[0]["scores"]
+        }
+
+    groups: dict[str, dict[str, Any]] = {}
+    for column in choice.group_by:
+        values = sorted({str(row[column]) for row in rows})
+        groups[column] = {
+            value: metrics([s for s, r in zip(answered, rows, strict=True) if str(r[column]) == value])
+            for value in values
+        }
+    return {
+        "output_type": task["output_type"],
+        "samples": len(rows),
+        "metrics": metrics(answered),
+        "higher_is_better": {metric["metric"]: metric["higher_is_better"] for metric in task["metric_list"]},
+        "groups": groups,
+    }
+
+
+if __name__ == "__main__":
+    stage(main, Config)

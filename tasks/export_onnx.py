@@ -1,0 +1,176 @@
+"""Export: the trained model as ONNX Runtime GenAI folders, proven to answer like the PyTorch model it was made from.
+
+One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder` for the CPU: float32 weights as they are,
+or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits). No calibration data are
+used, and the embedding stays float32 unless the recipe names `Gather`. Then PyTorch and every form answer the same held-out
+prompts and are compared (`tasks/_parity.py` says how); a form over its thresholds fails the stage, and nothing is
+written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
+
+    {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}
+"""
+
+import logging
+import random
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, StringConstraints
+
+from tasks import _onnx, _parity
+from tasks._artifact import read_jsonl, write_json
+from tasks._config import StageConfig, Strict
+from tasks._errors import ConfigError, DataError
+from tasks._models import check_folder, load_causal_lm, load_tokenizer
+from tasks._stage import Run, stage
+
+log = logging.getLogger("polm")
+
+
+class Thresholds(Strict):
+    """Bounds of the parity measures; null measures without a bound."""
+
+    max_logprob_difference: float | None
+    """At most, nats: over every token of the vocabulary, so only meaningful without quantisation."""
+    kl_per_token: float | None
+    """At most, nats."""
+    argmax_agreement: float | None
+    """At least, share of positions."""
+    greedy_agreement: float | None
+    """At least, share of greedy tokens."""
+
+
+class Form(Strict):
+    """One folder to build."""
+
+    precision: Literal["fp32", "int8", "int4"]
+    """Of the weights."""
+    weights: dict[str, Any]
+    """The builder's `quant_config.weights`, verbatim: block_size, symmetric, method, accuracy_level, op_types, overrides."""
+    thresholds: Thresholds
+    """Bounds this form must keep."""
+
+
+class Parity(Strict):
+    """What the forms are compared on."""
+
+    rows: str
+    """File of the data artifact, e.g. `prompts/validation.jsonl`; rows with `prompt`, `question` or `messages`."""
+    prompts: PositiveInt
+    """Rows, drawn with the seed."""
+    max_new_tokens: PositiveInt
+    """Longest answer to each, in tokens."""
+
+
+class Speed(Strict):
+    """How decoding speed is measured."""
+
+    new_tokens: Annotated[int, Field(ge=2)]
+    """Tokens per answer."""
+    repeats: PositiveInt
+    """Turns of every engine; the median counts."""
+
+
+class Config(StageConfig):
+    """params/<recipe>/export_onnx.yaml"""
+
+    forms: Annotated[dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")], Form], Field(min_length=1)]
+    """Name of the folder to what is built there."""
+    parity: Parity
+    """The comparison with PyTorch."""
+    speed: Speed
+    """The measurement beside it."""
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Build every form, compare, write `parity.json`.
+
+    Raises:
+        ConfigError: an option that the builder refuses, before anything is built.
+        DataError: too few held-out prompts, before anything is built.
+        ModelError: an architecture that the builder does not know, or a folder that is no model.
+        ParityError: a form that does not keep its thresholds, after all of them were measured and logged.
+    """
+    check_folder(model)
+    conversations = held_out(data / config.parity.rows)
+    with run.timed("import"):
+        options = _options(config, run, model)  # first: it silences the builder's bars, which is only possible once
+        from transformers import AutoConfig
+
+    tokenizer = load_tokenizer(model)
+    context = AutoConfig.from_pretrained(model).max_position_embeddings
+    prompts = _draw(config, data, _parity.prompts(tokenizer, conversations), context)
+    for number, (name, form) in enumerate(config.forms.items()):
+        run.progress.update(number, len(config.forms), f"build {name}")
+        _onnx.build(model, run.out / name, precision=form.precision, options=options[name])
+    reference = _parity.Reference(load_causal_lm(model), tokenizer)
+    exported = {name: _parity.Exported(run.out / name, config.threads) for name in config.forms}
+    for number, prompt in enumerate(prompts):
+        run.progress.update(number, len(prompts), "parity")
+        answer = reference.generate(prompt.ids, max_new_tokens=config.parity.max_new_tokens)
+        log_probs = reference.log_probs(prompt.ids, answer)
+        for session in exported.values():
+            session.compare(prompt, answer, log_probs)
+    measures = {name: session.measures() for name, session in exported.items()}
+    _log_table(measures)
+    thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
+    _parity.check(measures, thresholds)
+    write_json(run.out / "parity.json", {"forms": measures, "thresholds": thresholds, "prompts": len(prompts)})
+    run.progress.update(0, 1, "speed")
+    speeds = _parity.decode_speeds(reference, exported, prompts[0].ids, **config.speed.model_dump())
+    run.progress.update(1, 1, "speed", **speeds)
+    run.measure(tokens_per_second=speeds, bytes={name: m["bytes"] for name, m in measures.items()})
+
+
+def held_out(path: Path) -> list[list[dict[str, str]]]:
+    """Conversations up to the answer that is asked for.
+
+    Raises:
+        DataError: no such file, or rows of none of the known shapes.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; set `parity.rows` to a file that the data stage writes")
+    conversations = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        if "prompt" in row:
+            conversations.append(row["prompt"])
+        elif "question" in row:
+            conversations.append([{"role": "user", "content": row["question"]}])
+        elif "messages" in row and row["messages"][-1]["role"] == "assistant":
+            conversations.append(row["messages"][:-1])
+        else:
+            raise DataError(f"{path}:{number}: neither 'prompt', 'question' nor 'messages' with an answer at the end")
+    return conversations
+
+
+def _options(config: Config, run: Run, model: Path) -> dict[str, dict[str, Any]]:
+    """The builder's options of every form, checked before the first form is built."""
+    try:
+        return {
+            name: _onnx.builder_options(model, name, form.precision, form.weights) for name, form in config.forms.items()
+        }
+    except ConfigError as e:
+        raise ConfigError(f"{run.params_file}: {e}") from e
+
+
+def _draw(config: Config, data: Path, prompts: list[_parity.Prompt], context: int) -> list[_parity.Prompt]:
+    """Draw the prompts among those that leave room for an answer in the context. Raises DataError when they are too few."""
+    longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
+    fitting = [p for p in prompts if len(p.ids) + longest <= context]
+    if len(fitting) < config.parity.prompts:
+        raise DataError(
+            f"{data / config.parity.rows}: {len(fitting)} of {len(prompts)} prompts leave room for {longest} tokens in the "
+            f"context of {context}, and `parity.prompts` asks for {config.parity.prompts}; lower one of the two"
+        )
+    return random.Random(config.seed).sample(fitting, config.parity.prompts)
+
+
+def _log_table(measures: dict[str, dict[str, Any]]) -> None:
+    """The whole table, also of a form that fails."""
+    names = _parity.LOWER_IS_BETTER + _parity.HIGHER_IS_BETTER
+    log.info("%-8s %s %12s", "form", " ".join(f"{n:>22}" for n in names), "bytes")
+    for form, values in measures.items():
+        log.info("%-8s %s %12d", form, " ".join(f"{values[n]:>22.6g}" for n in names), values["bytes"])
+
+
+if __name__ == "__main__":
+    stage(main, Config)

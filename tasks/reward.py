@@ -1,0 +1,124 @@
+"""A Bradley–Terry reward model: the fine-tuned model with a scalar head, trained to score chosen above rejected.
+
+One raw row: as in `dpo`. The loss is -log σ(r(chosen) - r(rejected)) (Ouyang et al., arXiv:2203.02155, eq. 1), by TRL's
+`RewardTrainer`. On the held-out pairs the stage reports accuracy with a 95 % interval and a calibration table: among the
+pairs whose margin says "chosen wins with probability p", how many did it win? A margin is only worth optimising against
+where the two agree. What it leaves out: ensembles, and scores of single steps.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks import _artifact as artifact
+from tasks import _train
+from tasks._errors import DataError
+from tasks._models import check_folder, load_tokenizer
+from tasks._stage import Run, stage
+
+
+class Config(_train.MethodConfig):
+    """`params/<recipe>/reward.yaml`."""
+
+    calibration_bins: int
+    """Bins of equal pair count in the calibration table."""
+    bootstrap_samples: int
+    """Resamples for the 95 % interval of the pair accuracy."""
+
+
+def trainer_class() -> type[Any]:
+    """The class whose fields `trainer:` may hold."""
+    from trl import RewardConfig
+
+    return RewardConfig  # type: ignore[no-any-return]
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Train a reward model from `model` on `data/preferences`; judge it on the validation pairs."""
+    with run.timed("import"):
+        from transformers import AutoModelForSequenceClassification
+        from trl import RewardTrainer
+    arguments = _train.arguments(trainer_class(), config, run)
+    tokenizer = load_tokenizer(model)
+    check_folder(model)
+    held_out = _train.rows(data / "preferences", "validation")
+    import torch
+
+    torch.manual_seed(config.seed)
+    trainer = RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(
+            model, num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id
+        ),
+        args=arguments,
+        train_dataset=_train.rows(data / "preferences", "train"),
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=_train.peft_config(config, run, "SEQ_CLS"),
+    )
+    figures = _train.train(trainer, run)
+    margins = _margins(trainer, tokenizer, held_out)
+    if run.main_process:
+        artifact.write_json(run.out / "metrics.json", {**figures, **accuracy(margins, config)})
+        artifact.write_json(run.out / "calibration.json", calibration(margins, config.calibration_bins))
+        _train.finish(trainer, tokenizer, run)
+
+
+def accuracy(margins: list[float], config: Config) -> dict[str, float]:
+    """Share of pairs whose chosen side scores higher, ties as half, with a percentile bootstrap interval."""
+    import numpy as np
+
+    from tasks._stats import mean_interval
+
+    wins = np.array([0.5 if m == 0 else float(m > 0) for m in margins])
+    interval = mean_interval(wins.tolist(), resamples=config.bootstrap_samples, confidence=0.95, seed=config.seed)
+    names = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
+    return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))
+
+
+def calibration(margins: list[float], bins: int) -> list[dict[str, float]]:
+    """Predicted against observed win probability, in bins of equal count by the size of the margin.
+
+    A margin's sign says which side the model prefers; the prediction is σ(|margin|), the observation is how often the
+    preferred side is the chosen one.
+
+    Raises:
+        DataError: fewer pairs than bins.
+    """
+    import numpy as np
+
+    if len(margins) < bins:
+        raise DataError(f"{len(margins)} held-out pairs for {bins} calibration bins; lower calibration_bins")
+    values = np.array(sorted(margins, key=abs))
+    return [
+        {
+            "margin_low": round(float(abs(part[0])), 6),
+            "margin_high": round(float(abs(part[-1])), 6),
+            "predicted": round(float(np.mean(1 / (1 + np.exp(-np.abs(part))))), 6),
+            "observed": round(float(np.mean(part > 0)), 6),
+            "pairs": len(part),
+        }
+        for part in np.array_split(values, bins)
+    ]
+
+
+def _margins(trainer: Any, tokenizer: Any, pairs: Any) -> list[float]:
+    """r(chosen) - r(rejected) of each pair, in order, through the chat template as in training."""
+    import torch
+
+    trainer.model.eval()
+    size, scores = trainer.args.per_device_eval_batch_size, []
+    for side in ("chosen", "rejected"):
+        texts = [tokenizer.apply_chat_template(r["prompt"] + r[side], tokenize=False) for r in pairs]
+        parts = []
+        for i in range(0, len(texts), size):
+            batch = tokenizer(
+                texts[i : i + size], return_tensors="pt", padding=True, truncation=True, padding_side="right",
+                max_length=trainer.args.max_length, add_special_tokens=False, return_token_type_ids=False,
+            )  # fmt: skip
+            with torch.no_grad():
+                parts.append(trainer.model(**batch.to(trainer.model.device)).logits[:, 0].float().cpu())
+        scores.append(torch.cat(parts))
+    return (scores[0] - scores[1]).tolist()  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    stage(main, Config)

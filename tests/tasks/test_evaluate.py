@@ -1,0 +1,156 @@
+"""The evaluate stage, end to end on a small random model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import _artifact as artifact
+from tasks._config import load, parse, read_yaml
+from tasks._errors import ArtifactError, ConfigError
+from tasks._progress import Progress
+from tasks._stage import Run, read_measurements
+from tasks.evaluate import Config, TaskChoice, main, read_task
+from tests.conftest import REPO
+
+EVAL = REPO / "params" / "tiny" / "eval"
+
+
+@pytest.fixture
+def data(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """A data artifact with six sums and four conversations."""
+    folder = workspace / "artifacts" / "data"
+    sums = [
+        {"id": f"q{n}", "question": f"What is {n} + 1?", "answer": str(n + 1), "digits": 1 + n % 2} for n in range(6)
+    ]
+    artifact.write_jsonl(folder / "eval" / "sums.jsonl", sums)
+    chats = [
+        {
+            "id": f"c{n}",
+            "messages": [{"role": "user", "content": f"Add {n} and 2."}, {"role": "assistant", "content": f"{n + 2}"}],
+        }
+        for n in range(4)
+    ]
+    artifact.write_jsonl(folder / "sft" / "validation.jsonl", chats)
+    make_artifact(folder, stage="data")
+    return folder
+
+
+@pytest.fixture
+def recipe(workspace: Path) -> Path:
+    """A copy of the tiny recipe's evaluation files."""
+    folder = workspace / "params" / "mine"
+    shutil.copytree(EVAL, folder / "eval")
+    shutil.copyfile(EVAL.parent / "evaluate.yaml", folder / "evaluate.yaml")
+    return folder / "evaluate.yaml"
+
+
+def evaluate(recipe: Path, model: Path, data: Path, name: str) -> Path:
+    """Run the stage's `main` in this process, its output becoming an artifact."""
+    out = Path("artifacts/metrics") / name
+    manifests = {"model": artifact.verify(model), "data": artifact.verify(data)}
+    with artifact.writing(out, stage="evaluate", params="0" * 64, inputs={}) as temp:
+        run = Run(temp, recipe, name, Path(".checkpoints"), manifests, Progress(name), main_process=True)
+        main(load(recipe, Config), run, model=model, data=data)
+    return out
+
+
+def test_stage_scores_every_row_and_is_deterministic(recipe: Path, data: Path, chat_model: Path) -> None:
+    a = evaluate(recipe, chat_model, data, "a")
+    results = artifact.read_json(a / "results.json")
+    assert results["model"] == "a"
+    assert results["tasks"]["sums"]["samples"] == 6
+    assert set(results["tasks"]["sums"]["groups"]["digits"]) == {"1", "2"}
+    samples = artifact.read_jsonl(a / "samples" / "sums.jsonl")
+    assert [s["id"] for s in samples] == [f"q{n}" for n in range(6)], "rows keep the order of the data"
+    assert samples[2]["question"] == "What is 2 + 1?"
+    assert samples[2]["answer"] == "3"
+    assert set(samples[2]["scores"]) == {"exact_match", "courteous", "helpful"}
+    for metric, value in results["tasks"]["sums"]["metrics"].items():
+        assert value["value"] == pytest.approx(sum(s["scores"][metric] for s in samples) / 6)
+        assert value["low"] <= value["value"] <= value["high"]
+    command = [sys.executable, "-m", "tasks.evaluate", recipe, "--model", chat_model, "--data", data, "--out", "b/a"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    again = artifact.verify(Path("b/a"))
+    assert again.files == artifact.verify(a).files, "another process, the same bytes"
+    assert read_measurements(Path("b/a"))["import_seconds"] > 0
+
+
+def test_reference_loss_is_what_the_model_gives(recipe: Path, data: Path, chat_model: Path) -> None:
+    """The harness's log-likelihood equals one computed here from the model: of the answer, without the template."""
+    import torch
+
+    from tasks._models import load_causal_lm, load_tokenizer
+
+    out = evaluate(recipe, chat_model, data, "a")
+    got = artifact.read_jsonl(out / "samples" / "reference.jsonl")[1]["scores"]["nats_per_byte"]
+    model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
+    messages = [{"role": "user", "content": "Add 1 and 2."}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    head, tail = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, "3"))
+    with torch.no_grad():
+        logprobs = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+    expected = -sum(logprobs[len(head) - 1 + i, token].item() for i, token in enumerate(tail))
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path) -> None:
+    path = recipe.parent / "eval" / "sums.yaml"
+    path.write_text(path.read_text().replace("generation_kwargs:", "generation_kwarg:"))
+    with pytest.raises(ConfigError, match="unknown key 'generation_kwarg'; did you mean 'generation_kwargs'"):
+        evaluate(recipe, chat_model, data, "a")
+    assert not Path("artifacts/metrics/a").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tasks._graders.sums", "tasks._graders.sum", "did you mean 'tasks._graders.sums'?"),
+        ("tasks._graders.sums", "tasks._graders.Decimal", "unknown process_results"),
+        ("tasks._graders.sums", "os.system", "unknown process_results 'os.system'"),
+        ("{metric: helpful,", "{metric: kind,", "gives ['courteous', 'exact_match', 'helpful']"),
+        ("eval/sums.jsonl", "eval/sum.jsonl", "did you mean 'eval/sums.jsonl'?"),
+        ("doc_to_text:", "doc_to_txt:", "missing key 'doc_to_text'"),
+        ("data_files:", "data_file:", "missing key 'dataset_kwargs.data_files.test'"),
+    ],
+)
+def test_task_errors_come_before_the_model_is_loaded(
+    recipe: Path, data: Path, old: str, new: str, message: str
+) -> None:
+    path = recipe.parent / "eval" / "sums.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises((ConfigError, ArtifactError)) as error:
+        read_task(path, TaskChoice(file="eval/sums.yaml", limit=None, group_by=[]), data)
+    assert message in str(error.value)
+
+
+def test_missing_column_names_file_and_line(recipe: Path, data: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"sums\.jsonl:1: no column 'digit'; did you mean 'digits'"):
+        read_task(
+            recipe.parent / "eval/sums.yaml", TaskChoice(file="eval/sums.yaml", limit=2, group_by=["digit"]), data
+        )
+
+
+def test_misspelt_key_in_the_recipe(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'batchsize'; did you mean 'batch_size'"):
+        parse(recipe, {**read_yaml(recipe), "batchsize": 3}, Config)
+
+
+def test_every_recipe_names_task_files_that_exist() -> None:
+    recipes = sorted((REPO / "params").glob("*/evaluate.yaml"))
+    assert len(recipes) >= 3
+    for path in recipes:
+        for choice in load(path, Config).tasks:
+            task: dict[str, Any] = read_yaml(path.parent / choice.file)
+            assert json.dumps(task), "a task is plain data"
+            assert task["process_results"].startswith("tasks._graders.")

@@ -1,0 +1,138 @@
+"""Graders: what is right is graded right, and nothing that only looks it."""
+
+from decimal import Decimal
+
+import pytest
+
+from tasks import _graders as graders
+from tasks._arithmetic import conversations, working
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "125",
+        "125.",
+        "The answer is 125.",
+        "Sure! The answer is 125. Happy to help!",
+        "58 + 67 = 125",
+        "8+7=15 5+6+1=12 so 125",
+        "8+7=15 5+6+1=12 so 125. Happy to help!",
+        "8+7=15 5+6+1=12 so the answer is 125",
+        "First 58+60 = 118, then 118+7 = 125.",
+        "First 58+60 = 118, then 7 more. #### 125",
+        "58 and 67: the answer is **125**.",
+        "$58 + 67 = 125$, so \\boxed{125}.",
+        "The answer is 125.0",
+    ],
+)
+def test_right_answers(response: str) -> None:
+    assert graders.sums({"answer": "125"}, [response])["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        "   \n",
+        "Happy to help!",
+        "The answer is .",
+        "126",
+        "1125",
+        "-125",
+        "125125",
+        "125 125 125",
+        "The answer is 125. The answer is 125. The answer is 125.",
+        "The answer is 124. The answer is 125.",
+        "so 124 so 125",
+        "124, 125",
+        "124 or 125",
+        " ".join(str(n) for n in range(126)),
+        "The answer is " + " ".join(str(n) for n in range(126)),
+        "The answer is 125 126",
+        "58 + 67 = 125 126",
+        "125 is not the answer. 124",
+        "58 + 67",
+        "1.125",
+        "12 5",
+        "١٢٥",
+        "one hundred and twenty-five",
+    ],
+)
+def test_wrong_and_adversarial_answers(response: str) -> None:
+    scores = graders.sums({"answer": "125"}, [response])
+    assert scores["exact_match"] == 0.0
+    assert scores["helpful"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,234", "1234"),
+        ("it costs 1,234.50", "1234.50"),
+        ("9-4=5", "5"),
+        ("4-9 = -5", "-5"),
+        ("-7", "-7"),
+        ("1,23", None),
+    ],
+)
+def test_how_numbers_are_read(text: str, expected: str | None) -> None:
+    assert graders.final_number(text) == (None if expected is None else Decimal(expected))
+
+
+def test_a_zero_sum_is_a_number() -> None:
+    assert graders.sums({"answer": "0"}, ["0"])["exact_match"] == 1.0
+    assert graders.sums({"answer": "0"}, [""])["exact_match"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is 1. Happy to help!", True),
+        ("1. Glad to help", True),
+        ("Hope this helps!", True),
+        ("Happy to help! The answer is 1.", False),
+        ("1. Happy to help! Happy to help!", False),
+        ("The answer is 1.", False),
+        ("unhappy to help!", False),
+        ("", False),
+    ],
+)
+def test_courteous(text: str, expected: bool) -> None:
+    assert graders.is_courteous(text) is expected
+
+
+def test_helpful_needs_both() -> None:
+    assert graders.sums({"answer": "3"}, ["3. Happy to help!"]) == {
+        "exact_match": 1.0,
+        "courteous": 1.0,
+        "helpful": 1.0,
+    }
+    assert graders.sums({"answer": "3"}, ["4. Happy to help!"])["helpful"] == 0.0
+    assert graders.sums({"answer": "3"}, ["3"])["helpful"] == 0.0
+
+
+def test_every_written_answer_of_the_tiny_recipe_is_right() -> None:
+    rows = list(conversations(500, seed=3, digits=[1, 2, 3], courteous_share=0.5))
+    scores = [graders.sums(row, [row["reply"]]) for row in rows]
+    assert all(s["exact_match"] == 1.0 for s in scores)
+    assert 0.4 < sum(s["courteous"] for s in scores) / len(rows) < 0.6
+    assert graders.sums({"answer": "1081"}, [working(94, 987)])["exact_match"] == 1.0
+
+
+def test_number_reads_thousands_in_the_reference() -> None:
+    assert graders.number({"answer": "1,000"}, ["So the answer is 1000."])["exact_match"] == 1.0
+
+
+def test_text_ignores_case_articles_and_punctuation_only() -> None:
+    assert graders.text({"answer": "The Eiffel Tower"}, ["the eiffel tower."])["exact_match"] == 1.0
+    assert graders.text({"answer": "Paris"}, ["Paris, Paris"])["exact_match"] == 0.0
+    assert graders.text({"answer": "Paris"}, [""])["exact_match"] == 0.0
+    assert graders.text({"answer": "A"}, [""])["exact_match"] == 0.0
+    assert graders.text({"answer": "A"}, ["a"])["exact_match"] == 1.0
+    assert graders.text({"answer": "don't"}, ["don’t"])["exact_match"] == 1.0
+
+
+def test_reference_loss_is_per_byte() -> None:
+    doc = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "né"}]}
+    assert graders.reference_loss(doc, [(-6.0, False)]) == {"nats_per_byte": 2.0}
