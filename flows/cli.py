@@ -1,9 +1,9 @@
 """The `polm` command. Every import that takes time is inside the command that needs it."""
 
 import logging
-import os
 import signal
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -59,28 +59,22 @@ def ui(
 
     workspace.enter()
     _say("starting the servers …")
-    for server in ui.serve(mlflow_port, prefect_port):
-        _say(f"{server.name:8} {server.url}")
+    ui.serve(mlflow_port, prefect_port, _say)
 
 
 @app.command()
 def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * *" for every night at two.')]) -> None:
-    """Keep running the pipeline at the given times, until Ctrl-C. Needs a running `polm ui` or PREFECT_API_URL."""
+    """Run the pipeline at the given times until Ctrl-C. Needs a running `polm ui` or PREFECT_API_URL."""
     from flows import ui, workspace
 
     workspace.enter()
-    served = ui.running()
-    if served is None and "PREFECT_API_URL" not in os.environ:
+    if not ui.use_served():
         raise PolmError(
             "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"
         )
-    if served is not None:
-        os.environ.setdefault("PREFECT_API_URL", f"{served['prefect']}/api")
-    from flows.pipeline import pipeline
+    from flows.pipeline import scheduled
 
-    pipeline.serve(
-        name="schedule", cron=cron, parameters={"targets": [], "jobs": JOBS, "force": []}, pause_on_shutdown=True
-    )
+    scheduled.serve(name="polm", cron=cron, parameters={"jobs": JOBS})
 
 
 @app.command()
@@ -122,7 +116,7 @@ def chat() -> None:
 def main() -> None:
     """Run the command. Exits 2 for what the user can mend, 1 when a stage failed, 130 when interrupted."""
     logger = logging.getLogger("polm")
-    logger.addHandler(logging.StreamHandler())
+    logger.addHandler(_Stderr())
     logger.propagate = False
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -141,36 +135,59 @@ def _run(targets: list[str], jobs: int, force: list[str]) -> None:
     from flows import workspace
     from flows.graph import Graph
 
-    workspace.check_recipe(workspace.active_recipe())
+    recipe = workspace.active_recipe()
+    workspace.check_recipe(recipe)
+    _end_leftovers()
     graph = Graph()
     names = graph.closure(targets)
     forced = {name for word in force for name in graph.resolve(word)}
     if graph.settled(names, forced) == set(names):
         _say(f"nothing changed: all {len(names)} stages are up to date")
         return
-    from flows import ui
-
-    state = _flow(ui.prefect_for_run(), targets, jobs, force)
+    state = _flow(recipe, targets, jobs, force)
+    if isinstance(state.data, Exception):
+        raise state.data
     if not state.is_completed():
         sys.exit(130 if state.is_cancelled() else 1)
 
 
-def _flow(server: Any, targets: list[str], jobs: int, force: list[str]) -> Any:
+def _end_leftovers() -> None:
+    """End what a killed `polm run` left running: it would write the same files as this run."""
+    from flows import execute
+    from tasks import _artifact as artifact
+
+    left = execute.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
+    if left:
+        _say(f"ended {left} processes that a killed `polm run` had left behind")
+
+
+def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
     """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer."""
     from rich.console import Console
 
-    from flows import workspace
+    from flows import ui
 
+    server = ui.prefect_for_run()
     with Console(stderr=True).status("checking the recipe, starting Prefect …"):
         from flows import pipeline
 
-        check = pipeline.start_check(workspace.active_recipe())
+        check = pipeline.start_check(recipe)
         while server is not None and not server.ready():
             if check.poll():
                 break
-            signal.sigtimedwait([], 0.1)
-        pipeline.finish_check(workspace.active_recipe())
-    return pipeline.pipeline(targets, jobs, force, return_state=True)
+            time.sleep(0.1)
+        pipeline.finish_check(recipe)
+        if server is not None:
+            pipeline.crash_killed_runs()
+    return pipeline.pipeline(recipe, targets, jobs, force, return_state=True)
+
+
+class _Stderr(logging.Handler):
+    """Writes to the standard error of the moment, which the live table redirects to above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        sys.stderr.write(f"{self.format(record)}\n")
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -43,6 +43,9 @@ class Row:
     seconds: float | None = None
     """Wall time of the stage, once it is settled."""
     event: dict[str, Any] = field(default_factory=dict)
+    """The last progress event."""
+    first: dict[str, Any] = field(default_factory=dict)
+    """The first event with the same label: where its pace is measured from."""
     note: str = ""
     error: Exception | None = None
     """Why it failed."""
@@ -93,6 +96,8 @@ class Board:
         with self._lock:
             row = self.rows[name]
             row.event = event
+            if not row.first or row.first["label"] != event["label"]:
+                row.first = event
             if not self._console.is_terminal and time.monotonic() - row.said >= LINE_SECONDS:
                 row.said = time.monotonic()
                 self._say(f"{self._label(name)} {event['label']} {event['done']}/{event['total']}  {_metrics(event)}")
@@ -119,7 +124,7 @@ class Board:
             return name_cell, state, "", Text(row.note, style="dim"), shown, ""
         done, total = row.event["done"], row.event["total"]
         note = Text(f"{row.event['label']} {done}/{total}  {_metrics(row.event)}".strip(), overflow="ellipsis")
-        return name_cell, state, ProgressBar(total=total, completed=done, width=16), note, shown, ""
+        return name_cell, state, ProgressBar(total=total, completed=done, width=16), note, shown, _left(row)
 
     def _label(self, name: str) -> str:
         version = self.rows[name].version[:8]
@@ -156,6 +161,15 @@ def size(count: float | None) -> str:
 
 def _since(start: float | None) -> float | None:
     return None if start is None else time.monotonic() - start
+
+
+def _left(row: Row) -> str:
+    """Time until the running step's total is reached, at its pace so far."""
+    steps = row.event["done"] - row.first["done"]
+    if steps <= 0:
+        return ""
+    pace = (row.event["time"] - row.first["time"]) / steps
+    return duration(max(0.0, pace * (row.event["total"] - row.event["done"]) - (time.time() - row.event["time"])))
 
 
 def _metrics(event: dict[str, Any]) -> str:

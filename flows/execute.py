@@ -89,7 +89,7 @@ def run(job: Job, stopping: threading.Event) -> str:
         try:
             reason = _watch(process, job, first, stopping)
         finally:
-            end(process, str(job.events))
+            end(process, str(job.events.resolve()))
     if reason == "stopped":
         raise Stopped(f"{job.name}: ended with the run")
     if reason or process.returncode:
@@ -161,7 +161,7 @@ def _command(job: Job) -> list[str]:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    env = os.environ | {EVENTS: str(job.events), "PYTHONUNBUFFERED": "1"}
+    env = os.environ | {EVENTS: str(job.events.resolve()), "PYTHONUNBUFFERED": "1"}
     return env | ({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {})
 
 

@@ -15,8 +15,9 @@ from rich.table import Table
 from flows import evidence
 from flows.evidence import Evidence
 from tasks import _artifact as artifact
+from tasks import _parity as parity
 from tasks._config import Strict, parse, read_yaml, suggest
-from tasks._errors import ConfigError
+from tasks._errors import ConfigError, ParityError
 from tasks._stats import Interval, paired_difference
 
 POLICY = Path("mlflow/gates.yaml")
@@ -108,15 +109,16 @@ def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     against = e.baseline.label if e.baseline else "a champion or a parent"
     yield _above(e, policy, "quality", main, policy.quality.gain, f"{main} − {against} > {policy.quality.gain:+g}")
     for metric in sorted(e.candidate.rows.keys() - {main}):
-        bound = _bound(metric, policy)
-        if bound is not None:
-            yield _above(e, policy, "regression", metric, -bound, f"{metric} − {against} > {-bound:+g}")
+        tolerated = bound(metric, policy)
+        if tolerated is not None:
+            yield _above(e, policy, "regression", metric, -tolerated, f"{metric} − {against} > {-tolerated:+g}")
 
 
-def _bound(metric: str, policy: Policy) -> float | None:
-    for pattern, bound in policy.regression.items():
+def bound(metric: str, policy: Policy) -> float | None:
+    """The loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
+    for pattern, tolerated in policy.regression.items():
         if fnmatch(metric, pattern):
-            return bound
+            return tolerated
     raise ConfigError(
         f"{POLICY}: no pattern under 'regression' matches {metric}; add one with its bound, or null for none"
     )
@@ -201,4 +203,22 @@ def _commit(e: Evidence, policy: Policy) -> Verdict:
 
 
 def _parity(e: Evidence, policy: Policy) -> Iterator[Verdict]:
-    raise NotImplementedError
+    """Every form answers like the model it was made from, and the one that is served was held to a bound."""
+    forms, thresholds = e.parity["forms"], e.parity["thresholds"]
+    required = "every form within its thresholds"
+    try:
+        parity.check(forms, thresholds)
+        shown = ", ".join(f"{name} KL {measures['kl_per_token']:g}" for name, measures in forms.items())
+        yield Verdict("parity", required, shown, True)
+    except ParityError as error:
+        yield Verdict("parity", required, "; ".join(line.strip() for line in str(error).splitlines()[1:-1]), False)
+    form = policy.form
+    problem = ""
+    if e.export.inputs["model"] != e.digest:
+        problem = "exported from another version of the model; run `polm run`"
+    elif form not in forms or not any(name.startswith(f"{form}/") for name in e.export.files):
+        problem = f"there are only {', '.join(forms)}; name one of them in {POLICY}"
+    elif thresholds[form]["kl_per_token"] is None:
+        problem = f"forms.{form}.thresholds.kl_per_token is null in export_onnx.yaml: nothing was proven about it"
+    found = problem or f"{forms[form]['bytes'] / 1e6:.1f} MB, {forms[form]['argmax_agreement']:.1%} the same tokens"
+    yield Verdict("served form", f"{form} of this model, with a bound on its KL", found, not problem)

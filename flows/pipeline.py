@@ -1,46 +1,35 @@
 """The Prefect flow over DVC's graph.
 
 The graph comes from `dvc.yaml`, what has to run from DVC; Prefect schedules, retries and shows; MLflow keeps what came
-out. A stage is submitted when its upstreams are done and a slot is free. A failed stage fails what waits for it and
-nothing else.
+out. `flows.session` runs the stages; here is what stands around them.
 """
 
-import contextlib
 import functools
-import logging
-import queue
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import TerminationSignal
-from prefect.futures import PrefectFuture
-from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed, Failed
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelled, Completed, Crashed, Failed
 from rich.console import Console
 
-from flows import execute, slots, store, summary, track, workspace
+from flows import summary, track, workspace
 from flows.console import Board
 from flows.graph import Graph
-from tasks._errors import ConfigError, PolmError
-
-log = logging.getLogger("polm")
-RETRY_DELAY = 3.0
-"""Seconds before a failed stage is tried again."""
+from flows.session import Session
+from tasks._errors import ConfigError
 
 
-@flow(name="polm", persist_result=False)
-def pipeline(targets: list[str], jobs: int, force: list[str]) -> State[Any]:
-    """Run what has changed of the active recipe's pipeline.
+@flow(name="polm", flow_run_name="{recipe}", persist_result=False)
+def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
+    """Run what has changed of the pipeline.
 
     Args:
+        recipe: the active recipe.
         targets: stages (with all they need); empty for the whole pipeline.
         jobs: stages at a time.
         force: stages to run even if nothing changed.
@@ -48,7 +37,6 @@ def pipeline(targets: list[str], jobs: int, force: list[str]) -> State[Any]:
     Returns:
         Completed, Failed when a stage failed, Cancelled when the run was interrupted.
     """
-    recipe = workspace.active_recipe()
     finish_check(recipe)
     graph = Graph()
     names = graph.closure(targets)
@@ -58,7 +46,7 @@ def pipeline(targets: list[str], jobs: int, force: list[str]) -> State[Any]:
     interrupted = False
     try:
         with track.pipeline_run(recipe) as tracked, board.shown():
-            session = _Session(graph, board, folder, tracked, forced, graph.settled(names, forced))
+            session = Session(graph, board, folder, tracked, forced, graph.settled(names, forced))
             session.run(names, jobs)
     except KeyboardInterrupt:
         interrupted = True
@@ -71,9 +59,28 @@ def pipeline(targets: list[str], jobs: int, force: list[str]) -> State[Any]:
     return Failed(message=f"failed: {', '.join(failed)}") if failed else Completed(message="every stage is up to date")
 
 
+@flow(name="polm-scheduled", persist_result=False)
+def scheduled(jobs: int) -> State[Any]:
+    """What `polm schedule` runs: the whole pipeline, unless somebody is running it here already."""
+    workspace.enter()
+    with workspace.run_lock():
+        return pipeline(workspace.active_recipe(), [], jobs, [], return_state=True)
+
+
+def crash_killed_runs() -> None:
+    """Mark runs of a killed process as crashed: Prefect shows them as running for ever.
+
+    To be called by the holder of the workspace's lock, with the workspace's own server: nothing can be running there.
+    """
+    alive = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=alive)):
+            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+
+
 @functools.cache
 def start_check(recipe: str) -> subprocess.Popen[str]:
-    """Start checking the recipe's files against their stages' schemas, which takes seconds of imports; once a process."""
+    """Start checking the recipe's files against their stages' schemas; once a process, for it takes seconds."""
     command = [sys.executable, "-m", "tasks._check", f"params/{recipe}"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -88,176 +95,3 @@ def finish_check(recipe: str) -> None:
     if check.returncode:
         said = check.errors.strip()  # type: ignore[attr-defined]
         raise ConfigError(said or f"params/{recipe}: its check ended with exit code {check.returncode}")
-
-
-@dataclass
-class _Session:
-    """One run: what is waiting, what is running, what is free."""
-
-    graph: Graph
-    board: Board
-    folder: Path
-    tracked: track.PipelineRun
-    forced: set[str]
-    settled: set[str]
-    stopping: threading.Event = field(default_factory=threading.Event)
-    futures: dict[str, PrefectFuture[Any]] = field(default_factory=dict)
-    ended: dict[str, State[Any]] = field(default_factory=dict)
-    finished: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
-
-    def run(self, names: list[str], jobs: int) -> None:
-        """Run the stages, `jobs` at a time; returns when all are settled.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after every process was ended.
-        """
-        free = slots.Slots(jobs, slots.visible_gpus())
-        free.check(self.graph.stages[name] for name in names)
-        for name in self.settled:
-            self.board.state(name, "cached")
-        try:
-            self._loop(names, free)
-        except (KeyboardInterrupt, TerminationSignal):
-            self.stopping.set()
-            self._drain()
-            for name, row in self.board.rows.items():
-                if row.state == "waiting":
-                    self.board.state(name, "stopped")
-            raise KeyboardInterrupt from None
-
-    def _loop(self, names: list[str], free: slots.Slots) -> None:
-        """Submit what is ready, longest chain first; wait until a stage has ended; repeat."""
-        waiting = sorted(names, key=self.graph.depth, reverse=True)
-        while waiting or free.taken:
-            for name in list(waiting):
-                stage = self.graph.stages[name]
-                if not stage.upstreams <= self.ended.keys():
-                    continue
-                runs = name not in self.settled and all(self.ended[up].is_completed() for up in stage.upstreams)
-                gpus = free.take(name, stage.meta.gpus if runs else 0)
-                if gpus is not None:
-                    waiting.remove(name)
-                    self._submit(name, gpus)
-            name = self.finished.get()
-            self.futures[name].wait()
-            self.ended[name] = self.futures[name].state
-            free.give_back(name)
-
-    def _drain(self) -> None:
-        """Wait until no stage runs any more; impatience does not help, the processes are ending already."""
-        for future in self.futures.values():
-            with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
-                future.wait()
-
-    def _submit(self, name: str, gpus: tuple[str, ...]) -> None:
-        """Hand a stage to Prefect, which runs it, or marks it NotReady when an upstream failed."""
-        stage = self.graph.stages[name]
-        missing = [up for up in sorted(stage.upstreams) if not self.ended[up].is_completed()]
-        version = "" if missing else self._version(name)
-        if missing:
-            self.board.state(name, "skipped", note=f"needs {', '.join(missing)}")
-
-        def body() -> State[Any]:
-            return self._stage(name, version, gpus)
-
-        work = task(
-            name=name,
-            task_run_name=f"{name}@{version[:8]}" if version else name,
-            persist_result=False,
-            cache_policy=NO_CACHE,
-            retries=stage.meta.retries,
-            retry_delay_seconds=RETRY_DELAY,
-            retry_condition_fn=lambda _task, _run, _state: self._try_again(name),
-        )(body)
-        self.futures[name] = work.submit(wait_for=[self.futures[up] for up in sorted(stage.upstreams)])
-        self.futures[name].add_done_callback(lambda _: self.finished.put(name))
-
-    def _version(self, name: str) -> str:
-        """The stage's version; empty when an input is missing, which the stage itself then explains."""
-        try:
-            return self.graph.version(name)
-        except PolmError:
-            return ""
-
-    def _try_again(self, name: str) -> bool:
-        error = self.board.rows[name].error
-        if not isinstance(error, execute.StageFailed) or not error.retry or self.stopping.is_set():
-            return False
-        self.board.state(name, "retrying", note=error.reason)
-        return True
-
-    def _stage(self, name: str, version: str, gpus: tuple[str, ...]) -> State[Any]:
-        """What a task run does: nothing when the stage is unchanged, else run it."""
-        out = self.graph.stages[name].out
-        if name in self.settled or (name not in self.forced and self.graph.unchanged(name)):
-            self.board.state(name, "cached", version=version)
-            self._log_cached(name, version, out)
-            return Completed(name="Cached", message="unchanged")
-        self.board.state(name, "starting", version=version)
-        try:
-            state = self._execute(name, version, gpus)
-        except execute.Stopped:
-            self.board.state(name, "stopped")
-            return Cancelled(message="interrupted")
-        except execute.StageFailed as e:
-            self.board.failed(name, e)
-            raise
-        self.board.state(name, state)
-        return Completed(name="Restored" if state == "restored" else "Completed")
-
-    def _execute(self, name: str, version: str, gpus: tuple[str, ...]) -> str:
-        """Run the stage's processes with an MLflow run beside them, opened when its command really starts."""
-        stage = self.graph.stages[name]
-        run: list[track.StageRun] = []
-        with contextlib.ExitStack() as stack:
-
-            def on_start() -> None:
-                self.board.state(name, "running")
-                with _logging_may_fail(name):
-                    run.append(stack.enter_context(self.tracked.stage(name, version)))
-
-            def on_event(event: dict[str, Any]) -> None:
-                self.board.event(name, event)
-                with _logging_may_fail(name):
-                    for r in run:
-                        r.log_event(event)
-
-            seconds = stage.meta.timeout * 60 if stage.meta.timeout is not None else None
-            logfile, events = self.folder / f"{name}.log", self.folder / f"{name}.events"
-            job = execute.Job(name, logfile, events, seconds, name in self.forced, gpus, on_start, on_event)
-            outcome: track.State = "FAILED"
-            try:
-                state = execute.run(job, self.stopping)
-                outcome = "FINISHED"
-            except execute.Stopped:
-                outcome = "KILLED"
-                raise
-            finally:
-                with _logging_may_fail(name):
-                    for r in run:
-                        r.finish(stage.out, outcome, logfile)
-                        _link(name, r.url)
-        if state == "restored":
-            self._log_cached(name, version, stage.out)
-        return state
-
-    def _log_cached(self, name: str, version: str, out: Path) -> None:
-        with _logging_may_fail(name):
-            self.tracked.log_cached(name, version, out)
-            _link(name, store.known_runs()[name]["url"])
-
-
-def _link(name: str, url: str) -> None:
-    """A link to the MLflow run, beside the task run in Prefect's UI."""
-    create_link_artifact(
-        key=f"mlflow-{name.replace('@', '-').replace('_', '-')}", link=url, link_text=f"MLflow: {name}"
-    )
-
-
-@contextlib.contextmanager
-def _logging_may_fail(name: str) -> Iterator[None]:
-    """A training of hours must not die of its logbook: whatever goes wrong there is a warning."""
-    try:
-        yield
-    except Exception as e:
-        log.warning("%s: not logged (%s: %s)", name, type(e).__name__, e)

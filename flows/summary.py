@@ -1,4 +1,4 @@
-"""What is left on the screen after a run: what each stage did, what went wrong and where to look, and the leaderboard."""
+"""What is left on the screen after a run: what each stage did, what went wrong and where, and the leaderboard."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
     for name, row in board.rows.items():
         if row.state == "failed":
             _explain(console, name, row.error)
-    console.print(f"[dim]logs: {_relative(folder)}[/]", highlight=False, soft_wrap=True)
+    console.print(f"[dim]logs: {folder}[/]", highlight=False, soft_wrap=True)
     states = {
         name: {"state": row.state, "version": row.version, "seconds": row.seconds} for name, row in board.rows.items()
     }
@@ -57,10 +57,7 @@ def _explain(console: Console, name: str, error: Exception | None) -> None:
     if not isinstance(error, StageFailed):
         console.print(f"[bold red]{escape(name)}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return
-    where = f"{_relative(error.log)}:{error.line}"
+    where = f"{error.log}:{error.line}"
     console.print(f"[bold red]{escape(name)} {error.reason}[/], see {escape(where)}", highlight=False, soft_wrap=True)
     console.print(f"    {escape(error.text)}", highlight=False, soft_wrap=True)
 
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

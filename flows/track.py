@@ -121,7 +121,8 @@ class StageRun:
             profile=json.dumps({"sha256": rows}),
         )
         context = InputTag("mlflow.data.context", "training" if out.parent.name == "models" else "evaluation")
-        self._parent.api.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+        with self._parent.lock:  # two threads that log the same new data set at once: the second one fails in MLflow
+            self._parent.api.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
     def _add(self, step: int, key: str, value: float, seconds: float) -> None:
         from mlflow.entities import Metric
@@ -142,7 +143,7 @@ class PipelineRun:
     def __init__(self, recipe: str) -> None:
         self.recipe, self.failed, self.run_id, self.experiment_id = recipe, False, "", ""
         self.api: Any = None
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._git: dict[str, str] = {}
         self._finished: dict[str, str] = {}
 
@@ -213,7 +214,7 @@ class PipelineRun:
         return StageRun(self, name, version, tags)
 
     def _start(self) -> None:
-        with self._lock:
+        with self.lock:
             if self.run_id:
                 return
             self.api = store.client()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,22 +62,19 @@ class Server:
         execute.end(self.process, self.mark)
 
 
-def prefect_server(port: int, *, ui: bool) -> Server:
+def prefect_server(owner: str, port: int, *, ui: bool) -> Server:
     """Start Prefect's server with the database in `PREFECT_HOME`."""
-    command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
-    url = f"http://{HOST}:{port}"
-    return _start("prefect", command, url, f"{url}/api/health")
+    command = ["prefect", "server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
+    return _start(owner, "prefect", command, port, "/api/health")
 
 
-def mlflow_server(port: int) -> Server:
+def mlflow_server(owner: str, port: int) -> Server:
     """Start MLflow's server on the store under `.polm/`."""
     store = f"sqlite:///{(artifact.STATE / 'mlflow.db').resolve()}"
-    root = (artifact.STATE / "mlartifacts").resolve().as_uri()
-    command = ["-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    url = f"http://{HOST}:{port}"
-    return _start(
-        "mlflow", [*command, "--backend-store-uri", store, "--artifacts-destination", root], url, f"{url}/health"
-    )
+    files = (artifact.STATE / "mlartifacts").resolve().as_uri()
+    command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", files]
+    return _start(owner, "mlflow", command, port, "/health")
 
 
 def free_port() -> int:
@@ -97,8 +94,16 @@ def running() -> dict[str, str] | None:
     return {"mlflow": state["mlflow"], "prefect": state["prefect"]}
 
 
+def use_served() -> bool:
+    """Point Prefect at `PREFECT_API_URL`, else at a running `polm ui`; False when there is neither."""
+    served = running()
+    if served:
+        os.environ.setdefault("PREFECT_API_URL", f"{served['prefect']}/api")
+    return "PREFECT_API_URL" in os.environ
+
+
 def prefect_for_run() -> Server | None:
-    """Point Prefect at a server: `PREFECT_API_URL`, a running `polm ui`, or one of our own for this process.
+    """Point Prefect at a server: `PREFECT_API_URL`, else a running `polm ui`, else one of our own for this process.
 
     Ours starts in a session of its own, so that Ctrl-C does not end it before it has heard how the run ended. It ends
     with this process, after Prefect's threads have sent their last words to it.
@@ -106,44 +111,43 @@ def prefect_for_run() -> Server | None:
     Returns:
         Our own server, not yet ready; None when there is another one.
     """
-    served = running()
-    if served:
-        os.environ.setdefault("PREFECT_API_URL", f"{served['prefect']}/api")
-    if "PREFECT_API_URL" in os.environ:
+    if use_served():
         return None
-    server = prefect_server(free_port(), ui=False)
+    server = prefect_server("logs", free_port(), ui=False)
     atexit.register(server.end)
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
     return server
 
 
-def serve(mlflow_port: int, prefect_port: int) -> Iterator[Server]:
+def serve(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:
     """Start both servers and keep them until the caller is interrupted.
 
-    Yields:
-        Each server once it answers.
+    Args:
+        mlflow_port: port of MLflow's dashboard.
+        prefect_port: port of Prefect's dashboard.
+        say: told each address once it answers.
 
     Raises:
-        PolmError: a port is taken, or `polm ui` runs already.
+        PolmError: a port is taken, `polm ui` runs already, or a server ended by itself.
     """
     urls = running()
     if urls:
         raise PolmError(f"`polm ui` runs already: MLflow {urls['mlflow']}, Prefect {urls['prefect']}")
-    for port in (mlflow_port, prefect_port):
+    execute.end_leftovers(f"{artifact.STATE.resolve()}/ui/")
+    for port, option in ((mlflow_port, "--mlflow-port"), (prefect_port, "--prefect-port")):
         with socket.socket() as s:
             if s.connect_ex((HOST, port)) == 0:
-                raise PolmError(f"port {port} is taken; choose another one with --mlflow-port or --prefect-port")
+                raise PolmError(f"port {port} is taken by another program; choose another one with {option}")
     with contextlib.ExitStack() as stack:
         servers = []
-        for server in (mlflow_server(mlflow_port), prefect_server(prefect_port, ui=True)):
+        for server in (mlflow_server("ui", mlflow_port), prefect_server("ui", prefect_port, ui=True)):
             stack.callback(server.end)
             servers.append(server)
         for server in servers:
             server.wait()
-            yield server
-        created = psutil.Process().create_time()
-        urls = {server.name: server.url for server in servers}
-        artifact.write_json(STATE, {"pid": os.getpid(), "created": created, **urls})
+            say(f"{server.name:8} {server.url}")
+        owner = {"pid": os.getpid(), "created": psutil.Process().create_time()}
+        artifact.write_json(STATE, owner | {server.name: server.url for server in servers})
         stack.callback(STATE.unlink, missing_ok=True)
         while all(server.process.poll() is None for server in servers):
             time.sleep(0.5)
@@ -151,13 +155,18 @@ def serve(mlflow_port: int, prefect_port: int) -> Iterator[Server]:
         raise PolmError(f"{ended.name} ended by itself; see {ended.log}")
 
 
-def _start(name: str, command: list[str], url: str, health: str) -> Server:
-    log = artifact.STATE / "logs" / f"{name}-server.log"
+def _start(owner: str, name: str, module: list[str], port: int, health: str) -> Server:
+    """Start `python -m …` in a session of its own, with a mark that tells it from the stages."""
+    log = artifact.STATE / "logs" / f"{owner}-{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    mark = str(artifact.STATE.resolve() / "servers" / f"{name}-{os.getpid()}")
-    env = os.environ | {EVENTS: mark}
+    mark = str(artifact.STATE.resolve() / owner / name)
     with log.open("wb") as f:
         process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=env, start_new_session=True
+            [sys.executable, "-m", *module],
+            stdin=subprocess.DEVNULL,
+            stdout=f,
+            stderr=f,
+            env=os.environ | {EVENTS: mark},
+            start_new_session=True,
         )
-    return Server(name, url, health, log, process, mark)
+    return Server(name, f"http://{HOST}:{port}", f"http://{HOST}:{port}{health}", log, process, mark)

@@ -27,7 +27,7 @@ QUIET = {
 RECIPE = Path("params/recipe.yaml")
 """Names the active recipe; `dvc.yaml` reads it too."""
 EVENTS = "POLM_EVENTS"
-"""Environment variable that names the file for a stage's progress. It also marks every process that belongs to a stage."""
+"""Environment variable that names the file for a stage's progress; also the mark of all processes of that stage."""
 
 
 def enter() -> Path:
@@ -85,8 +85,11 @@ def check_recipe(recipe: str) -> None:
     known = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
     if recipe not in known:
         near = difflib.get_close_matches(recipe, known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ConfigError(f"params/{recipe}: no such recipe; {hint}There are: {', '.join(known)}")
+        hint = f"did you mean '{near[0]}'?; " if near else ""
+        raise ConfigError(
+            f"params/{recipe}: no such recipe; {hint}there are: {', '.join(known)} (a new one: `cp -r params/tiny "
+            f"params/{recipe}`)"
+        )
 
 
 @contextlib.contextmanager
@@ -120,4 +123,4 @@ def new_run() -> Path:
     while folder.exists():
         folder = folder.with_name(f"{folder.name}+")
     folder.mkdir(parents=True)
-    return folder.resolve()
+    return folder

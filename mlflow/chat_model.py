@@ -1,13 +1,13 @@
 """The registered model as it is served: a chat completion over ONNX Runtime GenAI.
 
-A models-from-code file of MLflow (`mlflow.pyfunc.log_model(python_model="mlflow/chat_model.py", artifacts={"onnx": folder})`):
-it is copied into the model and run there, so it imports nothing of this repository. `mlflow models serve` then answers
+Models-from-code: `mlflow.pyfunc.log_model(python_model="mlflow/chat_model.py", artifacts={"onnx": folder})` copies this
+file into the model, where it runs, so it imports nothing of this repository. `mlflow models serve` then answers
 
     curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\
       -d '{"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 32, "temperature": 0}'
 
-with an OpenAI chat completion. `ChatModel` is the class for that: MLflow recommends `ResponsesAgent` for new agents "unless you
-need strict compatibility with the OpenAI ChatCompletion API", and its requests and responses have another shape.
+with an OpenAI chat completion. `ChatModel` is the class for that: MLflow recommends `ResponsesAgent` instead of it, but
+not to those who need the OpenAI ChatCompletion format, for an agent's requests and responses have another shape.
 """
 
 import json
@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
 from mlflow.pyfunc import ChatModel
 from mlflow.types.llm import (
     ChatChoice,
@@ -62,7 +62,7 @@ class OnnxChat(ChatModel):
             MlflowException: a request that cannot be answered; the server turns it into status 400 with its message.
         """
         if params.stream:
-            raise _refusal("'stream' is true, but this server sends whole answers; leave it out (or use predict_stream)")
+            raise _refusal("'stream' is true, but this server sends whole answers; leave it out")
         ids = self._prompt(messages, params)
         answer = _Answer()
         text = "".join(self._pieces(ids, params, answer))
@@ -98,8 +98,8 @@ class OnnxChat(ChatModel):
         ids = [int(i) for i in self._tokenizer.encode(text)]
         if len(ids) >= self._context_length:
             raise _refusal(
-                f"the messages are {len(ids)} tokens long, and the model's context of {self._context_length} must hold them and "
-                f"the answer; send fewer or shorter messages"
+                f"the messages are {len(ids)} tokens long, and the model's context of {self._context_length} must hold "
+                f"them and the answer; send fewer or shorter messages"
             )
         return ids
 
@@ -192,4 +192,4 @@ def _refusal(message: str) -> MlflowException:
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # the advice to use ResponsesAgent: see above
-    mlflow.models.set_model(OnnxChat())
+    set_model(OnnxChat())

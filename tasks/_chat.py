@@ -1,13 +1,18 @@
 """Chat templates that know which tokens the assistant wrote.
 
 Loss on assistant tokens needs `{% generation %}` marks in the template. Most published templates have none, and then a
-trainer silently learns from everything or from nothing. `mark_generation` swaps such a template for a marked one only
-where both render the same bytes.
+trainer silently learns from everything or from nothing. `mark_generation` swaps such a template for a marked one where
+both render the same bytes, and else for the one TRL keeps for that model family, saying so.
 """
 
+import json
+import logging
+import re
 from typing import Any
 
 from tasks._errors import ModelError
+
+log = logging.getLogger("polm")
 
 CHATML = """\
 {%- for message in messages %}
@@ -66,7 +71,17 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
             tokenizer.chat_template = candidate
             if marks_generation(tokenizer):
                 return
+    from trl.chat_template_utils import get_training_chat_template
+
     tokenizer.chat_template = original
+    try:
+        known = get_training_chat_template(tokenizer)
+    except ValueError:
+        known = None
+    if known:
+        tokenizer.chat_template = known
+        log.info("%s: TRL's marked variant of its chat template is used; turns before the last may render otherwise", folder)
+        return
     raise ModelError(
         f"{folder}: the chat template does not mark assistant tokens, and none of the marked templates renders the same "
         f"text; add {{% generation %}} … {{% endgeneration %}} around the assistant's content in chat_template.jinja"
@@ -74,19 +89,12 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
 
 
 def _candidates(original: str) -> list[str]:
-    """Marked templates worth trying: plain ChatML, and the original's own prologue before it."""
-    head, loop, _ = original.partition("{% for message in messages %}")
-    chatml_with_default_system = CHATML
-    if loop:
-        import re
-
-        system = re.search(r"<\|im_start\|>system\\n(.*?)<\|im_end\|>", original, re.S)
-        if system:
-            text = "<|im_start|>system\\n" + system.group(1) + "<|im_end|>\\n"
-            chatml_with_default_system = (
-                "{%- if messages[0]['role'] != 'system' %}{{- '" + text + "' }}{%- endif %}\n" + CHATML
-            )
-    return [CHATML, chatml_with_default_system]
+    """Marked templates worth trying: plain ChatML, and ChatML that opens with the original's own system message."""
+    system = re.search(r"<\|im_start\|>system(?:\\n|\n)(.*?)<\|im_end\|>", original, re.S)
+    if not system:
+        return [CHATML]
+    opening = json.dumps(f"<|im_start|>system\n{system.group(1)}<|im_end|>\n")
+    return [CHATML, f"{{%- if messages[0]['role'] != 'system' %}}{{{{- {opening} }}}}{{%- endif %}}\n{CHATML}"]
 
 
 def _same_bytes(tokenizer: Any, a: str, b: str) -> bool:

@@ -152,10 +152,8 @@ def near_duplicates(
     index = MinHashLSH(threshold=threshold, num_perm=permutations)
     kept: dict[int, Any] = {}
     pairs = []
-    first = MinHash(num_perm=permutations, seed=seed)
-    for i, text in enumerate(texts):
-        sketch = MinHash(num_perm=permutations, seed=seed, permutations=first.permutations)
-        sketch.update_batch([" ".join(gram).encode() for gram in sorted(ngrams(tokens(text), ngram))])
+    grams = ([" ".join(gram).encode() for gram in ngrams(tokens(text), ngram)] for text in texts)
+    for i, sketch in enumerate(MinHash.generator(grams, num_perm=permutations, seed=seed)):
         alike = sorted(j for j in index.query(sketch) if sketch.jaccard(kept[j]) >= threshold)
         if alike:
             pairs.append((i, alike[0]))

@@ -1,7 +1,7 @@
 """ONNX Runtime GenAI models: build a folder from a Hugging Face one, load it, read its logits, let it answer.
 
-A folder holds `model.onnx` with its weights, `genai_config.json`, the tokenizer and `chat_template.jinja`. Its bytes depend
-on the model and the options alone: no path, time or machine enters them, and the thread count is set when it is loaded.
+A folder holds `model.onnx` with its weights, `genai_config.json`, the tokenizer and `chat_template.jinja`. Its bytes
+depend on the model and the options alone: no path, time or host enters them; the thread count is set on loading.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
     said = io.StringIO()
     try:
         with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(said), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # k_quant divides 0 by 0 in constant blocks, then skips them
+            warnings.simplefilter("ignore", RuntimeWarning)  # k_quant: 0 / 0 in constant blocks
             builder.create_model("", str(model), str(out), precision, PROVIDER, cache, **options)
     except NotImplementedError as e:
         raise ModelError(f"{model}: the ONNX model builder cannot export it: {e}") from e

@@ -6,7 +6,7 @@ forcing), the exported model's distribution of each next token is held against P
     max_logprob_difference  largest |log p - log q| over all tokens of the vocabulary and all positions, in nats
     kl_per_token            mean over positions of KL(p || q), p PyTorch's, in nats
     argmax_agreement        share of positions at which both find the same token likeliest
-    greedy_agreement        share of PyTorch's greedy tokens that the export, answering freely, gives before it first differs
+    greedy_agreement        share of PyTorch's greedy tokens that the export, answering freely, gives before it differs
 
 The chat template's bytes and the tokenizer's ids must be identical: they are checked, not thresholded.
 """
@@ -42,7 +42,8 @@ class Reference:
         """Args: model, tokenizer: from `load_causal_lm` and `load_tokenizer`."""
         self._model = model.eval()
         ends = model.generation_config.eos_token_id
-        self._ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
+        listed = ends if isinstance(ends, list) else [ends]
+        self._ends = sorted({tokenizer.eos_token_id, *listed} - {None})
         self._pad = tokenizer.pad_token_id
 
     def generate(
@@ -82,7 +83,7 @@ class Exported:
     def __init__(self, folder: Path, threads: int) -> None:
         """Args: folder: an ONNX Runtime GenAI folder; threads: of ONNX Runtime."""
         self.model, self.tokenizer = _onnx.load(folder, threads)
-        self._bytes = _onnx.folder_bytes(folder)
+        self.bytes = _onnx.folder_bytes(folder)
         self._templates_same = self._tokens_same = True
         self._max = self._kl = 0.0
         self._positions = self._argmax = self._greedy = 0
@@ -121,7 +122,7 @@ class Exported:
             "argmax_agreement": round(self._argmax / self._positions, 6),
             "greedy_agreement": round(self._greedy / self._positions, 6),
             "tokens": self._positions,
-            "bytes": self._bytes,
+            "bytes": self.bytes,
             "chat_template_identical": self._templates_same,
             "tokenizer_identical": self._tokens_same,
         }
@@ -146,9 +147,11 @@ def check(forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mappi
     """
     failed = []
     for form, measures in forms.items():
-        for name in ("chat_template_identical", "tokenizer_identical"):
-            if not measures[name]:
-                failed.append(f"{form}: {name} is false; the export would not see what the model was trained on")
+        failed += [
+            f"{form}: {name} is false; the export would not read what the model was trained on"
+            for name in ("chat_template_identical", "tokenizer_identical")
+            if not measures[name]
+        ]
         limits = thresholds[form]
         for name in LOWER_IS_BETTER + HIGHER_IS_BETTER:
             value, limit = measures[name], limits[name]

@@ -36,6 +36,7 @@ OFFLINE_AND_QUIET = {
     "DO_NOT_TRACK": "1",
     "TRANSFORMERS_VERBOSITY": "warning",
     "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TQDM_DISABLE": "1",  # progress is ours: a bar of each library would garble the log
 }
 
 

@@ -69,6 +69,8 @@ class Rows(Strict):
     split: Literal["hash", "published"]
     """`hash`: by content. `published`: the source is one part of a split that its publisher made, so an evaluation set
     takes all of it, and a training set holds nothing back for tests."""
+    limit: int | None = Field(gt=0)
+    """Most rows of this source in each of the set's files; null for no limit."""
     map: dict[str, Any]
     """An example of the row to make, with columns in braces. `group`, where given, names what must not be parted."""
 
@@ -80,9 +82,6 @@ class Set(Strict):
     """Where its rows come from; they are mixed."""
     near_duplicates: bool
     """Whether to look for near-duplicates (exact ones always go)."""
-    limit: int | None
-    """Most rows in each of its files; null for no limit."""
-
 
 class Config(StageConfig):
     """params/<recipe>/data.yaml."""
@@ -124,16 +123,14 @@ def main(config: Config, run: Run) -> None:
         run.progress.update(done, steps, name)
         items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, ledger), ledger)
         if name.startswith("eval:"):
-            files = {f"eval/{name[5:]}": _order(config, [i for i in items if i.split == "test"])}
             ledger.drop_many(name, "in the training splits", [i for i in items if i.split != "test"])
-            _protect(index, eval_groups, files)
+            held_out = [i for i in items if i.split == "test"]
+            _protect(index, eval_groups, held_out)
+            files = {f"eval/{name[5:]}": held_out}
         else:
             items = _decontaminate(name, items, index, eval_groups, ledger)
             ledger.drop_many(name, "in the test split", [i for i in items if i.split == "test"])
-            files = {
-                f"{name}/{split}": _order(config, [i for i in items if i.split == split])
-                for split in ("train", "validation")
-            }
+            files = {f"{name}/{split}": [i for i in items if i.split == split] for split in ("train", "validation")}
         _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
@@ -204,13 +201,12 @@ def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -
     return [item for i, item in enumerate(items) if i not in alike]
 
 
-def _protect(index: clean.Contamination, groups: dict[str, str], files: dict[str, list[Item]]) -> None:
+def _protect(index: clean.Contamination, groups: dict[str, str], items: list[Item]) -> None:
     """Remember what may not be trained on: questions, and answers that are long enough to be n-grams."""
-    for items in files.values():
-        for item in items:
-            groups[item.group] = f"{item.set}#{item.id}"
-            index.add(f"{item.set}#{item.id}", str(item.row["question"]), whole=True)
-            index.add(f"{item.set}#{item.id}", str(item.row["answer"]), whole=False)
+    for item in items:
+        groups[item.group] = f"{item.set}#{item.id}"
+        index.add(f"{item.set}#{item.id}", item.row["question"], whole=True)
+        index.add(f"{item.set}#{item.id}", item.row["answer"], whole=False)
 
 
 def _decontaminate(
@@ -229,16 +225,22 @@ def _decontaminate(
     return kept
 
 
-def _order(config: Config, items: list[Item]) -> list[Item]:
-    """Mix the sources: an order that depends on the rows and the seed alone."""
-    return sorted(items, key=lambda item: (item.order(config.seed), item.id))
+def _mix(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:
+    """Take each source's rows up to its limit, and mix them: by an order that depends on rows and seed alone."""
+    left = {rows.source: len(items) if rows.limit is None else rows.limit for rows in config.sets[name].rows}
+    kept = []
+    for item in sorted(items, key=lambda item: item.order(config.seed)):
+        left[item.source] -= 1
+        if left[item.source] >= 0:
+            kept.append(item)
+        else:
+            ledger.drop(name, "over the limit", item)
+    return kept
 
 
 def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], ledger: Ledger) -> None:
-    limit = config.sets[name].limit
     for file, items in files.items():
-        kept = items if limit is None else items[:limit]
-        ledger.drop_many(name, "over the limit", items[len(kept) :])
+        kept = _mix(config, name, items, ledger)
         if not kept:
             reasons = ", ".join(f"{count} {why}" for why, count in ledger.why(name).items()) or "no row was read"
             raise DataError(

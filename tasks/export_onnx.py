@@ -1,10 +1,10 @@
 """Export: the trained model as ONNX Runtime GenAI folders, proven to answer like the PyTorch model it was made from.
 
-One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder` for the CPU: float32 weights as they are,
-or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits). No calibration data are
-used, and the embedding stays float32 unless the recipe names `Gather`. Then PyTorch and every form answer the same held-out
-prompts and are compared (`tasks/_parity.py` says how); a form over its thresholds fails the stage, and nothing is
-written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
+One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder` for the CPU: float32 weights as they
+are, or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits). No calibration data
+are used, and the embedding stays float32 unless the recipe names `Gather`. Then PyTorch and every form answer the same
+held-out prompts and are compared (`tasks/_parity.py` says how); a form over its thresholds fails the stage, and nothing
+is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
 
     {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}
 """
@@ -45,7 +45,7 @@ class Form(Strict):
     precision: Literal["fp32", "int8", "int4"]
     """Of the weights."""
     weights: dict[str, Any]
-    """The builder's `quant_config.weights`, verbatim: block_size, symmetric, method, accuracy_level, op_types, overrides."""
+    """The builder's `quant_config.weights`, verbatim: block_size, symmetric, method, accuracy_level, op_types, …"""
     thresholds: Thresholds
     """Bounds this form must keep."""
 
@@ -145,21 +145,20 @@ def held_out(path: Path) -> list[list[dict[str, str]]]:
 def _options(config: Config, run: Run, model: Path) -> dict[str, dict[str, Any]]:
     """The builder's options of every form, checked before the first form is built."""
     try:
-        return {
-            name: _onnx.builder_options(model, name, form.precision, form.weights) for name, form in config.forms.items()
-        }
+        forms = config.forms.items()
+        return {name: _onnx.builder_options(model, name, form.precision, form.weights) for name, form in forms}
     except ConfigError as e:
         raise ConfigError(f"{run.params_file}: {e}") from e
 
 
 def _draw(config: Config, data: Path, prompts: list[_parity.Prompt], context: int) -> list[_parity.Prompt]:
-    """Draw the prompts among those that leave room for an answer in the context. Raises DataError when they are too few."""
+    """Draw among the prompts that leave room for an answer in the context. Raises DataError when they are too few."""
     longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
     fitting = [p for p in prompts if len(p.ids) + longest <= context]
     if len(fitting) < config.parity.prompts:
         raise DataError(
-            f"{data / config.parity.rows}: {len(fitting)} of {len(prompts)} prompts leave room for {longest} tokens in the "
-            f"context of {context}, and `parity.prompts` asks for {config.parity.prompts}; lower one of the two"
+            f"{data / config.parity.rows}: {len(fitting)} of {len(prompts)} prompts leave room for {longest} tokens in "
+            f"the context of {context}, and `parity.prompts` asks for {config.parity.prompts}; lower one of the two"
         )
     return random.Random(config.seed).sample(fitting, config.parity.prompts)
 

@@ -1,0 +1,47 @@
+# `make help` lists the targets. The two that matter: `make demo` and `make test`; each sets up what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format ui lock clean
+
+help:  ## Show this list
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Create .venv with the locked versions (done by itself when missing or stale)
+
+# Stale means: the lock, the package metadata or the script that installs them changed since.
+$(READY): infra/requirements.lock pyproject.toml infra/setup.sh
+	@PYTHON="$(PYTHON)" bash infra/setup.sh $(VENV)
+
+demo: $(READY)  ## Run the whole pipeline on the `tiny` recipe, promote the result, print where to look
+	@$(BIN)/polm run --recipe tiny
+	@$(BIN)/polm promote dpo
+	@$(BIN)/polm show
+
+test: $(READY)  ## Run all tests
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## Run the tests that take under a second each
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## Put the code into the project's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+ui: $(READY)  ## Open the MLflow and Prefect dashboards on loopback
+	@$(BIN)/polm ui
+
+lock: $(READY)  ## Rewrite infra/requirements.lock from what .venv holds
+	@$(BIN)/python infra/lock.py > infra/requirements.lock.new
+	@mv infra/requirements.lock.new infra/requirements.lock
+
+clean:  ## Remove .venv, working state and outputs; DVC's cache stays
+	rm -rf $(VENV) .polm .checkpoints artifacts .mypy_cache .ruff_cache .pytest_cache

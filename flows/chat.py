@@ -1,0 +1,151 @@
+"""Talking to an exported model: `polm chat` in a terminal, or one question and its answer.
+
+The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported and the first answer begins within a second.
+"""
+
+import contextlib
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from tasks import _onnx
+from tasks._errors import DataError
+
+HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+
+
+class Conversation:
+    """A model with what was said so far."""
+
+    def __init__(self, folder: Path, *, max_new_tokens: int, temperature: float) -> None:
+        """Load the model.
+
+        Args:
+            folder: an ONNX Runtime GenAI folder.
+            max_new_tokens: longest answer, in tokens.
+            temperature: 0 takes the likeliest token, above it samples.
+
+        Raises:
+            ModelError: no model there, or an unreadable one.
+        """
+        self.messages: list[dict[str, str]] = []
+        self._model, self._tokenizer = _onnx.load(folder)
+        self._context = _onnx.context_length(folder)
+        self._max_new_tokens = max_new_tokens
+        self._temperature = temperature
+
+    def ask(self, question: str) -> Generator[str]:
+        """Yield the answer piece by piece. What was yielded stays in the conversation, also when it was stopped midway.
+
+        Raises:
+            DataError: the question alone does not fit into the model's context.
+        """
+        self.messages.append({"role": "user", "content": question})
+        ids = self._fit()
+        room = min(self._max_new_tokens, self._context - len(ids))
+        stream = self._tokenizer.create_stream()
+        said = ""
+        try:
+            for token in _onnx.generate(self._model, ids, max_new_tokens=room, temperature=self._temperature):
+                piece = stream.decode(token)
+                said += piece
+                yield piece
+        finally:
+            self.messages.append({"role": "assistant", "content": said})
+
+    def forget(self) -> None:
+        """Start anew."""
+        self.messages.clear()
+
+    def _fit(self) -> list[int]:
+        """Tokens of the conversation; the oldest turns go when there would be no room for an answer of full length."""
+        while True:
+            ids = _onnx.encode(self._tokenizer, _onnx.render(self._tokenizer, self.messages))
+            if len(ids) + self._max_new_tokens <= self._context:
+                return ids
+            if len(self.messages) == 1:
+                if len(ids) < self._context:
+                    return ids
+                self.forget()
+                raise DataError(f"the question is {len(ids)} tokens long, the context only {self._context}; shorten it")
+            del self.messages[:2]
+
+
+def question_from(words: Sequence[str], stdin: TextIO) -> str | None:
+    """The one question of `polm chat "…"` or `… | polm chat`; None when a person wants to talk.
+
+    Raises:
+        DataError: the words or the piped text are empty.
+    """
+    if words:
+        question = " ".join(words).strip()
+    elif stdin.isatty():
+        return None
+    else:
+        question = stdin.read().strip()
+    if not question:
+        raise DataError("the question is empty; ask like this: polm chat 'What is 2 + 3?'")
+    return question
+
+
+def answer(folder: Path, question: str, *, max_new_tokens: int, temperature: float, console: Console) -> None:
+    """Answer one question and leave. Raises ModelError or DataError."""
+    conversation = Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
+    _say(conversation, question, console)
+
+
+def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, console: Console) -> None:
+    """Talk until the person leaves.
+
+    Args:
+        folder: an ONNX Runtime GenAI folder.
+        title: what is being talked to, e.g. `polm-tiny version 3 (champion), int8`.
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 takes the likeliest token, above it samples.
+        console: where to talk.
+
+    Raises:
+        ModelError: no model there, or an unreadable one.
+    """
+    conversation = Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (arrow keys and history in input(); not on every platform)
+    console.print(title, style="bold", markup=False, highlight=False)
+    console.print(HELP, style="dim", markup=False, highlight=False)
+    while True:
+        try:
+            question = console.input("[bold cyan]>[/] ").strip()
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print(f"\n{HELP}", style="dim", markup=False, highlight=False)
+            continue
+        if question == "/quit":
+            return
+        if question == "/reset":
+            conversation.forget()
+            console.print("forgotten", style="dim")
+        elif question.startswith("/"):
+            console.print(HELP, style="dim", markup=False, highlight=False)
+        elif question:
+            try:
+                _say(conversation, question, console)
+            except DataError as e:
+                console.print(str(e), style="red", markup=False, highlight=False)
+
+
+def _say(conversation: Conversation, question: str, console: Console) -> None:
+    """Print an answer as it comes. Ctrl-C ends the answer, and in a conversation only that."""
+    pieces = conversation.ask(question)
+    try:
+        for piece in pieces:
+            console.print(piece, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+            console.file.flush()
+    except KeyboardInterrupt:
+        console.print(" [stopped]", style="dim", markup=False, end="")
+    finally:
+        pieces.close()  # puts what was said into the conversation
+        console.print()

@@ -1,0 +1,160 @@
+"""The leaderboard: every model's scores, and whether it is better than the model it was made from.
+
+A model's parent is found, not declared: `sft` was made from `base` because its manifest names the digest of `base`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import _artifact as artifact
+from tasks._errors import ArtifactError
+from tasks._stats import paired_difference, verdict
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact in the lineage."""
+
+    name: str
+    """Folder of the artifact, from the artifacts' own folder: `data`, `models/sft`."""
+    stage: str
+    """Stage that made it."""
+    digest: str
+    """Digest of its manifest: its identity."""
+    params: str
+    """Digest of the stage's configuration."""
+    inputs: dict[str, str]
+    """Input name to the name of the artifact it was, or to a digest that is none of those at hand."""
+
+
+def lineage(folders: Mapping[str, Path]) -> dict[str, Node]:
+    """Read the manifests of artifacts and link them, parents first.
+
+    Args:
+        folders: name to folder.
+    """
+    manifests = {name: artifact.read_manifest(folder) for name, folder in folders.items()}
+    names = {manifest.digest: name for name, manifest in manifests.items()}
+    nodes: dict[str, Node] = {}
+
+    def add(name: str) -> None:
+        if name in nodes:
+            return
+        manifest = manifests[name]
+        inputs = {key: names.get(digest, digest) for key, digest in manifest.inputs.items()}
+        for parent in inputs.values():
+            if parent in manifests:
+                add(parent)
+        nodes[name] = Node(name, manifest.stage, manifest.digest, manifest.params, inputs)
+
+    for name in folders:
+        add(name)
+    return nodes
+
+
+def build(
+    folders: Mapping[str, Path], *, recipe: str, headline: tuple[str, str], resamples: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    """Everything that `leaderboard.json` holds.
+
+    Args:
+        folders: artifact name (`models/sft`, `metrics/sft`) to folder.
+        recipe: name of the recipe.
+        headline: task and metric that the report shows first.
+        resamples: bootstrap samples of the paired intervals.
+        confidence: their coverage.
+        seed: seed of the resampling.
+
+    Raises:
+        ArtifactError: an evaluation is of another model than the one that lies beside it.
+        DataError: two models were asked different questions.
+    """
+    nodes = lineage(folders)
+    models: dict[str, Any] = {}
+    for node in nodes.values():
+        kind, _, model = node.name.partition("/")
+        if kind != "models":
+            continue
+        parent = node.inputs.get("model", "").removeprefix("models/")
+        entry = {
+            "stage": node.stage,
+            "digest": node.digest,
+            "parent": parent if parent in models else None,
+            **weights(folders[node.name]),
+            "tasks": {},
+        }
+        if f"metrics/{model}" in folders:
+            if nodes[f"metrics/{model}"].inputs["model"] != node.name:
+                raise ArtifactError(
+                    f"{folders[f'metrics/{model}']}: an evaluation of another version of {model}; run `polm run`"
+                )
+            entry["tasks"] = artifact.read_json(folders[f"metrics/{model}"] / "results.json")["tasks"]
+        models[model] = entry
+    for model, entry in models.items():
+        if entry["parent"] is not None and entry["tasks"] and models[entry["parent"]]["tasks"]:
+            child, parent_folder = folders[f"metrics/{model}"], folders[f"metrics/{entry['parent']}"]
+            for task, result in entry["tasks"].items():
+                if task in models[entry["parent"]]["tasks"]:
+                    _compare(result, task, child, parent_folder, resamples, confidence, seed)
+    return {
+        "recipe": recipe,
+        "headline": {"task": headline[0], "metric": headline[1]},
+        "confidence": confidence,
+        "resamples": resamples,
+        "models": models,
+        "lineage": [asdict(node) for node in nodes.values()],
+    }
+
+
+def weights(folder: Path) -> dict[str, int]:
+    """Number of parameters and bytes of a model folder's safetensors, read from their headers.
+
+    Tied weights are stored, and counted, once.
+    """
+    parameters = size = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        size += path.stat().st_size
+        with path.open("rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        parameters += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return {"parameters": parameters, "bytes": size}
+
+
+def values(leaderboard: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """`{model: {task: {metric: value}}}`, for `dvc metrics`."""
+    return {
+        model: {
+            task: {metric: scores["value"] for metric, scores in result["metrics"].items()}
+            for task, result in entry["tasks"].items()
+        }
+        for model, entry in leaderboard["models"].items()
+        if entry["tasks"]
+    }
+
+
+def rows(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each model, task and metric, for `dvc plots` and for tables."""
+    return [
+        {"model": model, "task": task, "metric": metric, "score": f"{model} {task} {metric}", **scores}
+        for model, entry in leaderboard["models"].items()
+        for task, result in entry["tasks"].items()
+        for metric, scores in result["metrics"].items()
+    ]
+
+
+def _compare(
+    result: dict[str, Any], task: str, child: Path, parent: Path, resamples: int, confidence: float, seed: int
+) -> None:
+    """Add the paired `difference` to each metric that both sides have, in place."""
+    ours, theirs = (artifact.read_jsonl(folder / "samples" / f"{task}.jsonl") for folder in (child, parent))
+    for metric, scores in result["metrics"].items():
+        if metric not in theirs[0]["scores"]:
+            continue
+        sides = [{row["id"]: row["scores"][metric] for row in side} for side in (ours, theirs)]
+        difference = paired_difference(*sides, resamples=resamples, confidence=confidence, seed=seed)
+        higher = result["higher_is_better"][metric]
+        scores["difference"] = {**asdict(difference), "verdict": verdict(difference, higher_is_better=higher)}

@@ -1,0 +1,218 @@
+"""The report as one HTML page: no script, no external request, light and dark, fit to print.
+
+`render` is a pure function of artifacts; the `report` stage calls it without measurements, so that its bytes depend on
+the results alone. After a run the flow renders the same page once more, with seconds, memory, speeds and MLflow runs:
+
+    python -m tasks._page artifacts .polm/report.html
+"""
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tasks import _artifact as artifact
+from tasks import _svg as svg
+from tasks._stage import read_measurements
+
+HERE = Path(__file__).parent
+CURVES = {
+    "loss": ("loss", "eval_loss"),
+    "reward accuracy": ("rewards/accuracies", "eval_rewards/accuracies", "accuracy", "eval_accuracy"),
+    "reward margin": ("rewards/margins", "eval_rewards/margins", "margin", "eval_margin"),
+    "reward": ("reward", "mean_reward", "rewards/chosen"),
+    "KL from the reference": ("kl",),
+    "token accuracy": ("mean_token_accuracy", "eval_mean_token_accuracy"),
+}
+"""Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them."""
+ABSENT = {"measured": {}, "runs": {}}
+
+
+def folders(data: Path, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
+    """Name every artifact at hand: `data`, `models/sft`, `metrics/sft`, `onnx/sft`."""
+    found = {"data": data}
+    for kind, folder in (("models", models), ("metrics", metrics), ("onnx", onnx)):
+        for path in sorted(folder.glob(f"*/{artifact.MANIFEST}")):
+            found[f"{kind}/{path.parent.name}"] = path.parent
+    return found
+
+
+def render(
+    found: Mapping[str, Path],
+    leaderboard: dict[str, Any],
+    measured: Mapping[str, dict[str, Any]] | None = None,
+    runs: Mapping[str, dict[str, str]] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        found: artifact name to folder, from `folders`.
+        leaderboard: what `leaderboard.json` holds.
+        measured: artifact name to its measurements (`seconds`, `import_seconds`, `peak_memory_bytes`,
+            `tokens_per_second`); None leaves all measurements out.
+        runs: artifact name to its MLflow run (`run_id`, `url`).
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=svg.number, size=size, duration=duration, clean=clean, count=count)
+    models = list(leaderboard["models"])
+    context = {
+        "board": leaderboard,
+        "style": {name: f"s{i % 6}" for i, name in enumerate(models)},
+        "columns": columns(leaderboard),
+        "interval": svg.interval,
+        "histogram": svg.histogram,
+        "samples": samples(found, leaderboard),
+        "charts": charts(found, models),
+        "supervision": _files(found, "models", "supervision.json"),
+        "calibration": _calibration(found, models),
+        "data": artifact.read_json(found["data"] / "report.json"),
+        "rejects": artifact.read_jsonl(found["data"] / "rejects.jsonl"),
+        "parity": _files(found, "onnx", "parity.json"),
+        "graph": _graph(leaderboard, models),
+        "measured": measured or {},
+        "runs": runs or {},
+        "css": Markup((HERE / "_page.css").read_text(encoding="utf-8")),
+    }
+    return environment.get_template("_page.html.j2").render(context)
+
+
+def columns(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """Task, metric, direction and axis of each column of scores."""
+    seen: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in leaderboard["models"].values():
+        for task, result in entry["tasks"].items():
+            for metric, scores in result["metrics"].items():
+                higher = result["higher_is_better"][metric]
+                column = seen.setdefault(
+                    (task, metric), {"task": task, "metric": metric, "higher": higher, "groups": {}, "top": 1.0}
+                )
+                column["top"] = max(column["top"], scores["high"])
+                for group, members in result["groups"].items():
+                    column["groups"].setdefault(group, list(members))
+    headline = (leaderboard["headline"]["task"], leaderboard["headline"]["metric"])
+    return sorted(seen.values(), key=lambda c: ((c["task"], c["metric"]) != headline, c["task"] != headline[0]))
+
+
+def samples(found: Mapping[str, Path], leaderboard: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Questions with every model's answer, for each task that asks for answers.
+
+    They are picked so that each pattern of right and wrong among the models comes up, the commonest first.
+    """
+    shown: dict[str, list[dict[str, Any]]] = {}
+    headline = leaderboard["headline"]
+    asked: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for model, entry in leaderboard["models"].items():
+        for task, result in entry["tasks"].items():
+            if result["output_type"] == "generate_until":
+                asked[task][model] = artifact.read_jsonl(found[f"metrics/{model}"] / "samples" / f"{task}.jsonl")
+    for task, answers in asked.items():
+        first = next(iter(answers.values()))
+        metric = headline["metric"] if task == headline["task"] else next(iter(first[0]["scores"]))
+        byid = {model: {row["id"]: row for row in rows} for model, rows in answers.items()}
+        patterns: dict[tuple[float, ...], list[dict[str, Any]]] = defaultdict(list)
+        for row in first:
+            if all(row["id"] in rows for rows in byid.values()):
+                mine = {model: rows[row["id"]] for model, rows in byid.items()}
+                patterns[tuple(r["scores"][metric] for r in mine.values())].append({**row, "by": mine})
+        queues = sorted(patterns.values(), key=len, reverse=True)
+        rounds = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+        shown[task] = rounds[: leaderboard["page"]["samples"]]
+    return shown
+
+
+def charts(found: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]:
+    """Line charts of the training curves: for each quantity, one chart a model."""
+    drawn = []
+    for title, keys in CURVES.items():
+        for i, model in enumerate(models):
+            path = found[f"models/{model}"] / "curves.jsonl"
+            curve = artifact.read_jsonl(path) if path.exists() else []
+            series = {}
+            for key in keys:
+                points = [(row["step"], row[key]) for row in curve if key in row and "step" in row]
+                if len(points) > 1:
+                    held_out = key.startswith("eval_")
+                    series["held out" if held_out else "training"] = (f"s{i % 6}{' held' if held_out else ''}", points)
+            if series:
+                drawn.append({"title": title, "model": model, "svg": svg.lines(title, series), "series": list(series)})
+    return drawn
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units: `3.6 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+
+
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,.0f}".replace(",", "\u2009")
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 20 s`, `1 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clean(text: str) -> str:
+    """Text with control characters made visible; what a model writes is never trusted to be printable."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", str(text))
+
+
+def _files(found: Mapping[str, Path], kind: str, name: str) -> dict[str, Any]:
+    """JSON files of one name, by artifact, where there is one."""
+    paths = {key.partition("/")[2]: folder / name for key, folder in found.items() if key.startswith(f"{kind}/")}
+    return {key: artifact.read_json(path) for key, path in paths.items() if path.exists()}
+
+
+def _calibration(found: Mapping[str, Path], models: list[str]) -> dict[str, Any]:
+    metrics = _files(found, "models", "metrics.json")
+    return {
+        model: {"svg": svg.calibration(bins, f"s{models.index(model) % 6}"), "metrics": metrics[model], "bins": bins}
+        for model, bins in _files(found, "models", "calibration.json").items()
+    }
+
+
+def _graph(leaderboard: dict[str, Any], models: list[str]) -> Markup:
+    nodes, edges = {}, []
+    for node in leaderboard["lineage"]:
+        model = node["name"].partition("/")[2]
+        style = f"s{models.index(model) % 6}" if model in models else ""
+        nodes[node["name"]] = (node["name"], f"{node['stage']} @ {node['digest'][:8]}", style)
+        edges += [(source, node["name"]) for source in node["inputs"].values() if source in nodes]
+    return svg.graph(nodes, edges)
+
+
+def _main(root: Path, out: Path) -> None:
+    """Render the page with the measurements of this machine."""
+    found = folders(root / "data", root / "models", root / "metrics", root / "onnx")
+    leaderboard = artifact.read_json(root / "reports" / "leaderboard.json")
+    path = artifact.STATE / "mlflow_runs.json"
+    known = artifact.read_json(path) if path.exists() else {}
+    runs = {}
+    for node in leaderboard["lineage"]:
+        item = node["name"].rpartition("/")[2]
+        stage = node["stage"] if node["stage"] == item else f"{node['stage']}@{item}"
+        if stage in known:
+            runs[node["name"]] = known[stage]
+    measured = {name: taken for name, folder in found.items() if (taken := read_measurements(folder))}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(render(found, leaderboard, measured, runs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), Path(sys.argv[2]))

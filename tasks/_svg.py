@@ -1,0 +1,191 @@
+"""Small drawings for the report, as inline SVG: plain shapes, coloured by the page's style sheet, equal bytes every time.
+
+Why not matplotlib: these follow the page's colours in light and dark, weigh a kilobyte each, and import nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+Points = Sequence[tuple[float, float]]
+
+
+def number(value: float) -> str:
+    """A number as short as it can be read: `0.372`, `12`, `1.5e-04`."""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers that cover low to high."""
+    if low == high:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * min((1, 2, 2.5, 5, 10), key=lambda m: abs(m * power - raw))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def interval(value: float, low: float, high: float, domain: tuple[float, float], series: str, zero: bool = False) -> Markup:
+    """A dot with its interval on a thin axis; `zero` marks where 0 lies."""
+    width, height = 120.0, 14.0
+    scale = (width - 8) / ((domain[1] - domain[0]) or 1)
+
+    def x(v: float) -> float:
+        return 4 + (v - domain[0]) * scale
+
+    mark = Markup('<line class="zero" x1="{0:.1f}" x2="{0:.1f}" y1="1" y2="13"/>').format(x(0)) if zero else ""
+    return Markup(
+        '<svg class="interval {series}" viewBox="0 0 120 14" role="img" aria-label="{v} [{l}, {h}]">'
+        '<line class="axis" x1="4" x2="116" y1="7" y2="7"/>{mark}'
+        '<line class="bar" x1="{xl:.1f}" x2="{xh:.1f}" y1="7" y2="7"/><circle cx="{xv:.1f}" cy="7" r="3.2"/></svg>'
+    ).format(
+        series=series, v=number(value), l=number(low), h=number(high), mark=mark, xl=x(low), xh=x(high), xv=x(value)
+    )
+
+
+def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | None = None) -> Markup:
+    """Line chart.
+
+    Args:
+        title: what the y axis shows.
+        series: label to style class and points (x, y).
+        floor: a value the y axis must include.
+    """
+    points = [p for _, ps in series.values() for p in ps]
+    xs, ys = [p[0] for p in points], [p[1] for p in points] + ([] if floor is None else [floor])
+    yt, xt = ticks(min(ys), max(ys), 4), ticks(min(xs), max(xs), 4)
+    left, top, width, height = 44.0, 12.0, 296.0, 132.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (x - xt[0]) / ((xt[-1] - xt[0]) or 1) * width,
+            top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
+        )
+
+    parts = [_y_tick(left, width, at(xt[0], v)[1], v) for v in yt] + [_x_tick(at(v, yt[0])[0], top + height, v) for v in xt]
+    for label, (style, ps) in series.items():
+        path = "M" + "L".join("{:.1f} {:.1f}".format(*at(*p)) for p in ps)
+        end = at(*ps[-1])
+        tip = f"{label}: {number(ps[-1][1])} at step {number(ps[-1][0])}"
+        parts.append(
+            Markup('<g class="{}"><path class="line" d="{}"><title>{}</title></path>').format(style, path, tip)
+            + Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6"/></g>').format(*end)
+        )
+    return _chart(title, parts)
+
+
+def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
+    """Observed against predicted probability, a dot for each bin, with the diagonal of perfect calibration.
+
+    Args:
+        bins: `predicted`, `observed` (0 to 1) and `pairs` of each bin.
+        style: style class.
+    """
+    left, top, width, height = 44.0, 12.0, 296.0, 132.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return left + (x - low) / (1 - low) * width, top + height - (y - low) / (1 - low) * height
+
+    low = math.floor(min(min(b["predicted"], b["observed"]) for b in bins) * 10) / 10
+    low = min(low, 0.5)
+    marks = ticks(low, 1, 4)
+    parts = [_y_tick(left, width, at(low, v)[1], v) for v in marks if low <= v <= 1]
+    parts += [_x_tick(at(v, low)[0], top + height, v) for v in marks if low <= v <= 1]
+    parts.append(Markup('<line class="zero" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(*at(low, low), *at(1, 1)))
+    most = max(b["pairs"] for b in bins)
+    path = "M" + "L".join("{:.1f} {:.1f}".format(*at(b["predicted"], b["observed"])) for b in bins)
+    parts.append(Markup('<g class="{}"><path class="line" d="{}"/>').format(style, path))
+    for b in bins:
+        x, y = at(b["predicted"], b["observed"])
+        tip = f"{b['pairs']} pairs: predicted {number(b['predicted'])}, observed {number(b['observed'])}"
+        radius = 2.5 + 2.5 * math.sqrt(b["pairs"] / most)
+        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>').format(x, y, radius, tip))
+    return _chart("observed share of pairs won, by predicted probability", [*parts, Markup("</g>")])
+
+
+def histogram(bins: Sequence[tuple[int, int]]) -> Markup:
+    """Bars of counts, `bins` being (upper bound, count); the bounds double."""
+    width = max(120.0, 30.0 * len(bins))
+    most = max(count for _, count in bins)
+    parts = []
+    for i, (upper, count) in enumerate(bins):
+        step = width / len(bins)
+        height = max(1.0, 34 * count / most)
+        parts.append(
+            Markup(
+                '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>up to {}: {}</title></rect>'
+                '<text x="{:.1f}" y="48">≤{}</text>'
+            ).format(i * step + 2, 36 - height, min(step - 4, 40), height, upper, count, i * step + 2 + min(step - 4, 40) / 2, upper)
+        )
+    return Markup('<svg class="histogram" viewBox="0 0 {:.0f} 52" width="{:.0f}" role="img" aria-label="histogram">{}</svg>').format(
+        width, width, Markup("").join(parts)
+    )
+
+
+def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, str]]) -> Markup:
+    """A layered graph, left to right.
+
+    Args:
+        nodes: name to title, second line and style class, parents before children.
+        edges: (parent, child). Those that a longer way implies are left out of the drawing.
+    """
+    parents: dict[str, set[str]] = {name: {a for a, b in edges if b == name} for name in nodes}
+    above: dict[str, set[str]] = {}
+    depth: dict[str, int] = {}
+    for name in nodes:
+        above[name] = set().union(*(above[p] | {p} for p in parents[name]))
+        depth[name] = 1 + max((depth[p] for p in parents[name]), default=-1)
+    columns: dict[int, list[str]] = {}
+    for name in nodes:
+        columns.setdefault(depth[name], []).append(name)
+    tallest = max(len(column) for column in columns.values())
+    place = {
+        name: (8 + d * 178, 8 + (i + (tallest - len(column)) / 2) * 54)
+        for d, column in columns.items()
+        for i, name in enumerate(column)
+    }
+    parts = []
+    for name in nodes:
+        for parent in sorted(parents[name]):
+            if any(parent in above[other] for other in parents[name]):
+                continue
+            (x1, y1), (x2, y2) = place[parent], place[name]
+            parts.append(
+                Markup('<path class="edge" d="M{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}"/>').format(
+                    x1 + 140, y1 + 20, x1 + 160, y1 + 20, x2 - 20, y2 + 20, x2, y2 + 20
+                )
+            )
+    for name, (title, note, style) in nodes.items():
+        x, y = place[name]
+        parts.append(
+            Markup(
+                '<g class="node {}"><rect x="{:.0f}" y="{:.0f}" width="140" height="40" rx="7"/>'
+                '<text x="{:.0f}" y="{:.0f}">{}</text><text class="note" x="{:.0f}" y="{:.0f}">{}</text></g>'
+            ).format(style, x, y, x + 12, y + 17, title, x + 12, y + 31, note)
+        )
+    width, height = 156 + max(columns) * 178, tallest * 54 + 2
+    return Markup('<svg class="graph" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="lineage">{2}</svg>').format(
+        width, height, Markup("").join(parts)
+    )
+
+
+def _chart(title: str, parts: Sequence[Markup]) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 352 168" role="img" aria-label="{}">{}</svg>').format(
+        title, Markup("").join(parts)
+    )
+
+
+def _y_tick(left: float, width: float, y: float, value: float) -> Markup:
+    return Markup(
+        '<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/><text class="y" x="{3:.1f}" y="{4:.1f}">{5}</text>'
+    ).format(left, left + width, y, left - 6, y + 3.5, number(value))
+
+
+def _x_tick(x: float, y: float, value: float) -> Markup:
+    return Markup('<text class="x" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y + 14, number(value))

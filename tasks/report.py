@@ -1,0 +1,99 @@
+"""Report: everything the pipeline learnt, for a person and for `dvc metrics` and `dvc plots`.
+
+It reads finished artifacts and computes one thing of its own: whether each model is better than the model it was made
+from, by the paired bootstrap on the questions both answered. Seconds and speeds are no part of it, because they differ
+from run to run; `python -m tasks._page artifacts .polm/report.html` renders the same page with them.
+
+It writes `index.html`, `leaderboard.json`, `metrics.json` and `plots/`. One raw row of `plots/leaderboard.json`:
+
+    {"model": "sft", "task": "sums", "metric": "helpful", "value": 0.37, "low": 0.32, "high": 0.42, …}
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks import _leaderboard, _page
+from tasks import _artifact as artifact
+from tasks._config import StageConfig, Strict, suggest
+from tasks._errors import ConfigError
+from tasks._stage import Run, stage
+
+PLOTTED = {
+    "loss": {"loss": "loss"},
+    "preference": {
+        "rewards/accuracies": "accuracy", "rewards/margins": "margin", "accuracy": "accuracy", "margin": "margin",
+    },
+}  # fmt: skip
+"""Folder under `plots/` to the keys of `curves.jsonl` and their names in the plot."""
+
+
+class Headline(Strict):
+    """The score that the page shows first."""
+
+    task: str
+    """Evaluation task."""
+    metric: str
+    """One of its metrics."""
+
+
+class Config(StageConfig):
+    """`params/<recipe>/report.yaml`."""
+
+    headline: Headline
+    """The score that counts most in this recipe."""
+    resamples: int
+    """Bootstrap samples of each paired interval."""
+    confidence: float
+    """Coverage of the paired intervals, 0 to 1."""
+    samples: int
+    """Questions shown with every model's answer, for each task."""
+    listed: int
+    """Most rejected, dropped and contaminated rows listed."""
+
+
+def main(config: Config, run: Run, *, data: Path, models: Path, metrics: Path, onnx: Path) -> None:
+    """Write the report."""
+    found = _page.folders(data, models, metrics, onnx)
+    board = _leaderboard.build(
+        found,
+        recipe=run.params_file.parent.name,
+        headline=(config.headline.task, config.headline.metric),
+        resamples=config.resamples,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    board["page"] = {"samples": config.samples, "listed": config.listed}
+    _check_headline(run.params_file, config.headline, board)
+    artifact.write_json(run.out / "leaderboard.json", board)
+    artifact.write_json(run.out / "metrics.json", _leaderboard.values(board))
+    (run.out / "plots").mkdir()
+    artifact.write_json(run.out / "plots" / "leaderboard.json", _leaderboard.rows(board))
+    for model in board["models"]:
+        curves = found[f"models/{model}"] / "curves.jsonl"
+        if curves.exists():
+            _write_plots(run.out / "plots", model, artifact.read_jsonl(curves))
+    (run.out / "index.html").write_text(_page.render(found, board), encoding="utf-8")
+
+
+def _write_plots(out: Path, model: str, curve: list[dict[str, Any]]) -> None:
+    """Write `<kind>/<model>.json` for each kind of curve that the model has."""
+    for kind, keys in PLOTTED.items():
+        points = [
+            {"step": row["step"], **{name: row[key] for key, name in keys.items() if key in row}}
+            for row in curve
+            if "step" in row and keys.keys() & row.keys()
+        ]
+        if points:
+            (out / kind).mkdir(exist_ok=True)
+            artifact.write_json(out / kind / f"{model}.json", points)
+
+
+def _check_headline(path: Path, headline: Headline, board: dict[str, Any]) -> None:
+    known = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board)}
+    name = f"{headline.task}.{headline.metric}"
+    if name not in known:
+        raise ConfigError(f"{path}: headline is '{name}', which no model was scored on{suggest(name, known)}")
+
+
+if __name__ == "__main__":
+    stage(main, Config)

@@ -1,0 +1,184 @@
+"""One stage's processes: how they start, what they say, and that nothing of them is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows import execute
+from flows.workspace import EVENTS
+from tests import toy
+
+
+class Watch:
+    """Runs a job of the toy project and keeps what it told."""
+
+    def __init__(self, project: toy.Toy) -> None:
+        self.project = project
+        self.started = 0
+        self.events: list[dict[str, Any]] = []
+        self.stopping = threading.Event()
+
+    def run(self, name: str, timeout: float | None = 60, force: bool = False, gpus: tuple[str, ...] = ()) -> str:
+        folder = self.project.root / ".polm/logs/run"
+        job = execute.Job(
+            name, folder / f"{name}.log", folder / "e", timeout, force, gpus, self._start, self.events.append
+        )
+        return execute.run(job, self.stopping)
+
+    def _start(self) -> None:
+        self.started += 1
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> toy.Toy:
+    return toy.make(tmp_path_factory.mktemp("execute"))
+
+
+@pytest.fixture
+def watch(built: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    monkeypatch.chdir(built.root)
+    for name, value in built.environment().items():
+        monkeypatch.setenv(name, value)
+    (built.root / "once").unlink(missing_ok=True)
+    built.set("source")
+    return Watch(built)
+
+
+def test_a_stage_runs_is_restored_and_runs_again_when_forced(watch: Watch) -> None:
+    watch.project.set("source", value=21)
+    assert watch.run("source") == "done"
+    assert watch.started == 1
+    assert [(e["done"], e["total"], e["label"]) for e in watch.events] == [
+        (1, 3, "step"),
+        (2, 3, "step"),
+        (3, 3, "step"),
+    ]
+    assert (watch.project.root / "artifacts/source/value.txt").read_text() == "21"
+    assert watch.project.ran() == ["source"]
+
+    subprocess.run(["rm", "-rf", "artifacts/source"], check=True)
+    assert watch.run("source") == "restored"
+    assert watch.started == 1
+    assert watch.project.ran() == []
+    assert (watch.project.root / "artifacts/source/value.txt").read_text() == "21"
+
+    assert watch.run("source", force=True) == "done"
+    assert watch.project.ran() == ["source"]
+
+
+def test_a_users_mistake_is_named_by_file_and_line_and_not_tried_again(watch: Watch) -> None:
+    watch.project.set("source", fail="user")
+    with pytest.raises(execute.StageFailed) as caught:
+        watch.run("source")
+    error = caught.value
+    assert error.text == "error: data.jsonl:7: no answer; add one"
+    assert error.log.read_text().splitlines()[error.line - 1] == error.text
+    assert (error.reason, error.retry) == ("failed with exit code 2", False)
+
+
+def test_a_bug_is_named_by_the_last_line_of_its_traceback(watch: Watch) -> None:
+    watch.project.set("source", fail="bug")
+    with pytest.raises(execute.StageFailed) as caught:
+        watch.run("source")
+    assert (caught.value.text, caught.value.retry) == ("ValueError: a bug", True)
+    first = caught.value.line
+    with pytest.raises(execute.StageFailed) as caught:
+        watch.run("source")
+    assert caught.value.line > first  # the second attempt is in the same log, below
+
+
+def test_a_killed_stage_says_so(watch: Watch) -> None:
+    watch.project.set("source", fail="kill")
+    with pytest.raises(execute.StageFailed, match=r"killed by signal 9 \(out of memory\?\)"):
+        watch.run("source")
+
+
+def test_a_timeout_ends_the_stage_and_all_its_processes(watch: Watch) -> None:
+    watch.project.set("source", sleep=600)
+    start = time.monotonic()
+    with pytest.raises(execute.StageFailed, match="took longer than its 3 s"):
+        watch.run("source", timeout=3)
+    assert time.monotonic() - start < 20
+    assert watch.started == 1  # it was ended while its own command ran, not before
+    assert toy.survivors(watch.project) == []
+    assert not (watch.project.root / "artifacts/source").exists()
+    watch.project.set("source", value=33)
+    assert watch.run("source") == "done"  # nothing was left locked
+
+
+def test_stopping_ends_the_stage(watch: Watch) -> None:
+    watch.project.set("source", sleep=600)
+    threading.Timer(2.5, watch.stopping.set).start()
+    with pytest.raises(execute.Stopped):
+        watch.run("source")
+    assert toy.survivors(watch.project) == []
+
+
+def test_an_error_in_the_callbacks_leaves_no_process(watch: Watch) -> None:
+    watch.project.set("source", sleep=600)
+
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    watch._start = fail  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="the disk is full"):
+        watch.run("source")
+    assert toy.survivors(watch.project) == []
+
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+
+
+def test_a_process_that_ignores_term_in_a_session_of_its_own_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "GRACE", 0.5)
+    parent = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], start_new_session=True)
+time.sleep(600)
+"""
+    mark = f"/nowhere/{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], env=os.environ | {EVENTS: mark}, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    with process.stdout as out:
+        assert out.readline() == b"up\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 1
+    execute.end(process, mark)
+    assert process.returncode == -signal.SIGTERM
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in children)
+
+
+def test_leftovers_are_found_by_their_mark_alone() -> None:
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    mark = f"/nowhere/{os.getpid()}"
+    left = subprocess.Popen(sleeper, env=os.environ | {EVENTS: f"{mark}/logs/a/sft.events"}, start_new_session=True)
+    other = subprocess.Popen(sleeper, env=os.environ | {EVENTS: f"{mark}/ui/mlflow"}, start_new_session=True)
+    try:
+        assert execute.end_leftovers(f"{mark}/logs/") == 1
+        assert left.wait(10) == -signal.SIGTERM
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_gpus_are_shown_to_the_stage_that_holds_them(watch: Watch) -> None:
+    script = watch.project.root / "tasks/source.py"
+    script.write_text(script.read_text().replace("str(config.value)", 'os.environ["CUDA_VISIBLE_DEVICES"]'))
+    try:
+        watch.run("source", force=True, gpus=("2", "5"))
+    finally:
+        script.write_text(script.read_text().replace('os.environ["CUDA_VISIBLE_DEVICES"]', "str(config.value)"))
+    assert Path("artifacts/source/value.txt").read_text() == "2,5"
