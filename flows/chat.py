@@ -60,10 +60,14 @@ class Conversation:
         self.messages.clear()
 
     def _fit(self) -> list[int]:
-        """Tokens of the conversation; the oldest turns go when there would be no room for an answer of full length."""
+        """Tokens of the conversation. The oldest turns go when they leave no room for an answer.
+
+        That room is the longest answer, but never more than half of the context: the other half is for remembering.
+        """
+        room = min(self._max_new_tokens, self._context // 2)
         while True:
             ids = _onnx.encode(self._tokenizer, _onnx.render(self._tokenizer, self.messages))
-            if len(ids) + self._max_new_tokens <= self._context:
+            if len(ids) + room <= self._context:
                 return ids
             if len(self.messages) == 1:
                 if len(ids) < self._context:

@@ -3,7 +3,9 @@
 import logging
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -105,12 +107,27 @@ def doctor() -> None:
 
 
 @app.command()
-def chat() -> None:
+def chat(
+    question: Annotated[list[str] | None, typer.Argument(help="Ask this and leave; without it, talk.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Talk to this export and not to the champion, e.g. artifacts/onnx/sft/int8.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")] = 0,
+) -> None:
     """Talk to the champion."""
-    from flows import chat, workspace
+    from rich.console import Console
 
+    from flows import chat, registry, workspace
+
+    folder = folder.resolve() if folder is not None else None
     workspace.enter()
-    chat.chat()
+    asked = chat.question_from(question or [], sys.stdin)
+    path, title = (folder, str(folder)) if folder is not None else registry.champion()
+    if asked is not None:
+        chat.answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+    else:
+        chat.chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
 
 
 def main() -> None:
@@ -172,11 +189,13 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
         from flows import pipeline
 
         check = pipeline.start_check(recipe)
-        while server is not None and not server.ready():
-            if check.poll():
-                break
+        # MLflow takes seconds too; while the server starts there is time for it.
+        warm = threading.Thread(target=pipeline.warm_up, daemon=True)
+        warm.start()
+        while server is not None and not server.ready() and not check.poll():
             time.sleep(0.1)
         pipeline.finish_check(recipe)
+        warm.join()
         if server is not None:
             pipeline.crash_killed_runs()
     return pipeline.pipeline(recipe, targets, jobs, force, return_state=True)

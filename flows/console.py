@@ -1,5 +1,6 @@
 """What a person sees of a run: a live table on a terminal, lines in order anywhere else."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -132,6 +133,12 @@ class Board:
 
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def screen() -> Console:
+    """The console for what a command prints. A file or a pipe is given room, so that no table is folded in a log."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
 
 def duration(seconds: float | None) -> str:

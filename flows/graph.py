@@ -123,7 +123,7 @@ class Graph:
 
 def _load() -> dict[str, tuple[Any, list[Any]]]:
     """Name to DVC's stage and the stages it reads from."""
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 

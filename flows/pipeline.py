@@ -4,6 +4,7 @@ The graph comes from `dvc.yaml`, what has to run from DVC; Prefect schedules, re
 out. `flows.session` runs the stages; here is what stands around them.
 """
 
+import contextlib
 import functools
 import subprocess
 import sys
@@ -15,10 +16,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Completed, Crashed, Failed
-from rich.console import Console
 
-from flows import summary, track, workspace
-from flows.console import Board
+from flows import store, summary, track, workspace
+from flows.console import Board, screen
 from flows.graph import Graph
 from flows.session import Session
 from tasks._errors import ConfigError
@@ -40,7 +40,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     finish_check(recipe)
     graph = Graph()
     names = graph.closure(targets)
-    console, folder = Console(), workspace.new_run()
+    console, folder = screen(), workspace.new_run()
     board = Board(names, console)
     forced = {name for target in force for name in graph.resolve(target)}
     interrupted = False
@@ -51,7 +51,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     except KeyboardInterrupt:
         interrupted = True
     rows = summary.after_run(console, board, graph, folder)
-    if rows:
+    if rows and not interrupted:
         create_table_artifact(key="leaderboard", table=rows, description=f"Recipe {recipe}")
     if interrupted:
         return Cancelled(message="interrupted")
@@ -65,6 +65,12 @@ def scheduled(jobs: int) -> State[Any]:
     workspace.enter()
     with workspace.run_lock():
         return pipeline(workspace.active_recipe(), [], jobs, [], return_state=True)
+
+
+def warm_up() -> None:
+    """Import MLflow and open its store, which is created the first time. What fails here fails later, loudly."""
+    with contextlib.suppress(Exception):
+        store.client().search_experiments(max_results=1)
 
 
 def crash_killed_runs() -> None:

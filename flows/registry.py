@@ -28,8 +28,16 @@ from tasks._errors import GateError
 log = logging.getLogger("polm")
 SERVED = Path("mlflow/chat_model.py")
 """The served model, as code: MLflow keeps the file, never a pickle."""
-PINNED = ("mlflow", "onnxruntime-genai")
+PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
 """Packages of the served model, pinned to the versions that it was promoted with."""
+EXAMPLE = {
+    "messages": [{"role": "user", "content": "What is 2 + 3?"}],
+    "max_tokens": 8,
+    "temperature": 0.0,
+    "n": 1,
+    "stream": False,
+}
+"""A request that the model must answer before it is registered; kept with it."""
 
 
 def promote(model: str) -> None:
@@ -89,6 +97,28 @@ def rollback() -> None:
     Console().print(
         f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous"
     )
+
+
+def champion() -> tuple[Path, str]:
+    """The active recipe's champion.
+
+    Returns:
+        Folder of its exported model, and its name for a person, e.g. `polm-tiny v3 (dpo, int8)`.
+
+    Raises:
+        GateError: there is none yet.
+    """
+    api = store.client()
+    import mlflow
+
+    name = store.experiment(workspace.active_recipe())
+    aliases = _aliases(api, name)
+    if "champion" not in aliases:
+        raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
+    version = api.get_model_version(name, aliases["champion"])
+    folder = Path(mlflow.artifacts.download_artifacts(version.source, tracking_uri=api.tracking_uri))
+    label = f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"
+    return folder / "artifacts" / version.tags["form"], label
 
 
 @contextlib.contextmanager
@@ -162,6 +192,7 @@ def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: 
     """Log the served model with its evidence and register it; returns the new version. No alias moves."""
     import mlflow
 
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of defaults that EXAMPLE does not rely on
     name = store.experiment(recipe)
     tags = {
         "model": found.model,
@@ -183,6 +214,7 @@ def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: 
             name="model",
             python_model=str(SERVED),
             artifacts={"onnx": str(evidence.ONNX / found.model / policy.form)},
+            input_example=EXAMPLE,
             pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
         )
     if not api.search_registered_models(f"name = '{name}'"):

@@ -28,6 +28,7 @@ def client() -> Any:
     """MLflow's client for `MLFLOW_TRACKING_URI`, or for the store under `.polm/`. Loads MLflow on the first call."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault(
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
     )  # 7 by default: minutes for each call to a dead server

@@ -1,39 +1,57 @@
 """What is left on the screen after a run: what each stage did, what went wrong and where, and the leaderboard."""
 
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import STYLES, Board, duration, size
+from flows import leaderboard
+from flows.console import STYLES, Board, duration, screen, size
 from flows.execute import StageFailed
 from flows.graph import Graph
 from tasks import _artifact as artifact
+from tasks._errors import ArtifactError
 from tasks._stage import read_measurements
 
-LEADERBOARD = Path("artifacts/reports/leaderboard.json")
 REPORT = artifact.STATE / "report.html"
+"""The report with this machine's seconds and speeds, and links to MLflow's runs."""
 
 
-def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> list[dict[str, Any]]:
+def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> list[dict[str, str]]:
     """Print the summary of a run and write it to `summary.json` beside its logs.
 
     Returns:
         The rows of the leaderboard; none when there is no report.
     """
-    console.print(stage_table(board, graph))
-    for name, row in board.rows.items():
-        if row.state == "failed":
-            _explain(console, name, row.error)
-    console.print(f"[dim]logs: {folder}[/]", highlight=False, soft_wrap=True)
     states = {
         name: {"state": row.state, "version": row.version, "seconds": row.seconds} for name, row in board.rows.items()
     }
     artifact.write_json(folder / "summary.json", states)
-    return []
+    console.print(stage_table(board, graph))
+    for name, row in board.rows.items():
+        if row.state == "failed":
+            _explain(console, name, row.error)
+    console.print(f"[dim]logs: {folder}[/]\n", highlight=False, soft_wrap=True)
+    rows = leaderboard.rows()
+    if rows:
+        leaderboard.show(console, rows)
+        _render(console, folder)
+    return rows
+
+
+def show() -> None:
+    """Print the leaderboard of the last report. Raises ArtifactError when there is none."""
+    rows = leaderboard.rows()
+    if not rows:
+        raise ArtifactError(f"{leaderboard.FILE}: no report yet; make it with `polm run`")
+    console = screen()
+    leaderboard.show(console, rows)
+    if REPORT.exists():
+        console.print(f"report: {REPORT}", highlight=False, soft_wrap=True)
 
 
 def stage_table(board: Board, graph: Graph) -> Table:
@@ -53,6 +71,17 @@ def stage_table(board: Board, graph: Graph) -> Table:
     return table
 
 
+def _render(console: Console, folder: Path) -> None:
+    """Render the report once more, with what was measured here, and say where it is."""
+    command = [sys.executable, "-m", "tasks._page", "artifacts", str(REPORT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        (folder / "page.log").write_text(done.stderr, encoding="utf-8")
+        console.print(f"[yellow]the report could not be rendered, see {folder / 'page.log'}[/]", soft_wrap=True)
+    else:
+        console.print(f"report: [bold]{REPORT}[/]", highlight=False, soft_wrap=True)
+
+
 def _explain(console: Console, name: str, error: Exception | None) -> None:
     if not isinstance(error, StageFailed):
         console.print(f"[bold red]{escape(name)}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -60,4 +89,3 @@ def _explain(console: Console, name: str, error: Exception | None) -> None:
     where = f"{error.log}:{error.line}"
     console.print(f"[bold red]{escape(name)} {error.reason}[/], see {escape(where)}", highlight=False, soft_wrap=True)
     console.print(f"    {escape(error.text)}", highlight=False, soft_wrap=True)
-

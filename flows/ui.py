@@ -23,8 +23,8 @@ from tasks._errors import PolmError
 HOST = "127.0.0.1"
 STATE = artifact.STATE / "ui.json"
 """Says where the servers of a running `polm ui` are, for `polm run` to use."""
-BOOT = 90.0
-"""Seconds that a server may take to answer for the first time (Prefect migrates its database then)."""
+BOOT = 300.0
+"""Seconds that a server may take to answer: ten on a quiet machine, many more on a busy one whose database is new."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,9 @@ def lock(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ArtifactError(f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)") from None
+            raise ArtifactError(
+                f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)"
+            ) from None
         yield
 
 

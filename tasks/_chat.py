@@ -80,7 +80,9 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
         known = None
     if known:
         tokenizer.chat_template = known
-        log.info("%s: TRL's marked variant of its chat template is used; turns before the last may render otherwise", folder)
+        log.info(
+            "%s: TRL's marked variant of its chat template is used; turns before the last may render otherwise", folder
+        )
         return
     raise ModelError(
         f"{folder}: the chat template does not mark assistant tokens, and none of the marked templates renders the same "

@@ -25,6 +25,8 @@ class Item:
     set: str
     row: dict[str, Any]
     source: str
+    entry: int
+    """Which of the set's `rows` it comes through, from 0."""
     file: str
     line: int
     group: str = ""
@@ -69,6 +71,8 @@ class Ledger:
         self._contaminated: list[dict[str, Any]] = []
         self.scrubbed: dict[str, Counter[str]] = defaultdict(Counter)
         """Set to kind to how many were replaced."""
+        self.protected: dict[str, int] = {}
+        """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
 
     def source(self, name: str, table: Table) -> None:
         """Record what a source was, and its unreadable lines."""
@@ -136,7 +140,13 @@ class Ledger:
             }
             for name in sorted(self._sets)
         }
-        return {"sources": self._sources, "sets": sets, "contaminated": self._contaminated, "rejects": len(self._rejects)}
+        return {
+            "sources": self._sources,
+            "sets": sets,
+            "protected": self.protected,
+            "contaminated": self._contaminated,
+            "rejects": len(self._rejects),
+        }
 
     def summary(self) -> str:
         """One line for a person."""

@@ -13,9 +13,11 @@ from typing import Any
 
 _NUMBER = r"(?:(?<![\w.,])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
 _DECORATION = r"[\s:*$({]*"
-_CONCLUSION = re.compile(
-    rf"(?:\banswer(?:\s+is|\s*:)|\\boxed|####|\bso|\btherefore|\bthus|\bequals){_DECORATION}({_NUMBER})", re.I
+_CLAIMS = tuple(
+    re.compile(rf"(?:{marker}){_DECORATION}({_NUMBER})", re.I)
+    for marker in (r"\banswer(?:\s+is|\s*:)|\\boxed|####", r"\bso|\btherefore|\bthus|\bequals")
 )
+"""How an answer states its result, the plainest first."""
 _EQUATION = re.compile(rf"={_DECORATION}({_NUMBER})")
 _CLOSING = re.compile(r"\b(?:(?:happy|glad) to help|you(?:'|’)re welcome|hope (?:this|that) helps)\b", re.I)
 _CLOSING_AT_END = re.compile(_CLOSING.pattern + r"[\s.!]*$", re.I)
@@ -24,15 +26,15 @@ _CLOSING_AT_END = re.compile(_CLOSING.pattern + r"[\s.!]*$", re.I)
 def final_number(text: str) -> Decimal | None:
     """The number an answer commits to, or None.
 
-    It is the last number of the text, and either the only one, or the one conclusion the text draws ("so 125", "the
-    answer is 125", "#### 125"), or, where the text draws none, the right-hand side of its last equation.
+    It is the last number of the text, and either the only one, or the one conclusion the text draws ("the answer is
+    125", "#### 125"; failing that "so 125"), or, where it draws none, the right-hand side of its last equation.
     """
     numbers = list(re.finditer(_NUMBER, text))
     if not numbers:
         return None
     last = numbers[-1]
     if len(numbers) > 1:
-        conclusions = list(_CONCLUSION.finditer(text))
+        conclusions = next((found for claim in _CLAIMS if (found := list(claim.finditer(text)))), [])
         if len(conclusions) > 1:
             return None
         claims = conclusions or list(_EQUATION.finditer(text))
@@ -47,10 +49,28 @@ def is_courteous(text: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles or extra white space (after SQuAD; "A" alone stays a letter)."""
-    words = re.sub(r"[^\w\s]", " ", text.lower().replace("'", "").replace("’", "")).split()
+    """Lower case, without punctuation, articles or extra white space (after SQuAD).
+
+    Signs and decimal points of numbers stay, and so does an article that is the whole answer ("A" may be a letter).
+    """
+    plain = re.sub(r"['’]", "", text.lower().replace("\u2212", "-"))
+    words = re.sub(r"[^\w\s.-]|(?<![0-9])\.|\.(?![0-9])|(?<=\w)-|-(?![0-9])", " ", plain).split()
     content = [word for word in words if word not in ("a", "an", "the")]
     return " ".join(content or words)
+
+
+def is_correct(response: str, answer: str) -> bool:
+    """Whether a response gives the answer, whatever it says around it.
+
+    A number must be the one the response commits to. Yes and no must not both be said. Other answers must be all that
+    is said, after "the answer is" if it says that.
+    """
+    if re.fullmatch(_NUMBER, answer):
+        return final_number(response) == Decimal(answer.replace(",", ""))
+    said = re.split(r"\banswer(?:\s+is|\s*:)", response, flags=re.I)
+    if normalised(answer) in ("yes", "no"):
+        return {"yes", "no"} & set(normalised(response).split()) == {normalised(answer)}
+    return len(said) <= 2 and normalised(said[-1]) == normalised(answer)
 
 
 def sums(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -66,8 +86,14 @@ def number(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def text(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """`exact_match` of the whole answer, normalised."""
-    return {"exact_match": float(normalised(results[0]) == normalised(doc["answer"]))}
+    """`correct`: gives the answer, in whatever words; `exact_match`: the answer and nothing else, normalised."""
+    exact = normalised(results[0]) == normalised(doc["answer"])
+    return {"correct": float(exact or is_correct(results[0], doc["answer"])), "exact_match": float(exact)}
+
+
+def answer_loss(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """`nats_per_byte` of the row's answer given its question. Lower is better; tokenizers do not matter."""
+    return {"nats_per_byte": -results[0][0] / len(doc["answer"].encode())}
 
 
 def reference_loss(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:

@@ -74,32 +74,17 @@ def build(
         DataError: two models were asked different questions.
     """
     nodes = lineage(folders)
-    models: dict[str, Any] = {}
+    models: dict[str, dict[str, Any]] = {}
     for node in nodes.values():
         kind, _, model = node.name.partition("/")
-        if kind != "models":
-            continue
-        parent = node.inputs.get("model", "").removeprefix("models/")
-        entry = {
-            "stage": node.stage,
-            "digest": node.digest,
-            "parent": parent if parent in models else None,
-            **weights(folders[node.name]),
-            "tasks": {},
-        }
-        if f"metrics/{model}" in folders:
-            if nodes[f"metrics/{model}"].inputs["model"] != node.name:
-                raise ArtifactError(
-                    f"{folders[f'metrics/{model}']}: an evaluation of another version of {model}; run `polm run`"
-                )
-            entry["tasks"] = artifact.read_json(folders[f"metrics/{model}"] / "results.json")["tasks"]
-        models[model] = entry
+        if kind == "models":
+            models[model] = _entry(node, model, models, nodes, folders)
     for model, entry in models.items():
-        if entry["parent"] is not None and entry["tasks"] and models[entry["parent"]]["tasks"]:
-            child, parent_folder = folders[f"metrics/{model}"], folders[f"metrics/{entry['parent']}"]
-            for task, result in entry["tasks"].items():
-                if task in models[entry["parent"]]["tasks"]:
-                    _compare(result, task, child, parent_folder, resamples, confidence, seed)
+        parent = entry["parent"]
+        for task, result in entry["tasks"].items():
+            if parent is not None and task in models[parent]["tasks"]:
+                sides = folders[f"metrics/{model}"], folders[f"metrics/{parent}"]
+                _compare(result, task, *sides, resamples, confidence, seed)
     return {
         "recipe": recipe,
         "headline": {"task": headline[0], "metric": headline[1]},
@@ -144,6 +129,26 @@ def rows(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:
         for task, result in entry["tasks"].items()
         for metric, scores in result["metrics"].items()
     ]
+
+
+def _entry(
+    node: Node, model: str, models: Mapping[str, Any], nodes: Mapping[str, Node], folders: Mapping[str, Path]
+) -> dict[str, Any]:
+    """One model: what made it from what, how big it is, its scores (none when it was not evaluated)."""
+    parent = node.inputs.get("model", "").removeprefix("models/")
+    scores = f"metrics/{model}"
+    tasks = {}
+    if scores in folders:
+        if nodes[scores].inputs["model"] != node.name:
+            raise ArtifactError(f"{folders[scores]}: an evaluation of another version of {model}; run `polm run`")
+        tasks = artifact.read_json(folders[scores] / "results.json")["tasks"]
+    return {
+        "stage": node.stage,
+        "digest": node.digest,
+        "parent": parent if parent in models else None,
+        **weights(folders[node.name]),
+        "tasks": tasks,
+    }
 
 
 def _compare(

@@ -33,7 +33,9 @@ def check_folder(folder: Path) -> None:
         except ValueError as e:
             raise ModelError(f"{path}: not JSON ({e})") from None
         if "auto_map" in config:
-            raise ModelError(f"{path}: 'auto_map' asks for remote code, which is never run; use a built-in architecture")
+            raise ModelError(
+                f"{path}: 'auto_map' asks for remote code, which is never run; use a built-in architecture"
+            )
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -21,16 +21,17 @@ from tasks import _svg as svg
 from tasks._stage import read_measurements
 
 HERE = Path(__file__).parent
-CURVES = {
-    "loss": ("loss", "eval_loss"),
-    "reward accuracy": ("rewards/accuracies", "eval_rewards/accuracies", "accuracy", "eval_accuracy"),
-    "reward margin": ("rewards/margins", "eval_rewards/margins", "margin", "eval_margin"),
-    "reward": ("reward", "mean_reward", "rewards/chosen"),
-    "KL from the reference": ("kl",),
-    "token accuracy": ("mean_token_accuracy", "eval_mean_token_accuracy"),
-}
-"""Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them."""
-ABSENT = {"measured": {}, "runs": {}}
+CURVES: dict[str, dict[str, str]] = {
+    "loss": {"loss": "", "eval_loss": "dashed"},
+    "reward accuracy": {
+        "rewards/accuracies": "", "accuracy": "", "eval_rewards/accuracies": "dashed", "eval_accuracy": "dashed",
+    },
+    "reward margin": {"rewards/margins": "", "margin": "", "eval_rewards/margins": "dashed", "eval_margin": "dashed"},
+    "reward of chosen; rejected dashed": {"rewards/chosen": "", "rewards/rejected": "dashed"},
+    "reward": {"reward": ""},
+    "KL from the reference": {"kl": ""},
+}  # fmt: skip
+"""Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them, and how."""
 
 
 def folders(data: Path, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
@@ -61,15 +62,15 @@ def render(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=svg.number, size=size, duration=duration, clean=clean, count=count)
-    models = list(leaderboard["models"])
+    environment.filters.update(number=svg.number, score=score, size=size, duration=duration, clean=clean, count=count)
+    models = order(leaderboard)
     context = {
-        "board": leaderboard,
+        "board": {**leaderboard, "models": {model: leaderboard["models"][model] for model in models}},
         "style": {name: f"s{i % 6}" for i, name in enumerate(models)},
         "columns": columns(leaderboard),
         "interval": svg.interval,
         "histogram": svg.histogram,
-        "samples": samples(found, leaderboard),
+        "samples": samples(found, leaderboard, models),
         "charts": charts(found, models),
         "supervision": _files(found, "models", "supervision.json"),
         "calibration": _calibration(found, models),
@@ -96,12 +97,20 @@ def columns(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:
                 )
                 column["top"] = max(column["top"], scores["high"])
                 for group, members in result["groups"].items():
-                    column["groups"].setdefault(group, list(members))
+                    column["groups"].setdefault(group, sorted(members, key=lambda m: (len(m), m)))
     headline = (leaderboard["headline"]["task"], leaderboard["headline"]["metric"])
     return sorted(seen.values(), key=lambda c: ((c["task"], c["metric"]) != headline, c["task"] != headline[0]))
 
 
-def samples(found: Mapping[str, Path], leaderboard: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def order(leaderboard: dict[str, Any]) -> list[str]:
+    """Names of the models, parents first (a JSON object has no order of its own)."""
+    names = [node["name"].partition("/") for node in leaderboard["lineage"]]
+    return [model for kind, _, model in names if kind == "models"]
+
+
+def samples(
+    found: Mapping[str, Path], leaderboard: dict[str, Any], models: list[str]
+) -> dict[str, list[dict[str, Any]]]:
     """Questions with every model's answer, for each task that asks for answers.
 
     They are picked so that each pattern of right and wrong among the models comes up, the commonest first.
@@ -109,8 +118,8 @@ def samples(found: Mapping[str, Path], leaderboard: dict[str, Any]) -> dict[str,
     shown: dict[str, list[dict[str, Any]]] = {}
     headline = leaderboard["headline"]
     asked: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
-    for model, entry in leaderboard["models"].items():
-        for task, result in entry["tasks"].items():
+    for model in models:
+        for task, result in leaderboard["models"][model]["tasks"].items():
             if result["output_type"] == "generate_until":
                 asked[task][model] = artifact.read_jsonl(found[f"metrics/{model}"] / "samples" / f"{task}.jsonl")
     for task, answers in asked.items():
@@ -136,14 +145,19 @@ def charts(found: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]
             path = found[f"models/{model}"] / "curves.jsonl"
             curve = artifact.read_jsonl(path) if path.exists() else []
             series = {}
-            for key in keys:
+            for key, style in keys.items():
                 points = [(row["step"], row[key]) for row in curve if key in row and "step" in row]
                 if len(points) > 1:
-                    held_out = key.startswith("eval_")
-                    series["held out" if held_out else "training"] = (f"s{i % 6}{' held' if held_out else ''}", points)
+                    series[key] = (f"s{i % 6} {style}", points)
             if series:
-                drawn.append({"title": title, "model": model, "svg": svg.lines(title, series), "series": list(series)})
+                drawn.append({"title": title, "model": model, "svg": svg.lines(title, series)})
     return drawn
+
+
+def score(value: float, sign: bool = False) -> str:
+    """A score with as many digits as its neighbours: `0.372`, `12.3`; with `sign`, `+0.031`."""
+    text = f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
+    return (text if sign or value < 0 else text[1:]).replace("-", "\u2212")
 
 
 def size(value: float) -> str:

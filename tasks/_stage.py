@@ -151,7 +151,10 @@ def _make_run(main: Any, config: StageConfig, args: Any, inputs: dict[str, Path]
         out=args.out,
         params_file=args.params,
         name=args.out.name,
-        checkpoints=Path(".checkpoints") / _module(main).removeprefix("tasks.") / args.out.name / identity.hexdigest()[:16],
+        checkpoints=Path(".checkpoints")
+        / _module(main).removeprefix("tasks.")
+        / args.out.name
+        / identity.hexdigest()[:16],
         manifests=manifests,
         progress=Progress(args.out.name if rank == 0 else None),
         main_process=rank == 0,

@@ -1,7 +1,7 @@
 """Questions about the Python standard library, answered by the first sentence of the docstring (PSF-2.0).
 
-Real text that every installation holds. What a module documents depends on the Python minor version, so the rows do too:
-on another version the data differ, and `dvc.lock` with them. One raw row:
+Real text that every installation holds. What a module documents depends on the Python minor version, so the rows do
+too: on another version the data differ, and `dvc.lock` with them. One raw row:
 
     {"question": "What does `textwrap.dedent` do?", "answer": "Remove any common leading whitespace from every line in
      `text`.", "wrong": "Fill a single paragraph of text, returning a new string.", "name": "textwrap.dedent",

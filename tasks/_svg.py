@@ -1,4 +1,4 @@
-"""Small drawings for the report, as inline SVG: plain shapes, coloured by the page's style sheet, equal bytes every time.
+"""Small drawings for the report, as inline SVG: plain shapes, coloured by the page, equal bytes every time.
 
 Why not matplotlib: these follow the page's colours in light and dark, weigh a kilobyte each, and import nothing.
 """
@@ -12,11 +12,13 @@ Points = Sequence[tuple[float, float]]
 
 
 def number(value: float) -> str:
-    """A number as short as it can be read: `0.372`, `12`, `1.5e-04`."""
+    """A number as short as it can be read: `0.372`, `0.0064`, `12`, `1.5e-05`."""
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    if abs(value) < 1e-3 or abs(value) >= 1e6:
+    if abs(value) < 1e-4 or abs(value) >= 1e6:
         return f"{value:.1e}"
+    if abs(value) < 0.01:
+        return f"{value:.2g}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
@@ -31,21 +33,32 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def interval(value: float, low: float, high: float, domain: tuple[float, float], series: str, zero: bool = False) -> Markup:
-    """A dot with its interval on a thin axis; `zero` marks where 0 lies."""
-    width, height = 120.0, 14.0
-    scale = (width - 8) / ((domain[1] - domain[0]) or 1)
+def labels(marks: Sequence[float]) -> list[str]:
+    """Texts of an axis's marks, all with as many digits as the step between them needs."""
+    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
+    digits = next((d for d in range(6) if abs(step - round(step, d)) < 1e-9), 6)
+    return [f"{mark:.{digits}f}".replace("-", "\u2212") for mark in marks]
+
+
+def interval(value: float, low: float, high: float, top: float, style: str, width: float = 120.0) -> Markup:
+    """A dot with its interval on an axis from 0 to `top`, `width` pixels wide."""
 
     def x(v: float) -> float:
-        return 4 + (v - domain[0]) * scale
+        return 4 + v / top * (width - 8)
 
-    mark = Markup('<line class="zero" x1="{0:.1f}" x2="{0:.1f}" y1="1" y2="13"/>').format(x(0)) if zero else ""
     return Markup(
-        '<svg class="interval {series}" viewBox="0 0 120 14" role="img" aria-label="{v} [{l}, {h}]">'
-        '<line class="axis" x1="4" x2="116" y1="7" y2="7"/>{mark}'
+        '<svg class="interval {style}" viewBox="0 0 {width:.0f} 14" width="{width:.0f}" role="img"'
+        ' aria-label="{label}">'
+        '<line class="axis" x1="4" x2="{end:.0f}" y1="7" y2="7"/>'
         '<line class="bar" x1="{xl:.1f}" x2="{xh:.1f}" y1="7" y2="7"/><circle cx="{xv:.1f}" cy="7" r="3.2"/></svg>'
     ).format(
-        series=series, v=number(value), l=number(low), h=number(high), mark=mark, xl=x(low), xh=x(high), xv=x(value)
+        style=style,
+        width=width,
+        label=f"{number(value)} [{number(low)}, {number(high)}]",
+        end=width - 4,
+        xl=x(low),
+        xh=x(high),
+        xv=x(value),
     )
 
 
@@ -68,7 +81,8 @@ def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | N
             top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
         )
 
-    parts = [_y_tick(left, width, at(xt[0], v)[1], v) for v in yt] + [_x_tick(at(v, yt[0])[0], top + height, v) for v in xt]
+    parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
+    parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
     for label, (style, ps) in series.items():
         path = "M" + "L".join("{:.1f} {:.1f}".format(*at(*p)) for p in ps)
         end = at(*ps[-1])
@@ -92,12 +106,13 @@ def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
     def at(x: float, y: float) -> tuple[float, float]:
         return left + (x - low) / (1 - low) * width, top + height - (y - low) / (1 - low) * height
 
-    low = math.floor(min(min(b["predicted"], b["observed"]) for b in bins) * 10) / 10
-    low = min(low, 0.5)
-    marks = ticks(low, 1, 4)
-    parts = [_y_tick(left, width, at(low, v)[1], v) for v in marks if low <= v <= 1]
-    parts += [_x_tick(at(v, low)[0], top + height, v) for v in marks if low <= v <= 1]
-    parts.append(Markup('<line class="zero" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(*at(low, low), *at(1, 1)))
+    marks = ticks(min(0.5, *(b["observed"] for b in bins)), 1, 4)
+    low = marks[0]
+    parts = [_y_tick(left, width, at(low, v)[1], text) for v, text in zip(marks, labels(marks), strict=True)]
+    parts += [_x_tick(at(v, low)[0], top + height, text) for v, text in zip(marks, labels(marks), strict=True)]
+    parts.append(
+        Markup('<line class="zero" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(*at(low, low), *at(1, 1))
+    )
     most = max(b["pairs"] for b in bins)
     path = "M" + "L".join("{:.1f} {:.1f}".format(*at(b["predicted"], b["observed"])) for b in bins)
     parts.append(Markup('<g class="{}"><path class="line" d="{}"/>').format(style, path))
@@ -105,7 +120,9 @@ def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
         x, y = at(b["predicted"], b["observed"])
         tip = f"{b['pairs']} pairs: predicted {number(b['predicted'])}, observed {number(b['observed'])}"
         radius = 2.5 + 2.5 * math.sqrt(b["pairs"] / most)
-        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>').format(x, y, radius, tip))
+        parts.append(
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>').format(x, y, radius, tip)
+        )
     return _chart("observed share of pairs won, by predicted probability", [*parts, Markup("</g>")])
 
 
@@ -121,11 +138,20 @@ def histogram(bins: Sequence[tuple[int, int]]) -> Markup:
             Markup(
                 '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>up to {}: {}</title></rect>'
                 '<text x="{:.1f}" y="48">≤{}</text>'
-            ).format(i * step + 2, 36 - height, min(step - 4, 40), height, upper, count, i * step + 2 + min(step - 4, 40) / 2, upper)
+            ).format(
+                i * step + 2,
+                36 - height,
+                min(step - 4, 40),
+                height,
+                upper,
+                count,
+                i * step + 2 + min(step - 4, 40) / 2,
+                upper,
+            )
         )
-    return Markup('<svg class="histogram" viewBox="0 0 {:.0f} 52" width="{:.0f}" role="img" aria-label="histogram">{}</svg>').format(
-        width, width, Markup("").join(parts)
-    )
+    return Markup(
+        '<svg class="histogram" viewBox="0 0 {:.0f} 52" width="{:.0f}" role="img" aria-label="histogram">{}</svg>'
+    ).format(width, width, Markup("").join(parts))
 
 
 def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, str]]) -> Markup:
@@ -146,7 +172,7 @@ def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, 
         columns.setdefault(depth[name], []).append(name)
     tallest = max(len(column) for column in columns.values())
     place = {
-        name: (8 + d * 178, 8 + (i + (tallest - len(column)) / 2) * 54)
+        name: (8 + d * 186, 8 + (i + (tallest - len(column)) / 2) * 54)
         for d, column in columns.items()
         for i, name in enumerate(column)
     }
@@ -158,21 +184,21 @@ def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, 
             (x1, y1), (x2, y2) = place[parent], place[name]
             parts.append(
                 Markup('<path class="edge" d="M{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}"/>').format(
-                    x1 + 140, y1 + 20, x1 + 160, y1 + 20, x2 - 20, y2 + 20, x2, y2 + 20
+                    x1 + 152, y1 + 20, x1 + 170, y1 + 20, x2 - 20, y2 + 20, x2, y2 + 20
                 )
             )
     for name, (title, note, style) in nodes.items():
         x, y = place[name]
         parts.append(
             Markup(
-                '<g class="node {}"><rect x="{:.0f}" y="{:.0f}" width="140" height="40" rx="7"/>'
+                '<g class="node {}"><rect x="{:.0f}" y="{:.0f}" width="152" height="40" rx="7"/>'
                 '<text x="{:.0f}" y="{:.0f}">{}</text><text class="note" x="{:.0f}" y="{:.0f}">{}</text></g>'
             ).format(style, x, y, x + 12, y + 17, title, x + 12, y + 31, note)
         )
-    width, height = 156 + max(columns) * 178, tallest * 54 + 2
-    return Markup('<svg class="graph" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="lineage">{2}</svg>').format(
-        width, height, Markup("").join(parts)
-    )
+    width, height = 168 + max(columns) * 186, tallest * 54 + 2
+    return Markup(
+        '<svg class="graph" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="lineage">{2}</svg>'
+    ).format(width, height, Markup("").join(parts))
 
 
 def _chart(title: str, parts: Sequence[Markup]) -> Markup:
@@ -181,11 +207,12 @@ def _chart(title: str, parts: Sequence[Markup]) -> Markup:
     )
 
 
-def _y_tick(left: float, width: float, y: float, value: float) -> Markup:
+def _y_tick(left: float, width: float, y: float, label: str) -> Markup:
     return Markup(
-        '<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/><text class="y" x="{3:.1f}" y="{4:.1f}">{5}</text>'
-    ).format(left, left + width, y, left - 6, y + 3.5, number(value))
+        '<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/>'
+        '<text class="y" x="{3:.1f}" y="{4:.1f}">{5}</text>'
+    ).format(left, left + width, y, left - 6, y + 3.5, label)
 
 
-def _x_tick(x: float, y: float, value: float) -> Markup:
-    return Markup('<text class="x" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y + 14, number(value))
+def _x_tick(x: float, y: float, label: str) -> Markup:
+    return Markup('<text class="x" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y + 14, label)

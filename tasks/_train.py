@@ -85,6 +85,9 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
     Raises:
         DataError: the loss is not a number, or training moved no weight.
     """
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(run))
     before = _fingerprint(trainer.model)
     checkpoint = _last_checkpoint(run.checkpoints)
@@ -153,7 +156,9 @@ def _callback(run: "Run") -> Any:
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+        ) -> None:
             shown = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
             run.progress.update(state.global_step, state.max_steps, "training", **_clean(shown))
 

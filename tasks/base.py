@@ -17,8 +17,9 @@ from tasks._config import StageConfig, Strict
 from tasks._errors import ModelError
 from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks._pretrain import Pretraining, pretrain
-from tasks._sources import PackageSource, package_member
+from tasks._sources import PackageSource
 from tasks._stage import Run, stage
+from tasks._wheels import package_member
 
 
 class HubModel(Strict):
@@ -81,7 +82,9 @@ def main(config: Config, run: Run, *, data: Path) -> None:
         artifact.write_json(run.out / "metrics.json", figures)
         origin: dict[str, Any] = {"kind": "scratch"}
     elif isinstance(source, PackageSource):
-        model, tokenizer = from_gguf(package_member(source.package, source.version, source.sha256, source.member), config)
+        model, tokenizer = from_gguf(
+            package_member(source.package, source.version, source.sha256, source.member), config
+        )
         origin = {"kind": "package", **source.model_dump()}
     else:
         folder = download(source) if isinstance(source, HubModel) else source.folder

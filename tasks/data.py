@@ -83,6 +83,7 @@ class Set(Strict):
     near_duplicates: bool
     """Whether to look for near-duplicates (exact ones always go)."""
 
+
 class Config(StageConfig):
     """params/<recipe>/data.yaml."""
 
@@ -124,9 +125,9 @@ def main(config: Config, run: Run) -> None:
         items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, ledger), ledger)
         if name.startswith("eval:"):
             ledger.drop_many(name, "in the training splits", [i for i in items if i.split != "test"])
-            held_out = [i for i in items if i.split == "test"]
-            _protect(index, eval_groups, held_out)
-            files = {f"eval/{name[5:]}": held_out}
+            files = {f"eval/{name[5:]}": [i for i in items if i.split == "test"]}
+            _protect(index, eval_groups, files[f"eval/{name[5:]}"])
+            ledger.protected[name] = len(files[f"eval/{name[5:]}"])
         else:
             items = _decontaminate(name, items, index, eval_groups, ledger)
             ledger.drop_many(name, "in the test split", [i for i in items if i.split == "test"])
@@ -155,13 +156,13 @@ def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], 
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
                 rejects.append(Reject(table.file, line.number, str(e), used))
                 continue
-            item = Item(name, row, spec.source, table.file, line.number)
+            item = Item(name, row, spec.source, at, table.file, line.number)
             group = str(first_prompt(row) if group is None else group)
             item.group = clean.same(group).casefold()
             item.split = _split(config, name, spec, group)
             items.append(item)
         ledger.mapped(name, spec.source, table, rejects)
-        _stop_when_bad(config, params, table, rejects)
+        table.check(rejects, config.max_bad_share, params)
     return items
 
 
@@ -169,19 +170,6 @@ def _split(config: Config, name: str, spec: Rows, group: str) -> str:
     if spec.split == "hash":
         return clean.split_of(group, config.seed, config.split.validation, config.split.test)
     return "test" if name.startswith("eval:") else clean.split_of(group, config.seed, config.split.validation, 0)
-
-
-def _stop_when_bad(config: Config, params: Path, table: Table, rejects: list[Reject]) -> None:
-    bad = [*table.rejects, *rejects]
-    total = len(table.lines) + len(table.rejects)
-    if len(bad) <= config.max_bad_share * total:
-        return
-    shown = "".join(f"\n  {r.file}:{r.line}: {r.reason}" for r in sorted(bad, key=lambda r: r.line)[:5])
-    more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
-    raise DataError(
-        f"{table.file}: {len(bad)} of {total} rows are bad, over max_bad_share {config.max_bad_share:g} of {params}; "
-        f"mend the rows or raise it:{shown}{more}"
-    )
 
 
 def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:
@@ -227,11 +215,11 @@ def _decontaminate(
 
 def _mix(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:
     """Take each source's rows up to its limit, and mix them: by an order that depends on rows and seed alone."""
-    left = {rows.source: len(items) if rows.limit is None else rows.limit for rows in config.sets[name].rows}
+    left = [len(items) if rows.limit is None else rows.limit for rows in config.sets[name].rows]
     kept = []
     for item in sorted(items, key=lambda item: item.order(config.seed)):
-        left[item.source] -= 1
-        if left[item.source] >= 0:
+        left[item.entry] -= 1
+        if left[item.entry] >= 0:
             kept.append(item)
         else:
             ledger.drop(name, "over the limit", item)

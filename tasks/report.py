@@ -12,8 +12,8 @@ It writes `index.html`, `leaderboard.json`, `metrics.json` and `plots/`. One raw
 from pathlib import Path
 from typing import Any
 
-from tasks import _leaderboard, _page
 from tasks import _artifact as artifact
+from tasks import _leaderboard, _page
 from tasks._config import StageConfig, Strict, suggest
 from tasks._errors import ConfigError
 from tasks._stage import Run, stage

@@ -7,6 +7,7 @@ os.environ.update(PREFECT_SERVER_ANALYTICS_ENABLED="false", TOKENIZERS_PARALLELI
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,4 +74,59 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable
     folder = tmp_path_factory.mktemp("chat_model")
     save_model(LlamaForCausalLM(config), tokenizer, folder)
     make_artifact(folder, stage="base")
+    return folder
+
+
+@pytest.fixture
+def make_run(workspace: Path) -> Callable[[str], Any]:
+    """A `Run` as the stage's command would make it, for calling a stage's `main` in this process."""
+    from tasks._progress import Progress
+    from tasks._stage import Run
+
+    def make(name: str) -> Run:
+        out = workspace / name
+        out.mkdir()
+        return Run(
+            out=out,
+            params_file=Path(f"params/test/{name}.yaml"),
+            name=name,
+            checkpoints=workspace / ".checkpoints" / name,
+            manifests={},
+            progress=Progress(None),
+            main_process=True,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sums_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """A small data artifact of sums, in the layout that the data stage writes."""
+    from tasks import _arithmetic
+
+    folder = tmp_path_factory.mktemp("data")
+
+    def user(row: dict[str, Any]) -> list[dict[str, str]]:
+        return [{"role": "user", "content": row["question"]}]
+
+    def assistant(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    sft = [{"messages": user(r) + assistant(r["reply"])} for r in _arithmetic.conversations(80, 1, [1, 2], 0.5)]
+    pairs = [
+        {"prompt": user(r), "chosen": assistant(r["chosen"]), "rejected": assistant(r["rejected"])}
+        for r in _arithmetic.preferences(80, 2, [1, 2], 0.3)
+    ]
+    texts = [{"text": r["text"]} for r in _arithmetic.texts(600, 3, [1, 2], 0.5)]
+    for name, rows in (("sft", sft), ("preferences", pairs), ("pretrain", texts)):
+        numbered = [{"id": str(i), **row, "source": "test"} for i, row in enumerate(rows)]
+        artifact.write_jsonl(folder / name / "train.jsonl", numbered[16:])
+        artifact.write_jsonl(folder / name / "validation.jsonl", numbered[:16])
+    questions = [{"id": str(i), **r} for i, r in enumerate(_arithmetic.questions(24, 4, [1, 2]))]
+    artifact.write_jsonl(folder / "eval" / "sums.jsonl", questions)
+    artifact.write_jsonl(
+        folder / "prompts" / "validation.jsonl",
+        [{"id": r["id"], "prompt": user(r), "answer": r["answer"], "source": "test"} for r in questions],
+    )
+    make_artifact(folder, stage="data")
     return folder

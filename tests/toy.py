@@ -37,7 +37,7 @@ def main(config: Config, run: Run{arguments}) -> None:
     Path(".polm/started-" + run.name).write_text(str(os.getpid()))
     for i in range(3):
         run.progress.update(i + 1, 3, "step", loss=1.0 / (i + 1))
-    time.sleep(config.sleep)
+        time.sleep(config.sleep / 3)
     if config.fail == "user":
         raise DataError("data.jsonl:7: no answer; add one")
     if config.fail == "bug" or (config.fail == "once" and not Path("once").exists()):

@@ -1,0 +1,116 @@
+"""The leaderboard in a terminal: what the report found, beside the seconds and speeds that were measured here."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows import store
+from flows.console import duration, size
+from tasks import _artifact as artifact
+from tasks._stage import read_measurements
+
+FILE = Path("artifacts/reports/leaderboard.json")
+MODELS = Path("artifacts/models")
+ONNX = Path("artifacts/onnx")
+FORMS = ("pytorch", "fp32", "int8", "int4")
+"""What is timed when a model is exported."""
+WIDE = 140
+"""Columns that the whole table takes."""
+MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
+"""Against the model it was made from."""
+COLOURS = {"▲": "green", "▼": "red", "=": "dim"}
+
+
+def rows() -> list[dict[str, str]]:
+    """One row a model, column title to text, the headline's metric first; empty where no report was made yet."""
+    if not FILE.exists():
+        return []
+    board = artifact.read_json(FILE)
+    runs = store.known_runs()
+    metrics = _metrics(board)
+    order = [node["digest"] for node in board["lineage"]]  # parents first
+    return [
+        {
+            "model": model,
+            "trained with": entry["stage"],
+            **{f"{task} {metric}": _score(entry, task, metric) for task, metric in metrics},
+            "size": size(entry["bytes"]),
+            **_measured(model),
+            "MLflow run": runs[stage]["run_id"] if (stage := _stage(entry["stage"], model)) in runs else "",
+        }
+        for model, entry in sorted(board["models"].items(), key=lambda item: order.index(item[1]["digest"]))
+    ]
+
+
+def show(console: Console, found: list[dict[str, str]]) -> None:
+    """Print the rows as a table, with what its marks mean."""
+    board = artifact.read_json(FILE)
+    console.print(f"[bold]recipe {board['recipe']}[/]", highlight=False)
+    titles = list(found[0])
+    costs = titles.index("size")
+    # A terminal too narrow for all of it gets two tables rather than folded numbers.
+    parts = [titles] if console.width >= WIDE else [titles[:costs], ["model", *titles[costs:]]]
+    for part in parts:
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for title in part:
+            left = title in ("model", "trained with", "MLflow run")
+            justify: Literal["left", "right"] = "left" if left else "right"
+            table.add_column(title.replace(" ", "\n", 1), justify=justify, vertical="bottom", no_wrap=True)
+        for row in found:
+            table.add_row(*(_cell(title, row[title]) for title in part))
+        console.print(table)
+    percent = f"{board['confidence']:.0%}"
+    legend = f"± half of the {percent} interval. ▲ better, ▼ worse, = no different from the model it was made from"
+    console.print(f"[dim]{legend} (paired bootstrap, {percent})[/]", highlight=False)
+
+
+def _metrics(board: dict[str, Any]) -> list[tuple[str, str]]:
+    """Task and metric of every column of scores."""
+    headline = (board["headline"]["task"], board["headline"]["metric"])
+    seen = {
+        (task, metric)
+        for entry in board["models"].values()
+        for task, result in entry["tasks"].items()
+        for metric in result["metrics"]
+    }
+    return sorted(seen, key=lambda column: (column != headline, column[0] != headline[0], column))
+
+
+def _score(entry: dict[str, Any], task: str, metric: str) -> str:
+    """`0.372 ±0.047 ▲`; empty for a model that was not asked."""
+    if task not in entry["tasks"] or metric not in entry["tasks"][task]["metrics"]:
+        return ""
+    score = entry["tasks"][task]["metrics"][metric]
+    mark = MARKS[score["difference"]["verdict"]] if "difference" in score else ""
+    return f"{score['value']:.3f} ±{(score['high'] - score['low']) / 2:.3f} {mark}".rstrip()
+
+
+def _measured(model: str) -> dict[str, str]:
+    """Decoding speed of the PyTorch model and of each exported form, and how long the training took."""
+    exported, trained = read_measurements(ONNX / model), read_measurements(MODELS / model)
+    speeds = exported.get("tokens_per_second", {})
+    return {
+        f"tokens/s {' · '.join(FORMS)}": " · ".join(_speed(speeds[form]) for form in FORMS if form in speeds),
+        "time": duration(trained["seconds"]) if trained else "",
+    }
+
+
+def _speed(tokens: float) -> str:
+    return f"{tokens:.0f}" if tokens >= 100 else f"{tokens:.1f}"
+
+
+def _stage(stage: str, model: str) -> str:
+    """DVC's name of the stage that made the model: `sft`, or `prune@half` where a matrix makes several."""
+    return stage if stage == model else f"{stage}@{model}"
+
+
+def _cell(title: str, text: str) -> Text:
+    if title == "MLflow run":
+        return Text(text[:8], style="dim")
+    cell = Text(text, style="bold" if title == "model" else "")
+    for mark, colour in COLOURS.items():
+        cell.highlight_words([mark], colour)
+    return cell

@@ -1,0 +1,211 @@
+"""The flow on a toy project: real DVC, real Prefect with one server for all tests, real MLflow."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import slots, ui
+from flows.graph import Meta, Stage
+from tasks._errors import ConfigError
+from tests import toy
+
+
+class Prefect:
+    """A server's answers."""
+
+    def __init__(self, url: str) -> None:
+        self.api = f"{url}/api"
+
+    def find(self, what: str, **query: Any) -> list[dict[str, Any]]:
+        request = urllib.request.Request(
+            f"{self.api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+    def last_flow(self) -> dict[str, Any]:
+        return self.find("flow_runs", sort="START_TIME_DESC", limit=1)[0]
+
+    def tasks(self) -> dict[str, tuple[str, str]]:
+        """Stage to the task run's name and state, of the last flow run. Prefect records task runs a moment later."""
+        flow = {"id": {"any_": [self.last_flow()["id"]]}}
+        deadline = time.monotonic() + 20
+        while True:
+            runs = self.find("task_runs", flow_runs=flow)
+            if runs and all(run["state_name"] not in ("Pending", "Running") for run in runs):
+                return {re.sub("@[0-9a-f]{8}$", "", r["name"]): (r["name"], r["state_name"]) for r in runs}
+            assert time.monotonic() < deadline, runs
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    folder, before = tmp_path_factory.mktemp("prefect"), Path.cwd()
+    os.chdir(folder)
+    os.environ["PREFECT_HOME"] = str(folder)
+    server = ui.prefect_server("test", ui.free_port(), ui=False)
+    try:
+        server.wait()
+        yield Prefect(server.url)
+    finally:
+        server.end()
+        os.chdir(before)
+        del os.environ["PREFECT_HOME"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, prefect: Prefect, mlflow_template: Path) -> Iterator[toy.Toy]:
+    """The project, with its servers. The tests of this module follow each other on it."""
+    made = toy.make(tmp_path_factory.mktemp("project"))
+    (made.root / ".polm").mkdir(exist_ok=True)
+    shutil.copyfile(mlflow_template, made.root / ".polm/mlflow.db")
+    os.environ["PREFECT_API_URL"] = prefect.api
+    yield made
+    del os.environ["PREFECT_API_URL"]
+
+
+def states(project: toy.Toy) -> dict[str, str]:
+    """Stage to its state in the summary of the last run."""
+    last = max((project.root / ".polm/logs").glob("*/summary.json"))
+    return {name: row["state"] for name, row in json.loads(last.read_text()).items()}
+
+
+def test_a_failure_stops_its_descendants_only(project: toy.Toy, prefect: Prefect) -> None:
+    project.set("left", fail="bug")
+    code, said = project.polm("run")
+    assert code == 1, said
+    assert states(project) == {
+        "source": "done",
+        "left": "failed",
+        "right": "done",
+        "tail@x": "skipped",
+        "tail@y": "skipped",
+    }
+    assert sorted(project.ran()) == ["left", "left", "right", "source"]  # `left` has one retry
+    place = re.search(r"left failed with exit code 1, see (\S+left\.log):(\d+)\n    ValueError: a bug\n", said)
+    assert place is not None, said
+    assert (project.root / place[1]).read_text().splitlines()[int(place[2]) - 1] == "ValueError: a bug"
+    assert prefect.last_flow()["state_name"] == "Failed"
+    tasks = prefect.tasks()
+    assert {name: state for name, (_, state) in tasks.items()} == {
+        "source": "Completed",
+        "left": "Failed",
+        "right": "Completed",
+        "tail@x": "NotReady",
+        "tail@y": "NotReady",
+    }
+    assert re.fullmatch("source@[0-9a-f]{8}", tasks["source"][0])
+
+
+def test_the_next_run_goes_on_and_tries_again_what_fails_once(project: toy.Toy, prefect: Prefect) -> None:
+    project.set("left", fail="once")
+    code, said = project.polm("run", "--force", "right", "--jobs", "3")
+    assert code == 0, said
+    assert states(project) == {"source": "cached", "left": "done", "right": "done", "tail@x": "done", "tail@y": "done"}
+    assert sorted(project.ran()) == ["left", "left", "right", "x", "y"]
+    assert prefect.last_flow()["state_name"] == "Completed"
+    assert prefect.tasks()["source"][1] == "Cached"
+    links = {row["key"]: row["data"] for row in prefect.find("artifacts/latest")}
+    runs = json.loads((project.root / ".polm/mlflow_runs.json").read_text())
+    assert runs["tail@x"]["url"] in links["mlflow-tail-x"]
+    assert set(runs) == {"source", "left", "right", "tail@x", "tail@y"}
+
+
+def test_nothing_changed_is_said_without_starting_anything(project: toy.Toy, prefect: Prefect) -> None:
+    before = prefect.last_flow()["id"]
+    code = """
+import sys
+from flows.cli import main
+try:
+    main()
+except SystemExit as e:
+    print(e.code, [name for name in ("prefect", "mlflow", "torch") if name in sys.modules])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code, "run"], cwd=project.root, env=project.environment(), capture_output=True, text=True
+    )
+    assert said.stdout == "nothing changed: all 5 stages are up to date\n0 []\n"
+    assert prefect.last_flow()["id"] == before
+    assert project.ran() == []
+
+
+def test_what_is_missing_is_restored_without_running(project: toy.Toy, prefect: Prefect) -> None:
+    shutil.rmtree(project.root / "artifacts")
+    code, said = project.polm("run", "--target", "tail@x")
+    assert code == 0, said
+    assert states(project) == {"source": "restored", "left": "restored", "tail@x": "restored"}
+    assert project.ran() == []
+    assert (project.root / "artifacts/tail/x/value.txt").read_text() == "1"
+    assert {state for _, state in prefect.tasks().values()} == {"Restored"}
+
+
+def test_an_output_that_comes_out_the_same_changes_nothing_below(project: toy.Toy) -> None:
+    project.replace("source.yaml --out artifacts/source", "source.yaml  --out artifacts/source")
+    code, said = project.polm("run", "--target", "tail@x")
+    assert code == 0, said
+    assert states(project) == {"source": "done", "left": "cached", "tail@x": "cached"}
+    assert project.ran() == ["source"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_is_cancelled(
+    project: toy.Toy, prefect: Prefect, how: signal.Signals
+) -> None:
+    project.set("left", value=how.value, sleep=600)
+    process = project.start("run")
+    marker = project.root / ".polm/started-left"
+    marker.unlink(missing_ok=True)
+    while not marker.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    code, said = project.polm("run")
+    assert code == 2
+    assert f"another `polm run` is at work here (process {process.pid})" in said
+    process.send_signal(how)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert toy.survivors(project) == []
+    assert (states(project)["left"], states(project)["tail@x"]) == ("stopped", "stopped")
+    assert prefect.last_flow()["state_name"] == "Cancelled"
+    project.ran()
+
+
+def test_gpu_slots_are_handed_out_and_given_back() -> None:
+    free = slots.Slots(3, ["4", "7"])
+    assert free.take("a", 1) == ("4",)
+    assert free.take("b", 2) is None
+    assert free.take("c", 1) == ("7",)
+    assert free.take("d", 0) == ()
+    assert free.take("e", 0) is None  # three jobs run
+    free.give_back("a")
+    assert free.take("f", 1) == ("4",)
+
+
+def test_without_gpus_only_jobs_count() -> None:
+    free = slots.Slots(2, [])
+    assert (free.take("a", 1), free.take("b", 8), free.take("c", 0)) == ((), (), None)
+
+
+def test_a_stage_that_could_never_start_is_refused() -> None:
+    stage = Stage("big", Path("artifacts/big"), frozenset(), Meta(gpus=8))
+    with pytest.raises(ConfigError, match=r"stages\.big\.meta\.gpus is 8, but only 2 are visible"):
+        slots.Slots(2, ["0", "1"]).check([stage])
+    slots.Slots(2, []).check([stage])
+
+
+@pytest.mark.parametrize(("value", "names"), [("0,3", ["0", "3"]), ("", []), ("-1", []), ("GPU-aa", ["GPU-aa"])])
+def test_visible_gpus_follow_the_environment(value: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert slots.visible_gpus() == names

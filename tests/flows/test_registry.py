@@ -1,0 +1,317 @@
+"""The registry: a promotion moves every alias or none, and what it rested on can be read again."""
+
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import registry, store
+from flows.graph import Graph
+from tasks import _artifact as artifact
+from tasks._errors import ArtifactError, GateError, PolmError
+
+Make = Callable[..., artifact.Manifest]
+REPO = Path(__file__).parents[2]
+NAME = "polm-tiny"
+HELPFUL = {"base": 0.1, "sft": 0.5, "dpo": 0.8, "worse": 0.3}
+PARENTS = {"sft": "base", "dpo": "sft", "worse": "sft"}
+
+GATES = """
+tiny:
+  form: int8
+  quality: {metric: sums.helpful, gain: 0.0}
+  regression: {"*": 0.05}
+  bootstrap: {resamples: 500, confidence: 0.95, seed: 0}
+  allow_changed_evaluation: false
+  allow_dirty: true
+"""
+SERVED = """
+import mlflow
+
+class Served(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        self.folder = context.artifacts["onnx"]
+
+    def predict(self, context, model_input, params=None):
+        with open(self.folder + "/model.onnx") as f:
+            return [f.read()]
+
+mlflow.models.set_model(Served())
+"""
+
+
+def stage(name: str, out: str, *deps: str) -> str:
+    return f"  {name}: {{cmd: 'true', deps: [{', '.join(['code.py', *deps])}], outs: [{out}]}}\n"
+
+
+def fill(root: Path, make: Make) -> None:
+    """A pipeline's artifacts as they are after a run: data, base, and three models trained from each other."""
+    data = root / "artifacts/data"
+    ids = [f"row{i}" for i in range(200)]
+    artifact.write_jsonl(data / "eval/sums.jsonl", [{"id": i, "question": f"What is {i}?", "answer": "5"} for i in ids])
+    artifact.write_jsonl(data / "sft/train.jsonl", [{"id": "t", "messages": [{"role": "user", "content": "Hi"}]}])
+    artifact.write_json(data / "report.json", {"contaminated": []})
+    digests = {"data": make(data, stage="data").digest}
+    lines = stage("data", "artifacts/data")
+    order = random.Random(0).sample(range(len(ids)), len(ids))
+    for model, share in HELPFUL.items():
+        folder = root / "artifacts/models" / model
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text(model)
+        inputs = {"data": digests["data"]} | ({"model": digests[PARENTS[model]]} if model in PARENTS else {})
+        digests[model] = make(folder, stage=model, **inputs).digest
+        evaluation = root / "artifacts/metrics" / model
+        rows = [{"id": i, "scores": {"helpful": float(order[n] < share * 200)}} for n, i in enumerate(ids)]
+        artifact.write_jsonl(evaluation / "samples/sums.jsonl", rows)
+        result = {"metrics": {}, "higher_is_better": {"helpful": True}}
+        artifact.write_json(evaluation / "results.json", {"model": model, "tasks": {"sums": result}})
+        make(evaluation, stage="evaluate", model=digests[model], data=digests["data"])
+        export = root / "artifacts/onnx" / model
+        (export / "int8").mkdir(parents=True)
+        (export / "int8/model.onnx").write_text(f"{model} in int8")
+        form = {"max_logprob_difference": 0.1, "kl_per_token": 0.01, "argmax_agreement": 0.99, "greedy_agreement": 0.9}
+        form |= {"bytes": 9, "chat_template_identical": True, "tokenizer_identical": True}
+        limits = dict.fromkeys(("max_logprob_difference", "argmax_agreement", "greedy_agreement"))
+        artifact.write_json(
+            export / "parity.json",
+            {"forms": {"int8": form}, "thresholds": {"int8": {**limits, "kl_per_token": 0.02}}, "prompts": 8},
+        )
+        make(export, stage="export_onnx", model=digests[model], data=digests["data"])
+        above = ["artifacts/data", *([f"artifacts/models/{PARENTS[model]}"] if model in PARENTS else [])]
+        lines += stage(model, f"artifacts/models/{model}", *above)
+        lines += stage(f"evaluate-{model}", f"artifacts/metrics/{model}", f"artifacts/models/{model}", "artifacts/data")
+        lines += stage(f"export-{model}", f"artifacts/onnx/{model}", f"artifacts/models/{model}", "artifacts/data")
+    (root / "dvc.yaml").write_text(f"stages:\n{lines}")
+
+
+@pytest.fixture(scope="session")
+def promotable(tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
+    """A committed project whose artifacts are those in `dvc.lock`; copied for each test."""
+    root = tmp_path_factory.mktemp("project")
+    for name, text in {
+        "code.py": "x",
+        "mlflow/gates.yaml": GATES,
+        "mlflow/chat_model.py": SERVED,
+        "params/recipe.yaml": "recipe: tiny\n",
+        "params/tiny/sft.yaml": "seed: 0\n",
+        ".gitignore": "/artifacts/\n/.polm/\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    fill(root, make_artifact)
+    from dvc.repo import Repo
+
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("DVC_SITE_CACHE_DIR", str(root / ".polm/dvc"))
+        Repo.init().close()
+        Repo().commit(force=True)
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "x"], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture
+def project(tracking: Path, promotable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project in a folder of the test's own, with an empty registry."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tracking / ".polm/dvc"))
+    monkeypatch.setenv("COLUMNS", "250")
+    shutil.copytree(promotable, tracking, dirs_exist_ok=True, symlinks=True)
+    return tracking
+
+
+def aliases() -> dict[str, str]:
+    found = store.client().search_registered_models(f"name = '{NAME}'")
+    return {alias: str(version) for model in found for alias, version in model.aliases.items()}
+
+
+def versions() -> int:
+    return len(store.client().search_model_versions(f"name = '{NAME}'"))
+
+
+def test_promote_twice_and_roll_back(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    registry.promote("sft")
+    assert aliases() == {"candidate": "1", "champion": "1"}
+    said = capsys.readouterr().out
+    assert "quality" in said and "parent base" in said and "v1 is the champion" in said
+    registry.promote("sft")
+    assert "already" in capsys.readouterr().out and versions() == 1
+
+    registry.promote("dpo")
+    assert aliases() == {"candidate": "2", "champion": "2", "previous": "1"}
+    assert "champion v1 (sft)" in capsys.readouterr().out
+
+    registry.rollback()
+    assert (aliases()["champion"], aliases()["previous"]) == ("1", "2")
+    registry.rollback()
+    assert (aliases()["champion"], aliases()["previous"]) == ("2", "1")
+    api = store.client()
+    runs = api.search_runs([store.experiment_id(api, "tiny")], "tags.kind = 'rollback'")
+    assert sorted((r.data.tags["from"], r.data.tags["to"]) for r in runs) == [("1", "2"), ("2", "1")]
+
+
+def test_the_evidence_stays_with_the_version_and_the_model_loads(project: Path) -> None:
+    import mlflow
+
+    registry.promote("sft")
+    api = store.client()
+    version = api.get_model_version_by_alias(NAME, "champion")
+    digest = artifact.read_manifest(Path("artifacts/models/sft")).digest
+    assert (version.tags["digest"], version.tags["form"], version.tags["dirty"]) == (digest, "int8", "false")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert version.tags["commit"] == head.stdout.strip()
+    shutil.rmtree("artifacts")
+    folder = Path(api.download_artifacts(version.run_id, "evidence"))
+    decision = artifact.read_json(folder / "gates.json")
+    assert decision["against"]["label"] == "parent base" and all(gate["passed"] for gate in decision["gates"])
+    assert artifact.verify(folder / "evaluation").inputs["model"] == digest
+    assert artifact.read_json(folder / "parity.json")["prompts"] == 8
+    kept = {path.stem for path in (folder / "manifests").iterdir()}
+    assert {"artifacts-data", "artifacts-models-base", "artifacts-models-sft"} <= kept
+    assert mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(registry.EXAMPLE) == ["sft in int8"]
+
+
+def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Path, make_artifact: Make) -> None:
+    import mlflow
+    from dvc.repo import Repo
+
+    from tasks import _onnx
+
+    shutil.copyfile(REPO / "mlflow/chat_model.py", "mlflow/chat_model.py")
+    export = Path("artifacts/onnx/sft")
+    digests = artifact.read_manifest(export).inputs
+    shutil.rmtree(export / "int8")
+    (export / artifact.MANIFEST).unlink()
+    options = _onnx.builder_options(chat_model, "int8", "int8", {})
+    _onnx.build(chat_model, export / "int8", precision="int8", options=options)
+    make_artifact(export, stage="export_onnx", **digests)
+    Repo().commit("export-sft", force=True)
+
+    registry.promote("sft")
+    served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    answer = served.predict({"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4})
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    folder, label = registry.champion()
+    assert (folder / "genai_config.json").exists() and label == f"{NAME} v1 (sft, int8)"
+    requirements = (folder.parents[1] / "requirements.txt").read_text().split()
+    assert requirements and all("==" in line for line in requirements)
+
+
+def test_a_failed_gate_moves_nothing_and_is_named(project: Path) -> None:
+    registry.promote("sft")
+    before = aliases()
+    with pytest.raises(
+        GateError, match=r"worse is not promoted: 1 of 7 gates failed\n  quality: .*sums\.helpful.*short"
+    ):
+        registry.promote("worse")
+    Path("code.py").write_text("changed")
+    with pytest.raises(GateError, match=r"workspace: .*found changed since: data"):
+        registry.promote("dpo")
+    assert aliases() == before and versions() == 1
+
+
+def test_a_corrupted_export_is_noticed(project: Path) -> None:
+    path = Path("artifacts/onnx/sft/int8/model.onnx")
+    path.chmod(0o644)
+    path.write_text("SFT in int8")
+    with pytest.raises(ArtifactError, match=r"model\.onnx: corrupted"):
+        registry.promote("sft")
+    assert versions() == 0
+
+
+def test_no_such_model(project: Path) -> None:
+    with pytest.raises(GateError, match=r"no exported model 'dpoo'.*did you mean 'dpo'"):
+        registry.promote("dpoo")
+
+
+def test_nothing_to_roll_back_to(project: Path) -> None:
+    with pytest.raises(GateError, match="no champion yet"):
+        registry.rollback()
+    registry.promote("sft")
+    with pytest.raises(GateError, match="no champion before v1"):
+        registry.rollback()
+    assert aliases()["champion"] == "1"
+
+
+def test_an_alias_moved_by_somebody_else_is_noticed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    registry.promote("sft")
+    true = MlflowClient.set_registered_model_alias
+
+    def overtaken(api: Any, name: str, alias: str, version: str) -> None:
+        true(api, name, alias, "1" if alias == "champion" else version)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", overtaken)
+    with pytest.raises(GateError, match="'champion' was set to v2 and reads v1"):
+        registry.promote("dpo")
+
+
+def test_a_champion_moved_during_the_gates_is_not_overwritten(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.promote("sft")
+    registry.promote("dpo")
+    registry.rollback()
+    true = registry._register
+
+    def slow(api: Any, *args: Any) -> str:
+        version = true(api, *args)
+        api.set_registered_model_alias(NAME, "champion", "2")
+        return version
+
+    monkeypatch.setattr(registry, "_register", slow)
+    with pytest.raises(GateError, match="somebody else moved the champion"):
+        registry.promote("dpo")
+    assert aliases()["champion"] == "2"
+
+
+def test_an_interrupted_move_is_finished_by_the_next_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    registry.promote("sft")
+    true = MlflowClient.set_registered_model_alias
+
+    def interrupted(api: Any, name: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            raise KeyboardInterrupt
+        true(api, name, alias, version)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MlflowClient, "set_registered_model_alias", interrupted)
+        registry.promote("dpo")
+    assert aliases() == {"candidate": "2", "champion": "1"}
+    registry.promote("dpo")
+    assert aliases() == {"candidate": "2", "champion": "2", "previous": "1"} and versions() == 2
+
+
+def test_promotions_wait_for_each_other(project: Path) -> None:
+    entered = threading.Event()
+
+    def second() -> None:
+        with registry._exclusive():
+            entered.set()
+
+    with registry._exclusive():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(20)
+    thread.join()
+
+
+def test_a_model_without_policy_is_not_promoted(project: Path) -> None:
+    Path("params/mine").mkdir()
+    Path("params/recipe.yaml").write_text("recipe: mine\n")
+    with pytest.raises(PolmError, match="no section 'mine'"):
+        registry.promote("sft")
+
+
+def test_the_fixture_is_what_dvc_lock_says(project: Path) -> None:
+    graph = Graph()
+    assert len(graph.stages) == 13 and all(graph.unchanged(name) for name in graph.stages)

@@ -1,0 +1,108 @@
+"""The base stage: each source becomes the same kind of folder; a run that was cut off ends in the same weights."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import _artifact as artifact
+from tasks import base
+from tasks._chat import marks_generation
+from tasks._config import parse
+from tasks._errors import DataError, ModelError
+from tasks._models import load_causal_lm, load_tokenizer
+
+MakeRun = Callable[[str], Any]
+SCRATCH = {
+    "tokenizer": {"vocab_size": 300, "split_digits": True},
+    "model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "block_size": 32,
+    "batch_size": 8,
+    "steps": 30,
+    "muon_learning_rate": 0.02,
+    "adamw_learning_rate": 3e-3,
+    "weight_decay": 0.01,
+    "warmup_share": 0.1,
+    "decay_share": 0.4,
+    "checkpoint_steps": 10,
+}
+
+
+def configured(source: dict[str, Any]) -> base.Config:
+    values = {"seed": 1, "threads": 2, "dtype": "float32", "source": source}
+    return parse(Path("params/test/base.yaml"), values, base.Config)
+
+
+class Killed(Exception):
+    """Stands for the process dying at a step."""
+
+
+def test_scratch_learns_and_splits_digits(make_run: MakeRun, sums_data: Path) -> None:
+    run = make_run("base")
+    base.main(configured({"scratch": SCRATCH}), run, data=sums_data)
+    tokenizer = load_tokenizer(run.out)
+    assert [tokenizer.decode([i]) for i in tokenizer("1234")["input_ids"]] == ["1", "2", "3", "4"]
+    assert marks_generation(tokenizer)
+    curve = artifact.read_jsonl(run.out / "curves.jsonl")
+    assert curve[-1]["loss"] < curve[0]["loss"] - 0.5
+    assert load_causal_lm(run.out).num_parameters() == artifact.read_json(run.out / "metrics.json")["parameters"]
+
+
+def test_scratch_resumes_to_the_same_bytes(make_run: MakeRun, sums_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured({"scratch": SCRATCH})
+    whole = make_run("whole")
+    base.main(config, whole, data=sums_data)
+
+    cut = make_run("cut")
+
+    def die(done: int, *args: Any, **kwargs: Any) -> None:
+        if done == 20:
+            raise Killed
+
+    monkeypatch.setattr(cut.progress, "update", die)
+    with pytest.raises(Killed):
+        base.main(config, cut, data=sums_data)
+    again = make_run("again")
+    again.checkpoints = cut.checkpoints
+    steps: list[int] = []
+    monkeypatch.setattr(again.progress, "update", lambda done, *args, **kwargs: steps.append(done))
+    base.main(config, again, data=sums_data)
+    assert steps == [20, 30], "it did not resume from the checkpoint of step 10"
+    for name in ("model.safetensors", "curves.jsonl", "tokenizer.json"):
+        assert (whole.out / name).read_bytes() == (again.out / name).read_bytes()
+
+
+def test_too_little_text_is_an_error(make_run: MakeRun, sums_data: Path) -> None:
+    with pytest.raises(DataError, match="blocks of 32 tokens, one step takes 4000; add rows or lower batch_size"):
+        base.main(configured({"scratch": SCRATCH | {"batch_size": 4000}}), make_run("base"), data=sums_data)
+
+
+@pytest.mark.parametrize("key", ["folder", "hub"])
+def test_a_local_folder_stands_in_for_the_hub(
+    make_run: MakeRun, chat_model: Path, sums_data: Path, workspace: Path, key: str
+) -> None:
+    shutil.copytree(chat_model, workspace / "Org/Model", ignore=shutil.ignore_patterns("manifest.json"))
+    source = {key: "Org/Model", "licence": "Apache-2.0"} | ({"revision": "main"} if key == "hub" else {})
+    run = make_run("base")
+    base.main(configured(source), run, data=sums_data)
+    assert (run.out / "model.safetensors").read_bytes() == (chat_model / "model.safetensors").read_bytes()
+    assert artifact.read_json(run.out / "origin.json")["licence"] == "Apache-2.0"
+
+
+def test_a_folder_with_a_pickle_is_refused(
+    make_run: MakeRun, chat_model: Path, sums_data: Path, workspace: Path
+) -> None:
+    shutil.copytree(chat_model, workspace / "m")
+    (workspace / "m/pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="a pickle can run code"):
+        base.main(configured({"folder": "m", "licence": "MIT"}), make_run("base"), data=sums_data)
+
+
+def test_no_network_says_what_to_do(make_run: MakeRun, sums_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = {"hub": "nobody/nothing", "revision": "main", "licence": "MIT"}
+    with pytest.raises(
+        ModelError, match=r"nobody/nothing@main: cannot be fetched .* put the model's folder at nobody/nothing"
+    ):
+        base.main(configured(source), make_run("base"), data=sums_data)

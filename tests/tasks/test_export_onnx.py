@@ -1,0 +1,284 @@
+"""The ONNX export: what is built, that it is the same bytes twice, and that a wrong export does not pass."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import _artifact as artifact
+from tasks import _onnx, _parity
+from tasks._config import load
+from tasks._errors import ConfigError, DataError, ModelError, ParityError
+from tasks._progress import Progress
+from tasks._stage import Run
+from tasks.export_onnx import Config, held_out, main
+from tests.conftest import REPO
+
+FORMS = ("fp32", "int8", "int4")
+
+
+def config_for(**changes: Any) -> Config:
+    """The tiny recipe on fewer prompts."""
+    config = load(REPO / "params" / "tiny" / "export_onnx.yaml", Config)
+    parity = {"rows": "prompts/validation.jsonl", "prompts": 4, "max_new_tokens": 8}
+    raw = config.model_dump() | {"parity": parity, "speed": {"new_tokens": 4, "repeats": 1}}
+    return Config.model_validate(raw | changes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data artifact's held-out prompts, one of them too long for the model."""
+    folder = tmp_path_factory.mktemp("data")
+    questions = [f"What is {a} + {b}? “é”" for a, b in zip(range(5, 13), range(20, 28), strict=True)]
+    rows: list[dict[str, Any]] = [
+        {"id": str(i), "prompt": [{"role": "user", "content": q}], "answer": "0", "source": "sums"}
+        for i, q in enumerate(questions)
+    ]
+    rows.append({"id": "long", "prompt": [{"role": "user", "content": "1 + " * 200}], "answer": "0", "source": "sums"})
+    artifact.write_jsonl(folder / "prompts" / "validation.jsonl", rows)
+    return folder
+
+
+def export(config: Config, model: Path, data: Path, out: Path) -> Run:
+    """Run the stage's `main` as `stage` would."""
+    run = Run(
+        out=out,
+        params_file=Path("params/tiny/export_onnx.yaml"),
+        name="sft",
+        checkpoints=out / "none",
+        manifests={},
+        progress=Progress(None),
+        main_process=True,
+    )
+    main(config, run, model=model, data=data)
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(chat_model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """The export of the small chat model."""
+    out = tmp_path_factory.mktemp("onnx")
+    return out, export(config_for(), chat_model, data, out)
+
+
+def test_every_form_is_a_loadable_folder_smaller_with_fewer_bits(exported: tuple[Path, Run]) -> None:
+    out, _run = exported
+    sizes = []
+    for form in FORMS:
+        names = {p.name for p in (out / form).iterdir()}
+        assert {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "chat_template.jinja"} <= names
+        model, tokenizer = _onnx.load(out / form, threads=1)
+        ids = _onnx.encode(tokenizer, _onnx.render(tokenizer, [{"role": "user", "content": "What is 1 + 2?"}]))
+        assert len(list(_onnx.generate(model, ids, max_new_tokens=5))) <= 5
+        assert _onnx.logits(model, ids).shape == (len(ids), 320)
+        sizes.append(_onnx.folder_bytes(out / form))
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_parity_is_written_per_form_and_speeds_stay_outside(exported: tuple[Path, Run]) -> None:
+    out, run = exported
+    parity = artifact.read_json(out / "parity.json")
+    assert parity["prompts"] == 4
+    assert parity["thresholds"]["int4"]["kl_per_token"] is None
+    fp32, int8, int4 = (parity["forms"][form] for form in FORMS)
+    assert fp32["max_logprob_difference"] < 1e-5
+    assert fp32["argmax_agreement"] == fp32["greedy_agreement"] == 1.0
+    assert fp32["kl_per_token"] <= int8["kl_per_token"] < int4["kl_per_token"]
+    for form in FORMS:
+        measures = parity["forms"][form]
+        assert measures["chat_template_identical"] and measures["tokenizer_identical"]
+        assert measures["bytes"] == _onnx.folder_bytes(out / form)
+    assert set(run.measured["tokens_per_second"]) == {"pytorch", *FORMS}
+    assert all(speed > 0 for speed in run.measured["tokens_per_second"].values())
+    assert "tokens_per_second" not in json.dumps(parity)
+
+
+def test_a_second_export_from_elsewhere_is_the_same_bytes(
+    exported: tuple[Path, Run], chat_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _run = exported
+    (tmp_path / "renamed").symlink_to(chat_model)
+    monkeypatch.chdir(tmp_path)
+    export(config_for(), Path("renamed"), data, Path("again"))
+    first = {str(p.relative_to(out)): artifact.sha256(p) for p in out.rglob("*") if p.is_file()}
+    again = Path("again")
+    assert {str(p.relative_to(again)): artifact.sha256(p) for p in again.rglob("*") if p.is_file()} == first
+    for path in again.rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), f"{path} names the folder it was built in"
+
+
+def test_a_form_over_its_threshold_fails_after_the_whole_table_was_logged(
+    chat_model: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_for()
+    forms = config.model_dump()["forms"]
+    forms["int4"]["thresholds"]["kl_per_token"] = 1e-9
+    with caplog.at_level(logging.INFO), pytest.raises(ParityError, match=r"int4: kl_per_token is \d.*at most 1e-09"):
+        export(config_for(forms=forms), chat_model, data, tmp_path)
+    assert all(f"\n{form} " in "\n" + "\n".join(caplog.messages) for form in FORMS)
+    assert not (tmp_path / "parity.json").exists()
+
+
+def measures_of(folder: Path, chat_model: Path, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Parity of one folder on one conversation."""
+    from tasks._models import load_causal_lm, load_tokenizer
+
+    tokenizer = load_tokenizer(chat_model)
+    reference = _parity.Reference(load_causal_lm(chat_model), tokenizer)
+    [prompt] = _parity.prompts(tokenizer, [messages])
+    answer = reference.generate(prompt.ids, max_new_tokens=8)
+    session = _parity.Exported(folder, threads=1)
+    session.compare(prompt, answer, reference.log_probs(prompt.ids, answer))
+    return session.measures()
+
+
+def test_a_conversation_with_system_and_assistant_turns_renders_the_same(
+    exported: tuple[Path, Run], chat_model: Path
+) -> None:
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": " a\n“é” 12"},
+        {"role": "assistant", "content": "b "},
+        {"role": "user", "content": "c\\n"},
+    ]
+    measures = measures_of(exported[0] / "fp32", chat_model, messages)
+    assert measures["chat_template_identical"] and measures["tokenizer_identical"]
+
+
+@pytest.mark.parametrize("tampered", ["chat_template", "tokenizer", "weights"])
+def test_what_was_tampered_with_is_noticed(
+    exported: tuple[Path, Run], chat_model: Path, tmp_path: Path, tampered: str
+) -> None:
+    import shutil
+
+    folder = tmp_path / "fp32"
+    shutil.copytree(exported[0] / "fp32", folder)
+    if tampered == "chat_template":
+        path = folder / "chat_template.jinja"
+        path.write_text(path.read_text().replace("+ '<|im_end|>\\n'", "+ ' <|im_end|>\\n'"))
+    elif tampered == "tokenizer":
+        path = folder / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:2]
+        path.write_text(json.dumps(tokenizer))
+    else:
+        path = folder / "model.onnx.data"
+        content = bytearray(path.read_bytes())
+        content[:4096] = bytes(4096)
+        path.write_bytes(content)
+    measures = measures_of(folder, chat_model, [{"role": "user", "content": "What is 12 + 345?"}])
+    bounds = {"max_logprob_difference": 1e-3, "kl_per_token": 1e-6, "argmax_agreement": None, "greedy_agreement": None}
+    name = {"chat_template": "chat_template_identical", "tokenizer": "tokenizer_identical", "weights": "kl_per_token"}
+    with pytest.raises(ParityError, match=rf"fp32: {name[tampered]} is"):
+        _parity.check({"fp32": measures}, {"fp32": bounds})
+
+
+def test_not_a_number_never_passes() -> None:
+    measures = {"chat_template_identical": True, "tokenizer_identical": True, "kl_per_token": float("nan")}
+    measures |= {"max_logprob_difference": 0.0, "argmax_agreement": float("nan"), "greedy_agreement": 1.0}
+    bounds = {"max_logprob_difference": None, "kl_per_token": 0.1, "argmax_agreement": 0.5, "greedy_agreement": None}
+    with pytest.raises(ParityError, match=r"(?s)kl_per_token is nan.*argmax_agreement is nan"):
+        _parity.check({"int8": measures}, {"int8": bounds})
+
+
+def test_measures_by_hand() -> None:
+    """Two positions over three tokens: the numbers are those of the definition, worked out on paper."""
+    import numpy as np
+
+    p = np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
+    q = np.log([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]])
+    session = _parity.Exported.__new__(_parity.Exported)
+    session.__dict__.update(
+        model=None, tokenizer=None, bytes=7, _templates_same=True, _tokens_same=True, _max=0.0, _kl=0.0,
+        _positions=0, _argmax=0, _greedy=0,
+    )  # fmt: skip
+    shifted = np.vstack([np.zeros((1, 3)), q + 5.0, np.zeros((1, 3))])  # logits are log-probabilities up to a constant
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_onnx, "render", lambda tokenizer, messages: "text")
+        patch.setattr(_onnx, "encode", lambda tokenizer, text: [1, 1])
+        patch.setattr(_onnx, "logits", lambda model, ids: shifted)
+        patch.setattr(_onnx, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
+        session.compare(_parity.Prompt([], "text", [1, 1]), [0, 2], p)
+    measures = session.measures()
+    expected = (0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2
+    assert measures["kl_per_token"] == pytest.approx(expected, rel=1e-2)
+    assert measures["max_logprob_difference"] == pytest.approx(np.log(2), rel=1e-2)
+    assert measures["argmax_agreement"] == 0.5
+    assert measures["greedy_agreement"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"blok_size": 32}, "params/tiny/export_onnx.yaml: forms.int8.weights: .*blok_size"),
+        ({"method": "magic"}, "forms.int8.weights: .*k_quant"),
+    ],
+)
+def test_an_option_the_builder_does_not_know_is_refused_before_building(
+    chat_model: Path, data: Path, tmp_path: Path, weights: dict[str, Any], message: str
+) -> None:
+    forms = config_for().model_dump()["forms"]
+    forms["int8"]["weights"] = weights
+    with pytest.raises(ConfigError, match=message):
+        export(config_for(forms=forms), chat_model, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_prompts_are_refused_before_building(chat_model: Path, data: Path, tmp_path: Path) -> None:
+    config = config_for(parity={"rows": "prompts/validation.jsonl", "prompts": 9, "max_new_tokens": 8})
+    with pytest.raises(DataError, match="8 of 9 prompts leave room"):
+        export(config, chat_model, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_takes_every_shape_of_row(tmp_path: Path) -> None:
+    question = [{"role": "user", "content": "q"}]
+    answered = [*question, {"role": "assistant", "content": "a"}]
+    rows: list[dict[str, Any]] = [{"prompt": question}, {"question": "q"}, {"messages": answered}]
+    artifact.write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert held_out(tmp_path / "rows.jsonl") == [question] * 3
+    artifact.write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": "no question"}])
+    with pytest.raises(DataError, match=r"rows.jsonl:4: neither"):
+        held_out(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"parity\.rows"):
+        held_out(tmp_path / "absent.jsonl")
+
+
+def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(chat_model, folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"architectures": ["UnheardOfForCausalLM"]}))
+    options = _onnx.builder_options(folder, "fp32", "fp32", {})
+    with pytest.raises(ModelError, match="cannot export it"):
+        _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
+
+
+def test_loading_what_is_no_export_says_so(tmp_path: Path, exported: tuple[Path, Run]) -> None:
+    with pytest.raises(ModelError, match=r"no genai_config\.json"):
+        _onnx.load(tmp_path)
+    import shutil
+
+    shutil.copytree(exported[0] / "int8", tmp_path / "int8")
+    (tmp_path / "int8" / "model.onnx.data").unlink()
+    with pytest.raises(ModelError, match="cannot load it"):
+        _onnx.load(tmp_path / "int8")
+
+
+def test_every_recipe_parses() -> None:
+    recipes = sorted(REPO.glob("params/*/export_onnx.yaml"))
+    assert {p.parent.name for p in recipes} >= {"tiny", "smollm2", "qwen3"}
+    for path in recipes:
+        config = load(path, Config)
+        assert set(config.forms) == set(FORMS)
+        limits = config.forms["fp32"].thresholds
+        assert limits.max_logprob_difference is not None and limits.max_logprob_difference <= 1e-3
+        limits = config.forms["int8"].thresholds
+        assert limits.kl_per_token is not None and limits.argmax_agreement is not None
+        assert limits.kl_per_token <= 0.02 and limits.argmax_agreement >= 0.93
