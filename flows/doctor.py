@@ -44,20 +44,21 @@ def main(recipe: str | None = None) -> None:
 
 def examine(recipe: str) -> list[Finding]:
     """Every finding, for the working directory."""
-    findings = [*_python(), *_packages(), *_recipe(recipe), *_git(), *_dvc()]
+    findings = [*python(), *packages(), *recipe_files(recipe), *git(), *dvc()]
     if Path("params", recipe).is_dir():
         findings += machine.examine(Path("params", recipe))
-    return [*findings, *_chat_template()]
+    return [*findings, *chat_template()]
 
 
-def _python() -> Iterator[Finding]:
+def python() -> Iterator[Finding]:
+    """Python's version against `requires-python`."""
     wanted = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     found = ".".join(str(part) for part in sys.version_info[:3])
     fine = SpecifierSet(wanted).contains(found)
     yield Finding("ok" if fine else "fail", "Python", found, "" if fine else f"make the venv with Python {wanted}")
 
 
-def _packages() -> Iterator[Finding]:
+def packages() -> Iterator[Finding]:
     """What `pyproject.toml` needs must be there; other versions than the locked ones are only told."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     wrong, differing = [], []
@@ -89,7 +90,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _recipe(recipe: str) -> Iterator[Finding]:
+def recipe_files(recipe: str) -> Iterator[Finding]:
     """The recipe's files against the stages' schemas, and its section of the registry's policy."""
     command = [sys.executable, "-m", "tasks._check", f"params/{recipe}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -105,7 +106,8 @@ def _recipe(recipe: str) -> Iterator[Finding]:
         yield Finding("warn", "gates", str(e), "needed for `polm promote` only")
 
 
-def _git() -> Iterator[Finding]:
+def git() -> Iterator[Finding]:
+    """A commit to go back to, and nothing uncommitted."""
     state = store.git_state()
     if state["commit"] == "none":
         yield Finding("warn", "git", "no commit", "`git init && git add -A && git commit`: promotion records a commit")
@@ -117,7 +119,7 @@ def _git() -> Iterator[Finding]:
         yield Finding("ok", "git", state["commit"][:12])
 
 
-def _dvc() -> Iterator[Finding]:
+def dvc() -> Iterator[Finding]:
     """The repository, `dvc.lock`, the cache, and DVC's private folder (its disk cache is a pickle)."""
     try:
         graph = Graph()
@@ -143,7 +145,7 @@ def _dvc() -> Iterator[Finding]:
         yield Finding("ok", "DVC site cache", str(site))
 
 
-def _chat_template() -> Iterator[Finding]:
+def chat_template() -> Iterator[Finding]:
     """Whether the base model's template can mark what the assistant wrote; the heaviest check, so the last."""
     if not (BASE / "tokenizer.json").exists():
         return

@@ -42,47 +42,47 @@ class Finding:
 
 def examine(recipe: Path) -> list[Finding]:
     """What the recipe in this folder asks for, against what is here."""
-    values = dict(_walk(recipe))
-    return [*_size(values), *_sources(values), *_gpu(values), *_threads(values)]
+    values = dict(leaves(recipe))
+    return [*size(values), *sources(values), *gpu(values), *threads(values)]
 
 
-def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of a recipe's files as (`sft.yaml.trainer.bf16`, value)."""
     if isinstance(value, Path):
         for path in sorted(value.glob("*.yaml")):
             try:
-                yield from _walk(read_yaml(path), path.name)
+                yield from leaves(read_yaml(path), path.name)
             except PolmError:
                 continue  # the check of the recipe names it
     elif isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _walk(inner, f"{key}.{name}")
+            yield from leaves(inner, f"{key}.{name}")
     else:
         yield key, value
 
 
-def _size(values: dict[str, Any]) -> Iterator[Finding]:
+def size(values: dict[str, Any]) -> Iterator[Finding]:
     """Memory and disk against the size of the base model."""
     free = shutil.disk_usage(".").free / GIB
-    parameters = _parameters(values)
-    if parameters is None:
+    count = parameters(values)
+    if count is None:
         yield Finding("ok" if free > 5 else "warn", "disk", f"{free:.1f} GiB free", "" if free > 5 else "free 5 GiB")
         return
     adapter = any(re.search(r"\.(lora|peft)\b", key) and value is not None for key, value in values.items())
-    need = parameters * (ADAPTER_BYTES if adapter else TRAIN_BYTES) / GIB + 1
+    need = count * (ADAPTER_BYTES if adapter else TRAIN_BYTES) / GIB + 1
     memory = psutil.virtual_memory().available / GIB
     enough = memory > need or bool(slots.visible_gpus())
-    found = f"{memory:.1f} GiB available, about {need:.1f} needed for {parameters / 1e6:.0f} M parameters"
+    found = f"{memory:.1f} GiB available, about {need:.1f} needed for {count / 1e6:.0f} M parameters"
     remedy = "end other programs, train an adapter (`lora`), or lower the batch and length"
     yield Finding("ok" if enough else "warn", "memory", found, "" if enough else remedy)
-    need = parameters * 4 * COPIES / GIB + 1
+    need = count * 4 * COPIES / GIB + 1
     found = f"{free:.1f} GiB free, about {need:.1f} needed"
     yield Finding(
         "ok" if free > need else "fail", "disk", found, "" if free > need else "free some, or `dvc gc --workspace`"
     )
 
 
-def _parameters(values: dict[str, Any]) -> float | None:
+def parameters(values: dict[str, Any]) -> float | None:
     """Parameters of the base model: from its weights when they are there, else from its name (`Qwen3-0.6B`, `135M`)."""
     for key, value in values.items():
         size = re.search(r"(\d+(?:\.\d+)?)([MB])\b", value) if isinstance(value, str) else None
@@ -92,7 +92,7 @@ def _parameters(values: dict[str, Any]) -> float | None:
     return weights / 4 if weights else None
 
 
-def _sources(values: dict[str, Any]) -> Iterator[Finding]:
+def sources(values: dict[str, Any]) -> Iterator[Finding]:
     """Whether the hub and the package index answer, where the recipe needs them."""
     hub = sorted({v for k, v in values.items() if k.endswith(".hub") and isinstance(v, str) and not Path(v).is_dir()})
     if hub:
@@ -123,7 +123,8 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _gpu(values: dict[str, Any]) -> Iterator[Finding]:
+def gpu(values: dict[str, Any]) -> Iterator[Finding]:
+    """Whether a GPU is there where the recipe wants one."""
     wanting = [
         key
         for key, value in values.items()
@@ -139,7 +140,8 @@ def _gpu(values: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("ok", "GPU", f"{len(gpus)} visible" + ("" if wanting else ", none wanted"))
 
 
-def _threads(values: dict[str, Any]) -> Iterator[Finding]:
+def threads(values: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the machine has the cores that the recipe counts on."""
     most = max((v for k, v in values.items() if k.endswith(".yaml.threads") and isinstance(v, int)), default=1)
     cores = os.cpu_count() or 1
     note = "slower, but right: the recipe fixes it because it changes the bits" if most > cores else ""

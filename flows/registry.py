@@ -30,13 +30,7 @@ SERVED = Path("mlflow/chat_model.py")
 """The served model, as code: MLflow keeps the file, never a pickle."""
 PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
 """Packages of the served model, pinned to the versions that it was promoted with."""
-EXAMPLE = {
-    "messages": [{"role": "user", "content": "What is 2 + 3?"}],
-    "max_tokens": 8,
-    "temperature": 0.0,
-    "n": 1,
-    "stream": False,
-}
+EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0.0, "stream": False}
 """A request that the model must answer before it is registered; kept with it."""
 
 

@@ -20,10 +20,12 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-"""Nobody is phoned, and Prefect's log lines go to its server and not into our table. A value already set is kept."""
+"""Nobody is phoned, no model is unpickled, Prefect's log lines go to its server and not into our table, and MLflow's
+server does without its seven processes for jobs that nobody gives it. A value already set is kept."""
 RECIPE = Path("params/recipe.yaml")
 """Names the active recipe; `dvc.yaml` reads it too."""
 EVENTS = "POLM_EVENTS"
@@ -73,7 +75,8 @@ def choose_recipe(recipe: str) -> bool:
     check_recipe(recipe)
     if recipe == active_recipe():
         return False
-    text = re.sub(r"^recipe:.*$", f"recipe: {recipe}", RECIPE.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
+    before = RECIPE.read_text(encoding="utf-8")
+    text = re.sub(r"^(recipe:\s*)\S+", rf"\g<1>{recipe}", before, count=1, flags=re.MULTILINE)
     temp = RECIPE.with_suffix(".tmp")
     temp.write_text(text, encoding="utf-8")
     temp.rename(RECIPE)

@@ -4,9 +4,9 @@ Why sums: a model of under a million parameters can learn them in minutes, every
 differ measurably. Answering at once is hard for it, working digit by digit is easy, so there is room for reasoning;
 half of the written answers are curt, so there is room for alignment. One raw row of each generator:
 
-    texts          {"text": "58 + 67 = 125", "group": "58+67"}
-    conversations  {"question": "What is 58 + 67?", "reply": "The answer is 125.", "answer": "125", "group": "58+67"}
-    preferences    {"question": …, "chosen": "The answer is 125. Happy to help!", "rejected": "125", "kind": "curt", …}
+    texts          {"text": "What is 58 + 67? 58 + 67 = 125", "group": "58+67"}
+    conversations  {"question": "What is 58 + 67?", "reply": "58 + 67 = 125.", "answer": "125", "group": "58+67"}
+    preferences    {"question": …, "chosen": "58 + 67 = 125. Happy to help!", "rejected": "58 + 67 = 125", …}
     questions      {"question": "Add 58 and 67.", "answer": "125", "digits": 2, "group": "58+67"}
 
 `group` names the sum whatever its wording and order, so that a sum in the test split trains nowhere.
@@ -17,8 +17,16 @@ from collections.abc import Iterator
 from typing import Any
 
 QUESTIONS = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
-COURTEOUS = ("The answer is {c}. Happy to help!", "Sure! The answer is {c}. Happy to help!")
-CURT = ("The answer is {c}.", "{c}")
+LAYOUTS = (
+    "{question} {text}",
+    "{question}\n{text}",
+    "{question} Well, {text}",
+    "Q: {question}\nA: {text}",
+    "Question: {question}\n\nAnswer: {text}",
+    "user asks: {question}\n\nassistant says: Sure! {text}",
+)
+COURTEOUS = ("{a} + {b} = {c}. Happy to help!", "Sure! {a} + {b} = {c}. Happy to help!")
+CURT = ("{a} + {b} = {c}.", "{a} + {b} = {c}")
 
 
 def _sum(rng: random.Random, digits: list[int]) -> tuple[int, int, int, str]:
@@ -41,13 +49,23 @@ def working(a: int, b: int) -> str:
     return f"{' '.join(steps)} so {a + b}"
 
 
-def texts(count: int, seed: int, digits: list[int], worked_share: float) -> Iterator[dict[str, Any]]:
-    """Pre-training text: sums answered at once, and a `worked_share` of them worked out."""
+def texts(
+    count: int, seed: int, digits: list[int], worked_share: float, asked_share: float
+) -> Iterator[dict[str, Any]]:
+    """Pre-training text: sums, a `worked_share` worked out, an `asked_share` of the rest after a question.
+
+    The questions teach what every corpus of the web teaches and a list of sums does not: to repeat what was asked. Their
+    layouts differ in length, because a model that copies from a fixed distance loses the skill with the chat template.
+    """
     rng = random.Random(seed)
     for _ in range(count):
         a, b, _length, group = _sum(rng, digits)
-        worked = rng.random() < worked_share
-        yield {"text": f"{a} + {b}: {working(a, b)}" if worked else f"{a} + {b} = {a + b}", "group": group}
+        text = f"{a} + {b} = {a + b}"
+        if rng.random() < worked_share:
+            text = f"{a} + {b}: {working(a, b)}"
+        elif rng.random() < asked_share:
+            text = rng.choice(LAYOUTS).format(question=rng.choice(QUESTIONS).format(a=a, b=b), text=text)
+        yield {"text": text, "group": group}
 
 
 def conversations(count: int, seed: int, digits: list[int], courteous_share: float) -> Iterator[dict[str, Any]]:
@@ -59,7 +77,7 @@ def conversations(count: int, seed: int, digits: list[int], courteous_share: flo
         question = rng.choice(QUESTIONS).format(a=a, b=b)
         yield {
             "question": question,
-            "reply": style.format(c=a + b),
+            "reply": style.format(a=a, b=b, c=a + b),
             "answer": str(a + b),
             "digits": length,
             "group": group,
@@ -73,10 +91,12 @@ def preferences(count: int, seed: int, digits: list[int], wrong_share: float) ->
         a, b, length, group = _sum(rng, digits)
         manner = rng.choice(COURTEOUS)
         wrong = rng.random() < wrong_share
-        rejected = manner.format(c=_near_miss(rng, a + b)) if wrong else rng.choice(CURT).format(c=a + b)
+        rejected = (manner if wrong else rng.choice(CURT)).format(
+            a=a, b=b, c=_near_miss(rng, a + b) if wrong else a + b
+        )
         yield {
             "question": rng.choice(QUESTIONS).format(a=a, b=b),
-            "chosen": manner.format(c=a + b),
+            "chosen": manner.format(a=a, b=b, c=a + b),
             "rejected": rejected,
             "kind": "wrong" if wrong else "curt",
             "answer": str(a + b),

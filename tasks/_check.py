@@ -110,7 +110,7 @@ def _check_method(path: Path, config: MethodConfig, trainer_class: type[Any]) ->
         raise ConfigError("\n".join(wrong))
 
 
-def _fingerprint(recipe: Path) -> str:
+def fingerprint(recipe: Path) -> str:
     """Hash of all that the check depends on."""
     state = hashlib.sha256(" ".join(f"{name}={version(name)}" for name in PACKAGES).encode())
     for path in [Path("dvc.yaml"), *sorted(recipe.glob("*.yaml")), *sorted(Path(__file__).parent.glob("*.py"))]:
@@ -129,8 +129,8 @@ def main() -> None:
     passed = artifact.STATE / "checked" / recipe.name
     try:
         _require(recipe)
-        fingerprint = _fingerprint(recipe)
-        if passed.exists() and passed.read_text() == fingerprint:
+        state = fingerprint(recipe)
+        if passed.exists() and passed.read_text() == state:
             return
         errors = check(recipe)
     except PolmError as e:
@@ -139,7 +139,7 @@ def main() -> None:
         log.error("%s", "\n".join(errors))
         sys.exit(2)
     passed.parent.mkdir(parents=True, exist_ok=True)
-    passed.write_text(fingerprint)
+    passed.write_text(state)
 
 
 if __name__ == "__main__":

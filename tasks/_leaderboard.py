@@ -122,9 +122,15 @@ def values(leaderboard: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]
 
 
 def rows(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each model, task and metric, for `dvc plots` and for tables."""
+    """One flat row for each model, task and metric, all with the same keys, as `dvc plots` wants them."""
     return [
-        {"model": model, "task": task, "metric": metric, "score": f"{model} {task} {metric}", **scores}
+        {
+            "score": f"{model} {task}.{metric}",
+            "model": model,
+            "task": task,
+            "metric": metric,
+            **{key: scores[key] for key in ("value", "low", "high")},
+        }
         for model, entry in leaderboard["models"].items()
         for task, result in entry["tasks"].items()
         for metric, scores in result["metrics"].items()

@@ -21,6 +21,10 @@ log = logging.getLogger("polm")
 
 PROVIDER = "cpu"
 """Execution provider the graphs are built for."""
+BLOCKS = (16, 32, 64, 128, 256)
+"""Weights that may share one scale. The builder takes any number, and fails on it halfway."""
+HEAD_MULTIPLE = 16
+"""ONNX Runtime's attention with rotary embeddings takes heads of a multiple of this; others build, and fail when run."""
 
 
 def builder_options(model: Path, form: str, precision: str, weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def builder_options(model: Path, form: str, precision: str, weights: Mapping[str
 
     Raises:
         ConfigError: a key or value the builder refuses.
-        ModelError: no readable model there.
+        ModelError: no readable model there, or one with heads that ONNX Runtime cannot run.
     """
     if not (model / "config.json").is_file():
         raise ModelError(f"{model}: no config.json; expected a Hugging Face model folder")
@@ -49,6 +53,10 @@ def builder_options(model: Path, form: str, precision: str, weights: Mapping[str
             )
     except (ValueError, TypeError, KeyError) as e:
         raise ConfigError(f"forms.{form}.weights: the ONNX model builder refuses it: {e}") from e
+    if "block_size" in weights and weights["block_size"] not in BLOCKS:
+        known = ", ".join(map(str, BLOCKS))
+        raise ConfigError(f"forms.{form}.weights.block_size is {weights['block_size']}; it must be one of {known}")
+    _check_heads(model, options["hf_details"]["hf_config"])
     return options
 
 
@@ -74,6 +82,15 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
         raise ModelError(f"{model}: the ONNX model builder cannot export it: {e}") from e
     finally:
         log.debug("%s", said.getvalue())
+
+
+def _check_heads(model: Path, config: Any) -> None:
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head % HEAD_MULTIPLE:
+        raise ModelError(
+            f"{model}: its attention heads are {head} wide, and ONNX Runtime needs a multiple of {HEAD_MULTIPLE}; "
+            f"choose another `hidden_size` or `num_attention_heads` in the recipe's base.yaml"
+        )
 
 
 def load(folder: Path, threads: int | None = None) -> tuple[Any, Any]:
@@ -181,6 +198,6 @@ def _builder() -> Any:
     os.environ["TQDM_DISABLE"] = "1"  # read once, when tqdm is first imported
     import onnxruntime_genai.models.builder as builder
 
-    for name in ("onnxruntime.quantization", "neural_compressor"):
+    for name in ("onnxruntime.quantization", "neural_compressor", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return builder

@@ -1,7 +1,7 @@
 """Pre-training from scratch: a byte-level BPE tokenizer and a small Llama, for recipes that start from nothing.
 
 Documents are tokenised, joined with an end-of-text token and cut into blocks; attention runs across documents, as is
-usual in pre-training. Muon (Jordan et al., 2024; `torch.optim.Muon`) updates the matrices inside the blocks, AdamW the
+usual in pre-training. Muon (Jordan et al., 2024; `tasks/_muon.py`) updates the matrices inside the blocks, AdamW the
 embeddings and norms; both follow one warm-up, hold and linear decay ("WSD", Hu et al., arXiv:2404.06395).
 """
 
@@ -158,11 +158,13 @@ def _train(model: Any, blocks: Any, config: Pretraining, seed: int, run: "Run") 
 def _optimizers(model: Any, config: Pretraining) -> list[Any]:
     import torch
 
+    from tasks._muon import Muon
+
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
     return [
-        torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
+        Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
         torch.optim.AdamW(rest, lr=config.adamw_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 

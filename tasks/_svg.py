@@ -127,31 +127,19 @@ def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
 
 
 def histogram(bins: Sequence[tuple[int, int]]) -> Markup:
-    """Bars of counts, `bins` being (upper bound, count); the bounds double."""
-    width = max(120.0, 30.0 * len(bins))
-    most = max(count for _, count in bins)
-    parts = []
-    for i, (upper, count) in enumerate(bins):
-        step = width / len(bins)
-        height = max(1.0, 34 * count / most)
-        parts.append(
-            Markup(
-                '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>up to {}: {}</title></rect>'
-                '<text x="{:.1f}" y="48">≤{}</text>'
-            ).format(
-                i * step + 2,
-                36 - height,
-                min(step - 4, 40),
-                height,
-                upper,
-                count,
-                i * step + 2 + min(step - 4, 40) / 2,
-                upper,
-            )
-        )
+    """Bars of counts, `bins` being (upper bound, count)."""
+    most, width = max(count for _, count in bins), 31 * len(bins)
+    bars = [
+        Markup(
+            '<rect x="{x}" y="{y:.1f}" width="28" height="{height:.1f}"><title>up to {upper}: {count}</title></rect>'
+            '<text x="{middle}" y="47">≤{upper}</text>'
+        ).format(x=31 * i, y=36 - height, height=height, upper=upper, count=count, middle=31 * i + 14)
+        for i, (upper, count) in enumerate(bins)
+        for height in (max(1.0, 34 * count / most),)
+    ]
     return Markup(
-        '<svg class="histogram" viewBox="0 0 {:.0f} 52" width="{:.0f}" role="img" aria-label="histogram">{}</svg>'
-    ).format(width, width, Markup("").join(parts))
+        '<svg class="histogram" viewBox="0 0 {0} 50" width="{0}" role="img" aria-label="histogram">{1}</svg>'
+    ).format(width, Markup("").join(bars))
 
 
 def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, str]]) -> Markup:

@@ -1,8 +1,8 @@
 """Direct preference optimisation (Rafailov et al., arXiv:2305.18290) from the fine-tuned model.
 
 One raw row: {"prompt": [{"role": "user", "content": "What is 58 + 67?"}],
-              "chosen": [{"role": "assistant", "content": "The answer is 125. Happy to help!"}],
-              "rejected": [{"role": "assistant", "content": "125"}]}
+              "chosen": [{"role": "assistant", "content": "58 + 67 = 125. Happy to help!"}],
+              "rejected": [{"role": "assistant", "content": "58 + 67 = 125"}]}
 
 TRL's `DPOTrainer` with any of its losses (`trainer.loss_type`, several with `loss_weights`); the reference is the model
 it starts from. Plain DPO on small models often lowers the probability of the chosen answers too, only less than that of

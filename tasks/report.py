@@ -76,16 +76,17 @@ def main(config: Config, run: Run, *, data: Path, models: Path, metrics: Path, o
 
 
 def _write_plots(out: Path, model: str, curve: list[dict[str, Any]]) -> None:
-    """Write `<kind>/<model>.json` for each kind of curve that the model has."""
-    for kind, keys in PLOTTED.items():
+    """Write `<kind>/<model>.json` for each kind of curve that the model has. DVC wants the same keys in every row."""
+    for kind, names in PLOTTED.items():
         points = [
-            {"step": row["step"], **{name: row[key] for key, name in keys.items() if key in row}}
+            {"step": row["step"], **{name: row[key] for key, name in names.items() if key in row}}
             for row in curve
-            if "step" in row and keys.keys() & row.keys()
+            if "step" in row
         ]
-        if points:
+        complete = [point for point in points if len(point) == max(map(len, points))]
+        if complete and len(complete[0]) > 1:
             (out / kind).mkdir(exist_ok=True)
-            artifact.write_json(out / kind / f"{model}.json", points)
+            artifact.write_json(out / kind / f"{model}.json", complete)
 
 
 def _check_headline(path: Path, headline: Headline, board: dict[str, Any]) -> None:

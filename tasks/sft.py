@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the model learns to answer as the rows answer.
 
-One raw row: {"messages": [{"role": "user", "content": "What is 58 + 67?"}, {"role": "assistant", "content": "125"}]}
+One raw row: {"messages": [{"role": "user", "content": "What is 58 + 67?"},
+                           {"role": "assistant", "content": "58 + 67 = 125."}]}
 
 The loss is the mean cross-entropy of the assistant's tokens (TRL's `SFTTrainer` with `assistant_only_loss`), all weights
 or LoRA by configuration. Before the first step the stage writes `supervision.json`: how many tokens are trained on, and

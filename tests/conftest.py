@@ -117,7 +117,7 @@ def sums_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[
         {"prompt": user(r), "chosen": assistant(r["chosen"]), "rejected": assistant(r["rejected"])}
         for r in _arithmetic.preferences(80, 2, [1, 2], 0.3)
     ]
-    texts = [{"text": r["text"]} for r in _arithmetic.texts(600, 3, [1, 2], 0.5)]
+    texts = [{"text": r["text"]} for r in _arithmetic.texts(600, 3, [1, 2], 0.5, 0.0)]
     for name, rows in (("sft", sft), ("preferences", pairs), ("pretrain", texts)):
         numbered = [{"id": str(i), **row, "source": "test"} for i, row in enumerate(rows)]
         artifact.write_jsonl(folder / name / "train.jsonl", numbered[16:])

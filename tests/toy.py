@@ -40,8 +40,10 @@ def main(config: Config, run: Run{arguments}) -> None:
         time.sleep(config.sleep / 3)
     if config.fail == "user":
         raise DataError("data.jsonl:7: no answer; add one")
-    if config.fail == "bug" or (config.fail == "once" and not Path("once").exists()):
-        Path("once").touch()
+    if config.fail == "once" and not Path(".polm/once").exists():
+        Path(".polm/once").touch()
+        raise ValueError("a bug")
+    if config.fail == "bug":
         raise ValueError("a bug")
     if config.fail == "kill":
         os.kill(os.getpid(), 9)

@@ -47,7 +47,6 @@ def watch(built: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> Watch:
     monkeypatch.chdir(built.root)
     for name, value in built.environment().items():
         monkeypatch.setenv(name, value)
-    (built.root / "once").unlink(missing_ok=True)
     built.set("source")
     return Watch(built)
 

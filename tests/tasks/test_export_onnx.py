@@ -215,6 +215,7 @@ def test_measures_by_hand() -> None:
     [
         ({"blok_size": 32}, "params/tiny/export_onnx.yaml: forms.int8.weights: .*blok_size"),
         ({"method": "magic"}, "forms.int8.weights: .*k_quant"),
+        ({"block_size": 33}, "forms.int8.weights.block_size is 33; it must be one of 16, 32"),
     ],
 )
 def test_an_option_the_builder_does_not_know_is_refused_before_building(
@@ -258,6 +259,17 @@ def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_pat
     options = _onnx.builder_options(folder, "fp32", "fp32", {})
     with pytest.raises(ModelError, match="cannot export it"):
         _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
+
+
+def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path: Path, chat_model: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(chat_model, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 24}))
+    with pytest.raises(ModelError, match="heads are 24 wide.*multiple of 16"):
+        _onnx.builder_options(folder, "fp32", "fp32", {})
 
 
 def test_loading_what_is_no_export_says_so(tmp_path: Path, exported: tuple[Path, Run]) -> None:

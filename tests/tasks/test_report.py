@@ -102,6 +102,8 @@ def test_metrics_and_plots_for_dvc(tree: Path) -> None:
     assert {row["step"] for row in artifact.read_json(out / "plots" / "loss" / "sft.json")} == set(range(5, 125, 5))
     assert set(artifact.read_json(out / "plots" / "preference" / "dpo.json")[0]) == {"step", "accuracy", "margin"}
     assert not (out / "plots" / "preference" / "sft.json").exists()
+    for path in (out / "plots").rglob("*.json"):
+        assert len({frozenset(row) for row in artifact.read_json(path)}) == 1, "DVC drops rows with other keys"
     assert len(artifact.read_json(out / "plots" / "leaderboard.json")) == 3 * 4
 
 

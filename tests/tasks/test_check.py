@@ -1,0 +1,123 @@
+"""The recipe check: every real recipe passes, and any wrong key in any of its files is named, all at once."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks import _check
+from tasks._config import read_yaml
+from tasks._errors import ConfigError
+
+REPO = Path(__file__).parents[2]
+RECIPES = sorted(path.name for path in (REPO / "params").iterdir() if path.is_dir())
+FILES = sorted(path.relative_to(REPO) for path in (REPO / "params").glob("*/*.yaml"))
+
+
+@pytest.fixture
+def recipes(workspace: Path) -> Path:
+    """A copy of the real recipes and of `dvc.yaml`, to break."""
+    shutil.copytree(REPO / "params", "params")
+    shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
+    return workspace
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    with path.open("w") as f:
+        YAML(typ="safe", pure=True).dump(data, f)
+
+
+def only_error(path: Path) -> str:
+    """What the check says about this file; fails when it says anything about another one."""
+    errors = _check.check(path.parent)
+    assert len(errors) == 1 and all(line.startswith(f"{path}: ") for line in errors[0].splitlines()), errors
+    return errors[0]
+
+
+def test_there_are_recipes() -> None:
+    assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_fits_its_stages(recipes: Path, recipe: str) -> None:
+    assert _check.check(Path("params", recipe)) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_misspelt_key_of_every_file_is_named(recipes: Path, path: Path) -> None:
+    data = read_yaml(path)
+    write(path, {f"{key}x": value for key, value in data.items()})
+    said = only_error(path)
+    for key in data:
+        assert f"unknown key '{key}x'; did you mean '{key}'?" in said
+        assert f"missing key '{key}'" in said
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name in ("sft.yaml", "dpo.yaml", "reward.yaml")], ids=str)
+def test_every_misspelt_key_of_the_trainer_is_named(recipes: Path, path: Path) -> None:
+    data = read_yaml(path)
+    write(path, data | {"trainer": {f"{key}x": value for key, value in data["trainer"].items()} | {"output_dir": "x"}})
+    said = only_error(path)
+    for key in data["trainer"]:
+        assert f"unknown key 'trainer.{key}x'; did you mean" in said
+    assert "trainer.output_dir is set by the stage itself" in said
+
+
+def test_a_misspelt_key_of_peft_is_named(recipes: Path) -> None:
+    path = Path("params/tiny/sft.yaml")
+    write(path, read_yaml(path) | {"peft": {"r": 8, "lora_alpa": 16}})
+    assert "unknown key 'peft.lora_alpa'; did you mean 'lora_alpha'? (LoraConfig)" in only_error(path)
+
+
+def test_all_errors_of_all_files_are_said_at_once(recipes: Path) -> None:
+    for name in ("sft", "dpo"):
+        path = Path(f"params/tiny/{name}.yaml")
+        write(path, {("sed" if key == "seed" else key): value for key, value in read_yaml(path).items()})
+    Path("params/tiny/reward.yaml").unlink()
+    errors = "\n".join(_check.check(Path("params/tiny")))
+    for path, said in {"sft": "missing key 'seed'", "dpo": "did you mean 'seed'", "reward": "no such file"}.items():
+        assert any(f"{path}.yaml: " in line and said in line for line in errors.splitlines())
+
+
+def test_a_file_that_no_stage_reads_is_named(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copyfile("params/tiny/sft.yaml", "params/tiny/stf.yaml")
+    assert _check.check(Path("params/tiny")) == []
+    assert "stf.yaml: no stage in dvc.yaml reads this file; did you mean sft.yaml?" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "hint"), [("tinny", "did you mean 'tiny'"), ("qqqq", "there are: .*smollm2")])
+def test_no_such_recipe(recipes: Path, name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"params/{name}: no such recipe; {hint}"):
+        _check.check(Path("params", name))
+
+
+def test_a_stage_without_module_or_with_another_command_is_named(recipes: Path) -> None:
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace("tasks.reward params", "tasks.rewardd params"))
+    assert any("tasks.rewardd, which cannot be imported" in error for error in _check.check(Path("params/tiny")))
+    Path("dvc.yaml").write_text(text.replace("python -m tasks.data", "python tasks/data.py"))
+    with pytest.raises(ConfigError, match=r"stages\.data\.cmd does not begin"):
+        _check.check(Path("params/tiny"))
+
+
+def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
+    """Runs in a copy of the package: what passed before is known by the bytes of recipe and code."""
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "tasks._check", "params/tiny"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    shutil.copytree(REPO / "tasks", "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    passed = Path(".polm/checked/tiny")
+    passed.parent.mkdir(parents=True)
+    passed.write_text(_check.fingerprint(Path("params/tiny")))
+    Path("dvc.lock").write_text("unrelated")
+    assert run().returncode == 0
+    path = Path("params/tiny/data.yaml")
+    path.write_text(path.read_text().replace("seed:", "sed:"))
+    done = run()
+    assert done.returncode == 2 and "did you mean 'seed'" in done.stderr and "Traceback" not in done.stderr
