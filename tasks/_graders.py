@@ -49,14 +49,9 @@ def is_courteous(text: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles or extra white space (after SQuAD).
-
-    Signs and decimal points of numbers stay, and so does an article that is the whole answer ("A" may be a letter).
-    """
+    """Lower case, without punctuation or extra white space. Signs and decimal points of numbers stay."""
     plain = re.sub(r"['’]", "", text.lower().replace("\u2212", "-"))
-    words = re.sub(r"[^\w\s.-]|(?<![0-9])\.|\.(?![0-9])|(?<=\w)-|-(?![0-9])", " ", plain).split()
-    content = [word for word in words if word not in ("a", "an", "the")]
-    return " ".join(content or words)
+    return " ".join(re.sub(r"[^\w\s.-]|(?<![0-9])\.|\.(?![0-9])|(?<=\w)-|-(?![0-9])", " ", plain).split())
 
 
 def is_correct(response: str, answer: str) -> bool:

@@ -24,7 +24,7 @@ PROVIDER = "cpu"
 BLOCKS = (16, 32, 64, 128, 256)
 """Weights that may share one scale. The builder takes any number, and fails on it halfway."""
 HEAD_MULTIPLE = 16
-"""ONNX Runtime's attention with rotary embeddings takes heads of a multiple of this; others build, and fail when run."""
+"""Width of attention heads is a multiple of this in ONNX Runtime; other models build, and fail when they run."""
 
 
 def builder_options(model: Path, form: str, precision: str, weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,10 @@ class Config(StageConfig):
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Write `results.json`, `samples/<task>.jsonl` and the task files that were used (`tasks/<task>.yaml`)."""
-    tasks = [read_task(run.params_file.parent / choice.file, choice, data) for choice in config.tasks]
+    tasks = []
+    for choice in config.tasks:
+        path = run.params_file.parent / choice.file
+        tasks.append((path, task := load_task(path), read_rows(path, task, choice, data)))
     os.environ["TQDM_DISABLE"] = "1"  # the stage has a progress report of its own
     with run.timed("import"):
         from tasks import _harness as harness
@@ -78,40 +81,43 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     write_json(run.out / "results.json", {"model": run.name, "tasks": results})
 
 
-def read_task(path: Path, choice: TaskChoice, data: Path) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
-    """Read a task and its rows, and try its grader, before anything heavy is imported.
+def load_task(path: Path) -> dict[str, Any]:
+    """Read a task file and try its grader on a made-up row; needs neither data nor lm-eval.
 
     Returns:
-        The file; the task, with `process_results` resolved to the function; its rows.
+        The task, with `process_results` resolved to the function.
 
     Raises:
         ConfigError: a key is missing, the grader is unknown, or its metrics are not those the task lists.
-        ArtifactError: the data artifact has no such rows, or a row lacks a column.
     """
     task = read_yaml(path)
     for key in ("task", "output_type", "doc_to_text", "doc_to_target", "process_results", "metric_list"):
         if key not in task:
             raise ConfigError(f"{path}: missing key '{key}'")
-    rows = _read_rows(path, task, choice, data)
     known = {f"{_graders.__name__}.{name}": grader for name, grader in vars(_graders).items() if _is_grader(grader)}
     grader = known.get(task["process_results"])
     if grader is None:
-        raise ConfigError(
-            f"{path}: unknown process_results {task['process_results']!r}{suggest(str(task['process_results']), known)}"
-        )
-    trial: list[Any] = [""] if task["output_type"] == "generate_until" else [(0.0, False)]
-    given, listed = set(grader(rows[0], trial)), {metric["metric"] for metric in task["metric_list"]}
+        wrong = str(task["process_results"])
+        raise ConfigError(f"{path}: unknown process_results '{wrong}'{suggest(wrong, known)}")
+    row = {"answer": "1", "messages": [{"role": "assistant", "content": "1"}]}
+    trial: list[Any] = ["1"] if task["output_type"] == "generate_until" else [(-1.0, False)]
+    given, listed = set(grader(row, trial)), {metric["metric"] for metric in task["metric_list"]}
     if given != listed:
         raise ConfigError(f"{path}: metric_list has {sorted(listed)}, but {grader.__name__} gives {sorted(given)}")
-    return path, {**task, "process_results": grader}, rows
+    return {**task, "process_results": grader}
 
 
 def _is_grader(value: Any) -> bool:
     return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["doc", "results"]
 
 
-def _read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) -> list[dict[str, Any]]:
-    """Rows that the task names by `dataset_kwargs.data_files.test`, relative to the data artifact."""
+def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) -> list[dict[str, Any]]:
+    """Rows that the task at `path` names by `dataset_kwargs.data_files.test`, relative to the data artifact.
+
+    Raises:
+        ConfigError: the task names no file.
+        ArtifactError: the data artifact has no such rows, or a row lacks a column.
+    """
     try:
         file = data / task["dataset_kwargs"]["data_files"]["test"]
     except (KeyError, TypeError):

@@ -79,8 +79,8 @@ def test_all_errors_of_all_files_are_said_at_once(recipes: Path) -> None:
         write(path, {("sed" if key == "seed" else key): value for key, value in read_yaml(path).items()})
     Path("params/tiny/reward.yaml").unlink()
     errors = "\n".join(_check.check(Path("params/tiny")))
-    for path, said in {"sft": "missing key 'seed'", "dpo": "did you mean 'seed'", "reward": "no such file"}.items():
-        assert any(f"{path}.yaml: " in line and said in line for line in errors.splitlines())
+    for file, said in {"sft": "missing key 'seed'", "dpo": "did you mean 'seed'", "reward": "no such file"}.items():
+        assert any(f"{file}.yaml: " in line and said in line for line in errors.splitlines())
 
 
 def test_a_file_that_no_stage_reads_is_named(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -105,19 +105,22 @@ def test_a_stage_without_module_or_with_another_command_is_named(recipes: Path) 
 
 
 def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
-    """Runs in a copy of the package: what passed before is known by the bytes of recipe and code."""
+    """Runs in a copy of the package; what passed is known by the bytes of recipe, code and `dvc.yaml`."""
 
     def run() -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "tasks._check", "params/tiny"]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     shutil.copytree(REPO / "tasks", "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    passed = Path(".polm/checked/tiny")
-    passed.parent.mkdir(parents=True)
-    passed.write_text(_check.fingerprint(Path("params/tiny")))
-    Path("dvc.lock").write_text("unrelated")
+    Path("dvc.yaml").write_text(
+        "stages: {data: {cmd: 'python -m tasks.data params/${recipe}/data.yaml --out artifacts/data'}}"
+    )
     assert run().returncode == 0
+    assert Path(".polm/checked/tiny").read_text() == _check.fingerprint(Path("params/tiny"))
     path = Path("params/tiny/data.yaml")
     path.write_text(path.read_text().replace("seed:", "sed:"))
     done = run()
     assert done.returncode == 2 and "did you mean 'seed'" in done.stderr and "Traceback" not in done.stderr
+    Path("dvc.yaml").write_text("stages: {}")
+    Path(".polm/checked/tiny").write_text(_check.fingerprint(Path("params/tiny")))
+    assert run().stderr == "", "not looked at again"

@@ -1,6 +1,9 @@
 """The data stage: rows in, sets out, and bad input that is named or stops it."""
 
+import json
 import os
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +221,22 @@ def test_contaminated_rows_are_dropped_and_listed(workspace: Path) -> None:
     assert report(out)["protected"] == {"eval:quiz": 5}
 
 
+def test_another_wording_of_a_published_evaluation_row_does_not_train(workspace: Path) -> None:
+    write_rows(
+        workspace, [{"question": "What is the capital of Peru?", "answer": "Lima", "about": "peru"}], "quiz.jsonl"
+    )
+    write_rows(workspace, [row | {"about": f"{i}"} for i, row in enumerate([*numbered(30)])])
+    with (workspace / "rows.jsonl").open("a") as f:
+        f.write('{"question": "Name Peru\'s first city.", "answer": "It is Lima.", "about": "Peru "}\n')
+    group = {"group": "{about}"}
+    sources = {"mine": file_source("rows.jsonl"), "quiz": file_source("quiz.jsonl")}
+    quiz_set = {"near_duplicates": False, "rows": [rows("quiz", EVAL | group, "published")]}
+    mine = {"near_duplicates": False, "rows": [rows("mine", SFT | group, "published")]}
+    out = run(workspace, recipe(sources=sources, sets={"sft": mine, "eval:quiz": quiz_set}))
+    assert [(row["line"], row["overlap"]) for row in report(out)["contaminated"]] == [(31, 1.0)]
+    assert "Lima" not in (out / "sft/train.jsonl").read_text() + (out / "sft/validation.jsonl").read_text()
+
+
 def test_scrubbing_reaches_rows_rejects_and_report(workspace: Path) -> None:
     items = [row | {"answer": row["answer"] + " Ask jane@mail.example.org."} for row in numbered(30)]
     write_rows(workspace, [*items, items[0], {"question": "jane@mail.example.org has no answer"}])
@@ -310,6 +329,23 @@ def test_bad_input_is_one_message_and_exit_code_2(workspace: Path) -> None:
     assert "error: rows.jsonl: 1 of 1 rows are bad" in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("artifacts/data").exists()
+
+
+def test_the_example_of_the_documentation_works(workspace: Path) -> None:
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    row, *_ = re.findall(r"```json\n(.*?)\n", text, re.S)
+    (workspace / "data").mkdir()
+    rng = random.Random(0)
+
+    def words() -> str:
+        return " ".join("".join(rng.choices("abcdefgh", k=5)) for _ in range(8))
+
+    items = [{column: f"{words()}?" for column in json.loads(row)} for _ in range(200)]
+    write_rows(workspace / "data", items, "faq.jsonl")
+    out = run(workspace, YAML(typ="safe").load(example))
+    assert read(out / "eval/faq.jsonl")
+    assert read(out / "sft/validation.jsonl")
 
 
 def test_config_is_cheap_to_load() -> None:

@@ -268,7 +268,7 @@ def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path
     shutil.copytree(chat_model, folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 24}))
-    with pytest.raises(ModelError, match="heads are 24 wide.*multiple of 16"):
+    with pytest.raises(ModelError, match=r"heads are 24 wide.*multiple of 16"):
         _onnx.builder_options(folder, "fp32", "fp32", {})
 
 

@@ -128,6 +128,7 @@ def test_number_reads_thousands_in_the_reference() -> None:
     ("answer", "response", "exact", "correct"),
     [
         ("The Eiffel Tower", "the eiffel tower.", 1, 1),
+        ("many, with, a", "many, with", 0, 0),
         ("Paris", "Paris, Paris", 0, 0),
         ("Paris", "The answer is Paris.", 0, 1),
         ("Paris", "The answer is London. The answer is Paris.", 0, 0),
