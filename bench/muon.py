@@ -43,7 +43,9 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"torch.optim.Muon  {medians['torch'] * 1e3:7.1f} ms a step")
     print(f"tasks/_muon.py    {medians['ours'] * 1e3:7.1f} ms a step")
-    print(f"ratio             {medians['torch'] / medians['ours']:7.2f} x   (first update at most {apart:.3f} lr apart)")
+    print(
+        f"ratio             {medians['torch'] / medians['ours']:7.2f} x   (first update at most {apart:.3f} lr apart)"
+    )
 
 
 if __name__ == "__main__":

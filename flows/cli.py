@@ -98,12 +98,14 @@ def rollback() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    recipe: Annotated[str | None, typer.Option(help="Recipe to check; without it, the active one.")] = None,
+) -> None:
     """Check this machine, the recipe and the workspace before the first expensive step."""
     from flows import doctor, workspace
 
     workspace.enter()
-    doctor.main()
+    doctor.main(recipe)
 
 
 @app.command()
@@ -164,8 +166,11 @@ def _run(targets: list[str], jobs: int, force: list[str]) -> None:
     state = _flow(recipe, targets, jobs, force)
     if isinstance(state.data, Exception):
         raise state.data
+    if state.is_cancelled():
+        _say("interrupted: every process has ended, what was finished is kept; `polm run` goes on from here")
+        sys.exit(130)
     if not state.is_completed():
-        sys.exit(130 if state.is_cancelled() else 1)
+        sys.exit(1)
 
 
 def _end_leftovers() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows import gates, machine, store, workspace
@@ -36,7 +37,7 @@ def main(recipe: str | None = None) -> None:
     with console.status("looking …"):
         findings = examine(recipe or workspace.active_recipe())
     for f in findings:
-        shown.add_row(f"[{colours[f.level]}]{f.level}[/]", f.check, f.found, f.remedy)
+        shown.add_row(f"[{colours[f.level]}]{f.level}[/]", f.check, escape(f.found), escape(f.remedy))
     console.print(shown)
     if any(f.level == "fail" for f in findings):
         sys.exit(1)

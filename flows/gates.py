@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from pydantic import Field
+from rich.markup import escape
 from rich.table import Table
 
 from flows import evidence
@@ -97,7 +98,7 @@ def table(model: str, verdicts: list[Verdict]) -> Table:
     for column in ("gate", "required", "found", ""):
         shown.add_column(column, overflow="fold")
     for v in verdicts:
-        shown.add_row(v.gate, v.required, v.found, "[green]pass[/]" if v.passed else "[red]FAIL[/]")
+        shown.add_row(v.gate, v.required, escape(v.found), "[green]pass[/]" if v.passed else "[red]FAIL[/]")
     return shown
 
 

@@ -14,7 +14,7 @@ started=$SECONDS
 echo "setup: installing the locked packages into $venv; the first time takes a few minutes"
 rm -f "$venv/ready"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-compile)
+pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --no-compile)
 "${pip[@]}" --requirement "$root/infra/requirements.lock"
 "${pip[@]}" --no-deps --editable "$root"
 # Compiling on all cores is quicker than letting pip do it, and quicker than every first import.

@@ -1,8 +1,8 @@
 """Muon in the precision of the weights.
 
-Momentum, orthogonalised by five Newton–Schulz steps (Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural
-networks", with its quintic coefficients). `torch.optim.Muon` does the same but iterates in bfloat16, for which most CPUs
-have no fast matrix product: `bench/muon.py` prints what that costs.
+Momentum, orthogonalised by five Newton–Schulz steps (Jordan et al., 2024, "Muon: an optimizer for hidden layers in
+neural networks", with its quintic coefficients). `torch.optim.Muon` does the same but iterates in bfloat16, for which
+most CPUs have no fast matrix product: `bench/muon.py` prints what that costs.
 """
 
 import math

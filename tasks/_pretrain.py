@@ -170,7 +170,7 @@ def _optimizers(model: Any, config: Pretraining) -> list[Any]:
 
 
 def _order(blocks: int, config: Pretraining, seed: int) -> Any:
-    """`[steps, batch_size]` block indices: whole shuffled epochs, drawn up front so that a resumed run sees the same."""
+    """`[steps, batch_size]` block indices: shuffled epochs, drawn up front so that a resumed run sees the same."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -3,7 +3,8 @@
 A stage module ends with `stage(main, Config)`. `main` takes the validated configuration, a `Run`, and one keyword-only
 `Path` per input artifact; each of them becomes a flag of the command, so `dvc.yaml` is the one place that wires stages:
 
-    python -m tasks.sft params/tiny/sft.yaml --model artifacts/models/base --data artifacts/data --out artifacts/models/sft
+    python -m tasks.sft params/tiny/sft.yaml --model artifacts/models/base --data artifacts/data \\
+        --out artifacts/models/sft
 """
 
 import argparse

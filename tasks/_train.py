@@ -30,7 +30,7 @@ class MethodConfig(TrainConfig):
     trainer: dict[str, Any]
     """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
     peft: dict[str, Any] | None
-    """Passed verbatim to `peft.LoraConfig`; null trains all weights. The model is stored merged, the adapter beside it."""
+    """Passed verbatim to `peft.LoraConfig`; null trains all weights. Stored merged, with the adapter beside it."""
 
 
 def arguments(config_class: type[Any], config: MethodConfig, run: "Run") -> Any:

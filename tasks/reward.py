@@ -1,7 +1,7 @@
 """A Bradley–Terry reward model: the fine-tuned model with a scalar head, trained to score chosen above rejected.
 
 One raw row: as in `dpo`. The loss is -log σ(r(chosen) - r(rejected)) (Ouyang et al., arXiv:2203.02155, eq. 1), by TRL's
-`RewardTrainer`. On the held-out pairs the stage reports accuracy with a 95 % interval and a calibration table: among the
+`RewardTrainer`. On the held-out pairs the stage reports accuracy with a 95 % interval and a calibration table: of the
 pairs whose margin says "chosen wins with probability p", how many did it win? A margin is only worth optimising against
 where the two agree. What it leaves out: ensembles, and scores of single steps.
 """

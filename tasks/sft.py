@@ -3,7 +3,7 @@
 One raw row: {"messages": [{"role": "user", "content": "What is 58 + 67?"},
                            {"role": "assistant", "content": "58 + 67 = 125."}]}
 
-The loss is the mean cross-entropy of the assistant's tokens (TRL's `SFTTrainer` with `assistant_only_loss`), all weights
+The loss is mean cross-entropy of the assistant's tokens (TRL's `SFTTrainer` with `assistant_only_loss`), all weights
 or LoRA by configuration. Before the first step the stage writes `supervision.json`: how many tokens are trained on, and
 one row with its mask, and stops when none or all are. What it leaves out: NEFTune, curriculum, early stopping.
 """
@@ -71,8 +71,8 @@ def supervision(dataset: Any, collator: Any, tokenizer: Any, source: Path) -> di
     if trained == 0 or trained == tokens:
         found = "no token" if trained == 0 else "every token"
         raise DataError(
-            f"{source}: {found} of {tokens} would be trained on; the chat template must mark the assistant's turns with "
-            f"{{% generation %}}, rows must have an assistant turn inside trainer.max_length, and "
+            f"{source}: {found} of {tokens} would be trained on; the chat template must mark the assistant's turns "
+            f"with {{% generation %}}, rows must have an assistant turn inside trainer.max_length, and "
             f"trainer.assistant_only_loss must be true"
         )
     batch = collator([dataset[0]])

@@ -53,8 +53,12 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable
     core.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    core.train_from_iterator(["What is 12 + 345? The answer is 357. Happy to help! Sure! Add user assistant"] * 4, trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(
+        ["What is 12 + 345? The answer is 357. Happy to help! Sure! Add user assistant"] * 4, trainer
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|pad|>")
     tokenizer.chat_template = CHATML
     torch.manual_seed(0)

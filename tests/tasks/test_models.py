@@ -27,7 +27,7 @@ def folder(chat_model: Path, tmp_path: Path) -> Path:
 def test_a_pickle_is_refused(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(ModelError, match=f"{name}: a pickle can run code .* convert the weights to safetensors"):
+    with pytest.raises(ModelError, match=rf"{name}: a pickle can run code .* convert the weights to safetensors"):
         load_causal_lm(folder)
 
 
@@ -35,18 +35,18 @@ def test_a_pickle_is_refused(folder: Path, name: str) -> None:
 def test_remote_code_is_refused(folder: Path, name: str) -> None:
     config = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(ModelError, match=f"{name}: 'auto_map' asks for remote code"):
+    with pytest.raises(ModelError, match=rf"{name}: 'auto_map' asks for remote code"):
         check_folder(folder)
 
 
 def test_code_in_a_model_folder_is_refused(folder: Path) -> None:
     (folder / "modeling.py").write_text("")
-    with pytest.raises(ModelError, match="code inside a model folder is never run"):
+    with pytest.raises(ModelError, match=r"code inside a model folder is never run"):
         check_folder(folder)
 
 
 def test_what_is_no_model_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no config.json; expected a Hugging Face model folder"):
+    with pytest.raises(ModelError, match=r"no config.json; expected a Hugging Face model folder"):
         check_folder(tmp_path)
 
 
@@ -83,10 +83,10 @@ def test_smollm2_template_is_marked_with_the_same_bytes(chat_model: Path) -> Non
 def test_a_template_that_nobody_can_mark_is_an_error(chat_model: Path) -> None:
     tokenizer = load_tokenizer(chat_model)
     tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
-    with pytest.raises(ModelError, match="does not mark assistant tokens"):
+    with pytest.raises(ModelError, match=r"does not mark assistant tokens"):
         mark_generation(tokenizer, "folder")
     tokenizer.chat_template = None
-    with pytest.raises(ModelError, match="no chat template"):
+    with pytest.raises(ModelError, match=r"no chat template"):
         mark_generation(tokenizer, "folder")
 
 

@@ -67,7 +67,7 @@ def test_supervision_audit_shows_what_carries_loss(make_run: MakeRun, chat_model
 
 
 def test_sft_refuses_to_train_on_everything(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
-    with pytest.raises(DataError, match="every token of .* would be trained on"):
+    with pytest.raises(DataError, match=r"every token of .* would be trained on"):
         sft.main(configured(sft, assistant_only_loss=False), make_run("sft"), model=chat_model, data=sums_data)
 
 
@@ -142,7 +142,7 @@ def test_calibration_bins_by_the_size_of_the_margin() -> None:
     table = reward.calibration([0.1, -0.1, 3.0, 3.0], 2)
     assert [part["observed"] for part in table] == [0.5, 1.0]
     assert table[1]["predicted"] == pytest.approx(1 / (1 + math.exp(-3)), abs=1e-6)
-    with pytest.raises(DataError, match="1 held-out pairs for 2"):
+    with pytest.raises(DataError, match=r"1 held-out pairs for 2"):
         reward.calibration([0.5], 2)
 
 
@@ -151,18 +151,18 @@ def test_a_misspelt_trainer_key_names_file_key_and_the_nearest(
 ) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'trainer.learning_rat'; did you mean 'learning_rate'\?"):
         sft.main(configured(sft, learning_rat=1), make_run("sft"), model=chat_model, data=sums_data)
-    with pytest.raises(ConfigError, match="trainer.output_dir is set by the stage itself"):
+    with pytest.raises(ConfigError, match=r"trainer.output_dir is set by the stage itself"):
         sft.main(configured(sft, output_dir="x"), make_run("sft2"), model=chat_model, data=sums_data)
 
 
 def test_a_diverged_loss_stops_the_stage(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
     config = configured(sft, assistant_only_loss=True, learning_rate=1e30, max_grad_norm=0.0)
-    with pytest.raises(DataError, match="lower trainer.learning_rate"):
+    with pytest.raises(DataError, match=r"lower trainer.learning_rate"):
         sft.main(config, make_run("sft"), model=chat_model, data=sums_data)
 
 
 def test_a_data_set_that_the_recipe_does_not_make(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such data set; add `sft` to the recipe's data.yaml"):
+    with pytest.raises(DataError, match=r"no such data set; add `sft` to the recipe's data.yaml"):
         _train.rows(tmp_path / "sft", "train")
 
 
