@@ -55,7 +55,8 @@ def texts(
     """Pre-training text: sums, a `worked_share` worked out, an `asked_share` of the rest after a question.
 
     The questions teach what every corpus of the web teaches and a list of sums does not: to repeat what was asked.
-    Their layouts differ in length, because a model that copies from a fixed distance loses the skill with the chat template.
+    Their layouts differ in length, because a model that copies from a fixed distance loses the skill with the chat
+    template.
     """
     rng = random.Random(seed)
     for _ in range(count):

@@ -86,7 +86,8 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
         return
     raise ModelError(
         f"{folder}: the chat template does not mark assistant tokens, and none of the marked templates renders the "
-        f"same text; add {{% generation %}} … {{% endgeneration %}} around the assistant's content in chat_template.jinja"
+        f"same text; put {{% generation %}} … {{% endgeneration %}} around the assistant's content "
+        f"in chat_template.jinja"
     )
 
 
