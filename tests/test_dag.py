@@ -55,7 +55,7 @@ def test_a_stage_declares_the_artifacts_its_command_names(name: str) -> None:
     assert words[:4] == ["python", "-m", f"tasks.{name}", "params/${recipe}/" + f"{name}.yaml"]
     assert [flags.pop("--out")] == STAGES[name]["outs"]
     assert set(flags.values()) == {d for d in STAGES[name]["deps"] if d.startswith("artifacts/")}
-    assert STAGES[name]["params"] == [f"{words[3]}:"]
+    assert STAGES[name]["params"] == [{words[3]: None}]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
