@@ -121,6 +121,6 @@ def questions(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, An
 
 def _near_miss(rng: random.Random, c: int) -> int:
     """A wrong sum of the kind people write: one digit off, or a carry forgotten."""
-    step = 10 ** rng.randrange(len(str(c)))
+    step = int(10 ** rng.randrange(len(str(c))))
     wrong = c + rng.choice((-1, 1)) * rng.randint(1, 9 if step == 1 else 2) * step
     return wrong if wrong >= 0 else c + step

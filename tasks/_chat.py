@@ -48,7 +48,7 @@ def marks_generation(tokenizer: Any) -> bool:
         _PROBES[0], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     mask = encoded["assistant_masks"]
-    return 0 < sum(mask) < len(mask)
+    return bool(0 < sum(mask) < len(mask))
 
 
 def mark_generation(tokenizer: Any, folder: Any) -> None:

@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("Muon updates matrices only; give other parameters to AdamW")
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for p in group["params"]:

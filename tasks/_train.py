@@ -155,7 +155,7 @@ def _callback(run: "Run") -> Any:
     """A `TrainerCallback` that reports progress and marks checkpoints as whole."""
     from transformers import TrainerCallback
 
-    class Report(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    class Report(TrainerCallback):
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
         ) -> None:

@@ -109,7 +109,7 @@ def test_accumulation_and_batch_size_share_one_trajectory(make_run: MakeRun, cha
     curves = []
     for size, accumulate in ((8, 1), (2, 4)):
         run = make_run(f"sft{size}")
-        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
+        sizes: dict[str, Any] = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
         config = configured(sft, assistant_only_loss=True, **sizes)
         sft.main(config, run, model=chat_model, data=sums_data)
         curves.append([row["loss"] for row in artifact.read_jsonl(run.out / "curves.jsonl") if "loss" in row])
@@ -118,7 +118,7 @@ def test_accumulation_and_batch_size_share_one_trajectory(make_run: MakeRun, cha
 
 def test_dpo_prefers_the_chosen_answers(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
     run = make_run("dpo")
-    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0], "max_steps": 16}
+    losses: dict[str, Any] = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0], "max_steps": 16}
     dpo.main(configured(dpo, beta=0.5, **losses), run, model=chat_model, data=sums_data)
     figures = artifact.read_json(run.out / "metrics.json")
     assert figures["eval_rewards/margins"] > 0
