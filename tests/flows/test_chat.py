@@ -59,7 +59,7 @@ def talk(folder: Path, lines: list[str | type[BaseException]], monkeypatch: pyte
     monkeypatch.setattr(console, "input", scripted)
     chat.chat(folder, title="the [test] model", max_new_tokens=6, temperature=0.0, console=console)
     assert next(said, None) is None, "left before the last input"
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_one_question_prints_the_whole_answer_and_nothing_else(folder: Path) -> None:
