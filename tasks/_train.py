@@ -83,7 +83,7 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
         held-out set.
 
     Raises:
-        DataError: the loss is not a number, or training moved no weight.
+        DataError: weights are not finite, or training moved none.
     """
     from transformers import PrinterCallback
 
@@ -93,10 +93,12 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
     checkpoint = _last_checkpoint(run.checkpoints)
     if checkpoint:
         log.info("resuming from %s", checkpoint)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not math.isfinite(result.training_loss):
-        raise DataError(f"{run.params_file}: the loss became {result.training_loss}; lower trainer.learning_rate")
-    if _fingerprint(trainer.model) == before and not checkpoint:
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    after = _fingerprint(trainer.model)
+    # The weights and not the loss: transformers leaves losses that are no numbers out of its log.
+    if not all(math.isfinite(total) for total in after):
+        raise DataError(f"{run.params_file}: training diverged, weights are not finite; lower trainer.learning_rate")
+    if after == before and not checkpoint:
         raise DataError(f"{run.params_file}: training moved no weight; check trainer.learning_rate and the data")
     evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     parameters = list(trainer.model.parameters())
