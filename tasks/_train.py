@@ -20,8 +20,8 @@ RESERVED = ("output_dir", "seed", "report_to", "disable_tqdm", "save_strategy", 
 """Keys of TRL's config classes that the stage sets, because resuming and lineage rest on them."""
 COMPLETE = "polm-complete"
 """Marker written into a checkpoint once it is whole."""
-CLOCK = ("runtime", "per_second", "total_flos")
-"""Parts of log keys that measure the machine and not the model."""
+CLOCK = ("runtime", "per_second", "total_flos", "num_tokens")
+"""Parts of log keys that tell of this process and not of the model; TRL counts tokens from where it resumed."""
 
 
 class MethodConfig(TrainConfig):
@@ -131,8 +131,8 @@ def finish(trainer: Any, tokenizer: Any, run: "Run") -> None:
 
 
 def _clean(entry: dict[str, Any]) -> dict[str, float]:
-    """A log entry without clocks, rounded so that the file is stable to read."""
-    kept = {k: v for k, v in entry.items() if not any(part in k for part in CLOCK)}
+    """A log entry without clocks, rounded and sorted: one read back from a checkpoint comes in another order."""
+    kept = {k: v for k, v in sorted(entry.items()) if not any(part in k for part in CLOCK)}
     return {k: v if isinstance(v, int) else float(f"{float(v):.8g}") for k, v in kept.items()}
 
 

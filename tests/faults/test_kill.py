@@ -60,6 +60,7 @@ def test_kill_9_and_run_again_gives_the_same_weights(
     undisturbed = start(stage, params, inputs, workspace / "undisturbed")
     assert undisturbed.wait() == 0, undisturbed.communicate()[1]
     expected = artifact.verify(out)
+    curve = artifact.read_jsonl(out / "curves.jsonl")
     for path in sorted(out.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     out.rmdir()
@@ -74,5 +75,6 @@ def test_kill_9_and_run_again_gives_the_same_weights(
     message = again.communicate()[1]
     assert again.returncode == 0, message
     assert "resuming from" in message
+    assert artifact.read_jsonl(out / "curves.jsonl") == curve
     assert artifact.verify(out) == expected
     assert not (Path(".checkpoints") / stage).exists()

@@ -93,7 +93,7 @@ def test_a_template_that_nobody_can_mark_is_an_error(chat_model: Path) -> None:
 def test_marks_that_cover_everything_or_nothing_do_not_count(chat_model: Path) -> None:
     tokenizer = load_tokenizer(chat_model)
     for broken in (
-        "{% generation %}{% endgeneration %}" + SMOLLM2,
+        "{% if false %}{% generation %}{% endgeneration %}{% endif %}" + SMOLLM2,
         "{% generation %}" + SMOLLM2 + "{% endgeneration %}",
     ):
         tokenizer.chat_template = broken
