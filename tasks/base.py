@@ -15,6 +15,7 @@ from tasks import _artifact as artifact
 from tasks._chat import mark_generation
 from tasks._config import StageConfig, Strict
 from tasks._errors import ModelError
+from tasks._gguf import load_gguf
 from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks._pretrain import Pretraining, pretrain
 from tasks._sources import PackageSource
@@ -96,17 +97,6 @@ def main(config: Config, run: Run, *, data: Path) -> None:
     artifact.write_json(run.out / "origin.json", origin)
     if not (run.out / "metrics.json").exists():
         artifact.write_json(run.out / "metrics.json", {"parameters": model.num_parameters()})
-
-
-def from_gguf(path: Path, config: Config) -> tuple[Any, Any]:
-    """Dequantise a GGUF file into a dense model in `config.dtype`, with the tokenizer and template it carries."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=config.dtype)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def download(source: HubModel) -> Path:
