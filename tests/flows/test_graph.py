@@ -43,7 +43,7 @@ def test_graph_expands_the_matrix_and_orders_upstreams_first(project: toy.Toy) -
     assert list(stages) == ["source", "left", "right", "tail@x", "tail@y"]
     assert stages["tail@y"].upstreams == {"left"}
     assert stages["tail@y"].out == Path("artifacts/tail/y")
-    assert stages["right"].meta == Meta(timeout=1, retries=0, gpus=1)
+    assert stages["right"].meta == Meta(timeout=5, retries=0, gpus=1)
     assert stages["tail@x"].meta == Meta()
 
 
