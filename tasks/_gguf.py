@@ -1,8 +1,8 @@
 """GGUF files made dense again: weights dequantised, and the tokenizer as the file describes it.
 
-transformers builds the tokenizer of a llama-architecture GGUF in SentencePiece's manner, also where the file says that it
-is a byte-level BPE; then the end of a turn is not a token and text is split where the model never saw it split. The
-file's own fields (`tokenizer.ggml.*`) decide here.
+transformers builds the tokenizer of a llama-architecture GGUF in SentencePiece's manner, also where the file says that
+it is a byte-level BPE; then answers have no end and text is split where the model never saw it split. The file's own
+fields (`tokenizer.ggml.*`) decide here.
 """
 
 from pathlib import Path
