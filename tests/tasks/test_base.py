@@ -10,9 +10,10 @@ import pytest
 from tasks import _artifact as artifact
 from tasks import base
 from tasks._chat import marks_generation
-from tasks._config import parse
+from tasks._config import load, parse
 from tasks._errors import DataError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer
+from tasks._models import load_causal_lm, load_tokenizer, save_model
+from tests.conftest import REPO
 
 MakeRun = Callable[[str], Any]
 SCRATCH = {
@@ -106,3 +107,27 @@ def test_no_network_says_what_to_do(make_run: MakeRun, sums_data: Path, monkeypa
         ModelError, match=r"nobody/nothing@main: cannot be fetched .* put the model's folder at nobody/nothing"
     ):
         base.main(configured(source), make_run("base"), data=sums_data)
+
+
+def test_the_qwen3_recipe_with_a_folder_in_place_of_the_hub(
+    make_run: MakeRun, chat_model: Path, sums_data: Path, workspace: Path
+) -> None:
+    import trl
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = load_tokenizer(chat_model)
+    templates = Path(trl.__file__).parent / "chat_templates"
+    tokenizer.chat_template = (templates / "qwen3.jinja").read_text(encoding="utf-8")
+    assert not marks_generation(tokenizer)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "head_dim": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=320, **shape, **heads))
+    save_model(model, tokenizer, workspace / "Qwen/Qwen3-0.6B")
+
+    config = load(REPO / "params/qwen3/base.yaml", base.Config)
+    run = make_run("base")
+    base.main(config, run, data=sums_data)
+    made = load_causal_lm(run.out, dtype="auto")
+    assert type(made).__name__ == "Qwen3ForCausalLM"
+    assert str(made.dtype) == "torch.bfloat16"
+    assert marks_generation(load_tokenizer(run.out))
