@@ -32,6 +32,8 @@ LINE_SECONDS = 10.0
 """Where there is no terminal, progress is one line this often for each stage."""
 METRICS = 3
 """Live metrics that fit beside a bar."""
+TELLING = ("loss", "accurac", "reward", "margin", "kl", "learning_rate")
+"""Parts of the names of metrics that a person looks at first."""
 
 
 @dataclass
@@ -180,4 +182,10 @@ def _left(row: Row) -> str:
 
 
 def _metrics(event: dict[str, Any]) -> str:
-    return "  ".join(f"{key} {value:.4g}" for key, value in list(event["metrics"].items())[:METRICS])
+    """The most telling metrics of an event."""
+
+    def rank(name: str) -> tuple[int, str]:
+        return next((i for i, part in enumerate(TELLING) if part in name), len(TELLING)), name
+
+    metrics = event["metrics"]
+    return "  ".join(f"{key} {metrics[key]:.4g}" for key in sorted(metrics, key=rank)[:METRICS])

@@ -19,13 +19,14 @@ from tasks._stage import read_measurements
 
 REPORT = artifact.STATE / "report.html"
 """The report with this machine's seconds and speeds, and links to MLflow's runs."""
+UP_TO_DATE = {"cached", "restored", "done"}
 
 
 def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> list[dict[str, str]]:
     """Print the summary of a run and write it to `summary.json` beside its logs.
 
     Returns:
-        The rows of the leaderboard; none when there is no report.
+        The rows of the leaderboard; none when this run did not bring the report up to date.
     """
     states = {
         name: {"state": row.state, "version": row.version, "seconds": row.seconds} for name, row in board.rows.items()
@@ -36,7 +37,9 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
         if row.state == "failed":
             _explain(console, name, row.error)
     console.print(f"[dim]logs: {folder}[/]\n", highlight=False, soft_wrap=True)
-    rows = leaderboard.rows()
+    reported = {name for name, stage in graph.stages.items() if stage.out == leaderboard.FILE.parent}
+    fresh = any(name in reported and row.state in UP_TO_DATE for name, row in board.rows.items())
+    rows = leaderboard.rows() if fresh else []
     if rows:
         leaderboard.show(console, rows)
         _render(console, folder)

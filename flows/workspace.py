@@ -47,6 +47,8 @@ def enter() -> Path:
         raise PolmError(f"{here}: no dvc.yaml here or in a folder above; go into your clone of the repository")
     os.chdir(root)
     state = root / artifact.STATE
+    state.mkdir(exist_ok=True)
+    state.chmod(0o700)  # DVC opens its own part to everybody, and reads pickles from it
     private = {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(state / "dvc")}
     for name, value in (QUIET | private).items():
         os.environ.setdefault(name, value)

@@ -166,8 +166,7 @@ def logged(folder: Path, tmp_path_factory: pytest.TempPathFactory, mlflow_templa
     uri = f"sqlite:///{store / 'mlflow.db'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(store)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(uri)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)  # set_tracking_uri would outlive this module
         mlflow.set_experiment("served")
         with mlflow.start_run():
             info = mlflow.pyfunc.log_model(
@@ -178,7 +177,6 @@ def logged(folder: Path, tmp_path_factory: pytest.TempPathFactory, mlflow_templa
                 model_config={"threads": 1},
             )
         yield uri, info.model_uri
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def test_the_root_is_found_from_a_folder_below(project: toy.Toy, monkeypatch: py
         monkeypatch.setenv(name, value)  # `enter` sets some of them, and the test must not
     monkeypatch.chdir(project.root / "params/toy")
     assert workspace.enter() == project.root
+    assert (project.root / ".polm").stat().st_mode & 0o777 == 0o700
     assert Path.cwd() == project.root
 
 
@@ -89,10 +90,12 @@ with workspace.run_lock():
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(PolmError, match=rf"process {holder.pid}\)"), workspace.run_lock():
-            pass
-        holder.kill()
-        holder.wait()
+        try:
+            with pytest.raises(PolmError, match=rf"process {holder.pid}\)"), workspace.run_lock():
+                pass
+        finally:
+            holder.kill()
+            holder.wait()
         with workspace.run_lock():
             assert (artifact.STATE / "run.lock").read_text() != str(holder.pid)
 
@@ -152,12 +155,21 @@ def test_board_without_a_terminal_prints_lines(capsys: pytest.CaptureFixture[str
     with shown.shown():
         shown.state("sft", "starting", version="0123456789")
         shown.state("sft", "running")
-        shown.event("sft", {"time": 1.0, "done": 3, "total": 9, "label": "train", "metrics": {"loss": 0.12345}})
+        shown.event(
+            "sft",
+            {
+                "time": 1.0,
+                "done": 3,
+                "total": 9,
+                "label": "train",
+                "metrics": {"epoch": 1, "entropy": 2, "grad_norm": 3, "loss": 0.12345},
+            },
+        )
         shown.state("sft", "done")
         shown.state("dpo", "skipped", note="needs sft")
     lines = [line[9:] for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "sft@01234567 running"
-    assert lines[1] == "sft@01234567 train 3/9  loss 0.1235"
+    assert lines[1] == "sft@01234567 train 3/9  loss 0.1235  entropy 2  epoch 1"
     assert lines[2].startswith("sft@01234567 done in ")
     assert lines[3] == "dpo skipped: needs sft"
 

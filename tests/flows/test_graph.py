@@ -88,6 +88,15 @@ def test_a_changed_param_unsettles_the_stage_and_what_follows(done: toy.Toy) -> 
     assert graph.unchanged("tail@x")  # by itself: whether it runs is decided when `left` has ended
 
 
+def test_a_changed_command_unsettles_the_stage(done: toy.Toy) -> None:
+    done.replace("right.yaml --model", "right.yaml  --model")
+    try:
+        assert not Graph().unchanged("right")
+    finally:
+        done.replace("right.yaml  --model", "right.yaml --model")
+    assert Graph().unchanged("right")
+
+
 def test_force_unsettles_what_follows(done: toy.Toy) -> None:
     graph = Graph()
     assert graph.settled(list(graph.stages), {"left"}) == {"source", "right"}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,20 +28,27 @@ class Prefect:
     def __init__(self, url: str) -> None:
         self.api = f"{url}/api"
 
+    def ask(self, path: str, query: dict[str, Any]) -> Any:
+        """Post a query. A server that is busy with its database answers 503; like Prefect's own client, ask again."""
+        body, headers = json.dumps(query).encode(), {"Content-Type": "application/json"}
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(f"{self.api}/{path}", body, headers), timeout=30
+                ) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as e:
+                if e.code != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
     def find(self, what: str, **query: Any) -> list[dict[str, Any]]:
-        request = urllib.request.Request(
-            f"{self.api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
+        found: list[dict[str, Any]] = self.ask(f"{what}/filter", query)
         return found
 
     def create(self, what: str, **values: Any) -> str:
-        request = urllib.request.Request(
-            f"{self.api}/{what}/", json.dumps(values).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return str(json.load(answer)["id"])
+        return str(self.ask(f"{what}/", values)["id"])
 
     def last_flow(self) -> dict[str, Any]:
         return self.find("flow_runs", flows={"name": {"any_": ["polm"]}}, sort="START_TIME_DESC", limit=1)[0]
