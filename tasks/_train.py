@@ -162,7 +162,8 @@ def _callback(run: "Run") -> Any:
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
         ) -> None:
             shown = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
-            run.progress.update(state.global_step, state.max_steps, "training", **_clean(shown))
+            ordered = sorted(_clean(shown).items(), key=lambda item: not item[0].endswith("loss"))
+            run.progress.update(state.global_step, state.max_steps, "training", **dict(ordered))
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if run.main_process:
