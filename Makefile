@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format ui lock clean
+.PHONY: help setup demo test lint format ui lock clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,9 +23,6 @@ demo: $(READY)  ## Run the whole pipeline on the `tiny` recipe, promote the resu
 
 test: $(READY)  ## Run all tests
 	@$(BIN)/python -m pytest
-
-test-fast: $(READY)  ## Run the tests that take under a second each
-	@$(BIN)/python -m pytest -m "not slow"
 
 lint: $(READY)  ## Check style, formatting and types
 	@$(BIN)/ruff check .
