@@ -214,7 +214,7 @@ def test_the_server_schedules(prefect: Prefect) -> None:
     cron = {"active": True, "schedule": {"cron": "0 2 * * *", "timezone": "UTC"}}
     flow = prefect.create("flows", name="nightly")
     deployment = prefect.create("deployments", name="nightly", flow_id=flow, schedules=[cron])
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180  # its loop looks once a minute
     while not (runs := prefect.find("flow_runs", deployments={"id": {"any_": [deployment]}})):
         assert time.monotonic() < deadline, "no run was scheduled"
         time.sleep(0.5)
