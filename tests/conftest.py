@@ -14,6 +14,17 @@ import pytest
 from tasks import _artifact as artifact
 
 REPO = Path(__file__).parent.parent
+TRAINER: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "learning_rate": 1e-3,
+    "max_length": 128,
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+    "logging_steps": 1,
+}
+"""TRL settings that suit the `chat_model` fixture; a test adds its steps."""
 
 
 @pytest.fixture

@@ -13,20 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks import _artifact as artifact
-from tests.conftest import REPO
+from tests.conftest import REPO, TRAINER
 
-TRAINER = {
-    "max_steps": 24,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "learning_rate": 1e-3,
-    "max_length": 128,
-    "gradient_checkpointing": False,
-    "bf16": False,
-    "use_cpu": True,
-    "logging_steps": 1,
-    "save_steps": 8,
-}
+STEPS = {"max_steps": 24, "save_steps": 8}
 
 
 def start(stage: str, params: Path, inputs: list[str], events: Path) -> subprocess.Popen[str]:
@@ -51,7 +40,7 @@ def test_kill_9_and_run_again_gives_the_same_weights(
 ) -> None:
     extra: dict[str, Any] = {"assistant_only_loss": True} if stage == "sft" else {"beta": 0.1}
     params = workspace / f"{stage}.yaml"
-    values = {"seed": 1, "threads": 1, "launch": None, "peft": None, "trainer": TRAINER | extra}
+    values = {"seed": 1, "threads": 1, "launch": None, "peft": None, "trainer": TRAINER | STEPS | extra}
     with params.open("w") as f:
         YAML(typ="safe").dump(values, f)
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]

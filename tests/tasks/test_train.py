@@ -15,26 +15,16 @@ from tasks import _train, dpo, reward, sft
 from tasks._config import parse
 from tasks._errors import ConfigError, DataError
 from tasks._models import load_causal_lm, load_tokenizer
+from tests.conftest import TRAINER
 
 MakeRun = Callable[[str], Any]
-COMMON = {
-    "max_steps": 4,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "learning_rate": 1e-3,
-    "max_length": 128,
-    "gradient_checkpointing": False,
-    "bf16": False,
-    "use_cpu": True,
-    "logging_steps": 1,
-    "save_steps": 2,
-}
+STEPS = {"max_steps": 4, "save_steps": 2}
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
 def configured(module: Any, peft: dict[str, Any] | None = None, **trainer: Any) -> Any:
     extra = {"calibration_bins": 4, "bootstrap_samples": 200} if module is reward else {}
-    values = {"seed": 1, "threads": 2, "launch": None, "peft": peft, "trainer": COMMON | trainer, **extra}
+    values = {"seed": 1, "threads": 2, "launch": None, "peft": peft, "trainer": TRAINER | STEPS | trainer, **extra}
     return parse(Path("params/test.yaml"), values, module.Config)
 
 
