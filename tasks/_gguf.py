@@ -56,6 +56,7 @@ def _follow_the_file(tokenizer: Any, path: Path) -> None:
     core.model.byte_fallback = False
     core.model.fuse_unk = False
     core.model.unk_token = None
+    tokenizer.clean_up_tokenization_spaces = False  # it would strip spaces before punctuation; every load warns of it
     tokens = fields["tokenizer.ggml.tokens"]
     for role, name in (("eos_token", "eos_token_id"), ("pad_token", "padding_token_id")):
         setattr(tokenizer, role, tokens.contents(fields[f"tokenizer.ggml.{name}"].contents()))

@@ -88,6 +88,7 @@ def test_weights_and_tokens_come_back(chat_model: Path, tmp_path: Path) -> None:
         assert ids == original(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|pad|>")
+    assert tokenizer.clean_up_tokenization_spaces is False
     assert model.config.eos_token_id == tokenizer.eos_token_id
     ids = torch.tensor([original("What is 12 + 34?")["input_ids"]])
     torch.testing.assert_close(model(ids).logits, load_causal_lm(chat_model)(ids).logits, atol=1e-4, rtol=1e-4)
