@@ -38,6 +38,8 @@ class Stage:
     upstreams: frozenset[str]
     """Stages whose outputs it reads."""
     meta: Meta
+    threads: int
+    """Threads that its recipe file fixes; 1 where it says nothing."""
 
 
 class Graph:
@@ -159,4 +161,16 @@ def _stage(name: str, stage: Any, upstreams: frozenset[str]) -> Stage:
     if len(stage.outs) != 1:
         raise ConfigError(f"dvc.yaml: stage '{name}' has {len(stage.outs)} outs; a stage writes exactly one folder")
     meta = config.parse(Path(f"dvc.yaml: {name}.meta"), stage.meta or {}, Meta)
-    return Stage(name=name, out=Path(stage.outs[0].def_path), upstreams=upstreams, meta=meta)
+    return Stage(name, Path(stage.outs[0].def_path), upstreams, meta, _threads(stage))
+
+
+def _threads(stage: Any) -> int:
+    """Threads of a stage, from its recipe file. What is wrong with the file is said by the recipe's check."""
+    from dvc.dependency.param import ParamsDependency
+
+    files = [Path(dep.def_path) for dep in stage.deps if isinstance(dep, ParamsDependency)]
+    try:
+        found = [config.read_yaml(path).get("threads") for path in files]
+    except ConfigError:
+        return 1
+    return max((n for n in found if isinstance(n, int)), default=1)

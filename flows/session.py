@@ -53,7 +53,7 @@ class Session:
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after every process was ended.
         """
-        free = slots.Slots(jobs, slots.visible_gpus())
+        free = slots.Slots(jobs, slots.cores(), slots.visible_gpus())
         free.check(self.graph.stages[name] for name in names)
         for name in self.settled:
             self.board.state(name, "cached")
@@ -76,7 +76,7 @@ class Session:
                 if not stage.upstreams <= self.ended.keys():
                     continue
                 runs = name not in self.settled and all(self.ended[up].is_completed() for up in stage.upstreams)
-                gpus = free.take(name, stage.meta.gpus if runs else 0)
+                gpus = free.take(name, stage.threads if runs else 0, stage.meta.gpus if runs else 0)
                 if gpus is not None:
                     waiting.remove(name)
                     self._submit(name, gpus)

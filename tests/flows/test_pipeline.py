@@ -223,26 +223,35 @@ def test_the_server_schedules(prefect: Prefect) -> None:
 
 
 def test_gpu_slots_are_handed_out_and_given_back() -> None:
-    free = slots.Slots(3, ["4", "7"])
-    assert free.take("a", 1) == ("4",)
-    assert free.take("b", 2) is None
-    assert free.take("c", 1) == ("7",)
-    assert free.take("d", 0) == ()
-    assert free.take("e", 0) is None  # three jobs run
+    free = slots.Slots(3, 1, ["4", "7"])
+    assert free.take("a", 8, 1) == ("4",)
+    assert free.take("b", 1, 2) is None
+    assert free.take("c", 8, 1) == ("7",)
+    assert free.take("d", 1, 0) == ()
+    assert free.take("e", 0, 0) is None  # three jobs run
     free.give_back("a")
-    assert free.take("f", 1) == ("4",)
+    assert free.take("f", 1, 1) == ("4",)
 
 
 def test_without_gpus_only_jobs_count() -> None:
-    free = slots.Slots(2, [])
-    assert (free.take("a", 1), free.take("b", 8), free.take("c", 0)) == ((), (), None)
+    free = slots.Slots(2, 8, [])
+    assert (free.take("a", 1, 1), free.take("b", 1, 8), free.take("c", 0, 0)) == ((), (), None)
+
+
+def test_threads_beyond_the_cores_wait() -> None:
+    free = slots.Slots(9, 4, [])
+    assert (free.take("a", 2, 0), free.take("b", 1, 0), free.take("c", 2, 0)) == ((), (), None)
+    assert (free.take("cached", 0, 0), free.take("d", 1, 0)) == ((), ())
+    for name in ("a", "b", "d", "cached"):
+        free.give_back(name)
+    assert (free.take("wide", 64, 0), free.take("beside", 1, 0)) == ((), None)  # alone, but not never
 
 
 def test_a_stage_that_could_never_start_is_refused() -> None:
-    stage = Stage("big", Path("artifacts/big"), frozenset(), Meta(gpus=8))
+    stage = Stage("big", Path("artifacts/big"), frozenset(), Meta(gpus=8), threads=1)
     with pytest.raises(ConfigError, match=r"stages\.big\.meta\.gpus is 8, but only 2 are visible"):
-        slots.Slots(2, ["0", "1"]).check([stage])
-    slots.Slots(2, []).check([stage])
+        slots.Slots(2, 1, ["0", "1"]).check([stage])
+    slots.Slots(2, 1, []).check([stage])
 
 
 @pytest.mark.parametrize(("value", "names"), [("0,3", ["0", "3"]), ("", []), ("-1", []), ("GPU-aa", ["GPU-aa"])])
