@@ -27,6 +27,8 @@ CLOCK = ("runtime", "per_second", "total_flos", "num_tokens")
 class MethodConfig(TrainConfig):
     """What `sft`, `reward` and `dpo` have in common."""
 
+    dataset: str
+    """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
     trainer: dict[str, Any]
     """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
     peft: dict[str, Any] | None
@@ -57,22 +59,22 @@ def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
     return LoraConfig(task_type=task_type, **config.peft)
 
 
-def rows(folder: Path, split: str) -> Any:
-    """One split of a data set as `datasets.Dataset`, without the columns that are only for people.
+def rows(data: Path, name: str, split: str) -> Any:
+    """One split of the set `name` as `datasets.Dataset`, without the columns that are only for people.
 
     Raises:
         DataError: the recipe's data stage wrote no such set, or an empty one.
     """
     from datasets import Dataset
 
-    path = folder / f"{split}.jsonl"
+    path = data / artifact.set_folder(name) / f"{split}.jsonl"
     if not path.exists():
-        raise DataError(f"{path}: no such data set; add `{folder.name}` to the recipe's data.yaml")
-    data = artifact.read_jsonl(path)
-    if not data:
-        raise DataError(f"{path}: empty; the report in {folder.parent}/report.json says where its rows went")
+        raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
+    found = artifact.read_jsonl(path)
+    if not found:
+        raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
     keep = ("messages", "prompt", "chosen", "rejected", "completion", "text")
-    return Dataset.from_list([{k: v for k, v in row.items() if k in keep} for row in data])
+    return Dataset.from_list([{k: v for k, v in row.items() if k in keep} for row in found])
 
 
 def train(trainer: Any, run: "Run") -> dict[str, float]:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from tasks import _clean as clean
-from tasks._artifact import write_json, write_jsonl
+from tasks._artifact import set_folder, write_json, write_jsonl
 from tasks._config import StageConfig, Strict
 from tasks._data_report import Item, Ledger
 from tasks._errors import DataError
@@ -30,6 +30,8 @@ from tasks._sources import Source, Table, read
 from tasks._stage import Run, stage
 
 log = logging.getLogger("polm")
+
+SETS = r"^(pretrain|eval:[a-z0-9_]+|(sft|preferences|prompts)(:[a-z0-9_]+)?)$"
 
 
 class Split(Strict):
@@ -101,8 +103,8 @@ class Config(StageConfig):
     """Examples kept in the report for each reason why rows were dropped."""
     sources: dict[str, Source]
     """Name to source."""
-    sets: dict[Annotated[str, StringConstraints(pattern=r"^(sft|preferences|prompts|pretrain|eval:[a-z0-9_]+)$")], Set]
-    """`sft`, `preferences`, `prompts`, `pretrain`, `eval:<task>` to how it is made."""
+    sets: dict[Annotated[str, StringConstraints(pattern=SETS)], Set]
+    """`pretrain`, `eval:<task>`, or `sft`, `preferences`, `prompts` (also `sft:<name>`, …) to how it is made."""
 
 
 def main(config: Config, run: Run) -> None:
@@ -131,7 +133,10 @@ def main(config: Config, run: Run) -> None:
         else:
             items = _decontaminate(name, items, index, eval_groups, ledger)
             ledger.drop_many(name, "in the test split", [i for i in items if i.split == "test"])
-            files = {f"{name}/{split}": [i for i in items if i.split == split] for split in ("train", "validation")}
+            files = {
+                f"{set_folder(name)}/{split}": [i for i in items if i.split == split]
+                for split in ("train", "validation")
+            }
         _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())

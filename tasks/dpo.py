@@ -30,7 +30,7 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Optimise `model` on `data/preferences` and write a model folder with its curves."""
+    """Optimise `model` on the recipe's `dataset` and write a model folder with its curves."""
     with run.timed("import"):
         from trl import DPOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
@@ -38,8 +38,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=_train.rows(data / "preferences", "train"),
-        eval_dataset=_train.rows(data / "preferences", "validation"),
+        train_dataset=_train.rows(data, config.dataset, "train"),
+        eval_dataset=_train.rows(data, config.dataset, "validation"),
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )

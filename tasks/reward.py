@@ -33,14 +33,14 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Train a reward model from `model` on `data/preferences`; judge it on the validation pairs."""
+    """Train a reward model from `model` on the recipe's `dataset`; judge it on the validation pairs."""
     with run.timed("import"):
         from transformers import AutoModelForSequenceClassification
         from trl import RewardTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    held_out = _train.rows(data / "preferences", "validation")
+    held_out = _train.rows(data, config.dataset, "validation")
     import torch
 
     torch.manual_seed(config.seed)
@@ -49,7 +49,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             model, num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id
         ),
         args=arguments,
-        train_dataset=_train.rows(data / "preferences", "train"),
+        train_dataset=_train.rows(data, config.dataset, "train"),
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "SEQ_CLS"),

@@ -31,7 +31,7 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Fine-tune `model` on `data/sft` and write a model folder with its curves and audit."""
+    """Fine-tune `model` on the recipe's `dataset` and write a model folder with its curves and audit."""
     with run.timed("import"):
         from trl import SFTTrainer
     arguments = _train.arguments(trainer_class(), config, run)
@@ -40,12 +40,14 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     trainer = SFTTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=_train.rows(data / "sft", "train"),
-        eval_dataset=_train.rows(data / "sft", "validation"),
+        train_dataset=_train.rows(data, config.dataset, "train"),
+        eval_dataset=_train.rows(data, config.dataset, "validation"),
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )
-    audit = supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data / "sft")
+    audit = supervision(
+        trainer.train_dataset, trainer.data_collator, tokenizer, data / artifact.set_folder(config.dataset)
+    )
     if run.main_process:
         artifact.write_json(run.out / "supervision.json", audit)
     figures = _train.train(trainer, run)

@@ -40,7 +40,15 @@ def test_kill_9_and_run_again_gives_the_same_weights(
 ) -> None:
     extra: dict[str, Any] = {"assistant_only_loss": True} if stage == "sft" else {"beta": 0.1}
     params = workspace / f"{stage}.yaml"
-    values = {"seed": 1, "threads": 1, "launch": None, "peft": None, "trainer": TRAINER | STEPS | extra}
+    dataset = "sft" if stage == "sft" else "preferences"
+    values = {
+        "seed": 1,
+        "threads": 1,
+        "launch": None,
+        "dataset": dataset,
+        "peft": None,
+        "trainer": TRAINER | STEPS | extra,
+    }
     with params.open("w") as f:
         YAML(typ="safe").dump(values, f)
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]

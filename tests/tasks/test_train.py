@@ -24,7 +24,16 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 def configured(module: Any, peft: dict[str, Any] | None = None, **trainer: Any) -> Any:
     extra = {"calibration_bins": 4, "bootstrap_samples": 200} if module is reward else {}
-    values = {"seed": 1, "threads": 2, "launch": None, "peft": peft, "trainer": TRAINER | STEPS | trainer, **extra}
+    dataset = "sft" if module is sft else "preferences"
+    values = {
+        "seed": 1,
+        "threads": 2,
+        "launch": None,
+        "dataset": dataset,
+        "peft": peft,
+        "trainer": TRAINER | STEPS | trainer,
+        **extra,
+    }
     return parse(Path("params/test.yaml"), values, module.Config)
 
 
@@ -82,7 +91,7 @@ def test_packing_does_not_leak_attention_between_rows(make_run: MakeRun, chat_mo
     trainer = SFTTrainer(
         model=load_causal_lm(chat_model),
         args=_train.arguments(sft.trainer_class(), config, make_run("sft")),
-        train_dataset=_train.rows(sums_data / "sft", "train"),
+        train_dataset=_train.rows(sums_data, "sft", "train"),
         processing_class=load_tokenizer(chat_model),
     )
     batch = trainer.data_collator([trainer.train_dataset[0]])
@@ -152,8 +161,8 @@ def test_a_diverged_loss_stops_the_stage(make_run: MakeRun, chat_model: Path, su
 
 
 def test_a_data_set_that_the_recipe_does_not_make(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such data set; add `sft` to the recipe's data.yaml"):
-        _train.rows(tmp_path / "sft", "train")
+    with pytest.raises(DataError, match=r"no such data set; add `sft:mine` to the recipe's data.yaml"):
+        _train.rows(tmp_path, "sft:mine", "train")
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
