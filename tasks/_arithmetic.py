@@ -8,6 +8,8 @@ half of the written answers are curt, so there is room for alignment. One raw ro
     conversations  {"question": "What is 58 + 67?", "reply": "58 + 67 = 125.", "answer": "125", "group": "58+67"}
     preferences    {"question": …, "chosen": "58 + 67 = 125. Happy to help!", "rejected": "58 + 67 = 125", …}
     questions      {"question": "Add 58 and 67.", "answer": "125", "digits": 2, "group": "58+67"}
+    rationales     {"question": "Add 58 and 67.", "reply": "58 + 67: 8+7=15 5+6+1=12 so 125.", "answer": "125", …}
+    feedback       {"question": "Add 58 and 67.", "reply": "58 + 67 = 124", "liked": false, "answer": "125", …}
 
 `group` names the sum whatever its wording and order, so that a sum in the test split trains nowhere.
 """
@@ -119,8 +121,57 @@ def questions(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, An
         }
 
 
+def rationales(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, Any]]:
+    """Questions answered step by step, as people would write it down: the chain of thought to learn from.
+
+    The sum is repeated before it is worked out: copying is a skill of its own, and a step that looks at the copy finds
+    its digits at the same distance whatever the question's wording.
+    """
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b, length, group = _sum(rng, digits)
+        yield {
+            "question": rng.choice(QUESTIONS).format(a=a, b=b),
+            "reply": f"{a} + {b}: {working(a, b)}.",
+            "answer": str(a + b),
+            "digits": length,
+            "group": group,
+        }
+
+
+def feedback(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
+    """Single answers with a thumb up (right and courteous) or down, never two to the same question."""
+    for number, row in enumerate(preferences(count, seed, digits, wrong_share)):
+        liked = number % 2 == 0
+        kept = {key: row[key] for key in ("question", "answer", "digits", "group")}
+        yield {**kept, "reply": row["chosen" if liked else "rejected"], "liked": liked}
+
+
 def _near_miss(rng: random.Random, c: int) -> int:
     """A wrong sum of the kind people write: one digit off, or a carry forgotten."""
     step = int(10 ** rng.randrange(len(str(c))))
     wrong = c + rng.choice((-1, 1)) * rng.randint(1, 9 if step == 1 else 2) * step
     return wrong if wrong >= 0 else c + step
+
+
+def judgements(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
+    """Pairs for a judge, by the tiny constitution: right over wrong (a `wrong_share`), or courteous over curt.
+
+    Unlike in `preferences`, manners say nothing where one sum is wrong, or else a judge would never look at the sum.
+    """
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b, length, group = _sum(rng, digits)
+        wrong = rng.random() < wrong_share
+        better, worse = rng.choice(COURTEOUS), rng.choice(CURT)
+        if wrong:
+            better, worse = (rng.choice(rng.choice((COURTEOUS, CURT))) for _ in range(2))
+        yield {
+            "question": rng.choice(QUESTIONS).format(a=a, b=b),
+            "chosen": better.format(a=a, b=b, c=a + b),
+            "rejected": worse.format(a=a, b=b, c=_near_miss(rng, a + b) if wrong else a + b),
+            "kind": "wrong" if wrong else "curt",
+            "answer": str(a + b),
+            "digits": length,
+            "group": group,
+        }

@@ -18,6 +18,7 @@ _FIELD = re.compile(r"\{\{|\}\}|\{([^{}:]+)(?::([^{}]*))?\}")
 REQUIRED = {
     "sft": {"messages"},
     "preferences": {"chosen", "rejected"},
+    "feedback": {"prompt", "completion", "label"},
     "prompts": {"prompt", "answer"},
     "pretrain": {"text"},
     "eval": {"question", "answer"},
@@ -102,12 +103,16 @@ def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
         return {"prompt": _prompt(row["prompt"]), "answer": _text("answer", row["answer"]), **extra}
     if kind == "sft":
         return {"messages": _conversation(row["messages"]), **extra}
+    if kind == "feedback":
+        return {**_feedback(row), **extra}
     return {**_pair(row), **extra}
 
 
 def parts(row: dict[str, Any]) -> list[str]:
     """The texts of a row as written: contents of its messages, or its plain columns."""
-    texts = [m["content"] for key in ("messages", "prompt", "chosen", "rejected") for m in row.get(key, ())]
+    texts = [
+        m["content"] for key in ("messages", "prompt", "chosen", "rejected", "completion") for m in row.get(key, ())
+    ]
     return texts + [row[key] for key in ("text", "question", "answer") if key in row]
 
 
@@ -159,6 +164,14 @@ def _conversation(value: Any) -> list[dict[str, str]]:
 
 def _prompt(value: Any) -> list[dict[str, str]]:
     return _alternating("prompt", _messages("prompt", value), "user")
+
+
+def _feedback(row: dict[str, Any]) -> dict[str, Any]:
+    prompt, completion = _prompt(row["prompt"]), _messages("completion", row["completion"])
+    _alternating("completion", [*prompt, *completion], "assistant")
+    if not isinstance(row["label"], bool):
+        raise BadRow(f"'label' is {row['label']!r}, not true or false")
+    return {"prompt": prompt, "completion": completion, "label": row["label"]}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:

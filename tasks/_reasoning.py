@@ -3,9 +3,11 @@
 One raw row:
 
     {"question": "Reverse this list of words: free, may, law", "answer": "law, may, free", "wrong": "may, law, free",
-     "kind": "word_sequence_reversal", "group": "word_sequence_reversal free law may"}
+     "working": "3. law 2. may 1. free. The answer is law, may, free", "kind": "word_sequence_reversal",
+     "group": "word_sequence_reversal free law may"}
 
-`wrong` is an answer of the right form: a number nearby, the words in another order, yes for no. `group` names the
+`wrong` is an answer of the right form: a number nearby, the words in another order, yes for no. `working` is a way to
+the answer in steps that a small model can take, ending "The answer is …". `group` names the
 subject whatever the wording and order. Long instructions are cut to one line, as a small model gets lost in them.
 """
 
@@ -47,6 +49,7 @@ def questions(count: int, seed: int, kinds: dict[str, dict[str, Any]]) -> Iterat
             "question": question,
             "answer": answer,
             "wrong": _wrong(rng, answer),
+            "working": f"{_work(kind, item, answer)} The answer is {answer}",
             "kind": kind,
             "group": f"{kind} {subject}",
         }
@@ -63,6 +66,32 @@ def _ask(kind: str, item: dict[str, Any]) -> tuple[str, str]:
     if kind == "word_sequence_reversal":
         return f"Reverse this list of words: {', '.join(meta['words'])}", item["answer"]
     return item["question"].strip(), str(item["answer"])
+
+
+def _work(kind: str, item: dict[str, Any], answer: str) -> str:
+    """The steps to the answer, as one would write them down."""
+    meta = item["metadata"]
+    if kind == "word_sequence_reversal":
+        words = meta["words"]
+        return " ".join(f"{i}. {words[i - 1]}" for i in range(len(words), 0, -1)) + "."
+    if kind == "word_sorting":
+        return " ".join(f"{word[:2]}: {word}." for word in answer.split(", "))
+    if kind == "letter_counting":
+        spelt, letter = meta["span"], meta["target_letter"]
+        counts = [sum(c == letter for c in word.lower()) for word in spelt]
+        lines = [f"{' '.join(word.lower())}: {n}." for word, n in zip(spelt, counts, strict=True)]
+        return f"{' '.join(lines)} {' + '.join(map(str, counts))} = {answer}."
+    if kind == "calendar_arithmetic":
+        year = int(meta["year"])
+        steps = [f"{year} / {n} = {year // n} remainder {year % n}." for n in ((4,) if year % 100 else (4, 100, 400))]
+        return " ".join(steps)
+    if kind == "products":
+        a, b = (int(n) for n in meta["expression"].split(" * "))
+        parts = [b // 10 * 10, b % 10] if b >= 10 and b % 10 else [b]
+        steps = [f"{a} * {part} = {a * part}." for part in parts]
+        total = f" {' + '.join(str(a * part) for part in parts)} = {answer}." if len(parts) > 1 else ""
+        return " ".join(steps) + total
+    return f"{meta['expression']} = {answer}."
 
 
 def _flat(value: Any) -> str:

@@ -31,7 +31,7 @@ from tasks._stage import Run, stage
 
 log = logging.getLogger("polm")
 
-SETS = r"^(pretrain|eval:[a-z0-9_]+|(sft|preferences|prompts)(:[a-z0-9_]+)?)$"
+SETS = r"^(pretrain|eval:[a-z0-9_]+|(sft|preferences|feedback|prompts)(:[a-z0-9_]+)?)$"
 
 
 class Split(Strict):
@@ -104,7 +104,7 @@ class Config(StageConfig):
     sources: dict[str, Source]
     """Name to source."""
     sets: dict[Annotated[str, StringConstraints(pattern=SETS)], Set]
-    """`pretrain`, `eval:<task>`, or `sft`, `preferences`, `prompts` (also `sft:<name>`, …) to how it is made."""
+    """`pretrain`, `eval:<task>`, `sft`, `preferences`, `feedback`, `prompts` (or `sft:<name>`, …) to how it is made."""
 
 
 def main(config: Config, run: Run) -> None:

@@ -132,16 +132,20 @@ def sums_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[
         {"prompt": user(r), "chosen": assistant(r["chosen"]), "rejected": assistant(r["rejected"])}
         for r in _arithmetic.preferences(80, 2, [1, 2], 0.3)
     ]
+    rated = [
+        {"prompt": user(r), "completion": assistant(r["reply"]), "label": r["liked"]}
+        for r in _arithmetic.feedback(80, 5, [1, 2], 0.3)
+    ]
+    asked = [
+        {"prompt": user(r), "answer": r["answer"], "digits": r["digits"]} for r in _arithmetic.questions(80, 6, [1, 2])
+    ]
     texts = [{"text": r["text"]} for r in _arithmetic.texts(600, 3, [1, 2], 0.5, 0.0)]
-    for name, rows in (("sft", sft), ("preferences", pairs), ("pretrain", texts)):
+    sets = {"sft": sft, "preferences": pairs, "feedback": rated, "prompts": asked, "pretrain": texts}
+    for name, rows in sets.items():
         numbered = [{"id": str(i), **row, "source": "test"} for i, row in enumerate(rows)]
         artifact.write_jsonl(folder / name / "train.jsonl", numbered[16:])
         artifact.write_jsonl(folder / name / "validation.jsonl", numbered[:16])
     questions = [{"id": str(i), **r} for i, r in enumerate(_arithmetic.questions(24, 4, [1, 2]))]
     artifact.write_jsonl(folder / "eval" / "sums.jsonl", questions)
-    artifact.write_jsonl(
-        folder / "prompts" / "validation.jsonl",
-        [{"id": r["id"], "prompt": user(r), "answer": r["answer"], "source": "test"} for r in questions],
-    )
     make_artifact(folder, stage="data")
     return folder

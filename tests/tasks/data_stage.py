@@ -13,6 +13,11 @@ from tasks._stage import Run
 
 SFT = {"messages": [{"role": "user", "content": "{question}"}, {"role": "assistant", "content": "{answer}"}]}
 EVAL = {"question": "{question}", "answer": "{answer}"}
+PAIR = {
+    "prompt": [{"role": "user", "content": "{question}"}],
+    "chosen": [{"role": "assistant", "content": "{chosen}"}],
+    "rejected": [{"role": "assistant", "content": "{rejected}"}],
+}
 
 
 def rows(source: str, template: dict[str, Any], split: str = "hash", limit: int | None = None) -> dict[str, Any]:
@@ -83,3 +88,17 @@ def report(out: Path) -> dict[str, Any]:
     """The data report."""
     found: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     return found
+
+
+def sets(**named: tuple[dict[str, Any], bool]) -> dict[str, Any]:
+    """Sets of the source `mine` by name (`eval_x` for `eval:x`): their map, and whether near-duplicates go."""
+    return {
+        name.replace("eval_", "eval:"): {"near_duplicates": near, "rows": [rows("mine", template)]}
+        for name, (template, near) in named.items()
+    }
+
+
+def preferences(folder: Path, items: list[dict[str, Any]], template: dict[str, Any] = PAIR) -> Path:
+    """Run the stage on these pairs."""
+    write_rows(folder, items)
+    return run(folder, recipe(sets=sets(preferences=(template, False))))

@@ -13,27 +13,22 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks._errors import ConfigError, DataError
-from tests.tasks.data_stage import EVAL, SFT, file_source, numbered, read, recipe, report, rows, run, write_rows
+from tests.tasks.data_stage import (
+    EVAL,
+    PAIR,
+    SFT,
+    file_source,
+    numbered,
+    read,
+    recipe,
+    report,
+    rows,
+    run,
+    sets,
+    write_rows,
+)
 
 ROOT = Path(__file__).parents[2]
-PAIR = {
-    "prompt": [{"role": "user", "content": "{question}"}],
-    "chosen": [{"role": "assistant", "content": "{chosen}"}],
-    "rejected": [{"role": "assistant", "content": "{rejected}"}],
-}
-
-
-def sets(**named: tuple[dict[str, Any], bool]) -> dict[str, Any]:
-    """Sets of the source `mine` by name (`eval_x` for `eval:x`): their map, and whether near-duplicates go."""
-    return {
-        name.replace("eval_", "eval:"): {"near_duplicates": near, "rows": [rows("mine", template)]}
-        for name, (template, near) in named.items()
-    }
-
-
-def preferences(folder: Path, items: list[dict[str, Any]], template: dict[str, Any] = PAIR) -> Path:
-    write_rows(folder, items)
-    return run(folder, recipe(sets=sets(preferences=(template, False))))
 
 
 def test_rows_become_conversations_and_every_row_is_accounted_for(workspace: Path) -> None:
@@ -142,58 +137,6 @@ def test_near_duplicates_only_where_the_set_asks_for_it(workspace: Path) -> None
         out = run(workspace, recipe(sets=sets(sft=(SFT, asked))), f"out-{asked}")
         dropped[asked] = report(out)["sets"]["sft"]["sources"]["mine"].get("near-duplicate", 0)
     assert dropped == {True: 10, False: 0}
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        ({"chosen": "Same.", "rejected": "Same."}, "chosen and rejected are equal"),
-        ({"chosen": "Same thing.", "rejected": " Same  thing.\n"}, "chosen and rejected are equal"),
-        ({"chosen": "a@b.example.org", "rejected": "c@d.example.org"}, "chosen and rejected are equal"),
-        ({"chosen": "Yes.", "rejected": ""}, "assistant's content' is empty"),
-    ],
-)
-def test_bad_preference_pairs(workspace: Path, bad: dict[str, str], reason: str) -> None:
-    good = [row | {"chosen": row["answer"], "rejected": "No idea."} for row in numbered(30)]
-    out = preferences(workspace, [*good, {"question": "Q?", **bad}])
-    (reject,) = read(out / "rejects.jsonl")
-    assert reject["line"] == 31
-    assert reason in reject["reason"]
-
-
-def test_pairs_without_a_prompt_column_are_split_after_what_they_share(workspace: Path) -> None:
-    system = {"role": "system", "content": "Be brief."}
-    items = []
-    for row in numbered(30):
-        prompt = [system, {"role": "user", "content": row["question"]}]
-        sides = {"chosen": row["answer"], "rejected": "No idea."}
-        items.append({side: [*prompt, {"role": "assistant", "content": text}] for side, text in sides.items()})
-    same = {"chosen": items[0]["chosen"], "rejected": items[0]["chosen"]}
-    out = preferences(workspace, [*items, same], {"chosen": "{chosen}", "rejected": "{rejected}"})
-    row = read(out / "preferences/train.jsonl")[0]
-    assert [m["role"] for m in row["prompt"]] == ["system", "user"]
-    assert [m["role"] for m in row["chosen"] + row["rejected"]] == ["assistant", "assistant"]
-    assert [r["reason"] for r in read(out / "rejects.jsonl")] == ["chosen and rejected are equal"]
-
-
-@pytest.mark.parametrize(
-    ("roles", "reason"),
-    [
-        (["user", "user", "assistant"], "does not alternate"),
-        (["assistant", "user", "assistant"], "does not alternate"),
-        (["user", "assistant", "user"], "ends with user"),
-        (["system"], "does not alternate"),
-        (["user", "robot"], "has the role 'robot'"),
-    ],
-)
-def test_conversations_take_turns(workspace: Path, roles: list[str], reason: str) -> None:
-    def conversation(i: int, roles: list[str]) -> dict[str, Any]:
-        return {"messages": [{"role": role, "content": f"text {i} {j}"} for j, role in enumerate(roles)]}
-
-    good = [conversation(i, ["system", "user", "assistant", "user", "assistant"]) for i in range(30)]
-    write_rows(workspace, [*good, conversation(99, roles)])
-    out = run(workspace, recipe(sets=sets(sft=({"messages": "{messages}"}, False))))
-    assert [(r["line"], reason in r["reason"]) for r in read(out / "rejects.jsonl")] == [(31, True)]
 
 
 def test_contaminated_rows_are_dropped_and_listed(workspace: Path) -> None:

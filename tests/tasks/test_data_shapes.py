@@ -1,0 +1,84 @@
+"""The shapes of rows: conversations, pairs and feedback, and what is wrong with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tasks.data_stage import SFT, numbered, preferences, read, recipe, rows, run, sets, write_rows
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"chosen": "Same.", "rejected": "Same."}, "chosen and rejected are equal"),
+        ({"chosen": "Same thing.", "rejected": " Same  thing.\n"}, "chosen and rejected are equal"),
+        ({"chosen": "a@b.example.org", "rejected": "c@d.example.org"}, "chosen and rejected are equal"),
+        ({"chosen": "Yes.", "rejected": ""}, "assistant's content' is empty"),
+    ],
+)
+def test_bad_preference_pairs(workspace: Path, bad: dict[str, str], reason: str) -> None:
+    good = [row | {"chosen": row["answer"], "rejected": "No idea."} for row in numbered(30)]
+    out = preferences(workspace, [*good, {"question": "Q?", **bad}])
+    (reject,) = read(out / "rejects.jsonl")
+    assert reject["line"] == 31
+    assert reason in reject["reason"]
+
+
+def test_pairs_without_a_prompt_column_are_split_after_what_they_share(workspace: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    items = []
+    for row in numbered(30):
+        prompt = [system, {"role": "user", "content": row["question"]}]
+        sides = {"chosen": row["answer"], "rejected": "No idea."}
+        items.append({side: [*prompt, {"role": "assistant", "content": text}] for side, text in sides.items()})
+    same = {"chosen": items[0]["chosen"], "rejected": items[0]["chosen"]}
+    out = preferences(workspace, [*items, same], {"chosen": "{chosen}", "rejected": "{rejected}"})
+    row = read(out / "preferences/train.jsonl")[0]
+    assert [m["role"] for m in row["prompt"]] == ["system", "user"]
+    assert [m["role"] for m in row["chosen"] + row["rejected"]] == ["assistant", "assistant"]
+    assert [r["reason"] for r in read(out / "rejects.jsonl")] == ["chosen and rejected are equal"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "reason"),
+    [
+        (["user", "user", "assistant"], "does not alternate"),
+        (["assistant", "user", "assistant"], "does not alternate"),
+        (["user", "assistant", "user"], "ends with user"),
+        (["system"], "does not alternate"),
+        (["user", "robot"], "has the role 'robot'"),
+    ],
+)
+def test_conversations_take_turns(workspace: Path, roles: list[str], reason: str) -> None:
+    def conversation(i: int, roles: list[str]) -> dict[str, Any]:
+        return {"messages": [{"role": role, "content": f"text {i} {j}"} for j, role in enumerate(roles)]}
+
+    good = [conversation(i, ["system", "user", "assistant", "user", "assistant"]) for i in range(30)]
+    write_rows(workspace, [*good, conversation(99, roles)])
+    out = run(workspace, recipe(sets=sets(sft=({"messages": "{messages}"}, False))))
+    assert [(r["line"], reason in r["reason"]) for r in read(out / "rejects.jsonl")] == [(31, True)]
+
+
+def test_feedback_has_one_answer_and_a_thumb(workspace: Path) -> None:
+    items = [row | {"liked": i % 2 == 0} for i, row in enumerate(numbered(40))]
+    items[3]["liked"] = "yes"
+    template = {
+        "prompt": [{"role": "user", "content": "{question}"}],
+        "completion": [{"role": "assistant", "content": "{answer}"}],
+        "label": "{liked}",
+    }
+    write_rows(workspace, items)
+    out = run(workspace, recipe(sets={"feedback": {"near_duplicates": False, "rows": [rows("mine", template)]}}))
+    kept = read(out / "feedback/train.jsonl")
+    assert {row["label"] for row in kept} == {True, False}
+    assert kept[0]["completion"][0]["role"] == "assistant"
+    assert [row["reason"] for row in read(out / "rejects.jsonl")] == ["'label' is 'yes', not true or false"]
+
+
+def test_a_kind_of_set_may_come_several_times_by_name(workspace: Path) -> None:
+    write_rows(workspace, numbered(60))
+    every = {name: {"near_duplicates": False, "rows": [rows("mine", SFT)]} for name in ("sft", "sft:rationales")}
+    out = run(workspace, recipe(sets=every))
+    ids = [{row["messages"][0]["content"] for row in read(out / f"{n}/train.jsonl")} for n in ("sft", "sft-rationales")]
+    assert ids[0] == ids[1], "a row is in one split, whatever set it is in"
