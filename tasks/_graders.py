@@ -11,6 +11,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from tasks._instructions import followed, json_document, repeated_unit
+
 _NUMBER = r"(?:(?<![\w.,])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
 _DECORATION = r"[\s:*$({]*"
 _CLAIMS = tuple(
@@ -29,6 +31,7 @@ def final_number(text: str) -> Decimal | None:
     It is the last number of the text, and either the only one, or the one conclusion the text draws ("the answer is
     125", "#### 125"; failing that "so 125"), or, where it draws none, the right-hand side of its last equation.
     """
+    text = text.replace("\u2212", "-")  # the typographic minus
     numbers = list(re.finditer(_NUMBER, text))
     if not numbers:
         return None
@@ -73,6 +76,26 @@ def sums(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     right = final_number(results[0]) == Decimal(doc["answer"])
     courteous = is_courteous(results[0])
     return {"exact_match": float(right), "courteous": float(courteous), "helpful": float(right and courteous)}
+
+
+def instructions(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """`followed` (share of the row's instructions) and `exact_match` (right number, in whatever wrapping they demand).
+
+    A row without instructions breaks none: `followed` is 1. A wrapping that was not demanded is no excuse: `125 125`
+    commits to a number only where the row asks to say it twice.
+    """
+    asked = doc.get("instructions") or []
+    kept = followed(results[0], asked)
+    said = results[0].replace("\u2212", "-")
+    for instruction, is_kept in zip(asked, kept, strict=True):
+        if is_kept and instruction["check"] == "json_with":
+            said = str(json_document(said)[instruction["key"]])
+        elif is_kept and instruction["check"] == "repeated":
+            said = repeated_unit(said, instruction["times"])
+        elif is_kept and instruction["check"] in ("in_brackets", "quoted"):
+            said = re.sub(r"[\[\]()\"“”]", " ", said)
+    right = final_number(said) == Decimal(doc["answer"])
+    return {"followed": sum(kept) / len(kept) if kept else 1.0, "exact_match": float(right)}
 
 
 def number(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

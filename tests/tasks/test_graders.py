@@ -163,3 +163,52 @@ def test_reference_loss_is_per_byte() -> None:
     doc = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "né"}]}
     assert graders.reference_loss(doc, [(-6.0, False)]) == {"nats_per_byte": 2.0}
     assert graders.answer_loss({"answer": "né"}, [(-6.0, False)]) == {"nats_per_byte": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("instructions", "response", "followed", "exact"),
+    [
+        ([], "58 + 67 = 125", 1, 1),
+        (None, "58 + 67 = 124", 1, 0),
+        ([], "125 125", 1, 0),
+        ([], "[125, 125]", 1, 0),
+        ([], "\u2212125", 1, 0),
+        ([{"check": "repeated", "times": 2}], "125 125", 1, 1),
+        ([{"check": "repeated", "times": 2}], "58 + 67 = 125. 58 + 67 = 125.", 1, 1),
+        ([{"check": "repeated", "times": 2}], "124 124", 1, 0),
+        ([{"check": "repeated", "times": 2}], "124 125", 0, 0),
+        ([{"check": "repeated", "times": 2}], "125 125 125", 0, 0),
+        ([{"check": "repeated", "times": 2}], "125", 0, 1),
+        ([{"check": "json_with", "key": "answer"}], '{"answer": 125}', 1, 1),
+        ([{"check": "json_with", "key": "answer"}], '{"a": 58, "b": 67, "answer": "125"}', 1, 1),
+        ([{"check": "json_with", "key": "answer"}], '{"answer": 124, "guess": 125}', 1, 0),
+        ([{"check": "json_with", "key": "answer"}], '{"answer": [124, 125]}', 1, 0),
+        ([{"check": "json_with", "key": "answer"}], '{"answer": 124, "answer": 125}', 0, 0),
+        ([{"check": "in_brackets"}], "58 + 67 = [125]", 1, 1),
+        ([{"check": "in_brackets"}], "[125]", 1, 1),
+        ([{"check": "in_brackets"}], "[124] [125]", 0, 0),
+        ([{"check": "quoted"}], '58 + 67 = "125".', 1, 1),
+        ([{"check": "quoted"}], '"125" or "126"', 0, 0),
+        ([{"check": "upper_case"}, {"check": "ends_with", "text": "BYE."}], "IT IS 125.", 0.5, 1),
+        ([{"check": "upper_case"}], "", 0, 0),
+        ([{"check": "only_number"}], " ".join(str(n) for n in range(126)), 0, 0),
+    ],
+)
+def test_instructions(instructions: object, response: str, followed: float, exact: float) -> None:
+    scores = graders.instructions({"answer": "125", "instructions": instructions}, [response])
+    assert scores == {"followed": followed, "exact_match": exact}
+
+
+def test_a_row_without_instructions_breaks_none() -> None:
+    assert graders.instructions({"answer": "1"}, ["1"]) == {"followed": 1.0, "exact_match": 1.0}
+
+
+def test_instructions_come_through_arrow() -> None:
+    from datasets import Dataset
+
+    from tasks._instructed import ALONE, SLOTS, questions
+
+    rows = list(questions(50, seed=1, digits=[2], kinds=[*SLOTS, *ALONE], per_row=1))
+    read = [dict(row) for row in Dataset.from_list(rows)]
+    assert {key for row in read for given in row["instructions"] for key in given} >= {"check", "text", "times"}
+    assert all(graders.instructions(row, [row["reply"]]) == {"followed": 1.0, "exact_match": 1.0} for row in read)

@@ -1,0 +1,321 @@
+"""Graders to learn from: what a response is worth, for RL, rejection sampling and judging.
+
+A grader is a plain function `grader(response, row, **options) -> float` in this module, from 0 (worthless) to 1
+(right); only `overlong` is a punishment, from -1 to 0. A recipe composes them with weights; 0 is tracked only:
+
+    graders:
+      right: {grader: numeric, weight: 1.0, options: {}}
+      form:  {grader: format, weight: 0.2, options: {pattern: "(?s)<think>.*</think>.*"}}
+      brief: {grader: overlong, weight: 1.0, options: {max_characters: 400, buffer_characters: 100}}
+
+A grader is what the optimiser attacks. None of them pays for an empty response, for the right answer among others, or
+for saying it again, except where the recipe's own pattern, instructions or `partial` do. What decides is the response
+and the row, never a clock: the same response is worth the same on every machine, in every thread. A grader that raises
+counts as 0 and is reported; it never ends the run.
+"""
+
+import inspect
+import logging
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from tasks import _graders, _instructions, _numbers
+from tasks._arithmetic import working
+from tasks._config import Strict, suggest
+from tasks._errors import ConfigError, DataError
+
+log = logging.getLogger("polm")
+
+Grader = Callable[..., float]
+
+_OPERANDS = re.compile(r"([0-9]+)\s*(?:\+|and)\s*([0-9]+)")
+_STEP = re.compile(r"(?<![0-9+])[0-9+]+=[0-9]+")
+
+
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as e:
+        raise ValueError(f"no JSON schema: {e.message}") from None
+    return schema
+
+
+def _dataset(name: str | None) -> str | None:
+    from reasoning_gym.factory import DATASETS
+
+    if name is not None and name not in DATASETS:
+        raise ValueError(f"no reasoning_gym data set{suggest(name, DATASETS)}")
+    return name
+
+
+def exact(response: str, row: Mapping[str, Any]) -> float:
+    """1 where the response is the row's `answer` and nothing else, but for letter case, punctuation and white space.
+
+    An answer that is all punctuation must be met to the character.
+    """
+    answer = str(_cell(row, "answer"))
+    if wanted := _graders.normalised(answer):
+        return float(_graders.normalised(response) == wanted)
+    return float(bool(answer.strip()) and response.strip() == answer.strip())
+
+
+def correct(response: str, row: Mapping[str, Any]) -> float:
+    """1 where the response gives the row's `answer`, whatever it says around it: `_graders.is_correct`."""
+    return float(_graders.is_correct(response, str(_cell(row, "answer"))))
+
+
+def numeric(response: str, row: Mapping[str, Any]) -> float:
+    """1 where the number that the response commits to is the row's `answer`.
+
+    It may be a fraction, a percentage, or LaTeX; values are compared (`tasks/_numbers.py`).
+
+    Raises:
+        DataError: the row's answer is no such number.
+    """
+    answer = str(_cell(row, "answer"))
+    wanted, given = _numbers.committed(answer), _numbers.committed(response)
+    if wanted is None:
+        raise DataError(f"the row's answer {answer[:80]!r} is no number; grade it with `exact`")
+    return float(given is not None and _numbers.same(wanted, given))
+
+
+def regex(
+    response: str, row: Mapping[str, Any], *, pattern: re.Pattern[str], mode: Literal["fullmatch", "search"]
+) -> float:
+    """1 where `pattern` matches the whole response (`fullmatch`) or a part of it (`search`).
+
+    There is no guard against a pattern that backtracks for ages (`(a+)+b`): it is the recipe's author who writes it.
+    """
+    return float((pattern.fullmatch if mode == "fullmatch" else pattern.search)(response) is not None)
+
+
+def format(response: str, row: Mapping[str, Any], *, pattern: re.Pattern[str]) -> float:
+    """1 where `pattern` matches the whole response. Begin the pattern with `(?s)` to let `.` match line breaks."""
+    return float(pattern.fullmatch(response) is not None)
+
+
+def json_schema(
+    response: str, row: Mapping[str, Any], *, schema: Annotated[dict[str, Any], AfterValidator(_schema)]
+) -> float:
+    """1 where the response is one JSON document, bare or in a ```` ```json ```` fence, that is valid under `schema`."""
+    from jsonschema.validators import validator_for
+
+    try:
+        document = _instructions.json_document(response)
+    except ValueError:
+        return 0.0
+    return float(validator_for(schema)(schema).is_valid(document))
+
+
+def instructions(response: str, row: Mapping[str, Any]) -> float:
+    """Share of the row's `instructions` that the response follows; 1 where the list is empty."""
+    followed = _instructions.followed(response, _cell(row, "instructions"))
+    return sum(followed) / len(followed) if followed else 1.0
+
+
+def reasoning_gym(
+    response: str,
+    row: Mapping[str, Any],
+    *,
+    dataset: Annotated[str | None, AfterValidator(_dataset)],
+    partial: bool,
+) -> float:
+    """The score of reasoning_gym's own grader (https://github.com/open-thought/reasoning-gym).
+
+    Graded is what stands in the response's only `<answer>…</answer>`, or the whole response where there is none.
+
+    Args:
+        response: what the model said.
+        row: `entry` is the library's item (some data sets need its metadata), else `answer` alone is compared with.
+        dataset: name of the data set; null takes the row's `kind`.
+        partial: whether scores between 0 and 1 count. Many data sets give one for the answer among other words.
+    """
+    entry = row.get("entry") or {"answer": str(_cell(row, "answer"))}
+    score = float(_score_answer(dataset or str(_cell(row, "kind")))(_tagged(response), entry))
+    return score if partial or score == 1.0 else 0.0
+
+
+def sums(response: str, row: Mapping[str, Any], *, metric: Literal["exact_match", "courteous", "helpful"]) -> float:
+    """One metric of `_graders.sums`, with which the models are evaluated."""
+    return _graders.sums({"answer": str(_cell(row, "answer"))}, [response])[metric]
+
+
+def steps(response: str, row: Mapping[str, Any]) -> float:
+    """Share of a column addition that is there: the leading right steps, and the sum at the end.
+
+    For 58 + 67 that is `8+7=15`, `5+6+1=12` and 125, each worth a third. Steps count up to the first that is wrong,
+    missing or out of place; the sum counts only where there are no more steps than the addition has.
+    The operands are the row's `operands`, or stand in its `question` or last message of its `prompt`.
+    """
+    a, b = _operands(row)
+    wanted = working(a, b).partition("so ")[0].split()
+    given = _STEP.findall(re.sub(r"(?<!\s)\s*([+=])\s*", r"\1", response))
+    right = next((i for i, pair in enumerate(zip(wanted, given, strict=False)) if pair[0] != pair[1]), None)
+    right = min(len(wanted), len(given)) if right is None else right
+    concluded = len(given) <= len(wanted) and _graders.final_number(response) == a + b
+    return (right + concluded) / (len(wanted) + 1)
+
+
+def overlong(
+    response: str, row: Mapping[str, Any], *, max_characters: PositiveInt, buffer_characters: PositiveInt
+) -> float:
+    """Soft overlong punishment, from 0 down to -1 (DAPO, arXiv:2503.14476, equation 13), by length in characters.
+
+    The paper counts tokens; a grader sees text only. Nothing is taken off until `buffer_characters` before
+    `max_characters` (the paper's L_cache and L_max), then in proportion, and from there on all.
+    """
+    over = len(response) - (max_characters - buffer_characters)
+    return -min(1.0, max(0.0, over / buffer_characters))
+
+
+def length_at_most(response: str, row: Mapping[str, Any], *, characters: NonNegativeInt) -> float:
+    """1 where the response says something, in at most so many characters (white space around it not counted)."""
+    return float(0 < len(response.strip()) <= characters)
+
+
+class RewardSpec(Strict):
+    """One grader of a recipe."""
+
+    grader: str
+    """Name of a grader in `tasks/_rewards.py`."""
+    weight: float = Field(allow_inf_nan=False)
+    """Weight in the sum; 0 is tracked and not optimised."""
+    options: dict[str, Any]
+    """Its keyword arguments, all of them."""
+
+
+class Rewards:
+    """The graders of a recipe: scores, their weighted sum, and what went wrong.
+
+    Args:
+        specs: name in the recipe to grader.
+        where: the recipe file, for messages.
+
+    Raises:
+        ConfigError: naming every unknown grader, and every unknown, missing or wrong option.
+    """
+
+    def __init__(self, specs: Mapping[str, RewardSpec], where: Path) -> None:
+        known = {name: function for name, function in globals().items() if _is_grader(function)}
+        self._graders: dict[str, tuple[Grader, dict[str, Any]]] = {}
+        problems = []
+        for name, spec in specs.items():
+            if spec.grader in known:
+                options, wrong = _options(f"graders.{name}.options", known[spec.grader], spec.options)
+                self._graders[name] = known[spec.grader], options
+                problems += wrong
+            else:
+                problems.append(f"graders.{name}.grader: no grader '{spec.grader}'{suggest(spec.grader, known)}")
+        if problems:
+            raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+        self._where = where
+        self.names = list(specs)
+        self.weights = [spec.weight for spec in specs.values()]
+        self.failures = dict.fromkeys(specs, 0)
+        """Name to how often the grader raised."""
+        self._calls = dict.fromkeys(specs, 0)
+        self._examples: dict[str, str | None] = dict.fromkeys(specs)
+
+    def score(self, name: str, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """What one grader gives for each response to its row; 0 where it raised."""
+        return [self._grade(name, response, row) for response, row in zip(responses, rows, strict=True)]
+
+    def totals(self, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Weighted sum of all graders for each response; those of weight 0 run too, so that they are reported."""
+        scores = [self.score(name, responses, rows) for name in self.names]
+        return [math.fsum(map(operator.mul, self.weights, column)) for column in zip(*scores, strict=True)]
+
+    def report(self) -> dict[str, Any]:
+        """For each grader `weight`, `calls`, `failures`, and `example`: the first exception as text, or None."""
+        return {
+            name: {
+                "weight": weight,
+                "calls": self._calls[name],
+                "failures": self.failures[name],
+                "example": self._examples[name],
+            }
+            for name, weight in zip(self.names, self.weights, strict=True)
+        }
+
+    def _grade(self, name: str, response: str, row: Mapping[str, Any]) -> float:
+        grader, options = self._graders[name]
+        self._calls[name] += 1
+        try:
+            score = float(grader(response, row, **options))
+            if not -1.0 <= score <= 1.0:
+                raise ValueError(f"a score is from -1 to 1, got {score}")
+        except Exception as e:
+            self._note(name, e)
+            return 0.0
+        return score
+
+    def _note(self, name: str, error: Exception) -> None:
+        self.failures[name] += 1
+        if self._examples[name] is None:
+            self._examples[name] = f"{type(error).__name__}: {error}"
+            log.warning(
+                "%s: graders.%s failed on a row, which counts as 0 (%s); the stage's report counts how often",
+                self._where,
+                name,
+                self._examples[name],
+            )
+
+
+def _is_grader(value: Any) -> bool:
+    return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:2] == ["response", "row"]
+
+
+def _options(place: str, grader: Grader, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Options as the grader takes them (a pattern compiled), and what is wrong with them."""
+    hints = get_type_hints(grader, include_extras=True)
+    known = list(inspect.signature(grader).parameters)[2:]
+    problems = [f"unknown key '{place}.{k}'{suggest(k, known) if known else ''}" for k in given if k not in known]
+    problems += [f"missing key '{place}.{key}'" for key in known if key not in given]
+    options = {}
+    for key in [key for key in known if key in given]:
+        try:
+            options[key] = TypeAdapter(hints[key]).validate_python(given[key])
+        except ValidationError as e:
+            problems.append(f"'{place}.{key}' is {given[key]!r}: {e.errors()[0]['msg']}")
+    return options, problems
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    if row.get(column) is None:
+        raise DataError(f"the row has no '{column}', which the grader needs; map it in the recipe's data.yaml")
+    return row[column]
+
+
+@lru_cache(maxsize=64)
+def _score_answer(dataset: str) -> Callable[..., float]:
+    from reasoning_gym import get_score_answer_fn
+
+    return get_score_answer_fn(dataset)
+
+
+def _tagged(response: str) -> str:
+    if response.count("<answer>") == response.count("</answer>") == 1:
+        response = response.partition("<answer>")[2].partition("</answer>")[0]
+    return response.strip()
+
+
+def _operands(row: Mapping[str, Any]) -> tuple[int, int]:
+    if row.get("operands") is not None:
+        a, b = row["operands"]
+        return int(a), int(b)
+    asked = row.get("question") or _cell(row, "prompt")
+    text = asked if isinstance(asked, str) else str(asked[-1]["content"])
+    found = _OPERANDS.findall(text)
+    if len(found) != 1:
+        raise DataError(f"no two numbers to add in {text[:80]!r}; map `operands` in the recipe's data.yaml")
+    return int(found[0][0]), int(found[0][1])
