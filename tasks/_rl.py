@@ -1,0 +1,119 @@
+"""What the stages that learn from rewards share: prompts, rewards as TRL calls them, and the look for reward hacking.
+
+A grader of weight 0 is tracked and not optimised. That is how the gold metric stands beside the reward in every curve:
+TRL logs `rewards/<name>/mean` of both on the same samples. A run whose reward rises while its gold metric falls has
+learnt to please the grader and not the user (Gao et al., arXiv:2210.10760); it is flagged in `reward.json` and shown
+so on the report page.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import _artifact as artifact
+from tasks._config import suggest
+from tasks._errors import ConfigError, DataError
+from tasks._rewards import Rewards
+
+if TYPE_CHECKING:
+    from tasks._stage import Run
+
+log = logging.getLogger("polm")
+
+
+def prompt_rows(data: Path, name: str, split: str) -> Any:
+    """One split of a set of prompts as `datasets.Dataset`: `prompt`, and every column that a grader may look at.
+
+    Raises:
+        DataError: the recipe's data stage wrote no such set, or an empty one.
+    """
+    from datasets import Dataset
+
+    path = data / artifact.set_folder(name) / f"{split}.jsonl"
+    if not path.exists():
+        raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
+    found = artifact.read_jsonl(path)
+    if not found:
+        raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
+    return Dataset.from_list([{k: v for k, v in row.items() if k not in ("id", "source")} for row in found])
+
+
+def reward_functions(rewards: Rewards) -> list[Callable[..., list[float]]]:
+    """One function a grader, called as TRL calls reward functions, named as the grader is in the recipe."""
+    return [_reward_function(rewards, name) for name in rewards.names]
+
+
+def _reward_function(rewards: Rewards, name: str) -> Callable[..., list[float]]:
+    def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        count = len(completions)
+        kept = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
+        rows = [{"question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}} for i in range(count)]
+        return rewards.score(name, [_text(completion) for completion in completions], rows)
+
+    function.__name__ = name
+    return function
+
+
+def _text(turns: Any) -> str:
+    """The last message of a conversation, or the text itself."""
+    return str(turns if isinstance(turns, str) else turns[-1]["content"])
+
+
+def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
+    """Raises ConfigError when `gold` names no grader of the recipe."""
+    if gold is not None and gold not in rewards.names:
+        raise ConfigError(f"{where}: gold is '{gold}', which is no grader{suggest(gold, rewards.names)}")
+
+
+def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
+    """Write `reward.json`: what was paid for, how reward and gold moved, which graders failed, and the verdict.
+
+    To be called after `curves.jsonl` was written.
+    """
+    curve = artifact.read_jsonl(run.out / "curves.jsonl")
+    moved = {name: trend(curve, key) for name, key in _series(rewards, gold).items()}
+    flagged = hacked(moved.get("reward"), moved.get("gold"))
+    if flagged:
+        log.warning("warning: the reward rose while '%s' fell on the same samples: the reward was hacked", gold)
+    artifact.write_json(
+        run.out / "reward.json",
+        {"gold": gold, "graders": rewards.report(), "trends": moved, "hacked": flagged, "kl": last(curve, "kl")},
+    )
+
+
+def _series(rewards: Rewards, gold: str | None) -> dict[str, str]:
+    """Name of a series to its key in `curves.jsonl`."""
+    series = {name: f"rewards/{name}/mean" for name in rewards.names}
+    return {"reward": "reward", **series, **({"gold": series[gold]} if gold else {})}
+
+
+def last(curve: list[dict[str, Any]], key: str) -> float | None:
+    """The last value of a series, None where it was never logged."""
+    return next((row[key] for row in reversed(curve) if key in row), None)
+
+
+def trend(curve: list[dict[str, Any]], key: str) -> dict[str, float] | None:
+    """Ordinary least squares of a series over the steps; None with fewer than four points.
+
+    Returns:
+        `start` and `end` of the fitted line, in the series' unit, and `t`, the slope over its standard error.
+    """
+    points = [(float(row["step"]), float(row[key])) for row in curve if key in row and "step" in row]
+    if len(points) < 4:
+        return None
+    n = len(points)
+    mean_x, mean_y = (sum(values) / n for values in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    residual = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    error = math.sqrt(residual / (n - 2) / spread)
+    start, end = (mean_y + slope * (x - mean_x) for x in (points[0][0], points[-1][0]))
+    t = slope / error if error > 1e-12 * max(abs(slope), 1e-12) else math.copysign(1e6, slope) if slope else 0.0
+    return {"start": round(start, 6), "end": round(end, 6), "t": round(max(-1e6, min(1e6, t)), 4)}
+
+
+def hacked(reward: dict[str, float] | None, gold: dict[str, float] | None) -> bool:
+    """Whether the reward rose and the gold metric fell, both by more than two standard errors of their slopes."""
+    return bool(reward and gold and reward["t"] > 2 and gold["t"] < -2)

@@ -1,0 +1,99 @@
+"""Group relative policy optimisation (Shao et al., arXiv:2402.03300) with rewards that can be checked.
+
+One raw row: {"prompt": [{"role": "user", "content": "Add 358 and 967."}], "answer": "1325", "digits": 3}
+
+For each prompt the policy samples a group of answers, graders score them, and an answer's advantage is its reward
+against its group's. TRL's `GRPOTrainer` does the work, so current practice is a matter of `trainer:`: clip-higher
+(`epsilon_high`, DAPO, arXiv:2503.14476), normalisation by a constant (`loss_type: dr_grpo`, `scale_rewards: none`,
+Dr. GRPO, arXiv:2503.20783), masking of truncated answers. Three things are added here:
+
+- `dynamic_sampling` (DAPO, eq. 11): a group whose answers all got the same reward teaches nothing. Such groups are
+  replaced by groups of other prompts, for as many rounds as the recipe allows.
+- `curriculum`: prompts in the order of a column, the easy ones first.
+- the gold metric beside the reward on every sample (`tasks/_rl.py`).
+
+What it leaves out: asynchronous sampling and tool use.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks import _artifact as artifact
+from tasks import _rl, _train
+from tasks._errors import ConfigError
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._rewards import Rewards, RewardSpec
+from tasks._stage import Run, stage
+
+
+class Config(_train.MethodConfig):
+    """`params/<recipe>/grpo.yaml`."""
+
+    graders: dict[str, RewardSpec] = Field(min_length=1)
+    """Name to grader; one of weight 0 is tracked and not optimised."""
+    gold: str | None
+    """The grader that says what is really wanted; its fall under a rising reward is reported as hacking."""
+    dynamic_sampling: int = Field(ge=0)
+    """Most rounds in which groups of equal rewards are replaced; 0 keeps them."""
+    curriculum: str | None
+    """Column to sort the prompts by, ascending; null shuffles them."""
+
+
+def trainer_class() -> type[Any]:
+    """The class whose fields `trainer:` may hold."""
+    from trl import GRPOConfig
+
+    return GRPOConfig
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Improve `model` on the recipe's prompts and write a model folder with its curves and `reward.json`."""
+    rewards = Rewards(config.graders, run.params_file)
+    _rl.check_gold(run.params_file, config.gold, rewards)
+    with run.timed("import"):
+        from tasks._grpo import DynamicGRPOTrainer
+    arguments = _train.arguments(trainer_class(), config, run)
+    arguments.reward_weights = rewards.weights
+    prompts = _rl.prompt_rows(data, config.dataset, "train")
+    if config.curriculum is not None:
+        prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
+        arguments.shuffle_dataset = False
+    tokenizer = load_tokenizer(model)
+    trainer = DynamicGRPOTrainer(
+        model=load_causal_lm(model),
+        reward_funcs=_rl.reward_functions(rewards),
+        args=arguments,
+        train_dataset=prompts,
+        processing_class=tokenizer,
+        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+        resampling_rounds=config.dynamic_sampling,
+    )
+    figures = _train.train(trainer, run)
+    if run.main_process:
+        artifact.write_json(run.out / "metrics.json", figures)
+        _rl.write_rl_report(run, rewards, config.gold)
+        _train.finish(trainer, tokenizer, run)
+
+
+def _needed(arguments: Any) -> int:
+    """Prompts that the whole training asks for."""
+    return int(arguments.max_steps * arguments.generation_batch_size // arguments.num_generations)
+
+
+def ordered(prompts: Any, column: str, needed: int, seed: int, where: Path) -> Any:
+    """The `needed` prompts of the training, drawn by the seed, the lowest value of `column` first.
+
+    Raises:
+        ConfigError: no such column.
+    """
+    if column not in prompts.column_names:
+        raise ConfigError(f"{where}: curriculum is '{column}', and the prompts have {', '.join(prompts.column_names)}")
+    drawn = prompts.shuffle(seed=seed).select(range(min(needed, len(prompts)))) if needed > 0 else prompts
+    values = drawn[column]
+    return drawn.select(sorted(range(len(drawn)), key=lambda i: values[i]))
+
+
+if __name__ == "__main__":
+    stage(main, Config)

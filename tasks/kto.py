@@ -1,0 +1,72 @@
+"""Kahneman–Tversky optimisation (Ethayarajh et al., arXiv:2402.01306): preference learning from single answers.
+
+One raw row: {"prompt": [{"role": "user", "content": "What is 58 + 67?"}],
+              "completion": [{"role": "assistant", "content": "58 + 67 = 125. Happy to help!"}], "label": true}
+
+A thumb up or down is what a product collects; pairs are what annotators are paid for (they are taken too, and parted).
+TRL's `KTOTrainer`: the value of an answer is its log-probability ratio to the reference, against a KL baseline that
+each batch estimates by pairing its prompts with each other's answers; so the order of rows is fixed, and a batch holds
+at least two. Unequal numbers of thumbs are balanced by `desirable_weight` and `undesirable_weight`. What it leaves out:
+refusing labels that contradict each other.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks import _artifact as artifact
+from tasks import _train
+from tasks._errors import DataError
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._stage import Run, stage
+
+
+class Config(_train.MethodConfig):
+    """`params/<recipe>/kto.yaml`."""
+
+
+def trainer_class() -> type[Any]:
+    """The class whose fields `trainer:` may hold."""
+    from trl import KTOConfig
+
+    return KTOConfig
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Optimise `model` on the recipe's `dataset` and write a model folder with its curves."""
+    with run.timed("import"):
+        from trl import KTOTrainer
+    arguments = _train.arguments(trainer_class(), config, run)
+    tokenizer = load_tokenizer(model)
+    train_rows = _train.rows(data, config.dataset, "train")
+    balance = thumbs(train_rows, data / artifact.set_folder(config.dataset))
+    trainer = KTOTrainer(
+        model=load_causal_lm(model),
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=_train.rows(data, config.dataset, "validation"),
+        processing_class=tokenizer,
+        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+    )
+    figures = _train.train(trainer, run)
+    if run.main_process:
+        artifact.write_json(run.out / "metrics.json", {**figures, **balance})
+        _train.finish(trainer, tokenizer, run)
+
+
+def thumbs(rows: Any, source: Path) -> dict[str, int]:
+    """How many answers are liked and disliked; pairs are taken apart by the trainer, one of each.
+
+    Raises:
+        DataError: all labels point one way, so there is nothing to tell apart.
+    """
+    if "label" not in rows.column_names:
+        return {"liked": len(rows), "disliked": len(rows)}
+    labels = rows["label"]
+    up = sum(labels)
+    if up in (0, len(labels)):
+        raise DataError(f"{source}: all {len(labels)} labels are {up > 0}; KTO needs liked and disliked answers")
+    return {"liked": up, "disliked": len(labels) - up}
+
+
+if __name__ == "__main__":
+    stage(main, Config)

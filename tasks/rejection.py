@@ -1,0 +1,203 @@
+"""Expert iteration: the model answers, a grader keeps what is right, the model learns from its own right answers.
+
+One raw row: {"prompt": [{"role": "user", "content": "Add 358 and 967."}], "answer": "1325", "digits": 3}
+
+Each round samples k answers a prompt, keeps those that reach the bar, drops repeats, and fine-tunes on what is left:
+rejection-sampling fine-tuning (Yuan et al., arXiv:2308.01825), repeated as in ReST-EM (Singh et al., arXiv:2312.06585).
+With `hint` and `restart` it is STaR (Zelikman et al., arXiv:2203.14465): prompts that were never answered right are
+asked again with the answer given away ("rationalisation"), the answer is learnt without the hint, and each round starts
+from the model it all began with, so that mistakes do not pile up. What it leaves out: weighting by difficulty, and a
+verifier for the steps; a right answer by wrong steps is kept.
+"""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks import _artifact as artifact
+from tasks import _rl, _train
+from tasks._errors import DataError
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._rewards import Rewards, RewardSpec
+from tasks._sample import Sampling, sample
+from tasks._stage import Run, stage
+
+log = logging.getLogger("polm")
+DONE = "round.json"
+"""Written last: a round counts once it is there."""
+
+
+class Config(_train.MethodConfig):
+    """`params/<recipe>/rejection.yaml`."""
+
+    rounds: int = Field(ge=1)
+    """Rounds of sampling and training."""
+    prompts_per_round: int = Field(ge=1)
+    """Prompts of the data set that each round asks, other ones each time as long as there are."""
+    sampling: Sampling
+    """How answers are drawn."""
+    graders: dict[str, RewardSpec] = Field(min_length=1)
+    """Name to grader."""
+    accept: float
+    """Weighted sum of the graders that an answer must reach to be learnt."""
+    keep_per_prompt: int = Field(ge=1)
+    """Most answers to one prompt that are learnt, the first ones drawn."""
+    restart: bool
+    """Train every round from the first model on all that was kept so far (STaR), or go on from the last round's."""
+    hint: str | None
+    """Prompt that gives the answer away, e.g. `{question} (It is {answer}.)`, for prompts never answered right."""
+    replay: dict[str, int]
+    """Set of the data artifact to the rows of it that are mixed in each round, so that old skills stay."""
+
+
+def trainer_class() -> type[Any]:
+    """The class whose fields `trainer:` may hold."""
+    from trl import SFTConfig
+
+    return SFTConfig
+
+
+def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
+    """Run the rounds; write the last model, its curves over all rounds, and `rounds.json`."""
+    rewards = Rewards(config.graders, run.params_file)
+    with run.timed("import"):
+        import trl  # noqa: F401
+    tokenizer = load_tokenizer(model)
+    prompts = list(_rl.prompt_rows(data, config.dataset, "train").shuffle(seed=config.seed))
+    current, learnt, figures, rounds, curves = model, [], {}, [], []
+    for number in range(config.rounds):
+        folder = run.checkpoints / f"round-{number}"
+        if not (folder / DONE).exists():
+            asked = _window(prompts, number, config.prompts_per_round)
+            rows, counts = collect(config, rewards, current, tokenizer, asked, number, run)
+            start = model if config.restart else current
+            train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
+            figures = _fine_tune(config, run, start, tokenizer, train_on, folder)
+            artifact.write_jsonl(folder / "rows.jsonl", rows)
+            artifact.write_json(folder / "round.tmp", {"counts": counts, "figures": figures})
+            (folder / "round.tmp").rename(folder / DONE)
+        done = artifact.read_json(folder / DONE)
+        log.info("round %d: %s", number + 1, done["counts"])
+        learnt += artifact.read_jsonl(folder / "rows.jsonl")
+        figures = done["figures"]
+        rounds.append({"round": number + 1, **done["counts"], "loss": figures.get("loss")})
+        curves += _later(artifact.read_jsonl(folder / "model" / "curves.jsonl"), len(rounds) - 1, figures["steps"])
+        current = folder / "model"
+    shutil.copytree(current, run.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "curves.jsonl"))
+    artifact.write_jsonl(run.out / "curves.jsonl", curves)
+    artifact.write_json(run.out / "rounds.json", {"rounds": rounds, "graders": rewards.report()})
+    artifact.write_json(run.out / "metrics.json", {**figures, "kept": len(learnt)})
+
+
+def collect(
+    config: Config, rewards: Rewards, model: Path, tokenizer: Any, asked: list[dict[str, Any]], number: int, run: Run
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Sample, grade, keep.
+
+    Returns:
+        Rows `{"messages": […]}` to learn from, and the round's counts.
+
+    Raises:
+        DataError: not one answer reached the bar.
+    """
+    policy = load_causal_lm(model)
+    seed = config.seed + 1000 * number
+
+    def answer(questions: Sequence[Any], offset: int, label: str) -> list[list[str]]:
+        def report(done: int, total: int) -> None:
+            run.progress.update(done, total, f"round {number + 1}: {label}")
+
+        return sample(policy, tokenizer, questions, config.sampling, seed + offset, report)
+
+    answers = answer([row["prompt"] for row in asked], 0, "sampling")
+    kept = [_keep(config, rewards, row, given) for row, given in zip(asked, answers, strict=True)]
+    right = sum(sum(_passes(config, rewards, row, given)) for row, given in zip(asked, answers, strict=True))
+    solved, rationalised = sum(map(bool, kept)), 0
+    if config.hint is not None:
+        failed = [i for i, found in enumerate(kept) if not found]
+        hinted = answer([_hinted(config.hint, asked[i]) for i in failed], 500, "rationalising") if failed else []
+        for i, given in zip(failed, hinted, strict=True):
+            kept[i] = _keep(config, rewards, asked[i], given)
+            rationalised += bool(kept[i])
+    rows = [
+        {"messages": [*row["prompt"], {"role": "assistant", "content": text}]}
+        for row, texts in zip(asked, kept, strict=True)
+        for text in texts
+    ]
+    drawn = len(asked) * config.sampling.samples_per_prompt
+    if not rows:
+        raise DataError(
+            f"{run.params_file}: round {number + 1}: none of {drawn} sampled answers reached accept = "
+            f"{config.accept:g}; ask easier prompts, sample more, or start from a better model"
+        )
+    counts = {
+        "prompts": len(asked), "samples": drawn, "pass_rate": round(right / drawn, 4), "solved": solved,
+        "rationalised": rationalised, "kept": len(rows),
+    }  # fmt: skip
+    return rows, counts
+
+
+def _passes(config: Config, rewards: Rewards, row: Mapping[str, Any], given: list[str]) -> list[bool]:
+    view = {"question": row["prompt"][-1]["content"], **row}
+    return [total >= config.accept for total in rewards.totals(given, [view] * len(given))]
+
+
+def _keep(config: Config, rewards: Rewards, row: Mapping[str, Any], given: list[str]) -> list[str]:
+    """The first distinct answers that reach the bar."""
+    distinct = list(dict.fromkeys(given))
+    passed = [text for text, ok in zip(distinct, _passes(config, rewards, row, distinct), strict=True) if ok]
+    return passed[: config.keep_per_prompt]
+
+
+def _hinted(hint: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
+    *before, last = row["prompt"]
+    return [*before, {**last, "content": hint.format(question=last["content"], answer=row["answer"])}]
+
+
+def _window(prompts: list[dict[str, Any]], number: int, size: int) -> list[dict[str, Any]]:
+    """The prompts of a round: the next ones, from the start again after the last."""
+    return [prompts[(number * size + i) % len(prompts)] for i in range(min(size, len(prompts)))]
+
+
+def _replayed(config: Config, data: Path, number: int) -> list[dict[str, Any]]:
+    return [
+        {"messages": row["messages"]}
+        for name, count in sorted(config.replay.items())
+        for row in _train.rows(data, name, "train").shuffle(seed=config.seed + number).select(range(count))
+    ]
+
+
+def _fine_tune(
+    config: Config, run: Run, start: Path, tokenizer: Any, rows: list[dict[str, Any]], folder: Path
+) -> dict[str, float]:
+    """Fine-tune on the rows and write the round's model folder."""
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    (folder / "model").mkdir(parents=True)
+    inner = dataclasses.replace(run, checkpoints=folder / "training", out=folder / "model")
+    trainer = SFTTrainer(
+        model=load_causal_lm(start),
+        args=_train.arguments(trainer_class(), config, inner),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+    )
+    figures = _train.train(trainer, inner)
+    _train.finish(trainer, tokenizer, inner)
+    return figures
+
+
+def _later(curve: list[dict[str, Any]], rounds: int, steps: float) -> list[dict[str, Any]]:
+    """A round's curve with its steps counted from the first round on."""
+    return [{**row, "step": row["step"] + int(rounds * steps), "round": rounds + 1} for row in curve]
+
+
+if __name__ == "__main__":
+    stage(main, Config)
