@@ -39,7 +39,7 @@ def rows() -> list[dict[str, str]]:
             **{f"{task} {metric}": _score(entry, task, metric) for task, metric in metrics},
             "size": size(entry["bytes"]),
             **_measured(model),
-            "MLflow run": runs[stage]["run_id"] if (stage := _stage(entry["stage"], model)) in runs else "",
+            "MLflow run": next((runs[n]["run_id"] for n in (f"{entry['stage']}@{model}", model) if n in runs), ""),
         }
         for model, entry in sorted(board["models"].items(), key=lambda item: order.index(item[1]["digest"]))
     ]
@@ -62,19 +62,36 @@ def show(console: Console, found: list[dict[str, str]]) -> None:
         for row in found:
             table.add_row(*(_cell(title, row[title]) for title in part))
         console.print(table)
+    if board["claims"]:
+        console.print(_claims(board["claims"]))
     percent = f"{board['confidence']:.0%}"
     legend = f"± half of the {percent} interval. ▲ better, ▼ worse, = no different from the model it was made from"
     console.print(f"[dim]{legend} (paired bootstrap, {percent})[/]", highlight=False)
 
 
+def _claims(claims: list[dict[str, Any]]) -> Table:
+    """Each method on the metric it is there for, before and after."""
+    table = Table(box=None, padding=(1, 1, 0, 0), collapse_padding=True, title_justify="left")
+    for title in ("method", "made from", "its own metric", "before", "after", "change, paired"):
+        table.add_column(title, justify="left" if title in ("method", "made from", "its own metric") else "right")
+    for row in claims:
+        d = row["difference"]
+        change = f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] {MARKS[d['verdict']]}"
+        before, after = (f"{row[side]['value']:.3f}" for side in ("before", "after"))
+        cells = (row["model"], row["parent"], f"{row['task']} {row['metric']}", before, after, change)
+        table.add_row(*(_cell("model" if i == 0 else "", text) for i, text in enumerate(cells)))
+    return table
+
+
 def _metrics(board: dict[str, Any]) -> list[tuple[str, str]]:
-    """Task and metric of every column of scores."""
+    """Task and metric of every column of scores; beside the methods' own metrics, the headline's task is enough."""
     headline = (board["headline"]["task"], board["headline"]["metric"])
     seen = {
         (task, metric)
         for entry in board["models"].values()
         for task, result in entry["tasks"].items()
         for metric in result["metrics"]
+        if task == headline[0] or not board["claims"]
     }
     return sorted(seen, key=lambda column: (column != headline, column[0] != headline[0], column))
 
@@ -100,11 +117,6 @@ def _measured(model: str) -> dict[str, str]:
 
 def _speed(tokens: float) -> str:
     return f"{tokens:.0f}" if tokens >= 100 else f"{tokens:.1f}"
-
-
-def _stage(stage: str, model: str) -> str:
-    """DVC's name of the stage that made the model: `sft`, or `prune@half` where a matrix makes several."""
-    return stage if stage == model else f"{stage}@{model}"
 
 
 def _cell(title: str, text: str) -> Text:

@@ -95,6 +95,35 @@ def build(
     }
 
 
+def claims(leaderboard: dict[str, Any], metrics: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What each method says it improves, and whether it did: its own metric before and after.
+
+    Args:
+        leaderboard: what `build` returned.
+        metrics: model to its own metric, `task.metric`.
+
+    Returns:
+        A row for each model that has a parent: `model`, `stage`, `parent`, `task`, `metric`, `before`, `after`,
+        `difference`. In the order of the lineage.
+    """
+    rows = []
+    for model, entry in leaderboard["models"].items():
+        if model not in metrics or entry["parent"] is None:
+            continue
+        task, _, metric = metrics[model].partition(".")
+        scores = entry["tasks"][task]["metrics"][metric]
+        before = leaderboard["models"][entry["parent"]]["tasks"].get(task, {}).get("metrics", {}).get(metric)
+        if before is not None:
+            sides = {"before": _score(before), "after": _score(scores), "difference": scores["difference"]}
+            names = {"model": model, "stage": entry["stage"], "parent": entry["parent"], "task": task, "metric": metric}
+            rows.append({**names, **sides})
+    return rows
+
+
+def _score(scores: dict[str, Any]) -> dict[str, float]:
+    return {key: scores[key] for key in ("value", "low", "high")}
+
+
 def weights(folder: Path) -> dict[str, int]:
     """Number of parameters and bytes of a model folder's safetensors, read from their headers.
 

@@ -30,6 +30,12 @@ CURVES: dict[str, dict[str, str]] = {
     "reward of chosen; rejected dashed": {"rewards/chosen": "", "rewards/rejected": "dashed"},
     "reward": {"reward": ""},
     "KL from the reference": {"kl": ""},
+    "entropy of the policy": {"entropy": ""},
+    "answer length, tokens": {"completions/mean_length": ""},
+    "groups without signal": {"frac_reward_zero_std": "", "dynamic_sampling/still_empty": "dashed"},
+    "clipped share": {"clip_fraction": "", "clip_ratio/region_mean": ""},
+    "explained variance of the values": {"explained_variance": ""},
+    "value loss": {"value_loss": ""},
 }  # fmt: skip
 """Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them, and how."""
 
@@ -64,6 +70,7 @@ def render(
     )  # fmt: skip
     environment.filters.update(number=svg.number, score=score, size=size, duration=duration, clean=clean, count=count)
     models = order(leaderboard)
+    rewards = _files(found, "models", "reward.json")
     context = {
         "board": {**leaderboard, "models": {model: leaderboard["models"][model] for model in models}},
         "style": {name: f"s{i % 6}" for i, name in enumerate(models)},
@@ -71,7 +78,9 @@ def render(
         "interval": svg.interval,
         "histogram": svg.histogram,
         "samples": samples(found, leaderboard, models),
-        "charts": charts(found, models),
+        "charts": charts(found, models) + _rewards_beside_gold(found, models, rewards),
+        "rewards": {model: rewards[model] for model in models if model in rewards},
+        "rounds": _files(found, "models", "rounds.json"),
         "supervision": _files(found, "models", "supervision.json"),
         "calibration": _calibration(found, models),
         "data": artifact.read_json(found["data"] / "report.json"),
@@ -154,6 +163,26 @@ def charts(found: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]
     return drawn
 
 
+def _rewards_beside_gold(
+    found: Mapping[str, Path], models: list[str], rewards: Mapping[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A chart for each model whose reward is not the gold metric itself: both, on the same samples."""
+    drawn = []
+    for i, model in enumerate(models):
+        gold = rewards.get(model, {}).get("gold")
+        if gold is None or rewards[model]["graders"].get(gold, {}).get("weight"):
+            continue
+        curve = artifact.read_jsonl(found[f"models/{model}"] / "curves.jsonl")
+        keys = {"reward": "reward", f"rewards/{gold}/mean": f"gold: {gold}"}
+        series = {
+            name: (f"s{i % 6}{' dashed' if key != 'reward' else ''}", [(r["step"], r[key]) for r in curve if key in r])
+            for key, name in keys.items()
+        }
+        title = "reward; gold metric dashed"
+        drawn.append({"title": title, "model": model, "svg": svg.lines(title, series)})
+    return drawn
+
+
 def score(value: float, sign: bool = False) -> str:
     """A score with as many digits as its neighbours: `0.372`, `12.3`; with `sign`, `+0.031`."""
     text = f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
@@ -219,10 +248,11 @@ def _main(root: Path, out: Path) -> None:
     known = artifact.read_json(path) if path.exists() else {}
     runs = {}
     for node in leaderboard["lineage"]:
-        item = node["name"].rpartition("/")[2]
-        stage = node["stage"] if node["stage"] == item else f"{node['stage']}@{item}"
-        if stage in known:
-            runs[node["name"]] = known[stage]
+        kind, _, item = node["name"].rpartition("/")
+        names = [f"{node['stage']}@{item}"]  # a stage of a matrix has its item's name behind it
+        names += [item] if kind in ("", "models") else []  # several stages may run one module: the model has the name
+        if name := next((name for name in names if name in known), None):
+            runs[node["name"]] = known[name]
     measured = {name: taken for name, folder in found.items() if (taken := read_measurements(folder))}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(render(found, leaderboard, measured, runs), encoding="utf-8")

@@ -23,6 +23,7 @@ PLOTTED = {
     "preference": {
         "rewards/accuracies": "accuracy", "rewards/margins": "margin", "accuracy": "accuracy", "margin": "margin",
     },
+    "reward": {"reward": "reward", "kl": "kl", "entropy": "entropy", "completions/mean_length": "length"},
 }  # fmt: skip
 """Folder under `plots/` to the keys of `curves.jsonl` and their names in the plot."""
 
@@ -41,6 +42,8 @@ class Config(StageConfig):
 
     headline: Headline
     """The score that counts most in this recipe."""
+    claims: dict[str, str]
+    """Model to the metric it was made to improve, `task.metric`: its method's own."""
     resamples: int
     """Bootstrap samples of each paired interval."""
     confidence: float
@@ -63,7 +66,8 @@ def main(config: Config, run: Run, *, data: Path, models: Path, metrics: Path, o
         seed=config.seed,
     )
     board["page"] = {"samples": config.samples, "listed": config.listed}
-    _check_headline(run.params_file, config.headline, board)
+    _check_metrics(run.params_file, config, board)
+    board["claims"] = _leaderboard.claims(board, config.claims)
     artifact.write_json(run.out / "leaderboard.json", board)
     artifact.write_json(run.out / "metrics.json", _leaderboard.values(board))
     (run.out / "plots").mkdir()
@@ -89,11 +93,20 @@ def _write_plots(out: Path, model: str, curve: list[dict[str, Any]]) -> None:
             artifact.write_json(out / kind / f"{model}.json", complete)
 
 
-def _check_headline(path: Path, headline: Headline, board: dict[str, Any]) -> None:
-    known = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board)}
-    name = f"{headline.task}.{headline.metric}"
-    if name not in known:
-        raise ConfigError(f"{path}: headline is '{name}', which no model was scored on{suggest(name, known)}")
+def _check_metrics(path: Path, config: Config, board: dict[str, Any]) -> None:
+    """Raises ConfigError for a headline, or a claim, that no model, or that model, was scored on."""
+    everywhere = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board)}
+    name = f"{config.headline.task}.{config.headline.metric}"
+    if name not in everywhere:
+        raise ConfigError(f"{path}: headline is '{name}', which no model was scored on{suggest(name, everywhere)}")
+    for model, metric in config.claims.items():
+        if model not in board["models"]:
+            raise ConfigError(f"{path}: claims names the model '{model}'{suggest(model, board['models'])}")
+        known = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board) if row["model"] == model}
+        if metric not in known:
+            raise ConfigError(
+                f"{path}: claims.{model} is '{metric}', which it was not scored on{suggest(metric, known)}"
+            )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tasks import _artifact as artifact
 from tasks import _leaderboard, _page
-from tasks._config import load
+from tasks._config import load, read_yaml
 from tasks._errors import ArtifactError, ConfigError, DataError
 from tasks._progress import Progress
 from tasks._stage import Run, write_measurements
@@ -22,12 +23,18 @@ from tasks.report import Config, main
 from tests.conftest import REPO
 from tests.tasks import report_tree
 
-PARAMS = REPO / "params" / "tiny" / "report.yaml"
+TINY = REPO / "params" / "tiny" / "report.yaml"
+PARAMS = Path("params/tiny/report.yaml")
+"""The tiny recipe's file, with claims of the models that the tree has."""
 FOLDERS = ("data", "models", "metrics", "onnx")
 
 
 @pytest.fixture
 def tree(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    settings = read_yaml(TINY) | {"claims": {"sft": "sums.exact_match", "dpo": "sums.helpful"}}
+    PARAMS.parent.mkdir(parents=True)
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(settings, f)
     report_tree.build(Path(), make_artifact, rows=60)
     return Path("artifacts")
 
@@ -248,3 +255,57 @@ def test_every_recipe_has_a_headline_that_its_evaluation_gives() -> None:
         tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
         assert headline.metric in {m["metric"] for m in tasks[headline.task]["metric_list"]}, path
         assert json.dumps(tasks)
+
+
+def test_a_claim_is_a_method_on_its_own_metric(tree: Path) -> None:
+    out = report(tree)
+    claims = artifact.read_json(out / "leaderboard.json")["claims"]
+    assert [(row["model"], row["parent"], row["metric"]) for row in claims] == [
+        ("sft", "base", "exact_match"),
+        ("dpo", "sft", "helpful"),
+    ]
+    assert claims[1]["after"]["value"] - claims[1]["before"]["value"] == pytest.approx(claims[1]["difference"]["value"])
+    assert "Methods" in Page((out / "index.html").read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        ({"dop": "sums.helpful"}, r"claims names the model 'dop'; did you mean 'dpo'\?"),
+        ({"dpo": "sums.helpfull"}, r"claims.dpo is 'sums.helpfull', which it was not scored on; did you mean"),
+        ({"reward": "sums.helpful"}, r"claims.reward is 'sums.helpful', which it was not scored on"),
+    ],
+)
+def test_a_claim_about_nothing_is_an_error(tree: Path, claims: dict[str, str], said: str) -> None:
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": claims}, f)
+    with pytest.raises(ConfigError, match=said):
+        report(tree)
+
+
+def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
+    folder = tree / "models" / "dpo"
+    rises, falls = {"start": 0.1, "end": 0.9, "t": 8.0}, {"start": 0.6, "end": 0.2, "t": -6.0}
+    curve = [{"step": i, "reward": 0.1 * i, "rewards/right/mean": 0.6 - 0.05 * i} for i in range(8)]
+    artifact.write_jsonl(folder / "curves.jsonl", curve)
+    artifact.write_json(
+        folder / "reward.json",
+        {
+            "gold": "right",
+            "graders": {"right": {"weight": 0.0, "calls": 64, "failures": 1, "example": "ValueError: <b>"}},
+            "trends": {"reward": rises, "right": falls, "gold": falls},
+            "hacked": True,
+            "kl": 0.3,
+        },
+    )
+    before = artifact.read_manifest(folder)
+    make_artifact(folder, stage="ppo", **before.inputs)
+    new = artifact.read_manifest(folder).digest
+    for kind in ("metrics", "onnx"):
+        make_artifact(
+            tree / kind / "dpo", stage=kind, **{**artifact.read_manifest(tree / kind / "dpo").inputs, "model": new}
+        )
+    page = Page((report(tree) / "index.html").read_text())
+    assert "reward hacked: right fell while the reward rose" in page.text
+    assert "gold: right" in page.text
+    assert "b" not in page.tags or "ValueError: <b>" in page.text
