@@ -63,6 +63,7 @@ def show(console: Console, found: list[dict[str, str]]) -> None:
             table.add_row(*(_cell(title, row[title]) for title in part))
         console.print(table)
     if board["claims"]:
+        console.print("\n[bold]each method on the metric it is there for[/]", highlight=False)
         console.print(_claims(board["claims"]))
     percent = f"{board['confidence']:.0%}"
     legend = f"± half of the {percent} interval. ▲ better, ▼ worse, = no different from the model it was made from"
@@ -71,7 +72,7 @@ def show(console: Console, found: list[dict[str, str]]) -> None:
 
 def _claims(claims: list[dict[str, Any]]) -> Table:
     """Each method on the metric it is there for, before and after."""
-    table = Table(box=None, padding=(1, 1, 0, 0), collapse_padding=True, title_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for title in ("method", "made from", "its own metric", "before", "after", "change, paired"):
         table.add_column(title, justify="left" if title in ("method", "made from", "its own metric") else "right")
     for row in claims:

@@ -17,13 +17,12 @@ import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from tasks import _artifact as artifact
 from tasks._config import check_trainer, load, read_yaml
 from tasks._errors import ConfigError, PolmError
 from tasks._stage import OFFLINE_AND_QUIET
-from tasks._train import RESERVED, MethodConfig
+from tasks._train import TrainerConfig, Verbatim
 
 log = logging.getLogger("polm")
 _COMMAND = re.compile(r"-m\s+tasks\.(\w+)\s+params/\$\{recipe\}/(\S+\.yaml)")
@@ -87,20 +86,13 @@ def _check_file(path: Path, module_name: str) -> None:
     except ModuleNotFoundError as e:
         raise ConfigError(f"dvc.yaml: a stage runs tasks.{module_name}, which cannot be imported ({e})") from None
     config = load(path, module.Config)
-    if isinstance(config, MethodConfig):
-        _check_method(path, config, module.trainer_class())
+    if isinstance(config, TrainerConfig):
+        _check_verbatim(path, config.verbatim(module.trainer_class()))
 
 
-def _check_method(path: Path, config: MethodConfig, trainer_class: type[Any]) -> None:
-    """What is passed on verbatim: `trainer:` to TRL, `peft:` to PEFT. Raises ConfigError."""
+def _check_verbatim(path: Path, sections: list[Verbatim]) -> None:
+    """What is passed on as it is: `trainer:` to TRL, `peft:` to PEFT. Raises ConfigError."""
     wrong = []
-    sections: list[tuple[str, dict[str, Any], type[Any], tuple[str, ...]]] = [
-        ("trainer", config.trainer, trainer_class, RESERVED)
-    ]
-    if config.peft is not None:
-        from peft import LoraConfig
-
-        sections.append(("peft", config.peft, LoraConfig, ("task_type",)))
     for section, values, known, reserved in sections:
         try:
             check_trainer(path, values, known, reserved, section)

@@ -8,16 +8,33 @@ from tasks._errors import ModelError
 
 PICKLES = {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy"}
 """Suffixes of formats that can run code when loaded."""
+PROMPT = "prompt"
+"""Folder, inside a model folder, of a soft prompt in PEFT's own format (prompt or prefix tuning).
+
+Vectors ahead of the text are no weights and cannot be merged, so the weights beside it are those of the model it was
+trained for, and whoever answers with the model has to put it in front. `adapter/`, by contrast, only records what has
+been merged, and loading ignores it.
+"""
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a model folder that could run code on loading it.
+def check_folder(folder: Path, soft_prompt: bool = False) -> None:
+    """Refuse a model folder that could run code on loading it, or whose weights are not all there is to the model.
+
+    Args:
+        folder: to look at.
+        soft_prompt: whether the caller puts a soft prompt (`PROMPT`) in front, so that one may be there.
 
     Raises:
-        ModelError: no `config.json`, a pickle, a Python file, or a config that asks for remote code (`auto_map`).
+        ModelError: no `config.json`, a pickle, a Python file, a config that asks for remote code (`auto_map`), or a
+            soft prompt, unless `soft_prompt`.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
+    if (folder / PROMPT).exists() and not soft_prompt:
+        raise ModelError(
+            f"{folder / PROMPT}: a soft prompt is not in the weights, so the model can be evaluated, but neither "
+            f"trained further nor exported; take one whose adapter is merged (LoRA, DoRA)"
+        )
     for path in sorted(folder.rglob("*")):
         if path.suffix in PICKLES:
             raise ModelError(
@@ -50,12 +67,47 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_causal_lm(folder: Path, dtype: str = "float32") -> Any:
-    """Load a causal language model from safetensors, in `dtype` (a torch dtype's name)."""
+def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = False) -> Any:
+    """Load a causal language model from safetensors.
+
+    Args:
+        folder: model folder.
+        dtype: of the weights, a torch dtype's name.
+        soft_prompt: put the folder's soft prompt in front, if it has one, and return a `PeftModel`, which answers and
+            scores and is not to be trained. Prompt tuning's logits begin with those of the prompt's own vectors.
+
+    Raises:
+        ModelError: as `check_folder`.
+    """
     from transformers import AutoModelForCausalLM
 
-    check_folder(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+    check_folder(folder, soft_prompt)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+    return _prompted(model, folder / PROMPT) if (folder / PROMPT).exists() else model
+
+
+def _prompted(model: Any, folder: Path) -> Any:
+    """Put a soft prompt in front of a model, for answering.
+
+    PEFT 0.21 drops the position ids in prompt tuning and numbers a padded row from its padding on. Between the prompt
+    and the text then lies a gap that training never had, and an answer depends on which rows it is batched with.
+    """
+    from peft import PeftConfig, PeftModelForCausalLM
+
+    class Prompted(PeftModelForCausalLM):
+        def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("position_ids", None)
+            inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+            new = (inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]).shape[1]
+            positions = inputs["attention_mask"].long().cumsum(-1) - 1  # of prompt and text alike
+            return {**inputs, "position_ids": positions.clamp(min=0)[:, -new:]}
+
+    config = PeftConfig.from_pretrained(folder)
+    if not config.is_prompt_learning:
+        raise ModelError(f"{folder}: {config.peft_type.value} is no soft prompt; merge it into the weights")
+    prompted = Prompted(model, config)
+    prompted.load_adapter(folder, "default")
+    return prompted.requires_grad_(False).eval()
 
 
 def save_model(model: Any, tokenizer: Any, out: Path) -> None:

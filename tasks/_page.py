@@ -81,6 +81,7 @@ def render(
         "charts": charts(found, models) + _rewards_beside_gold(found, models, rewards),
         "rewards": {model: rewards[model] for model in models if model in rewards},
         "rounds": _files(found, "models", "rounds.json"),
+        "judges": _judges(found),
         "supervision": _files(found, "models", "supervision.json"),
         "calibration": _calibration(found, models),
         "data": artifact.read_json(found["data"] / "report.json"),
@@ -220,6 +221,13 @@ def _files(found: Mapping[str, Path], kind: str, name: str) -> dict[str, Any]:
     """JSON files of one name, by artifact, where there is one."""
     paths = {key.partition("/")[2]: folder / name for key, folder in found.items() if key.startswith(f"{kind}/")}
     return {key: artifact.read_json(path) for key, path in paths.items() if path.exists()}
+
+
+def _judges(found: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """Model that learnt from a judge's labels to how far the judge could be trusted."""
+    metrics = _files(found, "models", "metrics.json")
+    judged = {m: {k[6:]: v for k, v in figures.items() if k[:6] == "judge_"} for m, figures in metrics.items()}
+    return {model: figures for model, figures in judged.items() if figures}
 
 
 def _calibration(found: Mapping[str, Path], models: list[str]) -> dict[str, Any]:

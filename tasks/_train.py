@@ -4,12 +4,12 @@ import logging
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks import _artifact as artifact
 from tasks._config import TrainConfig, check_trainer
 from tasks._errors import ConfigError, DataError
-from tasks._models import save_model
+from tasks._models import PROMPT, save_model
 
 if TYPE_CHECKING:
     from tasks._stage import Run
@@ -24,18 +24,48 @@ CLOCK = ("runtime", "per_second", "total_flos", "num_tokens")
 """Parts of log keys that tell of this process and not of the model; TRL counts tokens from where it resumed."""
 
 
-class MethodConfig(TrainConfig):
-    """What `sft`, `reward` and `dpo` have in common."""
+class Verbatim(NamedTuple):
+    """A mapping of a recipe file that goes to a library's config class as it is."""
+
+    section: str
+    """Where it stands, e.g. `trainer`."""
+    values: dict[str, Any]
+    known: type[Any]
+    """The dataclass whose fields it may hold."""
+    reserved: tuple[str, ...]
+    """Fields that the stage sets."""
+
+
+class TrainerConfig(TrainConfig):
+    """What every stage that trains through TRL has in common."""
 
     dataset: str
     """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
     trainer: dict[str, Any]
     """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
+
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
+        """What `python -m tasks._check` holds against the libraries' own classes; imports them."""
+        return [Verbatim("trainer", self.trainer, trainer_class, RESERVED)]
+
+
+class MethodConfig(TrainerConfig):
+    """What `sft`, `reward` and `dpo` have in common."""
+
     peft: dict[str, Any] | None
     """Passed verbatim to `peft.LoraConfig`; null trains all weights. Stored merged, with the adapter beside it."""
 
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
+        """As of any trainer, and `peft:`."""
+        sections = super().verbatim(trainer_class)
+        if self.peft is None:
+            return sections
+        from peft import LoraConfig
 
-def arguments(config_class: type[Any], config: MethodConfig, run: "Run") -> Any:
+        return [*sections, Verbatim("peft", self.peft, LoraConfig, ("task_type",))]
+
+
+def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any:
     """Build TRL's config object for a stage.
 
     Raises:
@@ -73,7 +103,7 @@ def rows(data: Path, name: str, split: str) -> Any:
     found = artifact.read_jsonl(path)
     if not found:
         raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
-    keep = ("messages", "prompt", "chosen", "rejected", "completion", "text")
+    keep = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text")
     return Dataset.from_list([{k: v for k, v in row.items() if k in keep} for row in found])
 
 
@@ -119,17 +149,35 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
 
 
 def finish(trainer: Any, tokenizer: Any, run: "Run") -> None:
-    """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`."""
+    """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`.
+
+    A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`_models.PROMPT`).
+    """
+    from peft import PeftModel
+
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.args.gradient_checkpointing:
         model.gradient_checkpointing_disable()
-    if hasattr(model, "merge_and_unload"):
-        model.peft_config["default"].base_model_name_or_path = ""
-        model.save_pretrained(run.out / "adapter", safe_serialization=True)
-        (run.out / "adapter" / "README.md").unlink(missing_ok=True)
-        model = model.merge_and_unload()
     model.config.use_cache = True
-    save_model(model, tokenizer, run.out)
+    if not isinstance(model, PeftModel):
+        save_model(model, tokenizer, run.out)
+    elif model.active_peft_config.is_prompt_learning:
+        save_model(model.get_base_model(), tokenizer, run.out)
+        _save_adapter(model, run.out / PROMPT)
+    else:
+        _save_adapter(model, run.out / "adapter")
+        save_model(model.merge_and_unload(), tokenizer, run.out)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Write an adapter by itself. The bytes depend on its weights and settings alone."""
+    config = model.active_peft_config
+    config.base_model_name_or_path = ""
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # names of modules, in another order in each process
+            setattr(config, name, sorted(value))
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def _clean(entry: dict[str, Any]) -> dict[str, float]:

@@ -31,6 +31,11 @@ def trainer_class() -> type[Any]:
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Optimise `model` on the recipe's `dataset` and write a model folder with its curves."""
+    optimise(config, run, model, data, {})
+
+
+def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str, float]) -> None:
+    """Optimise `model` on the set `dataset` of the artifact `pairs`; `known` figures join those of the training."""
     with run.timed("import"):
         from trl import DPOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
@@ -38,14 +43,14 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=_train.rows(data, config.dataset, "train"),
-        eval_dataset=_train.rows(data, config.dataset, "validation"),
+        train_dataset=_train.rows(pairs, config.dataset, "train"),
+        eval_dataset=_train.rows(pairs, config.dataset, "validation"),
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )
     figures = _train.train(trainer, run)
     if run.main_process:
-        artifact.write_json(run.out / "metrics.json", figures)
+        artifact.write_json(run.out / "metrics.json", {**figures, **known})
         _train.finish(trainer, tokenizer, run)
 
 

@@ -69,7 +69,10 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         import trl  # noqa: F401
     tokenizer = load_tokenizer(model)
     prompts = list(_rl.prompt_rows(data, config.dataset, "train").shuffle(seed=config.seed))
-    current, learnt, figures, rounds, curves = model, [], {}, [], []
+    current, figures = model, dict[str, float]()
+    learnt: list[dict[str, Any]] = []
+    rounds: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     for number in range(config.rounds):
         folder = run.checkpoints / f"round-{number}"
         if not (folder / DONE).exists():

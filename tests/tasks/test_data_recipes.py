@@ -1,13 +1,16 @@
 """The shipped recipes' data, as far as it can be made without a network."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks._arithmetic import working
 from tasks._clean import same
 from tasks._config import load
+from tasks._graders import final_number, is_courteous
 from tasks._mapping import first_prompt
 from tasks._sources import GeneratorSource
 from tasks._sources import read as read_source
@@ -91,6 +94,35 @@ def test_reasoning_answers_are_right_and_wrong_ones_are_wrong() -> None:
             a, b = row["group"].removeprefix("products ").split(" * ")
             assert int(a) * int(b) == int(row["answer"])
     assert reasoning_gym.get_score_answer_fn("products")(rows[3]["answer"], {"answer": rows[3]["answer"]}) == 1.0
+
+
+def test_the_working_leads_to_the_answer() -> None:
+    rows = generator_rows("smollm2", "reasoning")
+    assert all(row["working"].endswith(f" The answer is {row['answer']}") for row in rows)
+    checked = 0
+    for row in rows:
+        if row["kind"] == "calendar_arithmetic":
+            continue  # divisions with a remainder are no equations
+        steps = row["working"].partition(" The answer")[0]
+        for equation in re.findall(r"([0-9][0-9 +*-]*) = (-?[0-9]+)", steps):
+            assert eval(equation[0]) == int(equation[1]), row["working"]
+            checked += 1
+    assert checked > 500
+
+
+def test_rationales_work_out_the_sum_they_repeat() -> None:
+    for row in generator_rows("tiny", "rationales"):
+        a, b = (int(n) for n in re.findall(r"[0-9]+", row["question"]))
+        assert row["reply"] == f"{a} + {b}: {working(a, b)}."
+        assert final_number(row["reply"]) == int(row["answer"]) == a + b
+
+
+def test_feedback_likes_what_is_right_and_courteous() -> None:
+    rows = generator_rows("tiny", "feedback")
+    assert {row["liked"] for row in rows} == {True, False}
+    for row in rows:
+        good = final_number(row["reply"]) == int(row["answer"]) and is_courteous(row["reply"])
+        assert good == row["liked"], row
 
 
 def fill_hub_folder(folder: Path, split: str, items: list[dict[str, Any]], config: str | None = None) -> None:

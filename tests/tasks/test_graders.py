@@ -199,6 +199,10 @@ def test_instructions(instructions: object, response: str, followed: float, exac
     assert scores == {"followed": followed, "exact_match": exact}
 
 
+def test_the_typographic_minus_is_a_minus() -> None:
+    assert graders.final_number("The answer is \u2212125.") == -125
+
+
 def test_a_row_without_instructions_breaks_none() -> None:
     assert graders.instructions({"answer": "1"}, ["1"]) == {"followed": 1.0, "exact_match": 1.0}
 

@@ -265,7 +265,7 @@ def test_a_claim_is_a_method_on_its_own_metric(tree: Path) -> None:
         ("dpo", "sft", "helpful"),
     ]
     assert claims[1]["after"]["value"] - claims[1]["before"]["value"] == pytest.approx(claims[1]["difference"]["value"])
-    assert "Methods" in Page((out / "index.html").read_text()).text
+    assert "Each method on the metric it is there for" in Page((out / "index.html").read_text()).text
 
 
 @pytest.mark.parametrize(

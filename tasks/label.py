@@ -1,0 +1,220 @@
+"""RLAIF's labels: the policy answers, a judge that reads the constitution says which of two answers is better.
+
+Reinforcement learning from AI feedback (Lee et al., arXiv:2309.00267) in its offline form: pairs sampled from the
+policy itself, labelled by a judge, then `rlaif` learns from them by DPO. The judge is the local model, or any
+OpenAI-compatible endpoint. Each pair is judged in both orders, and one on which they disagree is dropped. One row:
+
+    {"id": "3f…-0", "prompt": [{"role": "user", "content": "Add 58 and 67."}],
+     "chosen": [{"role": "assistant", "content": "58 + 67 = 125. Happy to help!"}],
+     "rejected": [{"role": "assistant", "content": "58 + 67 = 125"}], "source": "judge", "gold_agrees": true}
+
+The gold checker never labels: it only says in `judge.json` how often the judge is right, and whether it likes the first
+or the longer answer better than it should. What it leaves out: sampling again after training (on-policy rounds).
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks import _artifact as artifact
+from tasks import _graders
+from tasks._config import StageConfig, Strict, suggest
+from tasks._errors import ConfigError, DataError
+from tasks._judge import CONSTITUTION, Judge, Judgement, Pair, figures, judge_pairs, read_constitution, spoken
+from tasks._judge_endpoint import Endpoint, EndpointJudge
+from tasks._judge_local import LocalJudge
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._sample import Sampling, sample
+from tasks._stage import Run, stage
+
+log = logging.getLogger("polm")
+
+
+class Gold(Strict):
+    """What the judge is held against. Never labels."""
+
+    grader: str
+    """A function of `tasks/_graders.py`, e.g. `sums`."""
+    metrics: list[str] = Field(min_length=1)
+    """Its metrics, whose sum says which answer is better."""
+
+
+class Prompts(Strict):
+    """Most prompts of each split, from the first."""
+
+    train: int = Field(ge=1)
+    validation: int = Field(ge=1)
+
+
+class Config(StageConfig):
+    """`params/<recipe>/label.yaml`."""
+
+    dataset: str
+    """Set of prompts in the data artifact, e.g. `prompts`."""
+    prompts: Prompts
+    """How many are asked."""
+    sampling: Sampling
+    """How the policy answers. Distinct answers to a prompt are paired in the order drawn."""
+    device: str
+    """Where policy and local judge run: `cpu`, `cuda`, `cuda:1`."""
+    dtype: str
+    """Data type of their weights, a torch name."""
+    chat_template_args: dict[str, Any]
+    """Passed to the local judge's chat template, e.g. `enable_thinking: false`."""
+    judge_batch_size: int = Field(ge=1)
+    """Prompts that the local judge reads at once."""
+    endpoint: Endpoint | None
+    """Judge instead of the local model; null for the local model."""
+    gold: Gold
+    """Checker for the report."""
+    resamples: int
+    """Bootstrap samples of the interval of the agreement."""
+    confidence: float
+    """Coverage of the interval, 0 to 1."""
+    examples: int = Field(ge=0)
+    """Pairs shown in `examples.jsonl`, ties too."""
+
+
+def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> None:
+    """Write `preferences/{train,validation}.jsonl`, `judge.json` (how far to trust them) and `examples.jsonl`."""
+    grade = gold_grader(run.params_file, config.gold)
+    if config.sampling.samples_per_prompt < 2:
+        raise ConfigError(f"{run.params_file}: sampling.samples_per_prompt: a pair takes two answers; write at least 2")
+    constitution = read_constitution(judge / CONSTITUTION)
+    rows = [row for split in ("train", "validation") for row in prompt_rows(data, config, split)]
+    asked: Judge = (
+        EndpointJudge(config.endpoint, constitution.labels, run.params_file)
+        if config.endpoint
+        else LocalJudge(
+            judge,
+            constitution.labels,
+            batch_size=config.judge_batch_size,
+            device=config.device,
+            dtype=config.dtype,
+            chat_template_args=config.chat_template_args,
+        )
+    )
+    policy, tokenizer = load_causal_lm(model, config.dtype).to(config.device), load_tokenizer(model)
+    pairs: list[tuple[dict[str, Any], Pair]] = []
+    judged: list[Judgement] = []
+    # Sampled and judged in turns, so that an endpoint that refuses is found out after the first turn.
+    for start in range(0, len(rows), config.sampling.batch_size):
+        part = rows[start : start + config.sampling.batch_size]
+        prompts = [row["prompt"] for row in part]
+        answers = sample(policy, tokenizer, prompts, config.sampling, config.seed + start, lambda done, total: None)
+        new = [(row, pair) for row, given in zip(part, answers, strict=True) for pair in paired(row, given, grade)]
+        judged += judge_pairs(asked, constitution, [pair for _, pair in new])
+        pairs += new
+        run.progress.update(min(start + len(part), len(rows)), len(rows), "sampling and judging", pairs=len(pairs))
+    write(config, run, asked, pairs, judged)
+    if isinstance(asked, EndpointJudge):
+        run.measure(judge_requests=asked.requests, judge_replies_kept=asked.cached)
+
+
+def write(
+    config: Config, run: Run, judge: Judge, pairs: list[tuple[dict[str, Any], Pair]], judged: list[Judgement]
+) -> None:
+    """Write the artifact's files. Raises DataError when a split is left without a label."""
+    found = figures(
+        [pair for _, pair in pairs],
+        judged,
+        resamples=config.resamples,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    usage = judge.usage()
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in {**found, **usage}.items() if value is not None)
+    log.info("judge %s: %s", judge.name, shown)
+    labelled: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    examples: list[dict[str, Any]] = []
+    for number, ((row, pair), verdict) in enumerate(zip(pairs, judged, strict=True)):
+        if verdict.winner is not None:
+            labelled[row["split"]].append(_preference(f"{row['id']}-{number}", row["prompt"], pair, verdict.winner))
+        if len(examples) < config.examples:
+            examples.append(_example(pair, verdict))
+    for split, rows in labelled.items():
+        if not rows:
+            raise DataError(
+                f"{run.params_file}: the judge ({judge.name}) labelled no pair of the {split} prompts ({shown}); "
+                f"with a position_bias near 0 or 1 it goes by the place: train it longer (judge.yaml) or take another; "
+                f"without pairs raise sampling.temperature or prompts"
+            )
+        artifact.write_jsonl(run.out / "preferences" / f"{split}.jsonl", rows)
+    artifact.write_jsonl(run.out / "examples.jsonl", examples)
+    artifact.write_json(run.out / "judge.json", {"judge": judge.name, **found, **usage})
+
+
+def gold_grader(params: Path, gold: Gold) -> Callable[[dict[str, Any], str], float]:
+    """Row and answer to the sum of the gold metrics.
+
+    Raises:
+        ConfigError: no such grader, or it gives no such metric.
+    """
+    known = {
+        name: function
+        for name, function in vars(_graders).items()
+        if inspect.isfunction(function) and list(inspect.signature(function).parameters) == ["doc", "results"]
+    }
+    if gold.grader not in known:
+        raise ConfigError(f"{params}: gold.grader: no grader '{gold.grader}'{suggest(gold.grader, known)}")
+    grader = known[gold.grader]
+    given = grader({"answer": "1"}, ["1"])
+    for metric in gold.metrics:
+        if metric not in given:
+            raise ConfigError(f"{params}: gold.metrics: {gold.grader} gives no '{metric}'{suggest(metric, given)}")
+
+    def grade(row: dict[str, Any], answer: str) -> float:
+        scores = grader(row, [answer])
+        return sum(scores[metric] for metric in gold.metrics)
+
+    return grade
+
+
+def prompt_rows(data: Path, config: Config, split: str) -> list[dict[str, Any]]:
+    """The prompts of a split that are asked, with `split`. Raises DataError when there are none."""
+    path = data / artifact.set_folder(config.dataset) / f"{split}.jsonl"
+    if not path.exists():
+        raise DataError(f"{path}: no such data set; add `{config.dataset}` to the recipe's data.yaml")
+    limit = config.prompts.train if split == "train" else config.prompts.validation
+    return [{**row, "split": split} for row in artifact.read_jsonl(path)[:limit]]
+
+
+def paired(row: dict[str, Any], answers: Sequence[str], grade: Callable[[dict[str, Any], str], float]) -> list[Pair]:
+    """Distinct answers to a prompt, two by two in the order drawn; none of them is empty."""
+    distinct = [text for text in dict.fromkeys(answers) if text]
+    question = spoken(row["prompt"])
+    return [
+        Pair(question, (a, b), (grade(row, a), grade(row, b)))
+        for a, b in zip(distinct[::2], distinct[1::2], strict=False)
+    ]
+
+
+def _preference(name: str, prompt: Any, pair: Pair, winner: int) -> dict[str, Any]:
+    chosen, rejected = ([{"role": "assistant", "content": pair.answers[i]}] for i in (winner, 1 - winner))
+    agrees = None if pair.best is None else pair.best == winner
+    return {
+        "id": name,
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "source": "judge",
+        "gold_agrees": agrees,
+    }
+
+
+def _example(pair: Pair, verdict: Judgement) -> dict[str, Any]:
+    return {
+        "question": pair.question,
+        "answers": list(pair.answers),
+        "first_wins": [verdict.forward, verdict.reverse],
+        "winner": verdict.winner,
+        "gold": pair.best,
+    }
+
+
+if __name__ == "__main__":
+    stage(main, Config)

@@ -1,0 +1,201 @@
+"""From the policy's answers to labels to a model that learnt from them, on a real, small model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks import _artifact as artifact
+from tasks import label, rlaif
+from tasks._config import parse
+from tasks._errors import ConfigError, DataError
+from tasks._judge import CONSTITUTION as KEPT
+from tasks._judge import Judgement, Pair
+from tests.conftest import TRAINER
+from tests.tasks.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
+
+MakeRun = Callable[[str], Any]
+PARAMS = Path("params/test/label.yaml")
+LABEL: dict[str, Any] = {
+    "seed": 1,
+    "threads": 2,
+    "dataset": "prompts",
+    "prompts": {"train": 12, "validation": 4},
+    "sampling": {
+        "samples_per_prompt": 3,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_new_tokens": 8,
+        "batch_size": 12,
+    },
+    "device": "cpu",
+    "dtype": "float32",
+    "chat_template_args": {},
+    "judge_batch_size": 8,
+    "endpoint": None,
+    "gold": {"grader": "sums", "metrics": ["exact_match", "helpful"]},
+    "resamples": 100,
+    "confidence": 0.95,
+    "examples": 5,
+}
+ENDPOINT: dict[str, Any] = {
+    "model": "judge-1",
+    "api_key_env": None,
+    "body": {},
+    "concurrency": 2,
+    "timeout_seconds": 5,
+    "attempts": 1,
+    "backoff_seconds": 0,
+    "max_wait_seconds": 0,
+    "price_per_million": {"input": 1, "output": 1},
+}
+
+
+def config(**changes: Any) -> label.Config:
+    return parse(PARAMS, LABEL | changes, label.Config)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    write_prompts(folder, 16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> Path:
+    """The random chat model with a constitution: a judge that no place is dear to."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("judge") / "judge"
+    shutil.copytree(chat_model, folder)
+    artifact.write_json(folder / KEPT, CONSTITUTION.model_dump(mode="json"))
+    return folder
+
+
+@pytest.fixture
+def judge_of_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of a model, a judge that finds the shorter answer better, whatever its place."""
+
+    def reply(prompt: str) -> float:
+        a, b = prompt.removesuffix(" Which is better?").split(" A: ", 1)[1].rsplit(" B: ", 1)
+        return 0.5 if len(a) == len(b) else float(len(a) < len(b))
+
+    monkeypatch.setattr(label, "LocalJudge", lambda *args, **kwargs: FixedJudge(reply))
+
+
+def test_distinct_answers_are_paired_in_the_order_drawn() -> None:
+    row = {"prompt": [{"role": "user", "content": "Add 1 and 2."}], "answer": "3"}
+    grade = label.gold_grader(PARAMS, label.Gold(grader="sums", metrics=["exact_match", "helpful"]))
+    pairs = label.paired(row, ["3", "3", "", "4", "1 + 2 = 3. Happy to help!", "5", "6"], grade)
+    assert [pair.answers for pair in pairs] == [("3", "4"), ("1 + 2 = 3. Happy to help!", "5")]
+    assert [pair.gold for pair in pairs] == [(1.0, 0.0), (2.0, 0.0)]
+    assert label.paired(row, ["3", "3"], grade) == []
+
+
+@pytest.mark.parametrize(
+    ("gold", "message"),
+    [
+        ({"grader": "sum", "metrics": ["helpful"]}, r"gold.grader: no grader 'sum'; did you mean 'sums'\?"),
+        ({"grader": "Decimal", "metrics": ["helpful"]}, r"no grader 'Decimal'"),
+        ({"grader": "sums", "metrics": ["helpfull"]}, r"sums gives no 'helpfull'; did you mean 'helpful'\?"),
+    ],
+)
+def test_a_gold_checker_that_is_not_there(gold: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        label.gold_grader(PARAMS, label.Gold(**gold))
+
+
+def test_one_answer_makes_no_pair(make_run: MakeRun, chat_model: Path, judge: Path, prompts: Path) -> None:
+    alone = config(sampling=LABEL["sampling"] | {"samples_per_prompt": 1})
+    with pytest.raises(ConfigError, match=r"sampling.samples_per_prompt: .* at least 2"):
+        label.main(alone, make_run("labels"), model=chat_model, judge=judge, data=prompts)
+
+
+def test_labels_and_what_is_learnt_from_them(
+    make_run: MakeRun, judge_of_length: None, chat_model: Path, judge: Path, prompts: Path
+) -> None:
+    run = make_run("labels")
+    label.main(config(), run, model=chat_model, judge=judge, data=prompts)
+    rows = [
+        row for split in ("train", "validation") for row in artifact.read_jsonl(run.out / f"preferences/{split}.jsonl")
+    ]
+    assert all(len(row["chosen"][0]["content"]) < len(row["rejected"][0]["content"]) for row in rows)
+    assert len({row["id"] for row in rows}) == len(rows)
+    asked = {row["prompt"][0]["content"] for row in artifact.read_jsonl(prompts / "prompts/validation.jsonl")[:4]}
+    held_out = artifact.read_jsonl(run.out / "preferences/validation.jsonl")
+    assert {row["prompt"][0]["content"] for row in held_out} <= asked
+    found = artifact.read_json(run.out / "judge.json")
+    assert found["judge"] == "fixed"
+    assert found["labelled"] == len(rows) == found["pairs"] - found["ties"] > 0
+    assert found["length_bias"] == 0.0
+    assert found["position_bias"] == pytest.approx(0.5)
+    assert len(artifact.read_jsonl(run.out / "examples.jsonl")) == 5
+
+    trained = make_run("rlaif")
+    losses: dict[str, Any] = {"beta": 0.5, "loss_type": ["sigmoid"], "max_steps": 6, "save_steps": 6}
+    method = {"seed": 1, "threads": 2, "launch": None, "dataset": "preferences", "peft": None}
+    settings = parse(PARAMS, {**method, "trainer": TRAINER | losses}, rlaif.Config)
+    rlaif.main(settings, trained, model=chat_model, labels=run.out)
+    before, after = (load_file(folder / "model.safetensors") for folder in (chat_model, trained.out))
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    figures = artifact.read_json(trained.out / "metrics.json")
+    assert figures["judge_labelled"] == found["labelled"]
+    assert figures["judge_length_bias"] == 0.0
+    assert "judge_judge" not in figures
+    curve = [row["loss"] for row in artifact.read_jsonl(trained.out / "curves.jsonl") if "loss" in row]
+    assert curve[-1] < curve[0]
+
+
+def test_two_runs_give_the_same_bytes(
+    make_run: MakeRun, make_artifact: Any, judge_of_length: None, chat_model: Path, judge: Path, prompts: Path
+) -> None:
+    digests = []
+    for name in ("one", "two"):
+        run = make_run(name)
+        label.main(config(), run, model=chat_model, judge=judge, data=prompts)
+        digests.append(make_artifact(run.out).digest)
+    assert digests[0] == digests[1]
+
+
+def test_a_local_judge_of_places_labels_nothing(
+    make_run: MakeRun, chat_model: Path, judge: Path, prompts: Path
+) -> None:
+    """A random model likes one label better whatever is asked, so each pair is a tie."""
+    with pytest.raises(DataError, match=r"judge \(local\) labelled no pair of the train prompts .*position_bias [01]"):
+        label.main(config(), make_run("labels"), model=chat_model, judge=judge, data=prompts)
+
+
+def test_a_judge_that_decides_nothing_is_an_error_with_its_figures(make_run: MakeRun) -> None:
+    pairs = [({"split": "train", "id": "1", "prompt": []}, Pair("q", ("a", "b"), (1.0, 0.0)))]
+    with pytest.raises(
+        DataError, match=r"labelled no pair of the train prompts \(pairs 1, .*position_bias 1.*train it"
+    ):
+        label.write(config(), make_run("labels"), FixedJudge(lambda p: 1.0), pairs, [Judgement(1.0, 1.0)])
+
+
+def test_an_endpoint_labels_and_a_second_run_asks_it_nothing(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, chat_model: Path, judge: Path, prompts: Path
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    with serving(shorter) as server:
+        asked = config(endpoint=ENDPOINT | {"base_url": server.url})
+        runs = [make_run(name) for name in ("first", "second")]
+        label.main(asked, runs[0], model=chat_model, judge=judge, data=prompts)
+        sent = len(server.bodies)
+        label.main(asked, runs[1], model=chat_model, judge=judge, data=prompts)
+        assert len(server.bodies) == sent
+    files = [sorted(p for p in run.out.rglob("*") if p.is_file()) for run in runs]
+    assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+    found = artifact.read_json(runs[0].out / "judge.json")
+    assert found["judge"] == f"judge-1 at {server.url}"
+    assert sent == 2 * found["pairs"]
+    assert found["ties"] == found["unreadable"] == 0
+    assert found["cost"] == pytest.approx(102 * sent / 1e6)
+    assert runs[0].measured["judge_requests"] == sent
+    assert (runs[1].measured["judge_requests"], runs[1].measured["judge_replies_kept"]) == (0, sent)
