@@ -1,10 +1,10 @@
-"""Does a method help on every seed? Trains base, SFT and DPO of a recipe from several seeds and tests each step.
+"""Does each method help on every seed? Runs a recipe's DAG from several seeds and prints each method's own metric.
 
     python bench/seeds.py --recipe tiny --seeds 1 2
 
-Works in a temporary folder; the recipe's data are made once. For each seed it prints the paired difference of SFT to
-base and of DPO to SFT, with its 95 % interval, on every metric of the evaluation. Exits 1 when an interval of a step's
-own metric (`--sft-metric`, `--dpo-metric`) does not lie above 0.
+Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same. A row
+is the paired difference between a method and the model it was made from, on the metric that `report.yaml` claims for
+it, with its 95 % interval. Exits 1 when an interval does not lie on the better side of 0.
 """
 
 import argparse
@@ -15,46 +15,41 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from tasks import _artifact as artifact
-from tasks._stats import paired_difference
+from tasks import _leaderboard, _page
+from tasks._config import read_yaml
 
 REPO = Path(__file__).resolve().parents[1]
-SEEDED = ("base", "sft", "dpo")
+KEPT = {"data", "evaluate", "export_onnx", "report"}
+"""Stages whose seed draws rows or resamples and trains nothing."""
 
 
-def run(stage: str, recipe: str, out: str, **inputs: str) -> None:
-    """Run one stage as `dvc.yaml` would. Raises CalledProcessError."""
-    flags = [word for name, path in inputs.items() for word in (f"--{name}", path)]
-    command = [sys.executable, "-m", f"tasks.{stage}", f"params/{recipe}/{stage}.yaml", *flags, "--out", out]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPO)})
+def prepare(work: Path, recipe: str, seed: int) -> None:
+    """Copy the working tree and put the seed into every training stage's YAML."""
+    shutil.copytree(REPO, work, ignore=shutil.ignore_patterns(".venv", ".polm", ".checkpoints", "artifacts", "cache"))
+    for path in sorted((work / "params" / recipe).glob("*.yaml")):
+        if path.stem not in KEPT:
+            path.write_text(re.sub(r"^seed: \d+", f"seed: {seed}", path.read_text(), flags=re.MULTILINE))
 
 
-def train(recipe: str, seed: int) -> None:
-    """Train and evaluate the three models of one seed into `<seed>/`."""
-    for stage in SEEDED:
-        path = Path(f"params/{recipe}/{stage}.yaml")
-        path.write_text(re.sub(r"^seed: \d+", f"seed: {seed}", path.read_text(), flags=re.MULTILINE))
-    data = "artifacts/data"
-    run("base", recipe, f"{seed}/models/base", data=data)
-    run("sft", recipe, f"{seed}/models/sft", model=f"{seed}/models/base", data=data)
-    run("dpo", recipe, f"{seed}/models/dpo", model=f"{seed}/models/sft", data=data)
-    for model in SEEDED:
-        run("evaluate", recipe, f"{seed}/metrics/{model}", model=f"{seed}/models/{model}", data=data)
-
-
-def compare(seed: int, child: str, parent: str, own: str) -> bool:
-    """Print every metric's paired difference; True when `own` is above 0 with its whole interval."""
-    better = False
-    for path in sorted(Path(f"{seed}/metrics/{child}/samples").glob("*.jsonl")):
-        rows = {m: artifact.read_jsonl(Path(f"{seed}/metrics/{m}/samples/{path.name}")) for m in (child, parent)}
-        for metric in rows[child][0]["scores"]:
-            scores = {m: {row["id"]: row["scores"][metric] for row in rows[m]} for m in rows}
-            d = paired_difference(scores[child], scores[parent], resamples=10_000, confidence=0.95, seed=0)
-            name = f"{path.stem}.{metric}"
-            print(f"seed {seed}  {child} - {parent}  {name:28} {d.value:+.3f}  [{d.low:+.3f}, {d.high:+.3f}]")
-            better = better or (name == own and d.low > 0)
-    return better
+def train(work: Path, recipe: str) -> dict[str, Any]:
+    """Run the DAG up to the evaluations; returns the leaderboard."""
+    environment = os.environ | {"PYTHONPATH": str(work), "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc")}
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--recipe", recipe]
+    subprocess.run([*command, "--target", "evaluate"], check=True, cwd=work, env=environment)
+    settings = read_yaml(work / "params" / recipe / "report.yaml")
+    artifacts = work / "artifacts"
+    board = _leaderboard.build(
+        _page.folders(artifacts / "data", artifacts / "models", artifacts / "metrics", artifacts / "onnx"),
+        recipe=recipe,
+        headline=(settings["headline"]["task"], settings["headline"]["metric"]),
+        resamples=10_000,
+        confidence=0.95,
+        seed=0,
+    )
+    board["claims"] = _leaderboard.claims(board, settings["claims"])
+    return board
 
 
 def main() -> None:
@@ -62,18 +57,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--sft-metric", default="sums.exact_match")
-    parser.add_argument("--dpo-metric", default="sums.helpful")
     args = parser.parse_args()
+    found: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temp:
-        shutil.copytree(REPO / "params", Path(temp) / "params")
-        os.chdir(temp)
-        run("data", args.recipe, "artifacts/data")
         for seed in args.seeds:
-            train(args.recipe, seed)
-        steps = (("sft", "base", args.sft_metric), ("dpo", "sft", args.dpo_metric))
-        passed = [compare(seed, *step) for seed in args.seeds for step in steps]
-    sys.exit(0 if all(passed) else 1)
+            prepare(Path(temp) / str(seed), args.recipe, seed)
+            found[seed] = train(Path(temp) / str(seed), args.recipe)["claims"]
+    for seed, rows in found.items():
+        for row in rows:
+            d, name = row["difference"], f"{row['task']}.{row['metric']}"
+            print(
+                f"seed {seed}  {row['model']:10} over {row['parent']:5} {name:24} {row['before']['value']:.3f} → "
+                f"{row['after']['value']:.3f}  {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]  {d['verdict']}"
+            )
+    sys.exit(0 if all(row["difference"]["verdict"] == "better" for rows in found.values() for row in rows) else 1)
 
 
 if __name__ == "__main__":
