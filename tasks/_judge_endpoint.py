@@ -128,7 +128,7 @@ class EndpointJudge:
         # Written aside and renamed: a kill leaves no half reply. One name a thread, as two may ask the same.
         temp = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         artifact.write_json(temp, reply)
-        temp.unlink()
+        temp.rename(path)
         return reply
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
