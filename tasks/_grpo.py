@@ -64,7 +64,8 @@ class DynamicGRPOTrainer(GRPOTrainer):
     def _other_prompts(self, count: int, number: int) -> list[dict[str, Any]]:
         """Rows to try instead, each for a whole group, from a seed of this step: a resumed run draws the same."""
         rank = self.accelerator.process_index
-        rng = random.Random(f"{self.args.seed}-{self.state.global_step}-{self._step}-{number}-{rank}")
+        part = self._step % self.args.gradient_accumulation_steps  # `_step` counts from where training was resumed
+        rng = random.Random(f"{self.args.seed}-{self.state.global_step}-{part}-{number}-{rank}")
         chosen = [rng.randrange(len(self.train_dataset)) for _ in range(count)]
         return [self.train_dataset[i] for i in chosen for _ in range(self.num_generations)]
 

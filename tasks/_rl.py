@@ -50,7 +50,10 @@ def _reward_function(rewards: Rewards, name: str) -> Callable[..., list[float]]:
         count = len(completions)
         kept = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
         rows = [{"question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}} for i in range(count)]
-        return rewards.score(name, [_text(completion) for completion in completions], rows)
+        before = rewards.failures[name]
+        scores = rewards.score(name, [_text(completion) for completion in completions], rows)
+        columns["log_metric"](f"raised/{name}", (rewards.failures[name] - before) / count)
+        return scores
 
     function.__name__ = name
     return function
@@ -68,9 +71,10 @@ def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
 
 
 def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
-    """Write `reward.json`: what was paid for, how reward and gold moved, which graders failed, and the verdict.
+    """Write `reward.json`: what was paid for, how reward and gold moved, how often graders raised, and the verdict.
 
-    To be called after `curves.jsonl` was written.
+    To be called after `curves.jsonl` was written: all of it is read from there, so that a run which was killed and went
+    on says the same as one that was not.
     """
     curve = artifact.read_jsonl(run.out / "curves.jsonl")
     moved = {name: trend(curve, key) for name, key in _series(rewards, gold).items()}
@@ -79,7 +83,16 @@ def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
         log.warning("warning: the reward rose while '%s' fell on the same samples: the reward was hacked", gold)
     artifact.write_json(
         run.out / "reward.json",
-        {"gold": gold, "graders": rewards.report(), "trends": moved, "hacked": flagged, "kl": last(curve, "kl")},
+        {
+            "gold": gold,
+            "graders": {
+                name: {"weight": weight, "raised": _mean(curve, f"raised/{name}")}
+                for name, weight in zip(rewards.names, rewards.weights, strict=True)
+            },
+            "trends": moved,
+            "hacked": flagged,
+            "kl": last(curve, "kl"),
+        },
     )
 
 
@@ -87,6 +100,12 @@ def _series(rewards: Rewards, gold: str | None) -> dict[str, str]:
     """Name of a series to its key in `curves.jsonl`."""
     series = {name: f"rewards/{name}/mean" for name in rewards.names}
     return {"reward": "reward", **series, **({"gold": series[gold]} if gold else {})}
+
+
+def _mean(curve: list[dict[str, Any]], key: str) -> float:
+    """Mean of a series; 0 where it was never logged."""
+    values = [row[key] for row in curve if key in row]
+    return round(sum(values) / len(values), 6) if values else 0.0
 
 
 def last(curve: list[dict[str, Any]], key: str) -> float | None:

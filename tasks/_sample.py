@@ -26,6 +26,7 @@ def sample(
     tokenizer: Any,
     prompts: Sequence[list[dict[str, str]]],
     sampling: Sampling,
+    chat_template_args: dict[str, Any],
     seed: int,
     report: Callable[[int, int], None],
 ) -> list[list[str]]:
@@ -36,6 +37,7 @@ def sample(
         tokenizer: its tokenizer, with a pad token.
         prompts: conversations that end with the user.
         sampling: how.
+        chat_template_args: passed to the chat template, e.g. `{"enable_thinking": False}`.
         seed: of torch; equal seeds draw equal answers.
         report: called with prompts done and prompts in all.
 
@@ -49,7 +51,8 @@ def sample(
     drawn: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
+    rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
+    texts = [tokenizer.apply_chat_template(prompt, **rendered) for prompt in prompts]
     size = max(1, sampling.batch_size // sampling.samples_per_prompt)
     answers: list[list[str]] = []
     for start in range(0, len(texts), size):

@@ -20,7 +20,7 @@ RESERVED = ("output_dir", "seed", "report_to", "disable_tqdm", "save_strategy", 
 """Keys of TRL's config classes that the stage sets, because resuming and lineage rest on them."""
 COMPLETE = "polm-complete"
 """Marker written into a checkpoint once it is whole."""
-CLOCK = ("runtime", "per_second", "total_flos", "num_tokens")
+CLOCK = ("runtime", "per_second", "step_time", "total_flos", "num_tokens")
 """Parts of log keys that tell of this process and not of the model; TRL counts tokens from where it resumed."""
 
 

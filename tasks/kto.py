@@ -37,13 +37,13 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from trl import KTOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    train_rows = _train.rows(data, config.dataset, "train")
-    balance = thumbs(train_rows, data / artifact.set_folder(config.dataset))
+    splits = [answers(_train.rows(data, config.dataset, split), config.seed) for split in ("train", "validation")]
+    balance = thumbs(splits[0]["label"], data / artifact.set_folder(config.dataset))
     trainer = KTOTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=train_rows,
-        eval_dataset=_train.rows(data, config.dataset, "validation"),
+        train_dataset=splits[0],
+        eval_dataset=splits[1],
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )
@@ -53,15 +53,26 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         _train.finish(trainer, tokenizer, run)
 
 
-def thumbs(rows: Any, source: Path) -> dict[str, int]:
-    """How many answers are liked and disliked; pairs are taken apart by the trainer, one of each.
+def answers(rows: Any, seed: int) -> Any:
+    """Single answers with a label, in a mixed order; pairs are taken apart.
 
-    Raises:
-        DataError: all labels point one way, so there is nothing to tell apart.
+    TRL takes pairs apart too, but all liked answers come before all others there, and KTO reads its rows in order: the
+    first half of the training would see no answer to avoid.
     """
-    if "label" not in rows.column_names:
-        return {"liked": len(rows), "disliked": len(rows)}
-    labels = rows["label"]
+    if "label" in rows.column_names:
+        return rows
+    from datasets import Dataset
+
+    single = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+    return Dataset.from_list(single).shuffle(seed=seed)
+
+
+def thumbs(labels: list[bool], source: Path) -> dict[str, int]:
+    """How many answers are liked and disliked. Raises DataError when all point one way: nothing to tell apart."""
     up = sum(labels)
     if up in (0, len(labels)):
         raise DataError(f"{source}: all {len(labels)} labels are {up > 0}; KTO needs liked and disliked answers")

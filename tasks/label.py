@@ -64,7 +64,7 @@ class Config(StageConfig):
     dtype: str
     """Data type of their weights, a torch name."""
     chat_template_args: dict[str, Any]
-    """Passed to the local judge's chat template, e.g. `enable_thinking: false`."""
+    """Passed to the chat template of the policy and of a local judge, e.g. `enable_thinking: false`."""
     judge_batch_size: int = Field(ge=1)
     """Prompts that the local judge reads at once."""
     endpoint: Endpoint | None
@@ -105,7 +105,9 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
     for start in range(0, len(rows), config.sampling.batch_size):
         part = rows[start : start + config.sampling.batch_size]
         prompts = [row["prompt"] for row in part]
-        answers = sample(policy, tokenizer, prompts, config.sampling, config.seed + start, lambda done, total: None)
+        answers = sample(
+            policy, tokenizer, prompts, config.sampling, config.chat_template_args, config.seed + start, lambda *_: None
+        )
         new = [(row, pair) for row, given in zip(part, answers, strict=True) for pair in paired(row, given, grade)]
         judged += judge_pairs(asked, constitution, [pair for _, pair in new])
         pairs += new

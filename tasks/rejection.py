@@ -41,6 +41,8 @@ class Config(_train.MethodConfig):
     """Prompts of the data set that each round asks, other ones each time as long as there are."""
     sampling: Sampling
     """How answers are drawn."""
+    chat_template_args: dict[str, Any]
+    """Passed to the chat template when answers are drawn, e.g. `enable_thinking: false`."""
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader."""
     accept: float
@@ -93,7 +95,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         current = folder / "model"
     shutil.copytree(current, run.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "curves.jsonl"))
     artifact.write_jsonl(run.out / "curves.jsonl", curves)
-    artifact.write_json(run.out / "rounds.json", {"rounds": rounds, "graders": rewards.report()})
+    artifact.write_json(run.out / "rounds.json", {"rounds": rounds})
     artifact.write_json(run.out / "metrics.json", {**figures, "kept": len(learnt)})
 
 
@@ -108,14 +110,14 @@ def collect(
     Raises:
         DataError: not one answer reached the bar.
     """
-    policy = load_causal_lm(model)
+    policy, raised = load_causal_lm(model), sum(rewards.failures.values())
     seed = config.seed + 1000 * number
 
     def answer(questions: Sequence[Any], offset: int, label: str) -> list[list[str]]:
         def report(done: int, total: int) -> None:
             run.progress.update(done, total, f"round {number + 1}: {label}")
 
-        return sample(policy, tokenizer, questions, config.sampling, seed + offset, report)
+        return sample(policy, tokenizer, questions, config.sampling, config.chat_template_args, seed + offset, report)
 
     answers = answer([row["prompt"] for row in asked], 0, "sampling")
     kept = [_keep(config, rewards, row, given) for row, given in zip(asked, answers, strict=True)]
@@ -140,7 +142,7 @@ def collect(
         )
     counts = {
         "prompts": len(asked), "samples": drawn, "pass_rate": round(right / drawn, 4), "solved": solved,
-        "rationalised": rationalised, "kept": len(rows),
+        "rationalised": rationalised, "kept": len(rows), "raised": sum(rewards.failures.values()) - raised,
     }  # fmt: skip
     return rows, counts
 

@@ -16,6 +16,19 @@ from tasks import _artifact as artifact
 from tests.conftest import REPO, TRAINER
 
 STEPS = {"max_steps": 24, "save_steps": 8}
+ODD = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[13579]", "mode": "search"}}
+SAMPLING = {"num_generations": 4, "max_completion_length": 6, "steps_per_generation": 1, "beta": 0.01}
+STAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "sft": ("sft", {"assistant_only_loss": True}, {}),
+    "dpo": ("preferences", {"beta": 0.1}, {}),
+    "kto": ("feedback", {"beta": 0.1}, {}),
+    "grpo": (
+        "prompts",
+        SAMPLING,
+        {"graders": {"odd": ODD}, "gold": "odd", "dynamic_sampling": 2, "curriculum": None},
+    ),
+}
+"""Stage to its data set, its trainer's settings and the rest of its YAML."""
 
 
 def start(stage: str, params: Path, inputs: list[str], events: Path) -> subprocess.Popen[str]:
@@ -34,21 +47,15 @@ def wait_for_step(process: subprocess.Popen[str], events: Path, step: int) -> No
     raise AssertionError(f"the stage never reached step {step}")
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_kill_9_and_run_again_gives_the_same_weights(
     workspace: Path, chat_model: Path, sums_data: Path, stage: str
 ) -> None:
-    extra: dict[str, Any] = {"assistant_only_loss": True} if stage == "sft" else {"beta": 0.1}
+    dataset, extra, rest = STAGES[stage]
+    trainer = {k: v for k, v in (TRAINER | STEPS | extra).items() if (stage, k) != ("grpo", "max_length")}
     params = workspace / f"{stage}.yaml"
-    dataset = "sft" if stage == "sft" else "preferences"
-    values = {
-        "seed": 1,
-        "threads": 1,
-        "launch": None,
-        "dataset": dataset,
-        "peft": None,
-        "trainer": TRAINER | STEPS | extra,
-    }
+    common = {"seed": 1, "threads": 1, "launch": None, "dataset": dataset, "peft": None, "trainer": trainer}
+    values = common | rest
     with params.open("w") as f:
         YAML(typ="safe").dump(values, f)
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]

@@ -1,6 +1,5 @@
 """The four adapters on a small model: what is trained, what is written, and that it answers the same when loaded."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,37 +13,19 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from tasks import _artifact as artifact
-from tasks import _check, _train, adapt
-from tasks._config import parse
-from tasks._errors import ConfigError, ModelError
+from tasks import _train, adapt
+from tasks._errors import ModelError
 from tasks._models import PROMPT, check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks._progress import Progress
 from tasks._stage import Run
-from tests.conftest import REPO, TRAINER
+from tests.conftest import REPO
+from tests.tasks.adapters import METHODS, configured, values
 
 MakeRun = Callable[[str], Any]
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-METHODS: dict[str, Any] = {
-    "lora": {"adapter": "LoraConfig", "learning_rate": 3e-3, "peft": LORA},
-    "dora": {"adapter": "LoraConfig", "learning_rate": 3e-3, "peft": LORA | {"use_dora": True}},
-    "prompt": {"adapter": "PromptTuningConfig", "learning_rate": 0.1, "peft": {"num_virtual_tokens": 8}},
-    "prefix": {"adapter": "PrefixTuningConfig", "learning_rate": 0.1, "peft": {"num_virtual_tokens": 8}},
-}
 SOFT = ("prompt", "prefix")
 WIDTH, LAYERS, HEADS = 64, 2, 2
 """Of the `chat_model` fixture."""
 QUESTION = "What is 12 + 34?"
-
-
-def values(**changes: Any) -> dict[str, Any]:
-    trainer = {k: v for k, v in TRAINER.items() if k != "learning_rate"}
-    trainer |= {"assistant_only_loss": True, "max_steps": 12, "save_steps": 4, "packing": False}
-    found: dict[str, Any] = {"seed": 1, "threads": 1, "launch": None, "dataset": "sft", "methods": METHODS}
-    return found | changes | {"trainer": trainer | changes.get("trainer", {})}
-
-
-def configured(**changes: Any) -> adapt.Config:
-    return parse(Path("params/test.yaml"), values(**changes), adapt.Config)
 
 
 class Adapted:
@@ -258,68 +239,3 @@ def test_a_stage_cut_short_goes_on_to_the_same_weights(
     for file in ("adapter_model.safetensors", "curves.jsonl", "metrics.json"):
         whole, resumed = (next(folder.rglob(file)).read_bytes() for folder in (made[name].folder, run.out))
         assert whole == resumed, file
-
-
-def test_a_method_that_the_recipe_does_not_name(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
-    with pytest.raises(ConfigError, match=r"lorra.yaml: methods has no 'lorra', .* did you mean 'lora'\?"):
-        adapt.main(configured(), make_run("lorra"), model=chat_model, data=sums_data)
-
-
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("prompt", "packing"),
-        ("prompt", "padding_free"),
-        ("prefix", "packing"),
-        ("prefix", "padding_free"),
-        ("prefix", "gradient_checkpointing"),
-    ],
-)
-def test_a_setting_that_does_not_fit_is_refused(
-    make_run: MakeRun, chat_model: Path, sums_data: Path, name: str, key: str
-) -> None:
-    config = configured(trainer={key: True})
-    with pytest.raises(ConfigError, match=rf"set trainer\.{key} to false for {METHODS[name]['adapter']}: "):
-        adapt.main(config, make_run(name), model=chat_model, data=sums_data)
-
-
-@pytest.mark.parametrize(
-    ("peft", "said"),
-    [
-        ({}, r"methods\.prompt\.peft: missing key 'num_virtual_tokens'"),
-        ({"num_virtual_tokens": 4, "prompt_tuning_init": "TEXT"}, r"methods\.prompt\.peft: .*tokenizer_name_or_path"),
-        ({"num_virtual_token": 4}, r"unknown key 'methods\.prompt\.peft\.num_virtual_token'; did you mean"),
-        ({"num_virtual_tokens": 4, "task_type": "x"}, r"methods\.prompt\.peft\.task_type is set by the stage itself"),
-    ],
-)
-def test_a_wrong_value_names_file_and_key(
-    make_run: MakeRun, chat_model: Path, sums_data: Path, peft: dict[str, Any], said: str
-) -> None:
-    config = configured(methods=METHODS | {"prompt": METHODS["prompt"] | {"peft": peft}})
-    with pytest.raises(ConfigError, match=said):
-        adapt.main(config, make_run("prompt"), model=chat_model, data=sums_data)
-
-
-def test_the_recipe_check_names_every_misspelt_key_of_every_method(tmp_path: Path) -> None:
-    wrong = json.loads(json.dumps(METHODS))
-    wrong["lora"]["peft"]["lora_alpa"] = 8
-    wrong["prefix"]["peft"]["num_virtual_token"] = 8
-    path = tmp_path / "adapt.yaml"
-    with path.open("w") as f:
-        YAML(typ="safe").dump(values(methods=wrong, trainer={"max_step": 1, "learning_rate": 1e-3}), f)
-    with pytest.raises(ConfigError) as error:
-        _check._check_file(path, "adapt")
-    for said in (
-        "unknown key 'methods.lora.peft.lora_alpa'; did you mean 'lora_alpha'? (LoraConfig)",
-        "unknown key 'methods.prefix.peft.num_virtual_token'; did you mean 'num_virtual_tokens'?",
-        "unknown key 'trainer.max_step'; did you mean 'max_steps'?",
-        "trainer.learning_rate is set by the stage itself",
-    ):
-        assert said in str(error.value)
-
-
-def test_the_recipes_say_what_peft_knows() -> None:
-    found = sorted((REPO / "params").glob("*/adapt.yaml"))
-    assert len(found) >= 3
-    for path in found:
-        _check._check_file(path, "adapt")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ LOGGED = {
     "reward", "kl", "entropy", "clip_fraction", "approx_kl", "explained_variance", "value_loss", "policy_loss",
     "completions/mean_length", "kl_coef", "eos_rate",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from a second thread, and on a busy machine waits for it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -292,7 +292,7 @@ def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Calla
         folder / "reward.json",
         {
             "gold": "right",
-            "graders": {"right": {"weight": 0.0, "calls": 64, "failures": 1, "example": "ValueError: <b>"}},
+            "graders": {"right": {"weight": 0.0, "raised": 0.25}},
             "trends": {"reward": rises, "right": falls, "gold": falls},
             "hacked": True,
             "kl": 0.3,
@@ -308,4 +308,4 @@ def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Calla
     page = Page((report(tree) / "index.html").read_text())
     assert "reward hacked: right fell while the reward rose" in page.text
     assert "gold: right" in page.text
-    assert "b" not in page.tags or "ValueError: <b>" in page.text
+    assert "25 %" in page.text

@@ -53,10 +53,8 @@ def test_kto_learns_from_thumbs_and_from_pairs(
 
 
 def test_thumbs_that_all_point_one_way_are_refused() -> None:
-    from datasets import Dataset
-
     with pytest.raises(DataError, match=r"data/feedback: all 3 labels are True; KTO needs liked and disliked"):
-        kto.thumbs(Dataset.from_list([{"label": True}] * 3), Path("data/feedback"))
+        kto.thumbs([True] * 3, Path("data/feedback"))
 
 
 def grpo_config(**extra: Any) -> Any:
@@ -76,8 +74,7 @@ def test_grpo_moves_every_weight_and_reports_reward_and_kl(
         curve[-1]
     )
     report = artifact.read_json(run.out / "reward.json")
-    assert report["graders"]["odd"]["calls"] == 6 * 8
-    assert report["graders"]["odd"]["failures"] == 0
+    assert report["graders"] == {"odd": {"weight": 1.0, "raised": 0.0}}
     assert report["gold"] == "odd"
 
 
@@ -130,7 +127,7 @@ def test_an_unknown_gold_is_named(make_run: MakeRun, chat_model: Path, sums_data
 def rejection_config(**extra: Any) -> Any:
     values = {
         "graders": graders(odd=LIKES_ODD), "rounds": 2, "prompts_per_round": 12, "accept": 1.0, "keep_per_prompt": 2,
-        "restart": False, "hint": None, "replay": {},
+        "restart": False, "hint": None, "replay": {}, "chat_template_args": {},
         "sampling": {"samples_per_prompt": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "batch_size": 24},
     }  # fmt: skip
     return configured(rejection, "prompts", {"assistant_only_loss": True}, **(values | extra))
@@ -214,3 +211,13 @@ def test_a_rising_reward_with_a_falling_gold_metric_is_flagged(make_run: MakeRun
         report = artifact.read_json(run.out / "reward.json")
         assert report["hacked"] is flagged
         assert report["kl"] == 0.2
+
+
+def test_a_grader_that_raises_is_reported_and_ends_nothing(
+    make_run: MakeRun, chat_model: Path, sums_data: Path
+) -> None:
+    run = make_run("grpo")
+    lost = {"grader": "instructions", "weight": 1.0, "options": {}}  # these prompts have no instructions
+    config = grpo_config(graders=graders(odd=LIKES_ODD, lost=lost), trainer={"max_steps": 2})
+    grpo.main(config, run, model=chat_model, data=sums_data)
+    assert artifact.read_json(run.out / "reward.json")["graders"]["lost"]["raised"] == 1.0
