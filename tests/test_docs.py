@@ -1,0 +1,63 @@
+"""The documentation against the code: commands, targets and files that it names are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from tests.conftest import REPO
+
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```(?:\w*)\n(.*?)```", re.S)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `polm …` of a page's code blocks and code spans, as words, comments left out."""
+    spans = [line for block in BLOCK.findall(text) for line in block.splitlines()]
+    spans += re.findall(r"`(polm [^`\n]+)`", BLOCK.sub("", text))
+    parts = [part.partition("#")[0] for span in spans for part in re.split(r"[;|&]+", span)]
+    return [part.split() for part in parts if part.strip().startswith("polm ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_exists(page: Path) -> None:
+    from flows.cli import app
+
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for words in commands(page.read_text(encoding="utf-8")):
+        name = words[1]
+        if name == "--help":
+            continue
+        assert name in known, f"{page.name}: polm {name}"
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        for word in words[2:]:
+            assert not word.startswith("--") or word in options | {"--help"}, f"{page.name}: {' '.join(words)}"
+
+
+def test_the_pages_name_commands() -> None:
+    assert len(commands((REPO / "README.md").read_text(encoding="utf-8"))) > 8
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page in PAGES:
+        used = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.M))
+        assert used <= targets, page.name
+
+
+def test_the_file_tree_of_the_readme_is_true() -> None:
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    tree = BLOCK.findall(readme[readme.index("## Files") :])[0]
+    named = set(re.findall(r"[\w.]+\.(?:py|yaml)\b", tree))
+    there = {p.name for folder in ("tasks", "flows", "params", "mlflow", ".") for p in (REPO / folder).glob("*.*")}
+    assert named - there == {"_name.py"}, "the pattern for what stages share, and no file"
+    for folder in ("tasks", "flows"):
+        files = {p.name for p in (REPO / folder).glob("*.py")} - {"__init__.py"}
+        assert files - named == set(), f"{folder}/ has files that the README's tree leaves out"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
