@@ -46,7 +46,10 @@ class DynamicGRPOTrainer(GRPOTrainer):
             wanted = int(self.accelerator.gather(torch.tensor([len(empty)], device=self.accelerator.device)).max())
             if not wanted:  # every process decides alike: sampling is a collective operation
                 break
+            logged = {key: list(values) for key, values in self._metrics["train"].items()}
             fresh = super()._generate_and_score_completions(self._other_prompts(wanted, number))
+            self._metrics["train"].clear()  # few groups must not weigh as much as the step's own: they are not logged
+            self._metrics["train"].update(logged)
             empty_of_fresh = set(self._without_signal(fresh))
             live = [group for group in range(wanted) if group not in empty_of_fresh]
             pairs = list(zip(empty, live, strict=False))

@@ -77,29 +77,22 @@ def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
     on says the same as one that was not.
     """
     curve = artifact.read_jsonl(run.out / "curves.jsonl")
-    moved = {name: trend(curve, key) for name, key in _series(rewards, gold).items()}
-    flagged = hacked(moved.get("reward"), moved.get("gold"))
+    graders: dict[str, dict[str, Any]] = {
+        name: {
+            "weight": weight,
+            "raised": _mean(curve, f"raised/{name}"),
+            "trend": trend(curve, f"rewards/{name}/mean"),
+        }
+        for name, weight in zip(rewards.names, rewards.weights, strict=True)
+    }
+    total = trend(curve, "reward")
+    flagged = gold is not None and hacked(total, graders[gold]["trend"])
     if flagged:
         log.warning("warning: the reward rose while '%s' fell on the same samples: the reward was hacked", gold)
     artifact.write_json(
         run.out / "reward.json",
-        {
-            "gold": gold,
-            "graders": {
-                name: {"weight": weight, "raised": _mean(curve, f"raised/{name}")}
-                for name, weight in zip(rewards.names, rewards.weights, strict=True)
-            },
-            "trends": moved,
-            "hacked": flagged,
-            "kl": last(curve, "kl"),
-        },
+        {"gold": gold, "graders": graders, "trend": total, "hacked": flagged, "kl": last(curve, "kl")},
     )
-
-
-def _series(rewards: Rewards, gold: str | None) -> dict[str, str]:
-    """Name of a series to its key in `curves.jsonl`."""
-    series = {name: f"rewards/{name}/mean" for name in rewards.names}
-    return {"reward": "reward", **series, **({"gold": series[gold]} if gold else {})}
 
 
 def _mean(curve: list[dict[str, Any]], key: str) -> float:

@@ -50,7 +50,7 @@ class TrainerConfig(TrainConfig):
 
 
 class MethodConfig(TrainerConfig):
-    """What `sft`, `reward` and `dpo` have in common."""
+    """What the methods with an optional LoRA adapter have in common."""
 
     peft: dict[str, Any] | None
     """Passed verbatim to `peft.LoraConfig`; null trains all weights. Stored merged, with the adapter beside it."""
@@ -69,9 +69,15 @@ def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any
     """Build TRL's config object for a stage.
 
     Raises:
-        ConfigError: an unknown or reserved key, or a value that the class refuses.
+        ConfigError: an unknown or reserved key, a value that the class refuses, or checkpoints between two log entries.
     """
     check_trainer(run.params_file, config.trainer, config_class, RESERVED)
+    every, kept = config.trainer.get("logging_steps"), config.trainer.get("save_steps")
+    if isinstance(every, int) and isinstance(kept, int) and every > 0 and kept % every:
+        raise ConfigError(
+            f"{run.params_file}: trainer.save_steps is {kept}, no multiple of trainer.logging_steps ({every}); a run "
+            f"that goes on from such a checkpoint would log other means than one that was not stopped"
+        )
     fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
     try:
         return config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
@@ -181,8 +187,11 @@ def _save_adapter(model: Any, folder: Path) -> None:
 
 
 def _clean(entry: dict[str, Any]) -> dict[str, float]:
-    """A log entry without clocks, rounded and sorted: one read back from a checkpoint comes in another order."""
-    kept = {k: v for k, v in sorted(entry.items()) if not any(part in k for part in CLOCK)}
+    """A log entry without clocks, rounded and sorted: one read back from a checkpoint comes in another order.
+
+    TRL logs None for a mean of nothing, e.g. of clipped ratios when every answer was cut off; that is left out.
+    """
+    kept = {k: v for k, v in sorted(entry.items()) if v is not None and not any(part in k for part in CLOCK)}
     return {k: v if isinstance(v, int) else float(f"{float(v):.8g}") for k, v in kept.items()}
 
 

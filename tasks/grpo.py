@@ -9,7 +9,7 @@ Dr. GRPO, arXiv:2503.20783), masking of truncated answers. Three things are adde
 
 - `dynamic_sampling` (DAPO, eq. 11): a group whose answers all got the same reward teaches nothing. Such groups are
   replaced by groups of other prompts, for as many rounds as the recipe allows.
-- `curriculum`: prompts in the order of a column, the easy ones first.
+- `curriculum`: prompts in the order of a column, the easy ones first (dynamic sampling draws among all of them).
 - the gold metric beside the reward on every sample (`tasks/_rl.py`).
 
 What it leaves out: asynchronous sampling and tool use.
@@ -29,7 +29,7 @@ from tasks._stage import Run, stage
 
 
 class Config(_train.MethodConfig):
-    """`params/<recipe>/grpo.yaml`."""
+    """`params/<recipe>/grpo.yaml`, `grpo_dense.yaml`."""
 
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader; one of weight 0 is tracked and not optimised."""
@@ -78,8 +78,10 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
 
 def _needed(arguments: Any) -> int:
-    """Prompts that the whole training asks for."""
-    return int(arguments.max_steps * arguments.generation_batch_size // arguments.num_generations)
+    """Prompts that the whole training asks for; none are left out when it is counted in epochs."""
+    rollouts = arguments.max_steps * arguments.gradient_accumulation_steps
+    rollouts = -(-rollouts // (arguments.steps_per_generation * arguments.num_iterations))
+    return int(rollouts * arguments.generation_batch_size // arguments.num_generations)
 
 
 def ordered(prompts: Any, column: str, needed: int, seed: int, where: Path) -> Any:

@@ -21,19 +21,19 @@ from pydantic import Field
 
 from tasks import _artifact as artifact
 from tasks import _rl, _train
-from tasks._errors import DataError
+from tasks._errors import ConfigError, DataError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._rewards import Rewards, RewardSpec
 from tasks._sample import Sampling, sample
 from tasks._stage import Run, stage
 
 log = logging.getLogger("polm")
-DONE = "round.json"
-"""Written last: a round counts once it is there."""
+SAMPLED, DONE = "sampled.json", "trained.json"
+"""Marks of a round, each written once what it tells of is whole: a killed round goes on behind the last one."""
 
 
 class Config(_train.MethodConfig):
-    """`params/<recipe>/rejection.yaml`."""
+    """`params/<recipe>/rft.yaml`, `star.yaml`."""
 
     rounds: int = Field(ge=1)
     """Rounds of sampling and training."""
@@ -68,31 +68,34 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Run the rounds; write the last model, its curves over all rounds, and `rounds.json`."""
     rewards = Rewards(config.graders, run.params_file)
     with run.timed("import"):
-        import trl  # noqa: F401
+        arguments = _train.arguments(trainer_class(), config, run)
+        _train.peft_config(config, run, "CAUSAL_LM")
     tokenizer = load_tokenizer(model)
     prompts = list(_rl.prompt_rows(data, config.dataset, "train").shuffle(seed=config.seed))
-    current, figures = model, dict[str, float]()
+    _check(config, run, data, prompts)
+    current, figures, offset = model, dict[str, float](), 0
     learnt: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for number in range(config.rounds):
         folder = run.checkpoints / f"round-{number}"
-        if not (folder / DONE).exists():
+        if not (folder / SAMPLED).exists():
             asked = _window(prompts, number, config.prompts_per_round)
-            rows, counts = collect(config, rewards, current, tokenizer, asked, number, run)
+            rows, counts = collect(config, rewards, current, tokenizer, asked, number, run, arguments)
+            artifact.write_jsonl(folder / "rows.jsonl", rows)
+            _write(folder / SAMPLED, counts)
+        rows, counts = artifact.read_jsonl(folder / "rows.jsonl"), artifact.read_json(folder / SAMPLED)
+        log.info("round %d: %s", number + 1, counts)
+        if not (folder / DONE).exists():
             start = model if config.restart else current
             train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
-            figures = _fine_tune(config, run, start, tokenizer, train_on, folder)
-            artifact.write_jsonl(folder / "rows.jsonl", rows)
-            artifact.write_json(folder / "round.tmp", {"counts": counts, "figures": figures})
-            (folder / "round.tmp").rename(folder / DONE)
-        done = artifact.read_json(folder / DONE)
-        log.info("round %d: %s", number + 1, done["counts"])
-        learnt += artifact.read_jsonl(folder / "rows.jsonl")
-        figures = done["figures"]
-        rounds.append({"round": number + 1, **done["counts"], "loss": figures.get("loss")})
-        curves += _later(artifact.read_jsonl(folder / "model" / "curves.jsonl"), len(rounds) - 1, figures["steps"])
-        current = folder / "model"
+            _write(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
+        figures = artifact.read_json(folder / DONE)
+        learnt += rows
+        rounds.append({"round": number + 1, **counts, "loss": figures.get("loss")})
+        curve = artifact.read_jsonl(folder / "model" / "curves.jsonl")
+        curves += [{**row, "step": row["step"] + offset, "round": number + 1} for row in curve]
+        current, offset = folder / "model", offset + int(figures["steps"])
     shutil.copytree(current, run.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "curves.jsonl"))
     artifact.write_jsonl(run.out / "curves.jsonl", curves)
     artifact.write_json(run.out / "rounds.json", {"rounds": rounds})
@@ -100,9 +103,16 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
 
 def collect(
-    config: Config, rewards: Rewards, model: Path, tokenizer: Any, asked: list[dict[str, Any]], number: int, run: Run
+    config: Config,
+    rewards: Rewards,
+    model: Path,
+    tokenizer: Any,
+    asked: list[dict[str, Any]],
+    number: int,
+    run: Run,
+    arguments: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Sample, grade, keep.
+    """Sample on the trainer's device, grade, keep.
 
     Returns:
         Rows `{"messages": […]}` to learn from, and the round's counts.
@@ -110,53 +120,70 @@ def collect(
     Raises:
         DataError: not one answer reached the bar.
     """
-    policy, raised = load_causal_lm(model), sum(rewards.failures.values())
-    seed = config.seed + 1000 * number
+    policy = load_causal_lm(model, "bfloat16" if arguments.bf16 else "float32").to(arguments.device)
+    raised, seed = sum(rewards.failures.values()), config.seed + 1000 * number
 
-    def answer(questions: Sequence[Any], offset: int, label: str) -> list[list[str]]:
-        def report(done: int, total: int) -> None:
-            run.progress.update(done, total, f"round {number + 1}: {label}")
+    def right(rows: Sequence[Mapping[str, Any]], questions: Sequence[Any], offset: int, label: str) -> list[list[str]]:
+        """For each row the sampled answers that reach the bar, repeats included."""
+        answers = sample(
+            policy, tokenizer, questions, config.sampling, config.chat_template_args, seed + offset,
+            lambda done, total: run.progress.update(done, total, f"round {number + 1}: {label}"),
+        )  # fmt: skip
+        return [_passing(config, rewards, row, given) for row, given in zip(rows, answers, strict=True)]
 
-        return sample(policy, tokenizer, questions, config.sampling, config.chat_template_args, seed + offset, report)
-
-    answers = answer([row["prompt"] for row in asked], 0, "sampling")
-    kept = [_keep(config, rewards, row, given) for row, given in zip(asked, answers, strict=True)]
-    right = sum(sum(_passes(config, rewards, row, given)) for row, given in zip(asked, answers, strict=True))
-    solved, rationalised = sum(map(bool, kept)), 0
-    if config.hint is not None:
-        failed = [i for i, found in enumerate(kept) if not found]
-        hinted = answer([_hinted(config.hint, asked[i]) for i in failed], 500, "rationalising") if failed else []
-        for i, given in zip(failed, hinted, strict=True):
-            kept[i] = _keep(config, rewards, asked[i], given)
-            rationalised += bool(kept[i])
-    rows = [
+    passed = right(asked, [row["prompt"] for row in asked], 0, "sampling")
+    drawn, correct = len(asked) * config.sampling.samples_per_prompt, sum(map(len, passed))
+    solved, rationalised = sum(map(bool, passed)), 0
+    failed = [i for i, found in enumerate(passed) if not found]
+    if config.hint is not None and failed:
+        rows = [asked[i] for i in failed]
+        hinted = right(rows, [_hinted(config.hint, row) for row in rows], 500, "rationalising")
+        for i, found in zip(failed, hinted, strict=True):
+            passed[i] = found
+            rationalised += bool(found)
+    learnt = [
         {"messages": [*row["prompt"], {"role": "assistant", "content": text}]}
-        for row, texts in zip(asked, kept, strict=True)
-        for text in texts
+        for row, texts in zip(asked, passed, strict=True)
+        for text in list(dict.fromkeys(texts))[: config.keep_per_prompt]
     ]
-    drawn = len(asked) * config.sampling.samples_per_prompt
-    if not rows:
+    if not learnt:
         raise DataError(
             f"{run.params_file}: round {number + 1}: none of {drawn} sampled answers reached accept = "
             f"{config.accept:g}; ask easier prompts, sample more, or start from a better model"
         )
-    counts = {
-        "prompts": len(asked), "samples": drawn, "pass_rate": round(right / drawn, 4), "solved": solved,
-        "rationalised": rationalised, "kept": len(rows), "raised": sum(rewards.failures.values()) - raised,
+    return learnt, {
+        "prompts": len(asked), "samples": drawn, "pass_rate": round(correct / drawn, 4), "solved": solved,
+        "rationalised": rationalised, "kept": len(learnt), "raised": sum(rewards.failures.values()) - raised,
     }  # fmt: skip
-    return rows, counts
 
 
-def _passes(config: Config, rewards: Rewards, row: Mapping[str, Any], given: list[str]) -> list[bool]:
+def _passing(config: Config, rewards: Rewards, row: Mapping[str, Any], given: list[str]) -> list[str]:
+    """The answers that reach the bar, in the order drawn."""
     view = {"question": row["prompt"][-1]["content"], **row}
-    return [total >= config.accept for total in rewards.totals(given, [view] * len(given))]
+    totals = rewards.totals(given, [view] * len(given))
+    return [text for text, total in zip(given, totals, strict=True) if total >= config.accept]
 
 
-def _keep(config: Config, rewards: Rewards, row: Mapping[str, Any], given: list[str]) -> list[str]:
-    """The first distinct answers that reach the bar."""
-    distinct = list(dict.fromkeys(given))
-    passed = [text for text, ok in zip(distinct, _passes(config, rewards, row, distinct), strict=True) if ok]
-    return passed[: config.keep_per_prompt]
+def _check(config: Config, run: Run, data: Path, prompts: list[dict[str, Any]]) -> None:
+    """What would only be found out after the sampling. Raises ConfigError or DataError."""
+    for name, count in config.replay.items():
+        there = len(_train.rows(data, name, "train"))
+        if there < count:
+            raise ConfigError(f"{run.params_file}: replay.{name} is {count}, but the set has {there} rows")
+    if config.hint is not None:
+        try:
+            _hinted(config.hint, prompts[0])
+        except (KeyError, IndexError, ValueError) as e:
+            raise ConfigError(
+                f"{run.params_file}: hint: {e!r}; it may name {{question}} and {{answer}}, and other braces are doubled"
+            ) from None
+
+
+def _write(path: Path, data: Any) -> None:
+    """Write JSON that is whole or absent: the mark that what it tells of is there."""
+    temp = path.with_suffix(".tmp")
+    artifact.write_json(temp, data)
+    temp.rename(path)
 
 
 def _hinted(hint: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -197,11 +224,6 @@ def _fine_tune(
     figures = _train.train(trainer, inner)
     _train.finish(trainer, tokenizer, inner)
     return figures
-
-
-def _later(curve: list[dict[str, Any]], rounds: int, steps: float) -> list[dict[str, Any]]:
-    """A round's curve with its steps counted from the first round on."""
-    return [{**row, "step": row["step"] + int(rounds * steps), "round": rounds + 1} for row in curve]
 
 
 if __name__ == "__main__":

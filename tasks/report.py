@@ -107,6 +107,11 @@ def _check_metrics(path: Path, config: Config, board: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{path}: claims.{model} is '{metric}', which it was not scored on{suggest(metric, known)}"
             )
+        parent = board["models"][model]["parent"]
+        if parent is not None and not board["models"][parent]["tasks"]:
+            raise ConfigError(
+                f"{path}: claims names '{model}', but {parent}, which it was made from, was not evaluated"
+            )
 
 
 if __name__ == "__main__":

@@ -292,8 +292,8 @@ def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Calla
         folder / "reward.json",
         {
             "gold": "right",
-            "graders": {"right": {"weight": 0.0, "raised": 0.25}},
-            "trends": {"reward": rises, "right": falls, "gold": falls},
+            "graders": {"right": {"weight": 0.0, "raised": 0.25, "trend": falls}},
+            "trend": rises,
             "hacked": True,
             "kl": 0.3,
         },

@@ -74,7 +74,8 @@ def test_grpo_moves_every_weight_and_reports_reward_and_kl(
         curve[-1]
     )
     report = artifact.read_json(run.out / "reward.json")
-    assert report["graders"] == {"odd": {"weight": 1.0, "raised": 0.0}}
+    odd = report["graders"]["odd"]
+    assert (odd["weight"], odd["raised"], odd["trend"]) == (1.0, 0.0, report["trend"])
     assert report["gold"] == "odd"
 
 
