@@ -66,6 +66,13 @@ def test_closure_holds_the_targets_and_all_they_need(project: toy.Toy) -> None:
         graph.closure(["rihgt"])
 
 
+def test_threads_are_the_recipes(project: toy.Toy) -> None:
+    project.replace("threads: 1", "threads: 3", "params/toy/left.yaml")
+    project.replace("threads: 1\n", "", "params/toy/right.yaml")
+    stages = Graph().stages
+    assert [stages[name].threads for name in ("left", "right", "tail@x")] == [3, 1, 1]
+
+
 def test_depth_puts_the_longest_chain_first(project: toy.Toy) -> None:
     graph = Graph()
     assert [graph.depth(name) for name in ("source", "left", "right", "tail@x")] == [3, 2, 1, 1]

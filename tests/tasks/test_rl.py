@@ -186,6 +186,23 @@ def test_no_answer_that_reaches_the_bar_is_an_error(make_run: MakeRun, chat_mode
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"hint": "{question} \\boxed{x}"}, r"params/test.yaml: hint: KeyError\('x'\); it may name"),
+        ({"replay": {"sft": 500}}, r"params/test.yaml: replay.sft is 500, but the set has 64 rows"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_sampled(
+    make_run: MakeRun, chat_model: Path, sums_data: Path, settings: dict[str, Any], said: str
+) -> None:
+    run = make_run("rft")
+    run.params_file = Path("params/test.yaml")
+    with pytest.raises(ConfigError, match=said):
+        rejection.main(rejection_config(**settings), run, model=chat_model, data=sums_data)
+    assert not run.checkpoints.exists()
+
+
 def series(*values: float) -> list[dict[str, Any]]:
     return [{"step": i + 1, "reward": v} for i, v in enumerate(values)]
 

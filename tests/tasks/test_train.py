@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from tasks import _artifact as artifact
 from tasks import _train, dpo, reward, sft
-from tasks._config import parse
+from tasks._config import parse, read_yaml
 from tasks._errors import ConfigError, DataError
 from tasks._models import load_causal_lm, load_tokenizer
-from tests.conftest import TRAINER
+from tests.conftest import REPO, TRAINER
 
 MakeRun = Callable[[str], Any]
 STEPS = {"max_steps": 4, "save_steps": 2}
@@ -158,6 +158,27 @@ def test_a_diverged_loss_stops_the_stage(make_run: MakeRun, chat_model: Path, su
     config = configured(sft, assistant_only_loss=True, learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(DataError, match=r"lower trainer.learning_rate"):
         sft.main(config, make_run("sft"), model=chat_model, data=sums_data)
+
+
+def test_a_checkpoint_between_two_log_entries_is_refused(make_run: MakeRun) -> None:
+    config = configured(sft, logging_steps=2, save_steps=3)
+    with pytest.raises(ConfigError, match=r"trainer.save_steps is 3, no multiple of trainer.logging_steps \(2\)"):
+        _train.arguments(sft.trainer_class(), config, make_run("sft"))
+
+
+def test_every_recipe_saves_on_a_log_entry() -> None:
+    files = [path for path in (REPO / "params").glob("*/*.yaml") if "trainer" in (settings := read_yaml(path))]
+    assert len(files) > 30
+    for path in files:
+        settings = read_yaml(path)["trainer"]
+        assert settings["save_steps"] % settings["logging_steps"] == 0, path
+
+
+def test_a_mean_of_nothing_is_left_out_of_the_curves() -> None:
+    assert _train._clean({"step": 2, "clip_ratio/low_min": None, "step_time": 0.3, "loss": 0.5}) == {
+        "loss": 0.5,
+        "step": 2,
+    }
 
 
 def test_a_data_set_that_the_recipe_does_not_make(tmp_path: Path) -> None:
