@@ -172,7 +172,7 @@ def test_generator() -> None:
     [
         (
             generator("tasks._arithmetic.sums"),
-            "no such generator; tasks._arithmetic has: conversations, preferences, q",
+            "no such generator; tasks._arithmetic has: conversations, feedback, judgements, p",
         ),
         (generator("tasks._arithmetic.working", a=1, b=2), "no such generator"),
         (generator("tasks._arithmetics.texts"), "expected a file tasks/_arithmetics.py"),
