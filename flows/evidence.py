@@ -72,8 +72,8 @@ def collect(model: str, champion: Scores | None) -> Evidence:
     exported = [p.parent.name for p in sorted(ONNX.glob(f"*/{artifact.MANIFEST}"))]
     if model not in exported:
         raise GateError(
-            f"no exported model '{model}' in {ONNX}{suggest(model, exported)} (made by `polm run`, for the models in the "
-            f"matrix of export_onnx in dvc.yaml)"
+            f"no exported model '{model}' in {ONNX}{suggest(model, exported)} (made by `polm run`, for the models "
+            f"in the matrix of export_onnx in dvc.yaml)"
         )
     digest = artifact.verify(MODELS / model).digest
     chain = dict(_ancestors(MODELS / model))
