@@ -85,6 +85,4 @@ def known_runs() -> dict[str, dict[str, str]]:
 def remember_run(stage: str, version: str, run_id: str, url: str) -> None:
     """Keep which run shows the artifact that is in the workspace now. Safe to call from several threads."""
     with _runs_lock:
-        temp = RUNS.with_suffix(".tmp")
-        artifact.write_json(temp, known_runs() | {stage: {"version": version, "run_id": run_id, "url": url}})
-        temp.rename(RUNS)
+        artifact.write_json(RUNS, known_runs() | {stage: {"version": version, "run_id": run_id, "url": url}})

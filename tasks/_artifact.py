@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,10 @@ def writing(out: Path, *, stage: str, params: str, inputs: dict[str, str]) -> It
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON that is the same bytes for the same data."""
-    path.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON that is the same bytes for the same data. A reader, or a kill, finds it whole or not at all."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    temp.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    temp.rename(path)
 
 
 def read_json(path: Path) -> Any:

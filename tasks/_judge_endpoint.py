@@ -125,10 +125,7 @@ class EndpointJudge:
             return kept
         reply = self._parsed(self._post(body))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed: a kill leaves no half reply. One name a thread, as two may ask the same.
-        temp = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        artifact.write_json(temp, reply)
-        temp.rename(path)
+        artifact.write_json(path, reply)
         return reply
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:

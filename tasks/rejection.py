@@ -83,13 +83,13 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             asked = _window(prompts, number, config.prompts_per_round)
             rows, counts = collect(config, rewards, current, tokenizer, asked, number, run, arguments)
             artifact.write_jsonl(folder / "rows.jsonl", rows)
-            _write(folder / SAMPLED, counts)
+            artifact.write_json(folder / SAMPLED, counts)
         rows, counts = artifact.read_jsonl(folder / "rows.jsonl"), artifact.read_json(folder / SAMPLED)
         log.info("round %d: %s", number + 1, counts)
         if not (folder / DONE).exists():
             start = model if config.restart else current
             train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
-            _write(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
+            artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)
         learnt += rows
         rounds.append({"round": number + 1, **counts, "loss": figures.get("loss")})
@@ -177,13 +177,6 @@ def _check(config: Config, run: Run, data: Path, prompts: list[dict[str, Any]]) 
             raise ConfigError(
                 f"{run.params_file}: hint: {e!r}; it may name {{question}} and {{answer}}, and other braces are doubled"
             ) from None
-
-
-def _write(path: Path, data: Any) -> None:
-    """Write JSON that is whole or absent: the mark that what it tells of is there."""
-    temp = path.with_suffix(".tmp")
-    artifact.write_json(temp, data)
-    temp.rename(path)
 
 
 def _hinted(hint: str, row: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,22 @@ def test_manifest_holds_no_clock_and_no_machine(workspace: Path) -> None:
     write(Path("artifacts/x"))
     manifest = json.loads(Path("artifacts/x/manifest.json").read_text())
     assert set(manifest) == {"stage", "params", "inputs", "files"}
+
+
+def test_a_reader_never_finds_half_a_json_file(tmp_path: Path) -> None:
+    path, done = tmp_path / "state.json", threading.Event()
+    artifact.write_json(path, list(range(20_000)))
+
+    def rewrite() -> None:
+        while not done.is_set():
+            artifact.write_json(path, list(range(20_000)))
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        sizes = {len(artifact.read_json(path)) for _ in range(100)}
+    finally:
+        done.set()
+        writer.join()
+    assert sizes == {20_000}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
