@@ -14,30 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import _artifact as artifact
 from tasks._config import suggest
-from tasks._errors import ConfigError, DataError
+from tasks._errors import ConfigError
 from tasks._rewards import Rewards
 
 if TYPE_CHECKING:
     from tasks._stage import Run
 
 log = logging.getLogger("polm")
-
-
-def prompt_rows(data: Path, name: str, split: str) -> Any:
-    """One split of a set of prompts as `datasets.Dataset`: `prompt`, and every column that a grader may look at.
-
-    Raises:
-        DataError: the recipe's data stage wrote no such set, or an empty one.
-    """
-    from datasets import Dataset
-
-    path = data / artifact.set_folder(name) / f"{split}.jsonl"
-    if not path.exists():
-        raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
-    found = artifact.read_jsonl(path)
-    if not found:
-        raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
-    return Dataset.from_list([{k: v for k, v in row.items() if k not in ("id", "source")} for row in found])
 
 
 def reward_functions(rewards: Rewards) -> list[Callable[..., list[float]]]:

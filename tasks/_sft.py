@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _train
+from tasks import _rows, _train
 from tasks._chat import mark_generation
 from tasks._errors import DataError
 from tasks._models import load_causal_lm, load_tokenizer
@@ -37,8 +37,8 @@ def fine_tune(
     trainer = SFTTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=_train.rows(data, dataset, "train"),
-        eval_dataset=_train.rows(data, dataset, "validation"),
+        train_dataset=_rows.examples(data, dataset, "train"),
+        eval_dataset=_rows.examples(data, dataset, "validation"),
         processing_class=tokenizer,
         peft_config=peft_config,
     )

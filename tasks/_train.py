@@ -95,24 +95,6 @@ def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
     return LoraConfig(task_type=task_type, **config.peft)
 
 
-def rows(data: Path, name: str, split: str) -> Any:
-    """One split of the set `name` as `datasets.Dataset`, without the columns that are only for people.
-
-    Raises:
-        DataError: the recipe's data stage wrote no such set, or an empty one.
-    """
-    from datasets import Dataset
-
-    path = data / artifact.set_folder(name) / f"{split}.jsonl"
-    if not path.exists():
-        raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
-    found = artifact.read_jsonl(path)
-    if not found:
-        raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
-    keep = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text")
-    return Dataset.from_list([{k: v for k, v in row.items() if k in keep} for row in found])
-
-
 def train(trainer: Any, run: "Run") -> dict[str, float]:
     """Train, resuming from the last whole checkpoint of exactly these inputs, and write `curves.jsonl`.
 

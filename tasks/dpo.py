@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _train
+from tasks import _rows, _train
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
 
@@ -43,8 +43,8 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=_train.rows(pairs, config.dataset, "train"),
-        eval_dataset=_train.rows(pairs, config.dataset, "validation"),
+        train_dataset=_rows.examples(pairs, config.dataset, "train"),
+        eval_dataset=_rows.examples(pairs, config.dataset, "validation"),
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rl, _train
+from tasks import _rl, _rows, _train
 from tasks._errors import ConfigError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._rewards import Rewards, RewardSpec
@@ -56,7 +56,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks._grpo import DynamicGRPOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     arguments.reward_weights = rewards.weights
-    prompts = _rl.prompt_rows(data, config.dataset, "train")
+    prompts = _rows.prompts(data, config.dataset, "train")
     if config.curriculum is not None:
         prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
         arguments.shuffle_dataset = False

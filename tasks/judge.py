@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _sft, _train
+from tasks import _rows, _sft, _train
 from tasks._config import digest
 from tasks._judge import CONSTITUTION, Constitution, read_constitution, spoken
 from tasks._stage import Run, stage
@@ -51,7 +51,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         arguments = _train.arguments(trainer_class(), config, run)
         adapter = _train.peft_config(config, run, "CAUSAL_LM")
     for split in ("train", "validation"):
-        pairs = _train.rows(data, config.dataset, split)
+        pairs = _rows.examples(data, config.dataset, split)
         _write(run.checkpoints / JUDGEMENTS / f"{split}.jsonl", list(judgements(pairs, constitution)))
     trainer, tokenizer, figures = _sft.fine_tune(arguments, JUDGEMENTS, adapter, run, model, run.checkpoints)
     if run.main_process:

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _graders
+from tasks import _graders, _rows
 from tasks._config import StageConfig, Strict, suggest
 from tasks._errors import ConfigError, DataError
 from tasks._judge import CONSTITUTION, Judge, Judgement, Pair, figures, judge_pairs, read_constitution, spoken
@@ -178,11 +178,8 @@ def gold_grader(params: Path, gold: Gold) -> Callable[[dict[str, Any], str], flo
 
 def prompt_rows(data: Path, config: Config, split: str) -> list[dict[str, Any]]:
     """The prompts of a split that are asked, with `split`. Raises DataError when there are none."""
-    path = data / artifact.set_folder(config.dataset) / f"{split}.jsonl"
-    if not path.exists():
-        raise DataError(f"{path}: no such data set; add `{config.dataset}` to the recipe's data.yaml")
     limit = config.prompts.train if split == "train" else config.prompts.validation
-    return [{**row, "split": split} for row in artifact.read_jsonl(path)[:limit]]
+    return [{**row, "split": split} for row in _rows.read(data, config.dataset, split)[:limit]]
 
 
 def paired(row: dict[str, Any], answers: Sequence[str], grade: Callable[[dict[str, Any], str], float]) -> list[Pair]:

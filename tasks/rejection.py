@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rl, _train
+from tasks import _rows, _train
 from tasks._errors import ConfigError, DataError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._rewards import Rewards, RewardSpec
@@ -71,7 +71,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         arguments = _train.arguments(trainer_class(), config, run)
         _train.peft_config(config, run, "CAUSAL_LM")
     tokenizer = load_tokenizer(model)
-    prompts = list(_rl.prompt_rows(data, config.dataset, "train").shuffle(seed=config.seed))
+    prompts = list(_rows.prompts(data, config.dataset, "train").shuffle(seed=config.seed))
     _check(config, run, data, prompts)
     current, figures, offset = model, dict[str, float](), 0
     learnt: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def _passing(config: Config, rewards: Rewards, row: Mapping[str, Any], given: li
 def _check(config: Config, run: Run, data: Path, prompts: list[dict[str, Any]]) -> None:
     """What would only be found out after the sampling. Raises ConfigError or DataError."""
     for name, count in config.replay.items():
-        there = len(_train.rows(data, name, "train"))
+        there = len(_rows.examples(data, name, "train"))
         if there < count:
             raise ConfigError(f"{run.params_file}: replay.{name} is {count}, but the set has {there} rows")
     if config.hint is not None:
@@ -193,7 +193,7 @@ def _replayed(config: Config, data: Path, number: int) -> list[dict[str, Any]]:
     return [
         {"messages": row["messages"]}
         for name, count in sorted(config.replay.items())
-        for row in _train.rows(data, name, "train").shuffle(seed=config.seed + number).select(range(count))
+        for row in _rows.examples(data, name, "train").shuffle(seed=config.seed + number).select(range(count))
     ]
 
 

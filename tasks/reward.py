@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _train
+from tasks import _rows, _train
 from tasks._errors import DataError
 from tasks._models import check_folder, load_tokenizer
 from tasks._stage import Run, stage
@@ -40,7 +40,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    held_out = _train.rows(data, config.dataset, "validation")
+    held_out = _rows.examples(data, config.dataset, "validation")
     import torch
 
     torch.manual_seed(config.seed)
@@ -49,7 +49,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             model, num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id
         ),
         args=arguments,
-        train_dataset=_train.rows(data, config.dataset, "train"),
+        train_dataset=_rows.examples(data, config.dataset, "train"),
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "SEQ_CLS"),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks import _artifact as artifact
-from tasks import _train, dpo, reward, sft
+from tasks import _rows, _train, dpo, reward, sft
 from tasks._config import parse, read_yaml
 from tasks._errors import ConfigError, DataError
 from tasks._models import load_causal_lm, load_tokenizer
@@ -91,7 +91,7 @@ def test_packing_does_not_leak_attention_between_rows(make_run: MakeRun, chat_mo
     trainer = SFTTrainer(
         model=load_causal_lm(chat_model),
         args=_train.arguments(sft.trainer_class(), config, make_run("sft")),
-        train_dataset=_train.rows(sums_data, "sft", "train"),
+        train_dataset=_rows.examples(sums_data, "sft", "train"),
         processing_class=load_tokenizer(chat_model),
     )
     batch = trainer.data_collator([trainer.train_dataset[0]])
@@ -183,7 +183,7 @@ def test_a_mean_of_nothing_is_left_out_of_the_curves() -> None:
 
 def test_a_data_set_that_the_recipe_does_not_make(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such data set; add `sft:mine` to the recipe's data.yaml"):
-        _train.rows(tmp_path, "sft:mine", "train")
+        _rows.examples(tmp_path, "sft:mine", "train")
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:

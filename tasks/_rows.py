@@ -1,0 +1,40 @@
+"""Rows of a data artifact's sets, as the stages read them."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks import _artifact as artifact
+from tasks._errors import DataError
+
+LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text")
+"""TRL's columns; the others are for people, for graders and for lineage."""
+
+
+def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
+    """Rows of one split of the set `name`, e.g. `sft:rationales`, whole.
+
+    Raises:
+        DataError: the recipe's data stage wrote no such set, or an empty one.
+    """
+    path = data / artifact.set_folder(name) / f"{split}.jsonl"
+    if not path.exists():
+        raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
+    found = artifact.read_jsonl(path)
+    if not found:
+        raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
+    return found
+
+
+def examples(data: Path, name: str, split: str) -> Any:
+    """To learn from: a `datasets.Dataset` of TRL's columns. Raises as `read`."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)])
+
+
+def prompts(data: Path, name: str, split: str) -> Any:
+    """To be answered: a `datasets.Dataset` of `prompt` and every column a grader may look at. Raises as `read`."""
+    from datasets import Dataset
+
+    rows = read(data, name, split)
+    return Dataset.from_list([{k: v for k, v in row.items() if k not in ("id", "source")} for row in rows])
