@@ -41,7 +41,7 @@ def train(work: Path, recipe: str) -> dict[str, Any]:
     settings = read_yaml(work / "params" / recipe / "report.yaml")
     artifacts = work / "artifacts"
     board = _leaderboard.build(
-        _page.folders(artifacts / "data", artifacts / "models", artifacts / "metrics", artifacts / "onnx"),
+        _page.folders(*(artifacts / name for name in _page.FOLDERS)),
         recipe=recipe,
         headline=(settings["headline"]["task"], settings["headline"]["metric"]),
         resamples=settings["resamples"],

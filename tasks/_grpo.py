@@ -13,12 +13,13 @@ import torch
 from trl import GRPOTrainer
 
 from tasks._errors import ConfigError
+from tasks._rollout import Rollouts
 
 LEFT_PADDED = ("prompt_ids", "prompt_mask")
 """Tensors of a batch whose rows end together; all others begin together."""
 
 
-class DynamicGRPOTrainer(GRPOTrainer):
+class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
     """GRPO that replaces groups without signal by groups of other prompts."""
 
     def __init__(self, *args: Any, resampling_rounds: int, **kwargs: Any) -> None:
@@ -35,6 +36,14 @@ class DynamicGRPOTrainer(GRPOTrainer):
                 f"dynamic_sampling needs whole groups on each device: per_device_train_batch_size × "
                 f"steps_per_generation is {local}, num_generations is {self.num_generations}; make the first a multiple"
             )
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        drawn = self.drawn(prompt_ids, images, multimodal_fields)
+        if drawn is None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        return drawn.ids, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)

@@ -67,20 +67,21 @@ class Endpoint(Strict):
 class EndpointJudge:
     """The judge that the endpoint is."""
 
-    def __init__(self, config: Endpoint, labels: tuple[str, str], params: Path) -> None:
+    def __init__(self, config: Endpoint, labels: tuple[str, str], params: Path, section: str = "endpoint") -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             config: the endpoint.
             labels: what a reply may name.
             params: the recipe file, for messages.
+            section: where in it the endpoint stands, for messages.
 
         Raises:
             ConfigError: the environment does not hold the key.
         """
         self.name = f"{config.model} at {config.base_url}"
         self.requests = self.cached = 0
-        self._config, self._labels, self._params = config, labels, params
+        self._config, self._labels, self._params, self._section = config, labels, params, section
         self._used: list[dict[str, Any]] = []
         self._counting = threading.Lock()
         headers = {}
@@ -88,7 +89,7 @@ class EndpointJudge:
             key = os.environ.get(config.api_key_env, "").strip()
             if not key:
                 raise ConfigError(
-                    f"{params}: endpoint.api_key_env: the environment variable {config.api_key_env} is not set; "
+                    f"{params}: {section}.api_key_env: the environment variable {config.api_key_env} is not set; "
                     f"export it, or write null for a server that asks for no key"
                 )
             headers["Authorization"] = f"Bearer {key}"
@@ -145,26 +146,26 @@ class EndpointJudge:
                 wait = max(wait, asked := _retry_after(response.headers.get("Retry-After", "")))
                 problem = f"answers HTTP {response.status_code}"
                 if asked > config.max_wait_seconds:
-                    problem += f" and asks to wait {asked:.0f} s, longer than endpoint.max_wait_seconds"
+                    problem += f" and asks to wait {asked:.0f} s, longer than {self._section}.max_wait_seconds"
                     break
             if attempt + 1 < config.attempts:
                 log.info("judge: %s %s; trying again in %.1f s", config.base_url, problem, wait)
                 time.sleep(wait)
         raise DataError(
-            f"{self._params}: endpoint.base_url: {config.base_url} {problem}, after {attempt + 1} tries; check address "
-            f"and server, then run again: the replies so far are kept in {CACHE}"
+            f"{self._params}: {self._section}.base_url: {config.base_url} {problem}, after {attempt + 1} tries; check "
+            f"address and server, then run again: the replies so far are kept in {CACHE}"
         )
 
     def _parsed(self, response: httpx.Response) -> dict[str, Any]:
         """`reply` and tokens. A server's words are shown but for a refused key: it may repeat the key."""
-        config = self._config
-        where = f"{self._params}: endpoint: {config.base_url}"
+        config, section = self._config, self._section
+        where = f"{self._params}: {section}: {config.base_url}"
         if response.status_code in (401, 403):
             key = f"the key in {config.api_key_env}" if config.api_key_env else "requests without a key"
-            raise ConfigError(f"{where} refuses {key} (HTTP {response.status_code}); set endpoint.api_key_env right")
+            raise ConfigError(f"{where} refuses {key} (HTTP {response.status_code}); set {section}.api_key_env right")
         if response.status_code != 200:
             said = f"HTTP {response.status_code}: {response.text[:200]}"
-            raise ConfigError(f"{where} refuses the request ({said}); check endpoint.model and endpoint.body")
+            raise ConfigError(f"{where} refuses the request ({said}); check {section}.model and {section}.body")
         try:
             data = response.json()
             text, usage = data["choices"][0]["message"]["content"], data.get("usage") or {}  # not every server counts

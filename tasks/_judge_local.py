@@ -3,12 +3,13 @@
 Imports no torch by itself, so a stage may import it at the top.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks._errors import ModelError
-from tasks._models import load_causal_lm, load_tokenizer
+from tasks._models import check_folder, load_causal_lm, load_tokenizer
 
 
 class LocalJudge:
@@ -37,9 +38,12 @@ class LocalJudge:
         Raises:
             ModelError: the folder cannot be used, or a label is not one token.
         """
+        check_folder(folder)
         self.name = "local"
         self._tokenizer = load_tokenizer(folder)
         self._template_args = chat_template_args
+        special = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self._labels = self._label_tokens(folder, labels)
         self._model = load_causal_lm(folder, dtype).to(device).eval()
         self._longest = self._model.config.max_position_embeddings
@@ -77,7 +81,8 @@ class LocalJudge:
         return probabilities
 
     def _rendered(self, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
+        # An answer that spells the token which ends a turn would else speak for the judge.
+        messages = [{"role": "user", "content": self._special.sub(" ", prompt)}]
         text: str = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **self._template_args
         )

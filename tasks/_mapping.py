@@ -9,6 +9,7 @@ A string that is one column and nothing else passes the column's value through a
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from tasks._errors import DataError
@@ -24,6 +25,8 @@ REQUIRED = {
     "eval": {"question", "answer"},
 }
 """Columns of each kind of set. `preferences` without `prompt` splits off the messages that both sides begin with."""
+PARTED = {"prompt", "completion"}
+"""Instead of `messages`, in an `sft` set: of the prompt nothing is learnt, not even what an assistant says in it."""
 
 
 class BadRow(ValueError):
@@ -43,6 +46,12 @@ def columns(template: Any) -> set[str]:
     return {c for value in values for c in columns(value)}
 
 
+def required(set_name: str, row: Collection[str]) -> set[str]:
+    """Columns that a row (or map) of the set must have, by those that it has."""
+    kind = kind_of(set_name)
+    return PARTED if kind == "sft" and "messages" not in row and "completion" in row else REQUIRED[kind]
+
+
 def check_map(where: str, set_name: str, template: dict[str, Any], known: set[str]) -> None:
     """Check a map before any row is mapped.
 
@@ -55,7 +64,7 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
     Raises:
         DataError: the set needs a column that the map does not make, or the map names a column the source lacks.
     """
-    if lacking := sorted(REQUIRED[kind_of(set_name)] - set(template)):
+    if lacking := sorted(required(set_name, template) - set(template)):
         raise DataError(f"{where}: a row of '{set_name}' needs {', '.join(lacking)}; add it to the map")
     if reserved := sorted({"id", "source"} & set(template)):
         raise DataError(f"{where}: {', '.join(reserved)} is set by the stage; choose another name")
@@ -94,13 +103,16 @@ def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
 def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
     """The row as it is written, without `id` and `source`. Raises BadRow with the reason."""
     kind = kind_of(set_name)
-    extra = {k: v for k, v in row.items() if k not in REQUIRED[kind] | {"prompt", "group"}}
+    needed = required(set_name, row)
+    extra = {k: v for k, v in row.items() if k not in needed | {"prompt", "group"}}
     if kind == "pretrain":
         return {"text": _text("text", row["text"]), **extra}
     if kind == "eval":
         return {"question": _text("question", row["question"]), "answer": _text("answer", row["answer"]), **extra}
     if kind == "prompts":
         return {"prompt": _prompt(row["prompt"]), "answer": _text("answer", row["answer"]), **extra}
+    if needed == PARTED:
+        return {**_parted(row), **extra}
     if kind == "sft":
         return {"messages": _conversation(row["messages"]), **extra}
     if kind == "feedback":
@@ -166,12 +178,17 @@ def _prompt(value: Any) -> list[dict[str, str]]:
     return _alternating("prompt", _messages("prompt", value), "user")
 
 
-def _feedback(row: dict[str, Any]) -> dict[str, Any]:
+def _parted(row: dict[str, Any]) -> dict[str, Any]:
     prompt, completion = _prompt(row["prompt"]), _messages("completion", row["completion"])
     _alternating("completion", [*prompt, *completion], "assistant")
+    return {"prompt": prompt, "completion": completion}
+
+
+def _feedback(row: dict[str, Any]) -> dict[str, Any]:
+    parted = _parted(row)
     if not isinstance(row["label"], bool):
         raise BadRow(f"'label' is {row['label']!r}, not true or false")
-    return {"prompt": prompt, "completion": completion, "label": row["label"]}
+    return {**parted, "label": row["label"]}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:

@@ -38,11 +38,13 @@ CURVES: dict[str, dict[str, str]] = {
     "value loss": {"value_loss": ""},
 }  # fmt: skip
 """Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them, and how."""
+FOLDERS = ("data", "labels", "models", "metrics", "onnx")
+"""Where artifacts lie under `artifacts/`, in the order of `folders`."""
 
 
-def folders(data: Path, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
-    """Name every artifact at hand: `data`, `models/sft`, `metrics/sft`, `onnx/sft`."""
-    found = {"data": data}
+def folders(data: Path, labels: Path, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
+    """Name every artifact at hand: `data`, `labels`, `models/sft`, `metrics/sft`, `onnx/sft`."""
+    found = {"data": data, "labels": labels}
     for kind, folder in (("models", models), ("metrics", metrics), ("onnx", onnx)):
         for path in sorted(folder.glob(f"*/{artifact.MANIFEST}")):
             found[f"{kind}/{path.parent.name}"] = path.parent
@@ -81,6 +83,7 @@ def render(
         "charts": charts(found, models) + _rewards_beside_gold(found, models, rewards),
         "rewards": {model: rewards[model] for model in models if model in rewards},
         "rounds": _files(found, "models", "rounds.json"),
+        "refinements": _files(found, "models", "refine.json"),
         "judges": _judges(found),
         "supervision": _files(found, "models", "supervision.json"),
         "calibration": _calibration(found, models),
@@ -250,7 +253,7 @@ def _graph(leaderboard: dict[str, Any], models: list[str]) -> Markup:
 
 def _main(root: Path, out: Path) -> None:
     """Render the page with the measurements of this machine."""
-    found = folders(root / "data", root / "models", root / "metrics", root / "onnx")
+    found = folders(*(root / name for name in FOLDERS))
     leaderboard = artifact.read_json(root / "reports" / "leaderboard.json")
     path = artifact.STATE / "mlflow_runs.json"
     known = artifact.read_json(path) if path.exists() else {}

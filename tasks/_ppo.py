@@ -23,12 +23,15 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 from trl.trainer.utils import disable_dropout_in_model, shuffle_sequence_dict, split_tensor_dict
 
 from tasks._errors import ConfigError
-from tasks._ppo_math import adapted, gae, surrogate, token_rewards, value_loss, whiten
+from tasks._ppo_math import adapted, gae, moments, sums, surrogate, token_rewards, value_loss, whiten
+from tasks._rollout import Rollouts
+from tasks._value import RewardModel, ValueModel
 
 VALUE_MODEL = "value_model.safetensors"
 """File of a checkpoint: V's weights. Its optimizer state is in the policy's, as one more group."""
@@ -47,22 +50,10 @@ class PPOConfig(RLOOConfig):
         self.num_generations = wanted
 
 
-class ValueModel(nn.Module):
-    """A sequence classifier whose scalar head looks at every token."""
-
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """V after each token, `(B, L)`, in float32."""
-        hidden = self.classifier.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return self.classifier.score(hidden.last_hidden_state)[..., 0].float()
-
-
-class PPOTrainer(RLOOTrainer):
+class PPOTrainer(Rollouts, RLOOTrainer):
     """PPO. `args.beta` only has to be non-zero, which makes RLOO keep a reference; the penalty is `kl_coef`."""
 
+    reward_funcs: list[Any]
     _name = "PPO"
     _tag_names: ClassVar[list[str]] = ["trl", "ppo"]
     _paper: ClassVar[dict[str, str]] = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
@@ -97,13 +88,14 @@ class PPOTrainer(RLOOTrainer):
         if self.args.gradient_checkpointing:
             value_model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         self.value_model = self.accelerator.prepare_model(ValueModel(value_model).train())
+        self.reward_funcs = [RewardModel(f) if isinstance(f, PreTrainedModel) else f for f in self.reward_funcs]
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.kl_coef, self.kl_target, self.kl_horizon = kl_coef, kl_target, kl_horizon
         self.value_clip, self.value_coef, self.value_learning_rate = value_clip, value_coef, value_learning_rate
         self.missing_eos_penalty, self.whiten_advantages = missing_eos_penalty, whiten_advantages
         self._buffered_inputs: list[dict[str, Tensor]] | None = None
-        self._scores = torch.empty(0)
-        self._caught: list[Tensor] = []
+        self._scores, self._caught = torch.empty(0), list[Tensor]()
+        self._drawn_logps: Tensor | None = None
 
     # A rollout. RLOO keeps only sums of what is needed here per token, so that is caught on the way.
 
@@ -116,10 +108,21 @@ class PPOTrainer(RLOOTrainer):
         self._scores = scores[start : start + len(prompts)]
         return per_function
 
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
+        drawn = self.drawn(prompt_ids, images, multimodal_fields)
+        if drawn is None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
+        # Under autocast, padded further or at another temperature, a forward pass over the answers gives others.
+        as_drawn = not self.args.bf16 and self.pad_to_multiple_of is None
+        self._drawn_logps = drawn.logps if as_drawn and drawn.temperature == self.temperature else None
+        return drawn.ids
+
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if not torch.is_grad_enabled():
-            self._caught.append(found[0].float())
+        if torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps, self._drawn_logps = self._drawn_logps, None  # the policy's come first, then the reference's
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs) if logps is None else (logps, None, None)
+        self._caught.append(found[0].float())
         return found
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -139,11 +142,8 @@ class PPOTrainer(RLOOTrainer):
         self._log_rollout(kl, ended, returns, values, mask)
         if self.whiten_advantages:
             advantages = whiten(advantages, mask, *self._moments(advantages, mask))
-        weight = mask / self._mean(mask.sum(1))
-        return {
-            **kept, "old_logps": old_logps, "values": values, "returns": returns, "advantages": advantages,
-            "weight": weight,
-        }  # fmt: skip
+        kept |= {"old_logps": old_logps, "values": values, "returns": returns, "advantages": advantages}
+        return kept | {"weight": mask / self._mean(mask.sum(1))}
 
     def _log_rollout(self, kl: Tensor, ended: Tensor, returns: Tensor, values: Tensor, mask: Tensor) -> None:
         """Log what a rollout shows, and let the KL coefficient follow."""
@@ -159,7 +159,7 @@ class PPOTrainer(RLOOTrainer):
             self.kl_coef = adapted(self.kl_coef, nats, self.kl_target, self.args.generation_batch_size, self.kl_horizon)
 
     def _values(self, batch: dict[str, Tensor], size: int) -> Tensor:
-        """V before each token of the answer is chosen, `(B, C)`, `size` rows at a time."""
+        """V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1).split(size)
         seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
         values = torch.cat([self.value_model(*rows) for rows in zip(ids, seen, strict=True)])
@@ -171,10 +171,7 @@ class PPOTrainer(RLOOTrainer):
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over the answers' tokens of all processes."""
-        x = x.double() * mask
-        total, squares, count = self.accelerator.reduce(torch.stack([x.sum(), x.square().sum(), mask.sum().double()]))
-        mean = total / count
-        return mean.float(), (squares / count - mean.square()).clamp(min=0).float()
+        return moments(self.accelerator.reduce(sums(x, mask)))
 
     # An update.
 
@@ -191,15 +188,12 @@ class PPOTrainer(RLOOTrainer):
         logps, entropy, _ = self._get_per_token_logps_and_entropies(
             model, ids, seen, inputs["completion_ids"].size(1), compute_entropy=True
         )
-        log_ratio = logps - inputs["old_logps"]
+        old_logps, values = inputs["old_logps"], self._values(inputs, len(ids))
+        log_ratio = logps - old_logps
         ratio = torch.exp(log_ratio.detach())
         parts = {
-            "policy_loss": surrogate(
-                logps, inputs["old_logps"], inputs["advantages"], self.epsilon_low, self.epsilon_high
-            ),
-            "value_loss": value_loss(
-                self._values(inputs, len(ids)), inputs["values"], inputs["returns"], self.value_clip
-            ),
+            "policy_loss": surrogate(logps, old_logps, inputs["advantages"], self.epsilon_low, self.epsilon_high),
+            "value_loss": value_loss(values, inputs["values"], inputs["returns"], self.value_clip),
             "entropy": entropy.detach(),
             "clip_fraction": ((ratio < 1 - self.epsilon_low) | (ratio > 1 + self.epsilon_high)).float(),
             "approx_kl": ratio - 1 - log_ratio.detach(),  # joschu.net/blog/kl-approx.html, "k3"
@@ -228,16 +222,14 @@ class PPOTrainer(RLOOTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := Path(output_dir)).mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             save_model(self.accelerator.unwrap_model(self.value_model), str(folder / VALUE_MODEL))
         # The rollout too: a checkpoint may fall between two of its minibatches.
         state = {"step": torch.tensor(self._step), "kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64)}
-        parts = {
-            f"{i}.{k}": v.contiguous() for i, part in enumerate(self._buffered_inputs or []) for k, v in part.items()
-        }
-        save_file(state | parts, folder / self._rollout_file())
+        for i, part in enumerate(self._buffered_inputs or []):
+            state |= {f"{i}.{key}": value.contiguous() for key, value in part.items()}
+        save_file(state, folder / self._rollout_file())
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

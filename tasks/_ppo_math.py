@@ -57,6 +57,19 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float)
     return 0.5 * torch.max((values - returns).square(), (clipped - returns).square())
 
 
+def sums(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum and sum of squares over the tokens, and their number, `(3,)`: what processes add up."""
+    x = x.double() * mask
+    return torch.stack([x.sum(), x.square().sum(), mask.sum().double()])
+
+
+def moments(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the tokens that `sums` was made of."""
+    total, squares, count = sums
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp(min=0).float()
+
+
 def whiten(x: Tensor, mask: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """`x` with the given mean and variance taken out; 0 on padding."""
     return (x - mean) * torch.rsqrt(variance + 1e-8) * mask

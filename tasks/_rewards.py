@@ -1,39 +1,28 @@
 """Graders to learn from: what a response is worth, for RL, rejection sampling and judging.
 
 A grader is a plain function `grader(response, row, **options) -> float` in this module, from 0 (worthless) to 1
-(right); only `overlong` is a punishment, from -1 to 0. A recipe composes them with weights; 0 is tracked only:
-
-    graders:
-      right: {grader: numeric, weight: 1.0, options: {}}
-      form:  {grader: format, weight: 0.2, options: {pattern: "(?s)<think>.*</think>.*"}}
-      brief: {grader: overlong, weight: 1.0, options: {max_characters: 400, buffer_characters: 100}}
+(right); only `overlong` is a punishment, from -1 to 0. One that asks a model takes all responses of a call together:
+`grader(responses, rows, **options)`. A recipe composes them with weights (`tasks/_reward_set.py`).
 
 A grader is what the optimiser attacks. None of them pays for an empty response, for the right answer among others, or
-for saying it again, except where the recipe's own pattern, instructions or `partial` do. What decides is the response
-and the row, never a clock: the same response is worth the same on every machine, in every thread. A grader that raises
-counts as 0 and is reported; it never ends the run.
+for saying it again, except where the recipe's own pattern, instructions or `partial` do, or a judge does. What decides
+is the response and the row, never a clock: but for a judge's last digits, the same response is worth the same on every
+machine, in every thread.
 """
 
-import inspect
-import logging
-import math
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
 from tasks import _graders, _instructions, _numbers
 from tasks._arithmetic import working
-from tasks._config import Strict, suggest
-from tasks._errors import ConfigError, DataError
-
-log = logging.getLogger("polm")
-
-Grader = Callable[..., float]
+from tasks._config import suggest
+from tasks._errors import DataError
+from tasks._judge import preferred, spoken
+from tasks._judging import OpenJudge
 
 _OPERANDS = re.compile(r"([0-9]+)\s*(?:\+|and)\s*([0-9]+)")
 _STEP = re.compile(r"(?<![0-9+])[0-9+]+=[0-9]+")
@@ -183,111 +172,26 @@ def length_at_most(response: str, row: Mapping[str, Any], *, characters: NonNega
     return float(0 < len(response.strip()) <= characters)
 
 
-class RewardSpec(Strict):
-    """One grader of a recipe."""
+def model_judge(
+    responses: Sequence[str], rows: Sequence[Mapping[str, Any]], *, judge: OpenJudge, reference: str
+) -> list[float | None]:
+    """Probability that a judge prefers each response to its row's reference answer, the mean of both orders.
 
-    grader: str
-    """Name of a grader in `tasks/_rewards.py`."""
-    weight: float = Field(allow_inf_nan=False)
-    """Weight in the sum; 0 is tracked and not optimised."""
-    options: dict[str, Any]
-    """Its keyword arguments, all of them."""
-
-
-class Rewards:
-    """The graders of a recipe: scores, their weighted sum, and what went wrong.
+    The judge is the one that the stage was given (`--judge`), or an endpoint, by the constitution in that folder
+    (Bai et al., arXiv:2212.08073); a comparison says more than marks out of ten do (Zheng et al., arXiv:2306.05685).
+    What is empty, or holds the words that stand around answers in the judge's prompt, is worth 0 and not shown to it.
+    All responses of a call are judged at once, none twice; what the judge cannot read or decide counts as a failure.
 
     Args:
-        specs: name in the recipe to grader.
-        where: the recipe file, for messages.
-
-    Raises:
-        ConfigError: naming every unknown grader, and every unknown, missing or wrong option.
+        responses: what the model said.
+        rows: `prompt`, a conversation, and the reference answer.
+        judge: in the recipe its settings: `{endpoint: null, device: cpu, dtype: float32, batch_size: 64,
+            chat_template_args: {}}`.
+        reference: name of the column that holds the reference answer.
     """
-
-    def __init__(self, specs: Mapping[str, RewardSpec], where: Path) -> None:
-        known = {name: function for name, function in globals().items() if _is_grader(function)}
-        self._graders: dict[str, tuple[Grader, dict[str, Any]]] = {}
-        problems = []
-        for name, spec in specs.items():
-            if spec.grader in known:
-                options, wrong = _options(f"graders.{name}.options", known[spec.grader], spec.options)
-                self._graders[name] = known[spec.grader], options
-                problems += wrong
-            else:
-                problems.append(f"graders.{name}.grader: no grader '{spec.grader}'{suggest(spec.grader, known)}")
-        if problems:
-            raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
-        self._where = where
-        self.names = list(specs)
-        self.weights = [spec.weight for spec in specs.values()]
-        self.failures = dict.fromkeys(specs, 0)
-        """Name to how often the grader raised."""
-        self._calls = dict.fromkeys(specs, 0)
-        self._examples: dict[str, str | None] = dict.fromkeys(specs)
-
-    def score(self, name: str, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """What one grader gives for each response to its row; 0 where it raised."""
-        return [self._grade(name, response, row) for response, row in zip(responses, rows, strict=True)]
-
-    def totals(self, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Weighted sum of all graders for each response; those of weight 0 run too, so that they are reported."""
-        scores = [self.score(name, responses, rows) for name in self.names]
-        return [math.fsum(map(operator.mul, self.weights, column)) for column in zip(*scores, strict=True)]
-
-    def report(self) -> dict[str, Any]:
-        """For each grader `weight`, `calls`, `failures`, and `example`: the first exception as text, or None."""
-        return {
-            name: {
-                "weight": weight,
-                "calls": self._calls[name],
-                "failures": self.failures[name],
-                "example": self._examples[name],
-            }
-            for name, weight in zip(self.names, self.weights, strict=True)
-        }
-
-    def _grade(self, name: str, response: str, row: Mapping[str, Any]) -> float:
-        grader, options = self._graders[name]
-        self._calls[name] += 1
-        try:
-            score = float(grader(response, row, **options))
-            if not -1.0 <= score <= 1.0:
-                raise ValueError(f"a score is from -1 to 1, got {score}")
-        except Exception as e:
-            self._note(name, e)
-            return 0.0
-        return score
-
-    def _note(self, name: str, error: Exception) -> None:
-        self.failures[name] += 1
-        if self._examples[name] is None:
-            self._examples[name] = f"{type(error).__name__}: {error}"
-            log.warning(
-                "%s: graders.%s failed on a row, which counts as 0 (%s); the stage's report counts how often",
-                self._where,
-                name,
-                self._examples[name],
-            )
-
-
-def _is_grader(value: Any) -> bool:
-    return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:2] == ["response", "row"]
-
-
-def _options(place: str, grader: Grader, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Options as the grader takes them (a pattern compiled), and what is wrong with them."""
-    hints = get_type_hints(grader, include_extras=True)
-    known = list(inspect.signature(grader).parameters)[2:]
-    problems = [f"unknown key '{place}.{k}'{suggest(k, known) if known else ''}" for k in given if k not in known]
-    problems += [f"missing key '{place}.{key}'" for key in known if key not in given]
-    options = {}
-    for key in [key for key in known if key in given]:
-        try:
-            options[key] = TypeAdapter(hints[key]).validate_python(given[key])
-        except ValidationError as e:
-            problems.append(f"'{place}.{key}' is {given[key]!r}: {e.errors()[0]['msg']}")
-    return options, problems
+    questions = [spoken(_cell(row, "prompt")) for row in rows]
+    references = [str(_cell(row, reference)) for row in rows]
+    return preferred(judge.judge, judge.constitution, questions, [text.strip() for text in responses], references)
 
 
 def _cell(row: Mapping[str, Any], column: str) -> Any:

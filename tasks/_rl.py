@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import _artifact as artifact
 from tasks._config import suggest
 from tasks._errors import ConfigError
-from tasks._rewards import Rewards
+from tasks._reward_set import Rewards
 
 if TYPE_CHECKING:
     from tasks._stage import Run
@@ -32,7 +32,10 @@ def _reward_function(rewards: Rewards, name: str) -> Callable[..., list[float]]:
     def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         count = len(completions)
         kept = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
-        rows = [{"question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}} for i in range(count)]
+        rows = [
+            {"prompt": prompts[i], "question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}}
+            for i in range(count)
+        ]
         before = rewards.failures[name]
         scores = rewards.score(name, [_text(completion) for completion in completions], rows)
         columns["log_metric"](f"raised/{name}", (rewards.failures[name] - before) / count)
@@ -69,6 +72,8 @@ def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
         for name, weight in zip(rewards.names, rewards.weights, strict=True)
     }
     total = trend(curve, "reward")
+    for name, used in rewards.usage().items():
+        log.info("the judge of graders.%s took since this process began: %s", name, used)
     flagged = gold is not None and hacked(total, graders[gold]["trend"])
     if flagged:
         log.warning("warning: the reward rose while '%s' fell on the same samples: the reward was hacked", gold)

@@ -26,10 +26,28 @@ def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
 
 
 def examples(data: Path, name: str, split: str) -> Any:
-    """To learn from: a `datasets.Dataset` of TRL's columns. Raises as `read`."""
+    """To learn from: a `datasets.Dataset` of TRL's columns. Raises as `read`.
+
+    Where some rows are `messages` and others `prompt` and `completion`, all become the latter.
+    """
     from datasets import Dataset
 
-    return Dataset.from_list([{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)])
+    rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
+    if any("messages" in row for row in rows) and any("completion" in row for row in rows):
+        rows = [parted(row) for row in rows]
+    return Dataset.from_list(rows)
+
+
+def parted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `messages` as `prompt` and `completion`, which begins with the assistant's first turn; else as it is.
+
+    The loss is the same: with TRL's `assistant_only_loss` it is on the assistant's turns of the completion.
+    """
+    if "messages" not in row:
+        return row
+    messages = row["messages"]
+    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    return {"prompt": messages[:first], "completion": messages[first:]}
 
 
 def prompts(data: Path, name: str, split: str) -> Any:

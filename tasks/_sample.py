@@ -1,7 +1,10 @@
 """Answers sampled from a model: batched, seeded, the same for the same model, prompts and thread count."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from tasks._config import Strict
 
@@ -19,6 +22,25 @@ class Sampling(Strict):
     """Longest answer, in tokens."""
     batch_size: int
     """Answers written at once."""
+
+    @model_validator(mode="after")
+    def _one_likeliest(self) -> Self:
+        if self.temperature == 0 and self.samples_per_prompt > 1:
+            raise ValueError(
+                f"samples_per_prompt is {self.samples_per_prompt}, but temperature 0 gives one answer only; "
+                f"raise temperature or write samples_per_prompt: 1"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer."""
+
+    text: str
+    """Special tokens left out, stripped at both ends."""
+    tokens: int
+    """Tokens drawn, the one that ends the answer included."""
 
 
 def sample(
@@ -44,34 +66,61 @@ def sample(
     Returns:
         For each prompt its answers as text, special tokens left out, stripped at both ends.
     """
+    drawn = sample_counted(model, tokenizer, prompts, sampling, chat_template_args, seed, report)
+    return [[answer.text for answer in answers] for answers in drawn]
+
+
+def sample_counted(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[dict[str, str]]],
+    sampling: Sampling,
+    chat_template_args: dict[str, Any],
+    seed: int,
+    report: Callable[[int, int], None],
+) -> list[list[Answer]]:
+    """As `sample`, and how many tokens each answer took."""
     import torch
+    from transformers import GenerationConfig
 
     torch.manual_seed(seed)
     model.eval()
-    drawn: dict[str, Any] = {"do_sample": False}
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=sampling.temperature > 0,
+    )
     if sampling.temperature > 0:
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        config.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
     rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
     texts = [tokenizer.apply_chat_template(prompt, **rendered) for prompt in prompts]
-    size = max(1, sampling.batch_size // sampling.samples_per_prompt)
-    answers: list[list[str]] = []
+    count = sampling.samples_per_prompt
+    size = max(1, sampling.batch_size // count)
+    answers: list[list[Answer]] = []
     for start in range(0, len(texts), size):
-        batch = tokenizer(
-            texts[start : start + size], return_tensors="pt", padding=True, padding_side="left",
-            add_special_tokens=False, return_token_type_ids=False,
-        ).to(model.device)  # fmt: skip
-        with torch.no_grad():
-            tokens = model.generate(
-                **batch,
-                **drawn,
-                num_return_sequences=sampling.samples_per_prompt,
-                max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        new = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        stripped = [text.strip() for text in new]
-        count = sampling.samples_per_prompt
-        answers += [stripped[i : i + count] for i in range(0, len(stripped), count)]
+        asked = tokenizer(texts[start : start + size], add_special_tokens=False)["input_ids"]
+        ids = _continued(model, tokenizer, [prompt for prompt in asked for _ in range(count)], config)
+        new = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        made = [Answer(text.strip(), len(row)) for text, row in zip(new, ids, strict=True)]
+        answers += [made[i : i + count] for i in range(0, len(made), count)]
         report(len(answers), len(texts))
     return answers
+
+
+def _continued(model: Any, tokenizer: Any, prompts: list[list[int]], config: Any) -> list[list[int]]:
+    """New tokens after each prompt, up to and with the one that ends the answer."""
+    import torch
+
+    from tasks._generate import draw, plan
+
+    how = plan(model, config)
+    if how is not None:
+        return draw(model, prompts, how).ids
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    with torch.no_grad():
+        tokens = model.generate(**batch, generation_config=config)
+    new = tokens[:, batch["input_ids"].shape[1] :]
+    ended = new == tokenizer.eos_token_id
+    lengths = ((ended.cumsum(1) - ended.long()) == 0).sum(1).tolist()
+    return [row[:length] for row, length in zip(new.tolist(), lengths, strict=True)]

@@ -1,7 +1,8 @@
 """The life of a stage: parse, lock, verify inputs, run, write, measure.
 
 A stage module ends with `stage(main, Config)`. `main` takes the validated configuration, a `Run`, and one keyword-only
-`Path` per input artifact; each of them becomes a flag of the command, so `dvc.yaml` is the one place that wires stages:
+`Path` per input artifact; each of them becomes a flag of the command, so `dvc.yaml` is the one place that wires stages.
+One with a default may be left out of the command, and is then no input:
 
     python -m tasks.sft params/tiny/sft.yaml --model artifacts/models/base --data artifacts/data \\
         --out artifacts/models/sft
@@ -91,17 +92,17 @@ def stage(main: Callable[..., None], config_class: type[C]) -> None:
 
 def _run(main: Callable[..., None], config_class: type[C]) -> None:
     start = time.perf_counter()
-    names = [p.name for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    flags = [p for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
     parser = argparse.ArgumentParser(prog=f"python -m {_module(main)}")
     parser.add_argument("params", type=Path, help="recipe file, e.g. params/tiny/sft.yaml")
-    for name in names:
-        parser.add_argument(f"--{name}", type=Path, required=True, help="input artifact")
+    for flag in flags:
+        parser.add_argument(f"--{flag.name}", type=Path, required=flag.default is flag.empty, help="input artifact")
     parser.add_argument("--out", type=Path, required=True, help="output artifact")
     args = parser.parse_args()
     config = load(args.params, config_class)
     _launch(config, main)
     _environment(config.threads)
-    inputs = {name: getattr(args, name) for name in names}
+    inputs = {flag.name: path for flag in flags if (path := getattr(args, flag.name)) is not None}
     rank = int(os.environ.get("RANK", "0"))
     if rank != 0:
         main(config, _make_run(main, config, args, inputs, rank), **inputs)

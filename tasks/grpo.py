@@ -24,7 +24,7 @@ from tasks import _artifact as artifact
 from tasks import _rl, _rows, _train
 from tasks._errors import ConfigError
 from tasks._models import load_causal_lm, load_tokenizer
-from tasks._rewards import Rewards, RewardSpec
+from tasks._reward_set import Rewards, RewardSpec
 from tasks._stage import Run, stage
 
 
@@ -48,13 +48,16 @@ def trainer_class() -> type[Any]:
     return GRPOConfig
 
 
-def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Improve `model` on the recipe's prompts and write a model folder with its curves and `reward.json`."""
-    rewards = Rewards(config.graders, run.params_file)
-    _rl.check_gold(run.params_file, config.gold, rewards)
+def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | None = None) -> None:
+    """Improve `model` on the recipe's prompts and write a model folder with its curves and `reward.json`.
+
+    `judge` is for the grader `model_judge` only.
+    """
     with run.timed("import"):
         from tasks._grpo import DynamicGRPOTrainer
-    arguments = _train.arguments(trainer_class(), config, run)
+    arguments = _train.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
+    rewards = Rewards(config.graders, run.params_file, judge)
+    _rl.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
     prompts = _rows.prompts(data, config.dataset, "train")
     if config.curriculum is not None:

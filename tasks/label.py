@@ -24,9 +24,9 @@ from tasks import _artifact as artifact
 from tasks import _graders, _rows
 from tasks._config import StageConfig, Strict, suggest
 from tasks._errors import ConfigError, DataError
-from tasks._judge import CONSTITUTION, Judge, Judgement, Pair, figures, judge_pairs, read_constitution, spoken
+from tasks._judge import Judge, Judgement, Pair, figures, judge_pairs, spoken
 from tasks._judge_endpoint import Endpoint, EndpointJudge
-from tasks._judge_local import LocalJudge
+from tasks._judging import JudgeSettings, open_judge
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._sample import Sampling, sample
 from tasks._stage import Run, stage
@@ -84,20 +84,15 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
     grade = gold_grader(run.params_file, config.gold)
     if config.sampling.samples_per_prompt < 2:
         raise ConfigError(f"{run.params_file}: sampling.samples_per_prompt: a pair takes two answers; write at least 2")
-    constitution = read_constitution(judge / CONSTITUTION)
     rows = [row for split in ("train", "validation") for row in prompt_rows(data, config, split)]
-    asked: Judge = (
-        EndpointJudge(config.endpoint, constitution.labels, run.params_file)
-        if config.endpoint
-        else LocalJudge(
-            judge,
-            constitution.labels,
-            batch_size=config.judge_batch_size,
-            device=config.device,
-            dtype=config.dtype,
-            chat_template_args=config.chat_template_args,
-        )
+    settings = JudgeSettings(
+        endpoint=config.endpoint,
+        device=config.device,
+        dtype=config.dtype,
+        batch_size=config.judge_batch_size,
+        chat_template_args=config.chat_template_args,
     )
+    asked, constitution = open_judge(judge, settings, run.params_file, "endpoint")
     policy, tokenizer = load_causal_lm(model, config.dtype).to(config.device), load_tokenizer(model)
     pairs: list[tuple[dict[str, Any], Pair]] = []
     judged: list[Judgement] = []

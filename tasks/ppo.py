@@ -18,7 +18,7 @@ from tasks import _rl, _rows, _train
 from tasks._config import Strict, check_trainer
 from tasks._errors import ConfigError, ModelError
 from tasks._models import check_folder, load_causal_lm, load_tokenizer
-from tasks._rewards import Rewards, RewardSpec
+from tasks._reward_set import Rewards, RewardSpec
 from tasks._stage import Run, stage
 
 RESERVED = ("beta", "reward_weights", "normalize_advantages", "mask_truncated_completions", "router_aux_loss_coef")
@@ -74,16 +74,19 @@ def trainer_class() -> type[Any]:
     return PPOConfig
 
 
-def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path) -> None:
-    """Improve `model` by the reward model and graders; write a model folder, its curves and `reward.json`."""
-    rewards = Rewards(config.graders, run.params_file)
-    _rl.check_gold(run.params_file, config.gold, rewards)
-    if not config.reward_weight and not any(rewards.weights):
-        raise ConfigError(f"{run.params_file}: reward_weight and all graders' weights are 0; nothing to learn from")
+def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, judge: Path | None = None) -> None:
+    """Improve `model` by the reward model and graders; write a model folder, its curves and `reward.json`.
+
+    `judge` is for the grader `model_judge` only.
+    """
     with run.timed("import"):
         from tasks._ppo import PPOTrainer
     check_trainer(run.params_file, config.trainer, trainer_class(), (*_train.RESERVED, *RESERVED))
-    arguments = _train.arguments(trainer_class(), config, run)
+    arguments = _train.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
+    rewards = Rewards(config.graders, run.params_file, judge)
+    _rl.check_gold(run.params_file, config.gold, rewards)
+    if not config.reward_weight and not any(rewards.weights):
+        raise ConfigError(f"{run.params_file}: reward_weight and all graders' weights are 0; nothing to learn from")
     arguments.reward_weights = [config.reward_weight, *rewards.weights]
     arguments.beta = 1.0  # non-zero: keep a reference
     tokenizer = load_tokenizer(model)

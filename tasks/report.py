@@ -54,9 +54,9 @@ class Config(StageConfig):
     """Most rejected, dropped and contaminated rows listed."""
 
 
-def main(config: Config, run: Run, *, data: Path, models: Path, metrics: Path, onnx: Path) -> None:
+def main(config: Config, run: Run, *, data: Path, labels: Path, models: Path, metrics: Path, onnx: Path) -> None:
     """Write the report."""
-    found = _page.folders(data, models, metrics, onnx)
+    found = _page.folders(data, labels, models, metrics, onnx)
     board = _leaderboard.build(
         found,
         recipe=run.params_file.parent.name,

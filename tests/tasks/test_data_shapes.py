@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tasks._errors import DataError
 from tests.tasks.data_stage import SFT, numbered, preferences, read, recipe, rows, run, sets, write_rows
 
 
@@ -82,3 +83,21 @@ def test_a_kind_of_set_may_come_several_times_by_name(workspace: Path) -> None:
     out = run(workspace, recipe(sets=every))
     ids = [{row["messages"][0]["content"] for row in read(out / f"{n}/train.jsonl")} for n in ("sft", "sft-rationales")]
     assert ids[0] == ids[1], "a row is in one split, whatever set it is in"
+
+
+def test_an_sft_row_may_say_what_is_learnt_of_it(workspace: Path) -> None:
+    turns = [{"role": "user", "content": "{question}"}, {"role": "assistant", "content": "{answer}"}]
+    check, said = {"role": "user", "content": "Check it."}, {"role": "assistant", "content": "Right."}
+    template = {"prompt": [*turns, check], "completion": [said]}
+    write_rows(workspace, numbered(30))
+    out = run(workspace, recipe(sets=sets(sft=(template, False))))
+    row = read(out / "sft/train.jsonl")[0]
+    assert [m["role"] for m in row["prompt"] + row["completion"]] == ["user", "assistant"] * 2
+    assert "messages" not in row
+    for bad, reason in (
+        ({"prompt": turns, "completion": [said]}, "'prompt' ends with assistant"),
+        ({"prompt": turns[:1], "completion": [check]}, "'completion' does not alternate"),
+        ({"completion": [said]}, "needs prompt"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            run(workspace, recipe(sets=sets(sft=(bad, False)), max_bad_share=0.5))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks import _artifact as artifact
-from tasks import label, rlaif
+from tasks import _judging, label, rlaif
 from tasks._config import parse
 from tasks._errors import ConfigError, DataError
 from tasks._judge import CONSTITUTION as KEPT
@@ -84,7 +84,7 @@ def judge_of_length(monkeypatch: pytest.MonkeyPatch) -> None:
         a, b = prompt.removesuffix(" Which is better?").split(" A: ", 1)[1].rsplit(" B: ", 1)
         return 0.5 if len(a) == len(b) else float(len(a) < len(b))
 
-    monkeypatch.setattr(label, "LocalJudge", lambda *args, **kwargs: FixedJudge(reply))
+    monkeypatch.setattr(_judging, "LocalJudge", lambda *args, **kwargs: FixedJudge(reply))
 
 
 def test_distinct_answers_are_paired_in_the_order_drawn() -> None:

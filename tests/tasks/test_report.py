@@ -26,7 +26,7 @@ from tests.tasks import report_tree
 TINY = REPO / "params" / "tiny" / "report.yaml"
 PARAMS = Path("params/tiny/report.yaml")
 """The tiny recipe's file, with claims of the models that the tree has."""
-FOLDERS = ("data", "models", "metrics", "onnx")
+FOLDERS = _page.FOLDERS
 
 
 @pytest.fixture
@@ -220,6 +220,11 @@ def test_samples_show_every_pattern_before_repeating_one(tree: Path) -> None:
     patterns = [tuple(row["by"][m]["scores"]["helpful"] for m in models) for row in every]
     assert len(every) == 60
     assert len(set(patterns[: len(set(patterns))])) == len(set(patterns))
+
+
+def test_the_judge_labels_are_in_the_lineage(tree: Path) -> None:
+    nodes = {node["name"]: node for node in artifact.read_json(report(tree) / "leaderboard.json")["lineage"]}
+    assert nodes["labels"]["inputs"] == {"data": "data", "model": "models/sft"}
 
 
 def test_lineage_keeps_inputs_that_are_not_at_hand(

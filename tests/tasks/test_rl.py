@@ -13,7 +13,7 @@ from tasks import _artifact as artifact
 from tasks import _rl, grpo, kto, rejection
 from tasks._config import parse
 from tasks._errors import ConfigError, DataError
-from tasks._rewards import Rewards, RewardSpec
+from tasks._reward_set import Rewards, RewardSpec
 from tests.conftest import TRAINER
 
 MakeRun = Callable[[str], Any]
