@@ -1,0 +1,45 @@
+"""`kill -9` of self-refinement behind its first round: the next run goes on there, and ends in the very same files."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from tasks import _artifact as artifact
+from tests.faults.test_kill import start
+from tests.tasks.test_refine import configured
+
+
+def test_kill_9_and_run_again_gives_the_same_files(workspace: Path, chat_model: Path, sums_data: Path) -> None:
+    params = workspace / "refine.yaml"
+    with params.open("w") as f:
+        YAML(typ="safe").dump(configured(threads=1).model_dump(), f)
+    inputs = ["--model", str(chat_model), "--data", str(sums_data)]
+    out = Path("artifacts/models/refine")
+
+    undisturbed = start("refine", params, inputs, workspace / "undisturbed")
+    assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+    expected = artifact.verify(out)
+    shutil.rmtree(out)
+
+    victim = start("refine", params, inputs, workspace / "victim")
+    deadline = time.monotonic() + 240
+    while not list(Path(".checkpoints").rglob("round-0/trained.json")):
+        assert time.monotonic() < deadline
+        assert victim.poll() is None, "the first round is not the end"
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not out.exists()
+
+    again = start("refine", params, inputs, workspace / "again")
+    message = again.communicate()[1]
+    assert again.returncode == 0, message
+    labels = {json.loads(line)["label"] for line in (workspace / "again").read_text().splitlines()}
+    assert "comparing, after" in labels
+    assert not labels & {"comparing, before", "round 1: drafting"}, "what was whole is not done again"
+    assert artifact.verify(out) == expected
+    assert not [p for p in Path(".checkpoints").rglob("*") if p.is_file()]
