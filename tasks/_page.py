@@ -42,9 +42,11 @@ FOLDERS = ("data", "labels", "models", "metrics", "onnx")
 """Where artifacts lie under `artifacts/`, in the order of `folders`."""
 
 
-def folders(data: Path, labels: Path, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
-    """Name every artifact at hand: `data`, `labels`, `models/sft`, `metrics/sft`, `onnx/sft`."""
-    found = {"data": data, "labels": labels}
+def folders(data: Path, labels: Path | None, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
+    """Name every artifact at hand: `data`, `labels` (where a judge labels), `models/sft`, `metrics/sft`, `onnx/sft`."""
+    found = {"data": data}
+    if labels is not None and (labels / artifact.MANIFEST).exists():
+        found["labels"] = labels
     for kind, folder in (("models", models), ("metrics", metrics), ("onnx", onnx)):
         for path in sorted(folder.glob(f"*/{artifact.MANIFEST}")):
             found[f"{kind}/{path.parent.name}"] = path.parent

@@ -54,7 +54,9 @@ class Config(StageConfig):
     """Most rejected, dropped and contaminated rows listed."""
 
 
-def main(config: Config, run: Run, *, data: Path, labels: Path, models: Path, metrics: Path, onnx: Path) -> None:
+def main(
+    config: Config, run: Run, *, data: Path, models: Path, metrics: Path, onnx: Path, labels: Path | None = None
+) -> None:
     """Write the report."""
     found = _page.folders(data, labels, models, metrics, onnx)
     board = _leaderboard.build(

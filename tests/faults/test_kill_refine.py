@@ -21,7 +21,8 @@ def test_kill_9_and_run_again_gives_the_same_files(workspace: Path, chat_model: 
     out = Path("artifacts/models/refine")
 
     undisturbed = start("refine", params, inputs, workspace / "undisturbed")
-    assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+    message = undisturbed.communicate()[1]
+    assert undisturbed.returncode == 0, message
     expected = artifact.verify(out)
     shutil.rmtree(out)
 
@@ -32,7 +33,7 @@ def test_kill_9_and_run_again_gives_the_same_files(workspace: Path, chat_model: 
         assert victim.poll() is None, "the first round is not the end"
         time.sleep(0.002)
     victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    victim.communicate()
     assert not out.exists()
 
     again = start("refine", params, inputs, workspace / "again")

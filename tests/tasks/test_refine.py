@@ -35,7 +35,7 @@ def configured(**changes: Any) -> Any:
         "turns": {"check": "Check it.", "revise": "Revise it.", "fault": "[a-m]"}, "revising_temperature": 1.0,
         "keep_per_prompt": 2, "keep_right": 1.0, "learn_turns": True, "replay": {"sft": 4}, "trainer": trainer,
         "comparison": {
-            "prompts": 16, "temperature": 1.0, "top_p": 1.0, "resamples": 200, "confidence": 0.95, "examples": 1,
+            "prompts": 8, "temperature": 1.0, "top_p": 1.0, "resamples": 200, "confidence": 0.95, "examples": 1,
         },
     }  # fmt: skip
     return parse(Path("params/test.yaml"), values | changes, refine.Config)
@@ -136,11 +136,11 @@ def test_the_comparison_is_of_both_models_at_equal_tokens(refined: tuple[Path, P
     found = artifact.read_json(refined[0] / "refine.json")
     assert set(found) == {"before", "after"}
     for side in found.values():
-        assert side["questions"] == 16
+        assert side["questions"] == 8
         assert abs(side["refinement"]["tokens"] - side["best_of_n"]["tokens"]) <= 1
         counts = [side["refinement"][k] for k in ("wrong_to_right", "right_to_wrong", "right_kept", "wrong_kept")]
-        assert sum(counts) == 16
-        gain = (counts[0] - counts[1]) / 16
+        assert sum(counts) == 8
+        gain = (counts[0] - counts[1]) / 8
         assert side["refined"]["value"] - side["draft"]["value"] == pytest.approx(gain)
         assert side["draft"]["value"] <= side["ceiling"]["value"]
         assert side["best_of_n"]["n"] > 1
