@@ -226,7 +226,7 @@ def _drawn(probabilities: Tensor) -> Tensor:
     total = below[:, -1:]
     if not total.isfinite().all():
         raise DataError("the model's probabilities are no numbers; if it was in training, lower trainer.learning_rate")
-    point = torch.minimum(torch.rand_like(total) * total, torch.nextafter(total, torch.zeros_like(total)))
+    point = torch.rand_like(total) * total  # below the total even when rounded: rand is at most 1 - 2^-24
     return torch.searchsorted(below, point, right=True)[:, 0]
 
 

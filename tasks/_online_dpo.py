@@ -25,6 +25,7 @@ from trl import RLOOTrainer
 from tasks._errors import ConfigError
 from tasks._judge import Judgement, Pair, judge_pairs, spoken
 from tasks._judging import OpenJudge
+from tasks._rollout import Rollouts
 
 Loss = Literal["sigmoid", "ipo", "hinge"]
 
@@ -45,7 +46,7 @@ def preference_loss(margins: Tensor, beta: float, loss_type: Loss) -> Tensor:
     return relu(1 - beta * margins)
 
 
-class OnlineDPOTrainer(RLOOTrainer):
+class OnlineDPOTrainer(Rollouts, RLOOTrainer):
     """Two answers to each prompt, a judge's preference, one update.
 
     `args.num_generations` is 2, a rollout is one step's answers (`steps_per_generation` is
@@ -84,6 +85,12 @@ class OnlineDPOTrainer(RLOOTrainer):
         self._caught: list[Tensor] = []
 
     # A rollout.
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
+        drawn = self.drawn(prompt_ids, images, multimodal_fields)
+        if drawn is None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
+        return drawn.ids
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         per_grader: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

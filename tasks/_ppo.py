@@ -10,6 +10,9 @@ with the details of Huang et al. (arXiv:2403.17031):
 - advantages by GAE (arXiv:1506.02438), whitened over the rollout; clipped ratio, clipped value;
 - new minibatches in each epoch over a rollout; a fixed or adaptive KL coefficient.
 
+The log-probabilities of a rollout are those that its tokens were drawn with (`tasks/_rollout.py`), unless a forward
+pass over the answers would give others.
+
 What differs from Huang et al.: losses are averaged over the tokens of the whole rollout and not of each micro-batch, so
 that micro-batches, accumulation and processes do not change the result; gradients are clipped, rewards not whitened.
 What is left out: an entropy bonus (c2 of arXiv:1707.06347, eq. 9), bootstrapping the value of an answer cut off at its

@@ -55,9 +55,12 @@ class Config(RoundsConfig):
     """Refinement against best-of-n."""
 
 
-def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Compare, run the rounds, compare again; write the last model, its curves, `rounds.json` and `refine.json`."""
-    rewards = Rewards(config.graders, run.params_file)
+def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | None = None) -> None:
+    """Compare, run the rounds, compare again; write the last model, its curves, `rounds.json` and `refine.json`.
+
+    `judge` is for the grader `model_judge` only.
+    """
+    rewards = Rewards(config.graders, run.params_file, judge)
     with run.timed("import"):
         arguments = _rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)

@@ -36,9 +36,12 @@ class Config(RoundsConfig):
     """Prompt that gives the answer away, e.g. `{question} (It is {answer}.)`, for prompts never answered right."""
 
 
-def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Run the rounds; write the last model, its curves over all rounds, and `rounds.json`."""
-    rewards = Rewards(config.graders, run.params_file)
+def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | None = None) -> None:
+    """Run the rounds; write the last model, its curves over all rounds, and `rounds.json`.
+
+    `judge` is for the grader `model_judge` only.
+    """
+    rewards = Rewards(config.graders, run.params_file, judge)
     with run.timed("import"):
         _rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
