@@ -1,8 +1,10 @@
 """Does each method help on every seed? Runs a recipe's DAG from several seeds and prints each method's own metric.
 
     python bench/seeds.py --recipe tiny --seeds 1 2
+    python bench/seeds.py --recipe tiny --seeds 4 --data
 
-Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same. A row
+Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same, or
+with `--data` drawn anew by the generators, split anew too: then no question is one that a setting was chosen by. A row
 is the paired difference between a method and the model it was made from, on the metric that `report.yaml` claims for
 it, with the interval. Exits 1 when one of them is not better.
 """
@@ -25,12 +27,15 @@ KEPT = {"data", "evaluate", "export_onnx", "report"}
 """Stages whose seed draws rows or resamples and trains nothing."""
 
 
-def prepare(work: Path, recipe: str, seed: int) -> None:
-    """Copy the working tree and put the seed into every training stage's YAML."""
+def prepare(work: Path, recipe: str, seed: int, data: bool) -> None:
+    """Copy the working tree and put the seed into every training stage's YAML, and with `data` into all generators."""
     shutil.copytree(REPO, work, ignore=shutil.ignore_patterns(".venv", ".polm", ".checkpoints", "artifacts", "cache"))
     for path in sorted((work / "params" / recipe).glob("*.yaml")):
         if path.stem not in KEPT:
             path.write_text(re.sub(r"^seed: \d+", f"seed: {seed}", path.read_text(), flags=re.MULTILINE))
+    if data:
+        path = work / "params" / recipe / "data.yaml"
+        path.write_text(re.sub(r"\bseed: (\d+)", lambda m: f"seed: {int(m[1]) + 1000 * seed}", path.read_text()))
 
 
 def train(work: Path, recipe: str) -> dict[str, Any]:
@@ -57,11 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--data", action="store_true", help="draw the data anew as well")
     args = parser.parse_args()
     found: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temp:
         for seed in args.seeds:
-            prepare(Path(temp) / str(seed), args.recipe, seed)
+            prepare(Path(temp) / str(seed), args.recipe, seed, args.data)
             found[seed] = train(Path(temp) / str(seed), args.recipe)["claims"]
     for seed, rows in found.items():
         for row in rows:
