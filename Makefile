@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target export_onnx
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format ui lock clean
@@ -16,10 +17,11 @@ setup: $(READY)  ## Create .venv with the locked versions (done by itself when m
 $(READY): infra/requirements.lock pyproject.toml infra/setup.sh
 	@PYTHON="$(PYTHON)" bash infra/setup.sh $(VENV)
 
-demo: $(READY)  ## Run the whole pipeline on the `tiny` recipe, promote the result, print where to look
-	@$(BIN)/polm run --recipe tiny
+demo: $(READY)  ## Run the main line on the `tiny` recipe, from raw data to a promoted model, and print where to look
+	@$(BIN)/polm run --recipe tiny $(MAIN)
 	@$(BIN)/polm promote dpo
 	@$(BIN)/polm show
+	@echo "Next: '$(BIN)/polm run' trains and measures every other method, '$(BIN)/polm chat' talks to the champion."
 
 test: $(READY)  ## Run all tests
 	@$(BIN)/python -m pytest

@@ -1,17 +1,20 @@
 """Talking to an exported model: `polm chat` in a terminal, or one question and its answer.
 
-The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported and the first answer begins within a second.
+The same engine answers as in `polm serve`. The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported
+and the first answer begins within a second.
 """
 
 import contextlib
+import queue
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
-from tasks import _onnx
-from tasks._errors import DataError
+from flows._answer import Piece, Sampling
+from flows._engine import Engine
+from tasks._errors import DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 
@@ -31,8 +34,8 @@ class Conversation:
             ModelError: no model there, or an unreadable one.
         """
         self.messages: list[dict[str, str]] = []
-        self._model, self._tokenizer = _onnx.load(folder)
-        self._context = _onnx.context_length(folder)
+        self._engine = Engine(folder, batch=1)
+        self._context = self._engine.context
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
 
@@ -41,18 +44,24 @@ class Conversation:
 
         Raises:
             DataError: the question alone does not fit into the model's context.
+            ModelError: the model failed.
         """
         self.messages.append({"role": "user", "content": question})
         ids = self._fit()
         room = min(self._max_new_tokens, self._context - len(ids))
-        stream = self._tokenizer.create_stream()
-        said = ""
+        pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
+        answer = self._engine.submit(ids, Sampling(room, self._temperature), pieces.put)
+        said, reason = "", None
         try:
-            for token in _onnx.generate(self._model, ids, max_new_tokens=room, temperature=self._temperature):
-                piece = stream.decode(token)
-                said += piece
-                yield piece
+            while reason is None:
+                piece = pieces.get()
+                said, reason = said + piece.text, piece.reason
+                if piece.text:
+                    yield piece.text
+            if reason == "failed":
+                raise ModelError("the model failed on this question; ask again")
         finally:
+            answer.cancel()
             self.messages.append({"role": "assistant", "content": said})
 
     def forget(self) -> None:
@@ -66,7 +75,7 @@ class Conversation:
         """
         room = min(self._max_new_tokens, self._context // 2)
         while True:
-            ids = _onnx.encode(self._tokenizer, _onnx.render(self._tokenizer, self.messages))
+            ids = self._engine.encode(self.messages)
             if len(ids) + room <= self._context:
                 return ids
             if len(self.messages) == 1:
@@ -137,7 +146,7 @@ def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, c
         elif question:
             try:
                 _say(conversation, question, console)
-            except DataError as e:
+            except (DataError, ModelError) as e:
                 console.print(str(e), style="red", markup=False, highlight=False)
 
 

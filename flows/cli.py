@@ -132,6 +132,40 @@ def chat(
         chat.chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
 
 
+@app.command()
+def serve(
+    alias: Annotated[str, typer.Option(help="Which version: champion, candidate or previous.")] = "champion",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others than loopback need POLM_API_KEY.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get status 429.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Requests that are answered together.")] = 16,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take, waiting included.")] = 120,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; without it, every core.")] = None,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2,
+) -> None:
+    """Serve the champion to OpenAI clients until Ctrl-C; follows promotions and rollbacks."""
+    from flows import serve, workspace
+    from flows._desk import Limits
+
+    workspace.enter()
+    limits = Limits(queue=queue, batch=batch, timeout=timeout, max_new_tokens=max_new_tokens)
+    serve.serve(alias, host, port, limits, threads=threads, poll=poll, say=_say)
+
+
+@app.command()
+def lineage(
+    what: Annotated[str, typer.Argument(help="A version, an alias, a trace's id, or an answer's id (chatcmpl-…).")],
+) -> None:
+    """Print what an answer or a version comes from, down to the rows of data."""
+    from flows import lineage, workspace
+
+    workspace.enter()
+    lineage.show(what)
+
+
 def main() -> None:
     """Run the command. Exits 2 for what the user can mend, 1 when a stage failed, 130 when interrupted."""
     logger = logging.getLogger("polm")

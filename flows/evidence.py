@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import store
+from flows import leaderboard, store
 from flows.graph import Graph
 from tasks import _artifact as artifact
 from tasks._config import suggest
@@ -124,11 +124,16 @@ def leaked_questions(data: Path) -> tuple[list[str], int, int]:
 
 
 def report_page(model: str) -> Path | None:
-    """The HTML report, if it shows this evaluation of the model."""
-    if not (REPORTS / artifact.MANIFEST).exists():
-        return None
-    shown = artifact.verify(REPORTS).inputs.get(f"metrics/{model}")
-    return REPORTS / "index.html" if shown == artifact.read_manifest(METRICS / model).digest else None
+    """The HTML report of the whole DAG or of the last run, if it shows this evaluation of the model."""
+    evaluation = artifact.read_manifest(METRICS / model).digest
+    reported = (REPORTS / artifact.MANIFEST).exists()
+    if reported and artifact.verify(REPORTS).inputs.get(f"metrics/{model}") == evaluation:
+        return REPORTS / "index.html"
+    page, board = leaderboard.LOCAL.parent / "index.html", leaderboard.LOCAL
+    if page.exists() and board.exists():
+        shown = {node["name"]: node["digest"] for node in artifact.read_json(board)["lineage"]}
+        return page if shown.get(f"metrics/{model}") == evaluation else None
+    return None
 
 
 def _ancestors(folder: Path) -> Iterator[tuple[str, artifact.Manifest]]:

@@ -12,7 +12,10 @@ from flows.console import duration, size
 from tasks import _artifact as artifact
 from tasks._stage import read_measurements
 
+LOCAL = artifact.STATE / "report" / "leaderboard.json"
+"""Of what the last `polm run` brought up to date, all of the DAG or a part."""
 FILE = Path("artifacts/reports/leaderboard.json")
+"""Of the whole DAG, as `dvc repro` leaves it too."""
 MODELS = Path("artifacts/models")
 ONNX = Path("artifacts/onnx")
 FORMS = ("pytorch", "fp32", "int8", "int4")
@@ -24,11 +27,23 @@ MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
 COLOURS = {"▲": "green", "▼": "red", "=": "dim"}
 
 
-def rows() -> list[dict[str, str]]:
-    """One row a model, column title to text, the headline's metric first; empty where no report was made yet."""
-    if not FILE.exists():
-        return []
-    board = artifact.read_json(FILE)
+def read() -> dict[str, Any] | None:
+    """The leaderboard of the last run, or of the last report where artifacts have changed since; None without one."""
+    for path in (LOCAL, FILE):
+        if path.exists():
+            board: dict[str, Any] = artifact.read_json(path)
+            if path is FILE or all(_at_hand(node) for node in board["lineage"]):
+                return board
+    return None
+
+
+def _at_hand(node: dict[str, Any]) -> bool:
+    path = Path("artifacts", node["name"])
+    return (path / artifact.MANIFEST).exists() and artifact.read_manifest(path).digest == node["digest"]
+
+
+def rows(board: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a model, column title to text, the headline's metric first."""
     runs = store.known_runs()
     metrics = _metrics(board)
     order = [node["digest"] for node in board["lineage"]]  # parents first
@@ -45,9 +60,9 @@ def rows() -> list[dict[str, str]]:
     ]
 
 
-def show(console: Console, found: list[dict[str, str]]) -> None:
+def show(console: Console, board: dict[str, Any]) -> None:
     """Print the rows as a table, with what its marks mean."""
-    board = artifact.read_json(FILE)
+    found = rows(board)
     console.print(f"[bold]recipe {board['recipe']}[/]", highlight=False)
     titles = list(found[0])
     costs = titles.index("size")
@@ -73,8 +88,8 @@ def show(console: Console, found: list[dict[str, str]]) -> None:
 def _claims(claims: list[dict[str, Any]]) -> Table:
     """Each method on the metric it is there for, before and after."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for title in ("method", "made from", "its own metric", "before", "after", "change, paired"):
-        table.add_column(title, justify="left" if title in ("method", "made from", "its own metric") else "right")
+    for title in ("method", "over", "its own metric", "before", "after", "change, paired"):
+        table.add_column(title, justify="left" if title in ("method", "over", "its own metric") else "right")
     for row in claims:
         d = row["difference"]
         change = f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] {MARKS[d['verdict']]}"

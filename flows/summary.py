@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flows import leaderboard
+from flows import leaderboard, workspace
 from flows.console import STYLES, Board, duration, screen, size
 from flows.execute import StageFailed
 from flows.graph import Graph
@@ -17,8 +17,8 @@ from tasks import _artifact as artifact
 from tasks._errors import ArtifactError
 from tasks._stage import read_measurements
 
-REPORT = artifact.STATE / "report.html"
-"""The report with this machine's seconds and speeds, and links to MLflow's runs."""
+REPORT = leaderboard.LOCAL.parent / "index.html"
+"""The report of the last run, with this machine's seconds and speeds, and links to MLflow's runs."""
 UP_TO_DATE = {"cached", "restored", "done"}
 
 
@@ -26,7 +26,7 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
     """Print the summary of a run and write it to `summary.json` beside its logs.
 
     Returns:
-        The rows of the leaderboard; none when this run did not bring the report up to date.
+        The rows of the leaderboard; none when this run evaluated no model.
     """
     states = {
         name: {"state": row.state, "version": row.version, "seconds": row.seconds} for name, row in board.rows.items()
@@ -37,22 +37,22 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
         if row.state == "failed":
             _explain(console, name, row.error)
     console.print(f"[dim]logs: {folder}[/]\n", highlight=False, soft_wrap=True)
-    reported = {name for name, stage in graph.stages.items() if stage.out == leaderboard.FILE.parent}
-    fresh = any(name in reported and row.state in UP_TO_DATE for name, row in board.rows.items())
-    rows = leaderboard.rows() if fresh else []
-    if rows:
-        leaderboard.show(console, rows)
-        _render(console, folder)
-    return rows
+    fresh = [graph.stages[name].out for name, row in board.rows.items() if row.state in UP_TO_DATE]
+    if not any(out.parent.name == "metrics" for out in fresh) or not _report(console, folder, fresh):
+        return []
+    found = artifact.read_json(leaderboard.LOCAL)
+    leaderboard.show(console, found)
+    console.print(f"report: [bold]{REPORT}[/]", highlight=False, soft_wrap=True)
+    return leaderboard.rows(found)
 
 
 def show() -> None:
-    """Print the leaderboard of the last report. Raises ArtifactError when there is none."""
-    rows = leaderboard.rows()
-    if not rows:
+    """Print the leaderboard of the last run. Raises ArtifactError when there is none."""
+    board = leaderboard.read()
+    if board is None:
         raise ArtifactError(f"{leaderboard.FILE}: no report yet; make it with `polm run`")
     console = screen()
-    leaderboard.show(console, rows)
+    leaderboard.show(console, board)
     if REPORT.exists():
         console.print(f"report: {REPORT}", highlight=False, soft_wrap=True)
 
@@ -74,15 +74,16 @@ def stage_table(board: Board, graph: Graph) -> Table:
     return table
 
 
-def _render(console: Console, folder: Path) -> None:
-    """Render the report once more, with what was measured here, and say where it is."""
-    command = [sys.executable, "-m", "tasks._page", "artifacts", str(REPORT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _report(console: Console, folder: Path, fresh: list[Path]) -> bool:
+    """Make the report of these artifacts, with what was measured here; False, and a word to the user, if that fails."""
+    params = f"params/{workspace.active_recipe()}/report.yaml"
+    command = [sys.executable, "-m", "tasks._local_report", params, str(REPORT.parent), *map(str, fresh)]
+    with console.status("making the report …"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        (folder / "page.log").write_text(done.stderr, encoding="utf-8")
-        console.print(f"[yellow]the report could not be rendered, see {folder / 'page.log'}[/]", soft_wrap=True)
-    else:
-        console.print(f"report: [bold]{REPORT}[/]", highlight=False, soft_wrap=True)
+        (folder / "report.log").write_text(done.stderr, encoding="utf-8")
+        console.print(f"[yellow]the report could not be made, see {folder / 'report.log'}[/]", soft_wrap=True)
+    return done.returncode == 0
 
 
 def _explain(console: Console, name: str, error: Exception | None) -> None:

@@ -1,13 +1,10 @@
 """The report as one HTML page: no script, no external request, light and dark, fit to print.
 
 `render` is a pure function of artifacts; the `report` stage calls it without measurements, so that its bytes depend on
-the results alone. After a run the flow renders the same page once more, with seconds, memory, speeds and MLflow runs:
-
-    python -m tasks._page artifacts .polm/report.html
+the results alone. `tasks/_local_report.py` calls it with seconds, memory, speeds and MLflow runs.
 """
 
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +15,6 @@ from markupsafe import Markup
 
 from tasks import _artifact as artifact
 from tasks import _svg as svg
-from tasks._stage import read_measurements
 
 HERE = Path(__file__).parent
 CURVES: dict[str, dict[str, str]] = {
@@ -251,25 +247,3 @@ def _graph(leaderboard: dict[str, Any], models: list[str]) -> Markup:
         nodes[node["name"]] = (node["name"], f"{node['stage']} @ {node['digest'][:8]}", style)
         edges += [(source, node["name"]) for source in node["inputs"].values() if source in nodes]
     return svg.graph(nodes, edges)
-
-
-def _main(root: Path, out: Path) -> None:
-    """Render the page with the measurements of this machine."""
-    found = folders(*(root / name for name in FOLDERS))
-    leaderboard = artifact.read_json(root / "reports" / "leaderboard.json")
-    path = artifact.STATE / "mlflow_runs.json"
-    known = artifact.read_json(path) if path.exists() else {}
-    runs = {}
-    for node in leaderboard["lineage"]:
-        kind, _, item = node["name"].rpartition("/")
-        names = [f"{node['stage']}@{item}"]  # a stage of a matrix has its item's name behind it
-        names += [item] if kind in ("", "models") else []  # several stages may run one module: the model has the name
-        if name := next((name for name in names if name in known), None):
-            runs[node["name"]] = known[name]
-    measured = {name: taken for name, folder in found.items() if (taken := read_measurements(folder))}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(found, leaderboard, measured, runs), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -2,13 +2,14 @@
 
 It reads finished artifacts and computes one thing of its own: whether each model is better than the model it was made
 from, by the paired bootstrap on the questions both answered. Seconds and speeds are no part of it, because they differ
-from run to run; `python -m tasks._page artifacts .polm/report.html` renders the same page with them.
+from run to run; `tasks/_local_report.py` makes the same page with them.
 
 It writes `index.html`, `leaderboard.json`, `metrics.json` and `plots/`. One raw row of `plots/leaderboard.json`:
 
     {"model": "sft", "task": "sums", "metric": "helpful", "value": 0.37, "low": 0.32, "high": 0.42, …}
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ class Config(StageConfig):
     """The score that counts most in this recipe."""
     claims: dict[str, str]
     """Model to the metric it was made to improve, `task.metric`: its method's own."""
+    over: dict[str, str]
+    """Model to the one its claim compares it with, e.g. one that was made alike but for what the method adds; a model
+    that is not named is compared with the one it was made from."""
     resamples: int
     """Bootstrap samples of each paired interval."""
     confidence: float
@@ -59,17 +63,7 @@ def main(
 ) -> None:
     """Write the report."""
     found = _page.folders(data, labels, models, metrics, onnx)
-    board = _leaderboard.build(
-        found,
-        recipe=run.params_file.parent.name,
-        headline=(config.headline.task, config.headline.metric),
-        resamples=config.resamples,
-        confidence=config.confidence,
-        seed=config.seed,
-    )
-    board["page"] = {"samples": config.samples, "listed": config.listed}
-    _check_metrics(run.params_file, config, board)
-    board["claims"] = _leaderboard.claims(board, config.claims)
+    board = leaderboard(config, found, run.params_file)
     artifact.write_json(run.out / "leaderboard.json", board)
     artifact.write_json(run.out / "metrics.json", _leaderboard.values(board))
     (run.out / "plots").mkdir()
@@ -79,6 +73,38 @@ def main(
         if curves.exists():
             _write_plots(run.out / "plots", model, artifact.read_jsonl(curves))
     (run.out / "index.html").write_text(_page.render(found, board), encoding="utf-8")
+
+
+def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: bool = False) -> dict[str, Any]:
+    """Everything that the page shows of the scores, and `leaderboard.json` holds.
+
+    Args:
+        config: the recipe's.
+        found: artifact name to folder, from `_page.folders`.
+        path: the recipe's `report.yaml`.
+        part: whether models that the recipe claims something of may be missing.
+
+    Raises:
+        ConfigError: the headline, or a claim, is of something that was not scored.
+    """
+    board = _leaderboard.build(
+        found,
+        recipe=path.parent.name,
+        headline=(config.headline.task, config.headline.metric),
+        resamples=config.resamples,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    board["page"] = {"samples": config.samples, "listed": config.listed}
+    scored = {model for model, entry in board["models"].items() if entry["tasks"]}
+    claims = {model: metric for model, metric in config.claims.items() if model in scored or not part}
+    _check_metrics(path, config.headline, claims, board, part)
+    over = {model: other for model, other in config.over.items() if model in claims and (other in scored or not part)}
+    for model, other in over.items():
+        if other not in scored:
+            raise ConfigError(f"{path}: over.{model} is '{other}', which was not evaluated{suggest(other, scored)}")
+    board["claims"] = _leaderboard.claims(board, claims, over, found, config.seed)
+    return board
 
 
 def _write_plots(out: Path, model: str, curve: list[dict[str, Any]]) -> None:
@@ -95,13 +121,15 @@ def _write_plots(out: Path, model: str, curve: list[dict[str, Any]]) -> None:
             artifact.write_json(out / kind / f"{model}.json", complete)
 
 
-def _check_metrics(path: Path, config: Config, board: dict[str, Any]) -> None:
+def _check_metrics(
+    path: Path, headline: Headline, claims: Mapping[str, str], board: dict[str, Any], part: bool
+) -> None:
     """Raises ConfigError for a headline, or a claim, that no model, or that model, was scored on."""
     everywhere = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board)}
-    name = f"{config.headline.task}.{config.headline.metric}"
+    name = f"{headline.task}.{headline.metric}"
     if name not in everywhere:
         raise ConfigError(f"{path}: headline is '{name}', which no model was scored on{suggest(name, everywhere)}")
-    for model, metric in config.claims.items():
+    for model, metric in claims.items():
         if model not in board["models"]:
             raise ConfigError(f"{path}: claims names the model '{model}'{suggest(model, board['models'])}")
         known = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board) if row["model"] == model}
@@ -110,7 +138,7 @@ def _check_metrics(path: Path, config: Config, board: dict[str, Any]) -> None:
                 f"{path}: claims.{model} is '{metric}', which it was not scored on{suggest(metric, known)}"
             )
         parent = board["models"][model]["parent"]
-        if parent is not None and not board["models"][parent]["tasks"]:
+        if parent is not None and not board["models"][parent]["tasks"] and not part:
             raise ConfigError(
                 f"{path}: claims names '{model}', but {parent}, which it was made from, was not evaluated"
             )

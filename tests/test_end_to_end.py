@@ -156,7 +156,7 @@ def finished(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_pipeline_runs(finished: Path) -> None:
     assert set(states(finished).values()) == {"done"}
     assert len(states(finished)) >= 11
-    page = (finished / ".polm/report.html").read_text()
+    page = (finished / ".polm/report/index.html").read_text()
     assert "<h1" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://127.0.0.1", "")
     metrics = json.loads((finished / "artifacts/reports/metrics.json").read_text())

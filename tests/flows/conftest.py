@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks import _onnx
+
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -14,6 +16,16 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def chat_onnx(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small chat model in fp32 and int8, as ONNX Runtime GenAI folders with a context of 256 tokens."""
+    out = tmp_path_factory.mktemp("onnx")
+    for form in ("fp32", "int8"):
+        options = _onnx.builder_options(chat_model, form, form, {})
+        _onnx.build(chat_model, out / form, precision=form, options=options)
+    return out
 
 
 @pytest.fixture

@@ -47,7 +47,13 @@ def fill(root: Path, make: Make) -> None:
     ids = [f"row{i}" for i in range(200)]
     artifact.write_jsonl(data / "eval/sums.jsonl", [{"id": i, "question": f"What is {i}?", "answer": "5"} for i in ids])
     artifact.write_jsonl(data / "sft/train.jsonl", [{"id": "t", "messages": [{"role": "user", "content": "Hi"}]}])
-    artifact.write_json(data / "report.json", {"contaminated": []})
+    files = {"sft/train.jsonl": {"rows": 1}}
+    report = {
+        "contaminated": [],
+        "sets": {"sft": {"files": files, "licences": ["CC0-1.0"], "sources": {"greetings": {"kept": 1}}}},
+        "sources": {"greetings": {"kind": "file", "name": "hi.jsonl", "licence": "CC0-1.0", "sha256": "ab" * 32}},
+    }
+    artifact.write_json(data / "report.json", report)
     digests = {"data": make(data, stage="data").digest}
     lines = stage("data", "artifacts/data")
     order = random.Random(0).sample(range(len(ids)), len(ids))

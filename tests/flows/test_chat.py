@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 from rich.console import Console
 
 from flows import chat
+from flows._answer import Piece, Sampling
+from flows._engine import Engine
 from tasks import _onnx
 from tasks._errors import DataError, ModelError
 from tests.conftest import REPO
@@ -87,25 +90,40 @@ def test_a_conversation_remembers_and_resets(folder: Path, monkeypatch: pytest.M
 
 
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _model, tokenizer = _onnx.load(folder)
-    ids = _onnx.encode(tokenizer, "Happy to help!")
     asked: list[int] = []
+    answers: list[Any] = []
+    submit = Engine.submit
 
-    def interrupted(_model: Any, prompt: list[int], **_options: Any) -> Iterator[int]:
-        asked.append(len(prompt))
-        yield from ids
-        raise KeyboardInterrupt
+    def interrupted(engine: Engine, ids: list[int], sampling: Any, emit: Callable[[Piece], None]) -> Any:
+        asked.append(len(ids))
+        number = len(asked)
 
-    monkeypatch.setattr(_onnx, "generate", interrupted)
+        def heard(piece: Piece) -> None:
+            emit(piece)
+            if piece.reason is None:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                while len(answers) < number or not answers[-1].cancelled.wait(0.02):
+                    pass
+
+        answers.append(submit(engine, ids, sampling, heard))
+        return answers[-1]
+
+    monkeypatch.setattr(Engine, "submit", interrupted)
     out = talk(folder, [QUESTION, KeyboardInterrupt, "more", EOFError], monkeypatch)
-    assert out.count("Happy to help! [stopped]") == 2
-    assert asked[1] > asked[0] + len(ids), "what was said before Ctrl-C is part of the conversation"
+    assert out.count(" [stopped]") == 2
+    first = greedy(folder, [{"role": "user", "content": QUESTION}], 1)
+    assert f"{first} [stopped]" in out
+    assert asked[1] > asked[0] + 1, "what was said before Ctrl-C is part of the conversation"
 
 
 def test_the_oldest_turns_go_when_the_context_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = chat.Conversation(folder, max_new_tokens=500, temperature=0.0)
-    generate = _onnx.generate
-    monkeypatch.setattr(_onnx, "generate", lambda model, ids, **options: islice(generate(model, ids, **options), 9))
+    submit = Engine.submit
+
+    def short(engine: Engine, ids: list[int], sampling: Sampling, emit: Callable[[Piece], None]) -> Any:
+        return submit(engine, ids, replace(sampling, max_new_tokens=9), emit)
+
+    monkeypatch.setattr(Engine, "submit", short)
     for number in range(12):
         list(conversation.ask(f"What is {number} + {number}?"))
     assert conversation.messages[0]["role"] == "user"

@@ -133,7 +133,7 @@ def test_the_leaderboard_puts_parents_and_the_headline_first(project: toy.Toy) -
     artifact.write_json(leaderboard.FILE, board(right="better", kind="worse"))
     artifact.STATE.mkdir()
     (artifact.STATE / "mlflow_runs.json").write_text(json.dumps({"sft": {"run_id": "abc", "version": "", "url": ""}}))
-    rows = leaderboard.rows()
+    rows = leaderboard.rows(artifact.read_json(leaderboard.FILE))
     assert [row["model"] for row in rows] == ["base", "sft"]
     assert list(rows[1])[:4] == ["model", "trained with", "sums right", "sums kind"]
     assert (rows[1]["sums right"], rows[1]["sums kind"]) == ("0.500 ±0.100 ▲", "0.500 ±0.100 ▼")

@@ -1,0 +1,143 @@
+"""The server's desk: how many requests it takes, and each of them from its question to its last piece."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from flows import _openai
+from flows._answer import Piece
+from flows._metrics import Metrics
+from flows._openai import ChatRequest, RequestError
+from flows._served import Follower
+from flows._traces import Record, Traces
+from flows._worker import Begun, Heard, Refused
+from tasks._errors import ModelError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes on; every value comes from the command line."""
+
+    queue: int
+    """Requests that may wait for their turn."""
+    batch: int
+    """Requests that are answered together."""
+    timeout: float
+    """Seconds that a request may take, waiting included."""
+    max_new_tokens: int
+    """Longest answer, in tokens."""
+
+
+class Desk:
+    """Takes requests in, as far as there is room, and leads them to their answers. Lives on the event loop."""
+
+    def __init__(self, follower: Follower, traces: Traces, limits: Limits) -> None:
+        self.follower, self.traces, self.limits = follower, traces, limits
+        self.metrics = Metrics(follower, traces, lambda: self.taken)
+        self.taken = 0
+
+    async def open(self, request: ChatRequest) -> "Exchange":
+        """Begin to answer. Raises RequestError when there is no room, or when the model cannot take the request."""
+        room = self.limits.batch + self.limits.queue
+        if self.taken >= room:
+            raise RequestError(
+                429, f"{self.taken} requests are being answered or wait; ask again", code="queue_full", retry=1
+            )
+        names = (self.follower.name, self.follower.current.label)
+        if request.model not in (None, *names):
+            message = f"the model '{request.model}' is not served here; there is '{names[0]}'"
+            raise RequestError(404, message, param="model", code="model_not_found")
+        exchange = Exchange(self, request)
+        try:
+            await exchange.begin()
+        except RequestError:
+            exchange.cancel()
+            raise
+        return exchange
+
+    def close(self, exchange: "Exchange", status: int) -> None:
+        """Count an answer, whole or given up, and have it traced."""
+        exchange.cancel()
+        self.metrics.count(exchange, status)
+        self.traces.put(exchange.record())
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, desk: Desk, request: ChatRequest) -> None:
+        self.name = f"chatcmpl-{uuid.uuid4().hex}"
+        self.request, self.start, self.began = request, time.time_ns(), time.monotonic()
+        self.text, self.tokens, self.prompt = "", 0, 0
+        self.reason: str | None = None
+        self.first: float | None = None
+        """Seconds until the first text."""
+        loop = asyncio.get_running_loop()
+        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
+        self._deadline = loop.time() + desk.limits.timeout
+        self._seconds = desk.limits.timeout
+
+        def hear(heard: Heard) -> None:
+            self._heard.put_nowait(heard)
+            if isinstance(heard, Refused) or (isinstance(heard, Piece) and heard.reason is not None):
+                desk.taken -= 1  # here, and not where the client is served: it may go away before that begins
+
+        def emit(heard: Heard) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens any more
+                loop.call_soon_threadsafe(hear, heard)
+
+        try:
+            sampling = request.sampling(desk.limits.max_new_tokens)
+            self.served, self._number = desk.follower.ask(request.turns(), sampling, emit)
+        except ModelError:
+            raise RequestError(503, "the model is being loaded again; ask again", retry=5) from None
+        desk.taken += 1
+
+    def cancel(self) -> None:
+        """End the answer; nothing happens when it has ended."""
+        self.served.worker.cancel(self._number)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens so far."""
+        return _openai.usage(self.prompt, self.tokens)
+
+    async def begin(self) -> None:
+        """Wait until the model has taken the request. Raises RequestError when it does not."""
+        heard = await self._next()
+        if isinstance(heard, Refused):
+            code = "context_length_exceeded" if heard.too_long else None
+            raise RequestError(400, heard.message, param="messages", code=code)
+        if not isinstance(heard, Begun):
+            raise RequestError(500, "the model failed on this request; ask again", code="model_failed")
+        self.prompt = heard.prompt
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The answer's text as it comes. Raises RequestError when it takes too long or the model fails."""
+        while self.reason is None:
+            piece = await self._next()
+            assert isinstance(piece, Piece)
+            self.first = self.first or time.monotonic() - self.began
+            self.text, self.tokens, self.reason = self.text + piece.text, piece.tokens, piece.reason
+            if piece.text:
+                yield piece.text
+        if self.reason not in ("stop", "length"):
+            raise RequestError(500, "the model failed on this request; ask again", code="model_failed")
+
+    async def _next(self) -> Heard:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._heard.get()
+        except TimeoutError:
+            message = f"no whole answer within {self._seconds:g} s; ask for fewer tokens, or later"
+            raise RequestError(504, message, code="timeout") from None
+
+    def record(self) -> Record:
+        """For the trace."""
+        settings = self.request.model_dump(exclude={"messages", "model", "user", "metadata"}, exclude_none=True)
+        reason = self.reason or "cancelled"
+        turns, end = self.request.turns(), time.time_ns()
+        return Record(self.name, self.served, turns, settings, self.text, reason, self.usage, self.start, end)

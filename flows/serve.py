@@ -1,0 +1,222 @@
+"""`polm serve`: an OpenAI-compatible server over the registered model. docs/serving.md is its manual.
+
+POST /v1/chat/completions   whole, or by server-sent events with `stream: true`
+GET  /v1/models             the registered model, with the version served now
+GET  /health                200 once it answers; needs no key
+GET  /metrics               for Prometheus
+"""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from flows import _openai, workspace
+from flows._desk import Desk, Exchange, Limits
+from flows._openai import RequestError
+from flows._served import Follower
+from flows._traces import Traces
+from tasks._errors import ConfigError
+
+log = logging.getLogger("polm")
+KEY = "POLM_API_KEY"
+"""Environment variable with the key that requests must carry; none is asked for without it."""
+
+
+def build(desk: Desk, key: str | None) -> FastAPI:
+    """The application. `key` is what requests must carry; None asks for none."""
+    app = FastAPI(title="polm", docs_url=None, redoc_url=None, openapi_url=None)
+
+    def authorised(request: Request) -> None:
+        if key is not None and not _carries(request, key):
+            message = "no valid key; send the header 'Authorization: Bearer KEY'"
+            raise RequestError(401, message, code="invalid_api_key")
+
+    locked = [Depends(authorised)]
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def _unknown(request: Request, error: Any) -> Response:
+        what = f"{request.method} {request.url.path} is not known; there is POST /v1/chat/completions"
+        return _refuse(RequestError(error.status_code, what))
+
+    @app.exception_handler(RequestError)
+    async def _refused(request: Request, error: Any) -> Response:
+        desk.metrics.refuse(error.status)
+        return _refuse(error)
+
+    @app.get("/health")
+    async def _health() -> dict[str, str]:
+        return {"status": "ok", "model": desk.follower.current.label}
+
+    @app.get("/v1/models", dependencies=locked)
+    async def _models() -> dict[str, Any]:
+        served = desk.follower.current
+        shown = {key: served.tags[key] for key in ("model", "form", "digest", "export")}
+        model = {"id": served.name, "object": "model", "created": 0, "owned_by": "polm", "version": served.version}
+        return {"object": "list", "data": [model | {"alias": desk.follower.alias, "tags": shown}]}
+
+    @app.get("/metrics", dependencies=locked)
+    async def _metrics() -> Response:
+        return PlainTextResponse(desk.metrics.page(), media_type=desk.metrics.media_type)
+
+    @app.post("/v1/chat/completions", dependencies=locked)
+    async def _chat(request: Request) -> Response:
+        asked = _openai.parse(await _body(request))
+        exchange = await desk.open(asked)
+        headers = {"x-request-id": exchange.name, "x-model-version": exchange.served.version}
+        if asked.stream:
+            options = asked.stream_options
+            events = _stream(desk, exchange, usage=options is not None and options.include_usage)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return JSONResponse(await _whole(desk, exchange, request), headers=headers)
+
+    return app
+
+
+async def _whole(desk: Desk, exchange: Exchange, request: Request) -> dict[str, Any]:
+    """The answer in one piece; given up when the client goes away."""
+    status = 500
+
+    async def read() -> None:
+        async for _ in exchange.pieces():
+            pass
+
+    reading = asyncio.ensure_future(read())
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            status = 499
+            raise RequestError(499, "the client went away")
+        await reading
+        status = 200
+    except RequestError as e:
+        status = e.status
+        raise
+    finally:
+        reading.cancel()
+        leaving.cancel()
+        desk.close(exchange, status)
+    served = exchange.served
+    head = (exchange.name, served.label, served.fingerprint)
+    return _openai.completion(*head, exchange.text, str(exchange.reason), exchange.usage)
+
+
+async def _stream(desk: Desk, exchange: Exchange, *, usage: bool) -> AsyncIterator[bytes]:
+    """The answer as server-sent events. An error after the first one is an event too: the status has been sent."""
+    served, status = exchange.served, 499
+    head = (exchange.name, served.label, served.fingerprint)
+    try:
+        yield _openai.chunk(*head, {"role": "assistant", "content": ""}, None)
+        async for text in exchange.pieces():
+            yield _openai.chunk(*head, {"content": text}, None)
+        yield _openai.chunk(*head, {}, exchange.reason)
+        if usage:
+            yield _openai.chunk(*head, None, None, usage=exchange.usage)
+        status = 200
+        yield b"data: [DONE]\n\n"
+    except RequestError as e:
+        status = e.status
+        yield _openai.event(e.body)
+    finally:
+        desk.close(exchange, status)
+
+
+async def _body(request: Request) -> bytes:
+    """The body, as far as `parse` needs it to refuse a long one."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _openai.BODY_LIMIT:
+            break
+    return body
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _carries(request: Request, key: str) -> bool:
+    """Whether the request has the key, found out in a time that tells nothing of it."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
+
+
+def _refuse(error: RequestError) -> Response:
+    headers = {"Retry-After": str(error.retry)} if error.retry is not None else None
+    return JSONResponse(error.body, status_code=error.status, headers=headers)
+
+
+def serve(
+    alias: str, host: str, port: int, limits: Limits, *, threads: int | None, poll: float, say: Callable[[str], None]
+) -> None:
+    """Serve the active recipe's model until SIGTERM or SIGINT; what has begun is then finished.
+
+    Args:
+        alias: which version: `champion`, `candidate` or `previous`. It is followed when it moves.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        limits: see `Limits`.
+        threads: of ONNX Runtime; None takes every core.
+        poll: seconds between two looks at the alias.
+        say: told the address once requests are answered.
+
+    Raises:
+        ConfigError: the port is taken, or others could reach the server and there is no key.
+        GateError: nothing is registered under the alias.
+        ModelError: its model cannot be loaded.
+    """
+    key = os.environ.get(KEY) or None
+    if key is None and not _loopback(host):
+        raise ConfigError(
+            f"--host {host} can be reached by others: set {KEY} to a key that they must send, or leave it"
+        )
+    log.setLevel(logging.INFO)
+    with contextlib.closing(_listen(host, port)) as listener:
+        recipe = workspace.active_recipe()
+        follower = Follower(recipe, alias, batch=limits.batch, threads=threads, seconds=poll)
+        traces = Traces(recipe)
+        app = build(Desk(follower, traces, limits), key)
+        grace = int(limits.timeout) + 5
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
+        say(f"{follower.current.label} ({alias}) at {address}, {'with a key' if key else 'without a key'}")
+        try:
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn repeats the signal once everything is answered
+                uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            follower.close()
+            traces.close()
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before the model is loaded: a port that is taken is said at once."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, number)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        return listener
+    except OSError as e:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({e.strerror or e}); choose others with --host, --port"
+        ) from e

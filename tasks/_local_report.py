@@ -1,0 +1,55 @@
+"""The report of what a run brought up to date, with what was measured on this machine.
+
+    python -m tasks._local_report params/tiny/report.yaml .polm/report artifacts/data artifacts/models/sft …
+
+The `report` stage is about the whole DAG and holds nothing that differs from run to run. After every run that evaluated
+something, `polm run` makes this one of the artifacts that it brought up to date, which may be a part of the DAG:
+`index.html`, the same page with seconds, memory, speeds and MLflow runs, and `leaderboard.json`.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks import _artifact as artifact
+from tasks import _page, report
+from tasks._config import load
+from tasks._stage import read_measurements
+
+
+def main(params: Path, out: Path, artifacts: Sequence[Path]) -> None:
+    """Write the page and its leaderboard.
+
+    Args:
+        params: the recipe's `report.yaml`.
+        out: folder to write to.
+        artifacts: folders of the artifacts to report on, all of the same `artifacts/`.
+    """
+    wanted = set(artifacts)
+    every = _page.folders(*(Path("artifacts") / name for name in _page.FOLDERS))
+    found = {name: folder for name, folder in every.items() if folder in wanted}
+    board = report.leaderboard(load(params, report.Config), found, params, part=True)
+    measured = {name: taken for name, folder in found.items() if (taken := read_measurements(folder))}
+    page = _page.render(found, board, measured, _runs(board))
+    out.mkdir(parents=True, exist_ok=True)
+    artifact.write_json(out / "leaderboard.json", board)
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+def _runs(board: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Artifact name to the MLflow run of the stage that made it."""
+    path = artifact.STATE / "mlflow_runs.json"
+    known = artifact.read_json(path) if path.exists() else {}
+    runs = {}
+    for node in board["lineage"]:
+        kind, _, item = node["name"].rpartition("/")
+        names = [f"{node['stage']}@{item}"]  # a stage of a matrix has its item's name behind it
+        names += [item] if kind in ("", "models") else []  # several stages may run one module: the model has the name
+        if name := next((name for name in names if name in known), None):
+            runs[node["name"]] = known[name]
+    return runs
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])

@@ -1,0 +1,132 @@
+"""The engine behind `polm serve` and `polm chat`: many answers at a time, each as if it were alone."""
+
+import queue
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows._answer import Answer, Piece, Sampling, overlap
+from flows._engine import Engine, together
+from tasks import _onnx
+from tasks._errors import DataError, ModelError
+
+QUESTION = [{"role": "user", "content": "What is 12 + 345?"}]
+
+
+@pytest.fixture(scope="module")
+def engine(chat_onnx: Path) -> Any:
+    engine = Engine(chat_onnx / "fp32", batch=8, threads=1)
+    yield engine
+    engine.close()
+
+
+def begin(engine: Engine, ids: list[int], sampling: Sampling) -> tuple[Answer, "queue.SimpleQueue[Piece]"]:
+    pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
+    return engine.submit(ids, sampling, pieces.put), pieces
+
+
+def hear(pieces: "queue.SimpleQueue[Piece]") -> tuple[str, int, str]:
+    """Text, tokens and finish reason of a whole answer."""
+    text = ""
+    while True:
+        piece = pieces.get(timeout=60)
+        text += piece.text
+        if piece.reason is not None:
+            return text, piece.tokens, piece.reason
+
+
+def test_answers_together_are_those_alone(engine: Engine, chat_onnx: Path) -> None:
+    import numpy as np
+
+    model, tokenizer = _onnx.load(chat_onnx / "fp32", threads=1)
+    prompts = [engine.encode([{"role": "user", "content": "What is " + "1 + " * n + "2?"}]) for n in range(1, 21)]
+    assert len({len(ids) for ids in prompts}) > 10, "of different length, so that they are padded"
+    lengths = [5 + 3 * (n % 7) for n in range(len(prompts))]
+    begun = [begin(engine, ids, Sampling(n, 0.0))[1] for ids, n in zip(prompts, lengths, strict=True)]
+    ends = {int(i) for i in tokenizer.eos_token_ids}
+    for ids, n, pieces in zip(prompts, lengths, begun, strict=True):
+        alone = list(_onnx.generate(model, ids, max_new_tokens=n))
+        ended = alone[-1] in ends
+        said = alone[:-1] if ended else alone
+        text, tokens, reason = hear(pieces)
+        assert text == str(tokenizer.decode(np.asarray(said, dtype=np.int32)))
+        assert (tokens, reason) == (len(said), "stop" if ended else "length")
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine) -> None:
+    ids = engine.encode(QUESTION)
+    began, order = threading.Event(), queue.SimpleQueue[str]()
+
+    def long(piece: Piece) -> None:
+        began.set()
+        if piece.reason:
+            order.put("long")
+
+    engine.submit(ids, Sampling(200, 0.0), long)
+    assert began.wait(30)
+    engine.submit(ids, Sampling(2, 0.0), lambda piece: order.put("short") if piece.reason else None)
+    assert [order.get(timeout=60), order.get(timeout=60)] == ["short", "long"]
+
+
+def test_a_stop_text_ends_before_it_also_across_tokens(engine: Engine) -> None:
+    ids = engine.encode(QUESTION)
+    whole, _, _ = hear(begin(engine, ids, Sampling(40, 0.0))[1])
+    stop = whole[5:9]
+    text, tokens, reason = hear(begin(engine, ids, Sampling(40, 0.0, stop=(stop,)))[1])
+    assert (text, reason) == (whole[: whole.index(stop)], "stop") and tokens < 40
+    assert (overlap("a sto", ["stop", "x"]), overlap("a stop", ["y"])) == (3, 0)
+
+
+def test_a_seed_draws_the_same_again_whoever_else_asks(engine: Engine) -> None:
+    ids = engine.encode(QUESTION)
+    seeded = Sampling(30, 1.5, seed=7)
+    one = hear(begin(engine, ids, seeded)[1])
+    others = [begin(engine, ids, Sampling(30, 1.5))[1] for _ in range(3)]
+    assert hear(begin(engine, ids, seeded)[1]) == one
+    assert len({hear(pieces) for pieces in others} | {one}) > 2, "unseeded ones differ"
+    greedy = hear(begin(engine, ids, Sampling(30, 0.0))[1])
+    assert hear(begin(engine, ids, Sampling(30, 1.5, top_k=1))[1]) == greedy != one
+
+
+def test_a_cancelled_answer_ends_and_leaves_the_others_alone(engine: Engine) -> None:
+    ids = engine.encode(QUESTION)
+    kept = begin(engine, ids, Sampling(60, 0.0))[1]
+    answer, pieces = begin(engine, ids, Sampling(200, 0.0))
+    answer.cancel()
+    _, tokens, reason = hear(pieces)
+    assert reason == "cancelled" and tokens < 200
+    assert hear(kept)[1:] == (60, "length")
+
+
+def test_closing_finishes_what_has_begun_and_refuses_more(chat_onnx: Path) -> None:
+    engine = Engine(chat_onnx / "fp32", batch=2, threads=1)
+    ids = engine.encode(QUESTION)
+    begun = [begin(engine, ids, Sampling(50, 0.0))[1] for _ in range(5)]
+    engine.close()
+    assert [hear(pieces)[1:] for pieces in begun] == [(50, "length")] * 5
+    with pytest.raises(ModelError, match="no longer served"):
+        begin(engine, ids, Sampling(5, 0.0))
+
+
+def test_what_does_not_fit_is_refused(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="context of 256"):
+        begin(engine, engine.encode(QUESTION), Sampling(256, 0.0))
+    with pytest.raises(ModelError, match=r"no genai_config\.json"):
+        Engine(tmp_path, batch=1)
+
+
+def waiting(*samplings: Sampling, ids: int = 10) -> list[Answer]:
+    return [Answer([1] * ids, sampling, lambda _: None, None) for sampling in samplings]
+
+
+def test_who_is_drawn_together() -> None:
+    greedy, warm, seeded = Sampling(20, 0.0), Sampling(20, 0.7), Sampling(20, 0.0, seed=1)
+    mixed = waiting(greedy, warm, greedy, seeded, greedy)
+    assert together(mixed, 8, 256) == [mixed[0], mixed[2], mixed[4]]
+    assert together(mixed, 2, 256) == [mixed[0], mixed[2]]
+    assert together(mixed, 0, 256) == []
+    assert together(mixed[3:], 8, 256) == [mixed[3]], "a seed is for one answer alone"
+    long = waiting(greedy, ids=230) + waiting(Sampling(100, 0.0)) + waiting(greedy)
+    assert together(long, 8, 256) == [long[0], long[2]], "230 of a prompt and 100 of another's answer are too many"

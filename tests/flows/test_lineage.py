@@ -1,0 +1,93 @@
+"""`polm lineage`: from an answer to the rows of data, out of what the registry keeps."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flows import lineage, registry, store
+from flows._served import Served
+from flows._traces import Record, Traces
+from tasks import _artifact as artifact
+from tasks._errors import GateError
+from tests.flows.promotable import Make, make_project
+
+NAME = "polm-tiny"
+
+
+@pytest.fixture(scope="module")
+def promotable(tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    make_project(root, make_artifact)
+    return root
+
+
+@pytest.fixture
+def project(tracking: Path, promotable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose champion is dpo."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tracking / ".polm/dvc"))
+    shutil.copytree(promotable, tracking, dirs_exist_ok=True, symlinks=True)
+    registry.promote("dpo")
+    return tracking
+
+
+def trace(request: str) -> None:
+    """Write the trace of an answer as the server does."""
+    tags = dict(store.client().get_model_version(NAME, "1").tags)
+    served = Served(NAME, "1", tags, cast(Any, None))
+    messages = [{"role": "user", "content": "What is 2 + 3?"}]
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    traces = Traces("tiny")
+    now = time.time_ns()
+    traces.put(Record(request, served, messages, {"temperature": 0.0}, "It is 5.", "stop", usage, now, now + 10**6))
+    traces.close()
+    assert (traces.written, traces.failed, traces.dropped) == (1, 0, 0)
+
+
+def test_a_version_leads_down_to_its_rows(project: Path) -> None:
+    digests = {name: artifact.read_manifest(Path("artifacts", name)).digest for name in ("data", "models/sft")}
+    rows = artifact.sha256(Path("artifacts/data/sft/train.jsonl"))
+    for what in ("champion", "1", "v1", f"{NAME}/1"):
+        found = lineage.find(what)
+        assert (found.version, found.tags["model"]) == ("1", "dpo")
+    assert [step.manifest.stage for step in found.steps] == ["export_onnx", "dpo", "sft", "base", "data"]
+    assert found.steps[2].manifest.digest == digests["models/sft"]
+    assert found.steps[-1].manifest.digest == digests["data"]
+    assert found.steps[-1].manifest.files["sft/train.jsonl"] == rows
+    assert found.data is not None and found.data["sources"]["greetings"]["licence"] == "CC0-1.0"
+
+
+def test_an_answer_leads_to_the_same(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace("chatcmpl-abc")
+    found = lineage.find("chatcmpl-abc")
+    assert found.answer is not None and found.answer["text"] == "It is 5."
+    assert lineage.find(found.answer["trace"]) == found
+    lineage.show("chatcmpl-abc")
+    said = capsys.readouterr().out
+    rows = artifact.read_manifest(Path("artifacts/data")).files["sft/train.jsonl"]
+    for part in ("What is 2 + 3?", f"{NAME} v1  dpo, int8", f"sft/train.jsonl  sha256 {rows[:12]}  1 rows, CC0-1.0"):
+        assert part in said
+    assert "greetings  file hi.jsonl, CC0-1.0, sha256 abab" in said
+
+
+def test_it_can_be_told_when_the_workspace_has_moved_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("artifacts")
+    lineage.show("champion")
+    said = capsys.readouterr().out
+    assert "sft/train.jsonl  sha256" in said and "neither in MLflow nor in the workspace" in said
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("v7", "there is no version 7"),
+        ("chapion", r"'chapion' is no version, alias \(there are: candidate, champion\)"),
+        ("tr-0", "tr-0: no such answer"),
+        ("chatcmpl-' or 1=1", "no such answer"),
+    ],
+)
+def test_what_is_not_there(project: Path, what: str, message: str) -> None:
+    with pytest.raises(GateError, match=message):
+        lineage.find(what)
