@@ -81,16 +81,18 @@ def verify(folder: Path) -> Manifest:
 
 
 def verify_input(name: str, path: Path) -> dict[str, Manifest]:
-    """Verify an artifact, or every artifact in a folder of artifacts.
+    """Verify an artifact, every artifact in a folder of artifacts, or the artifact that a folder is part of.
 
     Returns:
-        `{name: manifest}` for an artifact, `{name/child: manifest}` for a folder of them.
+        `{name: manifest}` for an artifact or a part of one (a form of an export), `{name/child: manifest}` for several.
 
     Raises:
         ArtifactError: corrupted, or nothing there.
     """
     if (path / MANIFEST).exists():
         return {name: verify(path)}
+    if path.is_dir() and (path.parent / MANIFEST).exists():
+        return {name: verify(path.parent)}
     children = sorted(p.parent for p in path.glob(f"*/{MANIFEST}"))
     if not children:
         raise ArtifactError(f"{path}: no {MANIFEST}; this artifact was not made yet (run `polm run`)")

@@ -2,9 +2,10 @@
 
 lm-evaluation-harness asks the questions through the model's chat template; a task is one of its YAML files under
 `params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader (a function in `tasks/_graders.py`).
-Decoding is greedy, so the same model gives the same answers. What is left out: sampling several answers per question,
-and a judge model. The intervals here are of one model; whether one model is better than another is decided by the
-paired interval in the report, from the per-row scores kept here.
+Decoding is greedy, so the same model gives the same answers. `--model` is a model folder, or one form of an export
+(`artifacts/onnx/sft/int8`), which answers on ONNX Runtime, so that what is served is what is judged. What is left out:
+sampling several answers per question, and a judge model. The intervals here are of one model; whether one model is
+better than another is decided by the paired interval in the report, from the per-row scores kept here.
 
 One row of `samples/sums.jsonl`:
 
@@ -66,11 +67,11 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     with run.timed("import"):
         from tasks import _harness as harness
     built = [harness.build_task(*task) for task in tasks]
+    exported = (model / "genai_config.json").is_file()
     with run.timed("answering"):
-        lm = harness.load(
-            model, config.device, config.dtype, config.batch_size, config.chat_template_args, run.progress
+        answered = harness.ask(
+            _load_export(config, run, model) if exported else _load(config, run, model), built, config.seed
         )
-        answered = harness.ask(lm, built, config.seed)
     results = {}
     for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
         name = task["task"]
@@ -78,7 +79,23 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         write_jsonl(run.out / "samples" / f"{name}.jsonl", answered[name])
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
-    write_json(run.out / "results.json", {"model": run.name, "tasks": results})
+    form = {"form": model.name} if exported else {}
+    write_json(run.out / "results.json", {"model": run.name, **form, "tasks": results})
+
+
+def _load(config: Config, run: Run, model: Path) -> Any:
+    from tasks import _harness as harness
+
+    return harness.load(model, config.device, config.dtype, config.batch_size, config.chat_template_args, run.progress)
+
+
+def _load_export(config: Config, run: Run, folder: Path) -> Any:
+    """Raises ConfigError for arguments of the chat template, which the ONNX tokenizer does not pass on."""
+    from tasks._harness_onnx import OnnxLM
+
+    if config.chat_template_args:
+        raise ConfigError(f"{run.params_file}: chat_template_args are not for ONNX forms; write them into the template")
+    return OnnxLM(folder, config.threads, config.batch_size, run.progress)
 
 
 def load_task(path: Path) -> dict[str, Any]:

@@ -104,6 +104,84 @@ def test_reference_loss_is_what_the_model_gives(recipe: Path, data: Path, chat_m
     assert got == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.fixture
+def lively(workspace: Path, chat_model: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """The chat model with larger weights: it says something else to every question, and only printable ASCII.
+
+    Of bytes that are no UTF-8 each runtime makes something else.
+    """
+    import torch
+
+    from tasks._models import load_causal_lm, load_tokenizer, save_model
+
+    model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
+    texts = [tokenizer.decode([token]) for token in range(model.config.vocab_size)]
+    silent = [token for token, text in enumerate(texts) if not (text.isascii() and text.isprintable())]
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(4)
+        model.get_output_embeddings().weight[silent] = 0
+    folder = workspace / "artifacts" / "models" / "lively"
+    save_model(model, tokenizer, folder)
+    make_artifact(folder)
+    return folder
+
+
+@pytest.fixture
+def export(workspace: Path, lively: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """An export with one form, fp32, whose tokens and probabilities are PyTorch's."""
+    from tasks import _onnx
+
+    folder = workspace / "artifacts" / "onnx" / "sft"
+    options = _onnx.builder_options(lively, "fp32", "fp32", {})
+    _onnx.build(lively, folder / "fp32", precision="fp32", options=options)
+    make_artifact(folder, stage="export_onnx")
+    return folder
+
+
+def test_an_export_answers_in_batches_as_pytorch_does_row_by_row(
+    recipe: Path, data: Path, lively: Path, export: Path
+) -> None:
+    """Prompts of different lengths in one batch: padding on the wrong side would change the shorter ones' answers."""
+    settings = read_yaml(recipe)
+    rows = [
+        {"id": f"q{n}", "question": f"What is {'very ' * (n % 4)}{n} + 1?", "answer": str(n), "digits": 1}
+        for n in range(40)
+    ]
+    artifact.write_jsonl(data / "eval" / "sums.jsonl", rows)
+    with recipe.open("w") as f:
+        YAML(typ="safe").dump(settings | {"batch_size": 1}, f)
+    config = load(recipe, Config)
+    found = {}
+    for name, folder in (("pytorch", lively), ("onnx", export / "fp32")):
+        run = Run(Path(name), recipe, name, Path("x"), {}, Progress(None), main_process=True)
+        main(config.model_copy(update={"batch_size": 64}) if name == "onnx" else config, run, model=folder, data=data)
+        found[name] = run.out
+    answers = [artifact.read_jsonl(out / "samples" / "sums.jsonl") for out in found.values()]
+    assert [row["response"] for row in answers[0]] == [row["response"] for row in answers[1]]
+    assert len({row["response"] for row in answers[0]}) > 5, "answers that differ tell a mixed-up batch"
+    losses = [artifact.read_jsonl(out / "samples" / "reference.jsonl") for out in found.values()]
+    for theirs, ours in zip(*losses, strict=True):
+        assert ours["scores"]["nats_per_byte"] == pytest.approx(theirs["scores"]["nats_per_byte"], abs=1e-4)
+    assert artifact.read_json(found["onnx"] / "results.json")["form"] == "fp32"
+
+
+def test_a_form_of_an_export_is_verified_as_part_of_it(export: Path) -> None:
+    assert artifact.verify_input("model", export / "fp32") == {"model": artifact.read_manifest(export)}
+    path = export / "fp32" / "genai_config.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ArtifactError, match=r"genai_config.json: corrupted"):
+        artifact.verify_input("model", export / "fp32")
+
+
+def test_chat_template_arguments_are_refused_for_an_export(recipe: Path, data: Path, export: Path) -> None:
+    config = load(recipe, Config).model_copy(update={"chat_template_args": {"enable_thinking": False}})
+    run = Run(Path("out"), recipe, "onnx", Path("x"), {}, Progress(None), main_process=True)
+    with pytest.raises(ConfigError, match="chat_template_args are not for ONNX forms"):
+        main(config, run, model=export / "fp32", data=data)
+
+
 def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path) -> None:
     path = recipe.parent / "eval" / "sums.yaml"
     path.write_text(path.read_text().replace("generation_kwargs:", "generation_kwarg:"))

@@ -202,14 +202,29 @@ def test_page_with_measurements_and_runs(tree: Path) -> None:
         write_measurements(path.parent, measured)
     run = {"version": "abc", "run_id": "0123456789", "url": "http://127.0.0.1:5000/#/x"}
     artifact.write_json(Path(".polm/mlflow_runs.json"), {"dpo": run, "evaluate@dpo": {**run, "run_id": "fedcba98765"}})
-    out = Path(".polm/report.html")
-    command = [sys.executable, "-m", "tasks._page", "artifacts", str(out)]
+    out = Path(".polm/report/index.html")
+    outs = [str(path.parent) for path in Path("artifacts").rglob(artifact.MANIFEST)]
+    command = [sys.executable, "-m", "tasks._local_report", str(PARAMS), str(out.parent), *outs]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(REPO), "PATH": ""})
     assert done.returncode == 0, done.stderr
     page = Page(out.read_text())
     for expected in ("1 min 23 s", "712 MB", "5.2 s", "2.5 ×", "01234567", "fedcba98"):
         assert expected in page.text, expected
     assert not page.tags & {"script", "img", "link"}
+
+
+def test_a_part_of_the_dag_has_a_page_and_a_leaderboard_of_its_own(tree: Path) -> None:
+    """What lies there from another run stays out: it may be of other data."""
+    from tasks import _local_report
+
+    parts = ("data", "models/base", "models/sft", "metrics/base", "metrics/sft")
+    _local_report.main(PARAMS, Path("local"), [tree / part for part in parts])
+    board = artifact.read_json(Path("local/leaderboard.json"))
+    assert set(board["models"]) == {"base", "sft"}
+    assert [row["model"] for row in board["claims"]] == ["sft"], (
+        "dpo, which the recipe claims something of, is not here"
+    )
+    assert "dpo" not in Page(Path("local/index.html").read_text()).text
 
 
 def test_samples_show_every_pattern_before_repeating_one(tree: Path) -> None:
@@ -286,6 +301,21 @@ def test_a_claim_about_nothing_is_an_error(tree: Path, claims: dict[str, str], s
         YAML(typ="safe").dump(read_yaml(TINY) | {"claims": claims}, f)
     with pytest.raises(ConfigError, match=said):
         report(tree)
+
+
+def test_a_claim_can_be_over_another_model(tree: Path) -> None:
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": {"dpo": "sums.helpful"}, "over": {"dpo": "base"}}, f)
+    (row,) = artifact.read_json(report(tree) / "leaderboard.json")["claims"]
+    board = artifact.read_json(tree / "reports" / "leaderboard.json")["models"]
+    means = [board[model]["tasks"]["sums"]["metrics"]["helpful"]["value"] for model in ("base", "dpo")]
+    assert (row["parent"], row["before"]["value"], row["after"]["value"]) == ("base", *means)
+    assert row["difference"]["value"] == pytest.approx(means[1] - means[0])
+    assert row["difference"] != board["dpo"]["tasks"]["sums"]["metrics"]["helpful"]["difference"], "that is over sft"
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": {"dpo": "sums.helpful"}, "over": {"dpo": "reward"}}, f)
+    with pytest.raises(ConfigError, match=r"over.dpo is 'reward', which was not evaluated"):
+        report(tree, out="reports2")
 
 
 def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
