@@ -5,8 +5,8 @@
 
 Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same, or
 with `--data` drawn anew by the generators, split anew too: then no question is one that a setting was chosen by. A row
-is the paired difference between a method and the model it was made from, on the metric that `report.yaml` claims for
-it, with the interval. Exits 1 when one of them is not better.
+is the paired difference between a method and the model it was made from, or the one that `report.yaml` sets it `over`,
+on the metric that it claims, with the interval. Exits 1 when one of them is not better.
 """
 
 import argparse
@@ -45,15 +45,16 @@ def train(work: Path, recipe: str) -> dict[str, Any]:
     subprocess.run([*command, "--target", "evaluate"], check=True, cwd=work, env=environment)
     settings = read_yaml(work / "params" / recipe / "report.yaml")
     artifacts = work / "artifacts"
+    found = _page.folders(*(artifacts / name for name in _page.FOLDERS))
     board = _leaderboard.build(
-        _page.folders(*(artifacts / name for name in _page.FOLDERS)),
+        found,
         recipe=recipe,
         headline=(settings["headline"]["task"], settings["headline"]["metric"]),
         resamples=settings["resamples"],
         confidence=settings["confidence"],
         seed=settings["seed"],
     )
-    board["claims"] = _leaderboard.claims(board, settings["claims"])
+    board["claims"] = _leaderboard.claims(board, settings["claims"], settings["over"], found, settings["seed"])
     return board
 
 

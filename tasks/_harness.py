@@ -95,7 +95,8 @@ def load(
     folder: Path, device: str, dtype: str, batch_size: int, chat_template_args: dict[str, Any], progress: Progress
 ) -> ReportingLM:
     """Load a model folder for evaluation, on `device` in `dtype`."""
-    model, tokenizer = load_causal_lm(folder, dtype, soft_prompt=True).to(device), load_tokenizer(folder)
+    model = load_causal_lm(folder, dtype, soft_prompt=True, quantized=True).to(device)
+    tokenizer = load_tokenizer(folder)
     notices = logging.getLogger("lm_eval.models.huggingface")
     notices.setLevel(logging.ERROR)  # it warns that a loaded model ignores the arguments for loading one
     lm = ReportingLM(

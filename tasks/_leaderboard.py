@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
+from tasks._average import merges
 from tasks._errors import ArtifactError
 from tasks._stats import paired_difference, verdict
 
@@ -85,7 +86,7 @@ def build(
             if parent is not None and task in models[parent]["tasks"]:
                 sides = folders[f"metrics/{model}"], folders[f"metrics/{parent}"]
                 _compare(result, task, *sides, resamples, confidence, seed)
-    return {
+    board = {
         "recipe": recipe,
         "headline": {"task": headline[0], "metric": headline[1]},
         "confidence": confidence,
@@ -93,30 +94,46 @@ def build(
         "models": models,
         "lineage": [asdict(node) for node in nodes.values()],
     }
+    return {**board, "merges": merges(board, folders, seed)}
 
 
-def claims(leaderboard: dict[str, Any], metrics: Mapping[str, str]) -> list[dict[str, Any]]:
+def claims(
+    leaderboard: dict[str, Any],
+    metrics: Mapping[str, str],
+    over: Mapping[str, str],
+    folders: Mapping[str, Path],
+    seed: int,
+) -> list[dict[str, Any]]:
     """What each method says it improves, and whether it did: its own metric before and after.
 
     Args:
         leaderboard: what `build` returned.
         metrics: model to its own metric, `task.metric`.
+        over: model to the one that it is compared with; the others with the model they were made from.
+        folders: artifact name to folder.
+        seed: seed of the resampling.
 
     Returns:
-        A row for each model that has a parent: `model`, `stage`, `parent`, `task`, `metric`, `before`, `after`,
-        `difference`. In the order of the lineage.
+        A row for each model that has one to be compared with, its `parent`: `model`, `stage`, `parent`, `task`,
+        `metric`, `before`, `after`, `difference`. In the order of the lineage.
     """
     rows = []
     for model, entry in leaderboard["models"].items():
-        if model not in metrics or entry["parent"] is None:
+        against = over.get(model, entry["parent"])
+        if model not in metrics or against is None:
             continue
         task, _, metric = metrics[model].partition(".")
         scores = entry["tasks"][task]["metrics"][metric]
-        before = leaderboard["models"][entry["parent"]]["tasks"].get(task, {}).get("metrics", {}).get(metric)
+        before = leaderboard["models"][against]["tasks"].get(task, {}).get("metrics", {}).get(metric)
+        if before is not None and against != entry["parent"]:
+            result = {"metrics": {metric: dict(scores)}, "higher_is_better": entry["tasks"][task]["higher_is_better"]}
+            sides = folders[f"metrics/{model}"], folders[f"metrics/{against}"]
+            _compare(result, task, *sides, leaderboard["resamples"], leaderboard["confidence"], seed)
+            scores = result["metrics"][metric]
         if before is not None:
-            sides = {"before": _score(before), "after": _score(scores), "difference": scores["difference"]}
-            names = {"model": model, "stage": entry["stage"], "parent": entry["parent"], "task": task, "metric": metric}
-            rows.append({**names, **sides})
+            values = {"before": _score(before), "after": _score(scores), "difference": scores["difference"]}
+            names = {"model": model, "stage": entry["stage"], "parent": against, "task": task, "metric": metric}
+            rows.append({**names, **values})
     return rows
 
 

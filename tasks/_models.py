@@ -1,5 +1,7 @@
 """Model folders: what may be loaded, how, and how one is written."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,17 @@ been merged, and loading ignores it.
 """
 
 
-def check_folder(folder: Path, soft_prompt: bool = False) -> None:
+def check_folder(folder: Path, soft_prompt: bool = False, quantized: bool = False) -> None:
     """Refuse a model folder that could run code on loading it, or whose weights are not all there is to the model.
 
     Args:
         folder: to look at.
         soft_prompt: whether the caller puts a soft prompt (`PROMPT`) in front, so that one may be there.
+        quantized: whether the caller only reads the model, so that its weights may be packed in few bits.
 
     Raises:
-        ModelError: no `config.json`, a pickle, a Python file, a config that asks for remote code (`auto_map`), or a
-            soft prompt, unless `soft_prompt`.
+        ModelError: no `config.json`, a pickle, a Python file, a config that asks for remote code (`auto_map`), a soft
+            prompt, unless `soft_prompt`, or packed weights, unless `quantized`.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
@@ -53,6 +56,11 @@ def check_folder(folder: Path, soft_prompt: bool = False) -> None:
             raise ModelError(
                 f"{path}: 'auto_map' asks for remote code, which is never run; use a built-in architecture"
             )
+        if config.get("quantization_config") is not None and not quantized:
+            raise ModelError(
+                f"{folder}: its weights are quantised, so the model can be evaluated and served, but neither trained "
+                f"further, pruned, merged nor exported; take the model that it was made from"
+            )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -67,7 +75,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = False) -> Any:
+def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = False, quantized: bool = False) -> Any:
     """Load a causal language model from safetensors.
 
     Args:
@@ -75,15 +83,35 @@ def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = Fal
         dtype: of the weights, a torch dtype's name.
         soft_prompt: put the folder's soft prompt in front, if it has one, and return a `PeftModel`, which answers and
             scores and is not to be trained. Prompt tuning's logits begin with those of the prompt's own vectors.
+        quantized: take packed weights too; they are unpacked here.
 
     Raises:
         ModelError: as `check_folder`.
     """
     from transformers import AutoModelForCausalLM
 
-    check_folder(folder, soft_prompt)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+    check_folder(folder, soft_prompt, quantized)
+    options = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    if _is_packed(folder):
+        return _unpacked(folder, options)
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return _prompted(model, folder / PROMPT) if (folder / PROMPT).exists() else model
+
+
+def _is_packed(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("quantization_config") is not None
+
+
+def _unpacked(folder: Path, options: dict[str, Any]) -> Any:
+    """Load packed weights, and call the model once, which unpacks them: both draw bars whatever the settings say."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model(torch.zeros(1, 1, dtype=torch.long))
+    return model
 
 
 def _prompted(model: Any, folder: Path) -> Any:
@@ -121,4 +149,4 @@ def save_model(model: Any, tokenizer: Any, out: Path) -> None:
     for key in ("name_or_path", "_commit_hash", "is_local", "local_files_only"):
         config.pop(key, None)
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    check_folder(out)
+    check_folder(out, quantized=True)

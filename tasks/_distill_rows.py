@@ -1,0 +1,77 @@
+"""What a teacher writes for its student to learn: its answers to the prompts of some sets."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks import _artifact as artifact
+from tasks import _rows
+from tasks._config import Strict
+from tasks._errors import DataError
+from tasks._sample import Sampling, sample_counted
+from tasks._stage import Run
+
+ANSWERED = "answers.json"
+"""Mark that the answers are whole: a killed stage goes on behind it."""
+
+
+class Answers(Strict):
+    """The teacher's answers, as rows."""
+
+    prompts: dict[str, int] = Field(min_length=1)
+    """Set of the data artifact to the number of its prompts that are answered; without the answer."""
+    sampling: Sampling
+    """How the teacher answers."""
+    chat_template_args: dict[str, Any]
+    """Passed to the chat template, e.g. `enable_thinking: false`."""
+
+
+def answered(
+    settings: Answers, run: Run, teacher: Any, tokenizer: Any, data: Path, seed: int
+) -> tuple[Any, dict[str, int]]:
+    """Rows of the teacher's answers, drawn once and kept with the checkpoints.
+
+    An answer that did not end within `max_new_tokens` is left out: its student would learn not to end.
+
+    Returns:
+        A `datasets.Dataset` of `messages`, and counts for `metrics.json`.
+
+    Raises:
+        DataError: no such set, one with fewer rows than are asked for, or not one answer ended.
+    """
+    from datasets import Dataset
+
+    rows, mark = run.checkpoints / "answers.jsonl", run.checkpoints / ANSWERED
+    if not mark.exists():
+        prompts = [
+            prompt for name, count in settings.prompts.items() for prompt in _prompts(data, name, count, seed, run)
+        ]
+        drawn = sample_counted(
+            teacher, tokenizer, prompts, settings.sampling, settings.chat_template_args, seed,
+            lambda done, total: run.progress.update(done, total, "the teacher answers"),
+        )  # fmt: skip
+        ended = [
+            {"messages": [*prompt, {"role": "assistant", "content": answer.text}]}
+            for prompt, answers in zip(prompts, drawn, strict=True)
+            for answer in answers
+            if answer.tokens < settings.sampling.max_new_tokens
+        ]
+        total = sum(map(len, drawn))
+        if not ended:
+            raise DataError(
+                f"{run.params_file}: none of the teacher's {total} answers ended; raise answers.sampling.max_new_tokens"
+            )
+        artifact.write_jsonl(rows, ended)
+        artifact.write_json(mark, {"answers": len(ended), "answers_cut_off": total - len(ended)})
+    return Dataset.from_list(artifact.read_jsonl(rows)), artifact.read_json(mark)
+
+
+def _prompts(data: Path, name: str, count: int, seed: int, run: Run) -> list[list[dict[str, str]]]:
+    found = _rows.examples(data, name, "train")
+    if len(found) < count:
+        raise DataError(
+            f"{run.params_file}: answers.prompts.{name} is {count}, but the set has {len(found)} rows; ask for fewer"
+        )
+    rows = (_rows.parted(row) for row in found.shuffle(seed=seed).select(range(count)))
+    return [row["prompt"] for row in rows]

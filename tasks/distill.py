@@ -1,0 +1,170 @@
+"""Distillation: a student with fewer layers learns what its teacher does.
+
+One raw row: as in `sft`. The stage is a matrix over `methods`; the last part of `--out` says which one runs. The
+student is a model with some of its decoder layers (`_depth.py`), embedding and head kept; it may be cut from the
+teacher or from another model of its family. A method says where the text comes from and what is learnt of it, and
+methods combine:
+
+    alone      the rows as they are, no teacher: what the others have to beat
+    logits     the rows, and the teacher's distribution of each token (Hinton et al., arXiv:1503.02531)
+    on_policy  a share of the answers is the student's own, so that it learns to get out of its own mistakes, from the
+               teacher's distribution (GKD: Agarwal et al., arXiv:2306.13649)
+    answers    the teacher's answers instead of the rows' (sequence-level: Kim and Rush, arXiv:1606.07947), also to
+               prompts that nobody has answered
+
+All train for the same steps on batches of the same size. The loss, and why TRL's two trainers are not used, is in
+`_distill.py`. `metrics.json` has the share of the teacher's parameters. What it leaves out: distillation of hidden
+states and attention, a narrower student, beams (one answer is drawn), a grader of the teacher's answers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from tasks import _artifact as artifact
+from tasks import _distill_rows, _rows, _sft, _train
+from tasks._chat import mark_generation
+from tasks._config import Strict, suggest
+from tasks._depth import keep_layers
+from tasks._distill_rows import Answers
+from tasks._errors import ConfigError, ModelError
+from tasks._models import load_causal_lm, load_tokenizer
+from tasks._stage import Run, stage
+
+
+class Student(Strict):
+    """What is cut from `--model`."""
+
+    layers: list[int]
+    """Indices of the decoder layers kept, from 0, rising."""
+    largest_share: float = Field(gt=0, le=1)
+    """Most parameters that the student may have, as a share of the teacher's."""
+
+
+class OnPolicy(Strict):
+    """The student's own answers, to the prompts of the batch."""
+
+    share: float = Field(gt=0, le=1)
+    """Of the steps: lambda of GKD."""
+    temperature: float = Field(gt=0)
+    """At which the student answers."""
+    max_new_tokens: int = Field(gt=0)
+    """Longest answer, in tokens."""
+
+
+class Method(Strict):
+    """What one student learns from."""
+
+    teacher_weight: float = Field(ge=0, le=1)
+    """Share of the divergence from the teacher in the loss; the rest is cross-entropy. 0 needs no teacher to train."""
+    beta: float = Field(ge=0, le=1)
+    """Divergence: 0 is forward KL, 1 reverse KL, 0.5 Jensen-Shannon."""
+    temperature: float = Field(gt=0)
+    """Of both distributions in the divergence."""
+    on_policy: OnPolicy | None
+    """Null: only the rows."""
+    answers: Answers | None
+    """Null: the rows' own answers."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> "Method":
+        if self.on_policy and self.teacher_weight == 0:
+            raise ValueError("on_policy needs a teacher_weight above 0: the student's own answers are no labels")
+        return self
+
+
+class Config(_train.TrainerConfig):
+    """`params/<recipe>/distill.yaml`."""
+
+    student: Student
+    """Its size."""
+    methods: dict[str, Method]
+    """Name of the model artifact to how it is made."""
+
+
+def trainer_class() -> type[Any]:
+    """The class whose fields `trainer:` may hold."""
+    from trl import SFTConfig
+
+    return SFTConfig
+
+
+def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) -> None:
+    """Cut the student from `model`, teach it by the method that the artifact is named after, write a model folder.
+
+    Raises:
+        ConfigError: no such method, or settings that do not fit it.
+        ModelError: the student is too large, or its tokens are not the teacher's.
+        DataError: no such set, nothing to learn from, or training diverged.
+    """
+    if run.name not in config.methods:
+        raise ConfigError(
+            f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
+        )
+    method = config.methods[run.name]
+    with run.timed("import"):
+        from trl import SFTTrainer
+
+        from tasks import _distill
+
+        arguments = _train.arguments(trainer_class(), config, run)
+    tokenizer, student = load_tokenizer(model), load_causal_lm(model)
+    master = load_causal_lm(teacher, "bfloat16" if arguments.bf16 else "float32")
+    mark_generation(tokenizer, model)
+    keep_layers(student, config.student.layers)
+    sizes = _sizes(student.num_parameters(), master.num_parameters(), config.student.largest_share, run)
+    if method.teacher_weight > 0:
+        _distill.same_tokens(tokenizer, load_tokenizer(teacher), (model, teacher))
+    rows, counts = _rows.examples(data, config.dataset, "train"), dict[str, int]()
+    if method.answers:
+        with arguments.main_process_first():
+            rows, counts = _distill_rows.answered(
+                method.answers, run, master.to(arguments.device), load_tokenizer(teacher), data, config.seed
+            )
+    learnt = {"train_dataset": rows, "eval_dataset": _rows.examples(data, config.dataset, "validation")}
+    common = {"model": student, "args": arguments, "processing_class": tokenizer, **learnt}
+    if method.teacher_weight > 0:
+        trainer: Any = _distill.Distillation(**common, teacher=master, **_settings(method, arguments, tokenizer, run))
+    else:
+        trainer = SFTTrainer(**common)
+    audit = _sft.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
+    figures = _train.train(trainer, run)
+    if run.main_process:
+        _train.finish(trainer, tokenizer, run)
+        artifact.write_json(run.out / "supervision.json", audit)
+        artifact.write_json(run.out / "metrics.json", {**figures, **counts, **sizes})
+
+
+def _sizes(student: int, teacher: int, largest_share: float, run: Run) -> dict[str, float]:
+    share = student / teacher
+    if share > largest_share:
+        raise ModelError(
+            f"{run.params_file}: the student has {share:.3f} of the teacher's parameters, and student.largest_share is "
+            f"{largest_share}; name fewer student.layers"
+        )
+    return {"teacher_parameters": teacher, "share_of_teacher": round(share, 4)}
+
+
+def _settings(method: Method, arguments: Any, tokenizer: Any, run: Run) -> dict[str, Any]:
+    """What `_distill.Distillation` takes besides `SFTTrainer`'s. Raises ConfigError for rows that are joined."""
+    from transformers import GenerationConfig
+
+    found = {"teacher_weight": method.teacher_weight, "beta": method.beta, "temperature": method.temperature}
+    asked = method.on_policy
+    if asked is None:
+        return {**found, "on_policy": 0.0, "sampling": None}
+    for key in ("packing", "padding_free"):
+        if getattr(arguments, key):
+            raise ConfigError(
+                f"{run.params_file}: trainer.{key} must be false for {run.name}: the student cannot answer joined rows"
+            )
+    sampling = GenerationConfig(
+        max_new_tokens=asked.max_new_tokens, do_sample=True, temperature=asked.temperature, top_p=1.0, top_k=0,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return {**found, "on_policy": asked.share, "sampling": sampling}
+
+
+if __name__ == "__main__":
+    stage(main, Config)

@@ -1,0 +1,398 @@
+"""Merging small real models: the arithmetic of each method, the search, what is refused, and what the report says."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tasks import _artifact as artifact
+from tasks import _average, _leaderboard, _merge, _merge_lora, _page, merge
+from tasks._config import parse
+from tasks._errors import ArtifactError, ConfigError, ModelError
+from tasks._models import load_causal_lm, load_tokenizer, save_model
+from tests.tasks import report_tree
+
+MakeRun = Callable[[str], Any]
+Make = Callable[..., artifact.Manifest]
+Weights = dict[str, torch.Tensor]
+SAMPLING = {"samples_per_prompt": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 6, "batch_size": 16}
+VOWELS = {
+    "dataset": "prompts", "rows": None, "grader": "regex", "weight": 1.0,
+    "options": {"pattern": "[aeiou1357]", "mode": "search"},
+}  # fmt: skip
+METHODS: dict[str, Any] = {
+    "linear": {"merge_method": "linear", "grid": {"weight": [[0.25, 0.75]]}},
+    "slerp": {"merge_method": "slerp", "grid": {"t": [0.25]}},
+    "task_arithmetic": {
+        "merge_method": "task_arithmetic",
+        "grid": {"weight": [[1.0, 0.5]], "lambda": [0.8], "normalize": [False]},
+    },
+    "ties": {"merge_method": "ties", "grid": {"weight": [[1.0, 1.0]], "density": [0.5], "normalize": [False]}},
+    "dare_ties": {"merge_method": "dare_ties", "grid": {"weight": [[1.0, 1.0]], "density": [0.5]}},
+    "search": {"merge_method": "linear", "grid": {"weight": [[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]]}},
+}
+
+
+def configured(**changes: Any) -> merge.Config:
+    values = {
+        "seed": 1, "threads": 1, "device": "cpu", "dtype": "float32", "methods": METHODS,
+        "metrics": {"sums.vowel": VOWELS}, "sampling": SAMPLING, "chat_template_args": {}, "resamples": 200,
+        "confidence": 0.95,
+    }  # fmt: skip
+    return parse(Path("params/test/merge.yaml"), values | changes, merge.Config)
+
+
+def weights(folder: Path) -> Weights:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> dict[str, Path]:
+    """A base that answers each question otherwise, and two members that differ from it everywhere."""
+    root = tmp_path_factory.mktemp("family")
+    base = {name: tensor * 5 for name, tensor in weights(chat_model).items()}
+    for seed, name in enumerate(("base", "one", "two")):
+        torch.manual_seed(seed)
+        shutil.copytree(chat_model, root / name)
+        moved = {k: v + (0.05 * torch.randn_like(v) if seed else 0) for k, v in base.items()}
+        save_file(moved, root / name / "model.safetensors", metadata={"format": "pt"})
+    return {name: root / name for name in ("base", "one", "two")}
+
+
+def merged(family: dict[str, Path], make_run: MakeRun, data: Path, name: str, **changes: Any) -> Path:
+    run = make_run(name)
+    inputs = {"model": family["base"], "data": data, "first": family["one"], "second": family["two"]}
+    merge.main(configured(**changes), run, **inputs)
+    out: Path = run.out
+    return out
+
+
+def differences(family: dict[str, Path], name: str) -> torch.Tensor:
+    """What each member adds to a tensor of the base, shape (2, …)."""
+    base = weights(family["base"])[name]
+    return torch.stack([weights(family[member])[name] - base for member in ("one", "two")])
+
+
+def test_linear_is_the_weighted_mean(family: dict[str, Path], make_run: MakeRun, sums_data: Path) -> None:
+    found = weights(merged(family, make_run, sums_data, "linear"))
+    one, two = weights(family["one"]), weights(family["two"])
+    assert found.keys() == one.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], 0.25 * one[name] + 0.75 * two[name])
+
+
+def test_slerp_goes_along_the_arc_from_the_first_to_the_second(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    found = weights(merged(family, make_run, sums_data, "slerp"))
+    one, two = weights(family["one"]), weights(family["two"])
+    for name, tensor in found.items():
+        angle = torch.acos(torch.nn.functional.cosine_similarity(one[name].flatten(), two[name].flatten(), dim=0))
+        if torch.cos(angle) < 0.9995:
+            wanted = (torch.sin(0.75 * angle) * one[name] + torch.sin(0.25 * angle) * two[name]) / torch.sin(angle)
+            torch.testing.assert_close(tensor, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_task_arithmetic_adds_the_differences_to_the_base(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    found, base = weights(merged(family, make_run, sums_data, "task_arithmetic")), weights(family["base"])
+    for name, tensor in found.items():
+        one, two = differences(family, name)
+        torch.testing.assert_close(tensor, base[name] + 0.8 * (one + 0.5 * two), atol=1e-5, rtol=1e-5)
+
+
+def test_ties_keeps_the_largest_and_the_prevailing_sign(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    found = weights(merged(family, make_run, sums_data, "ties"))[name] - weights(family["base"])[name]
+    kept = differences(family, name)
+    for each in kept:
+        each[each.abs() < each.abs().flatten().median()] = 0
+    elected = torch.sign(kept.sum(0))
+    wanted = torch.where(torch.sign(kept) == elected, kept, 0).sum(0)
+    close = torch.isclose(found, wanted, atol=1e-5)
+    assert close.float().mean() > 0.999  # but for the entry at the median itself
+
+
+def test_dare_drops_half_at_random_and_again_the_same(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    first = merged(family, make_run, sums_data, "dare_ties")
+    kept = {path.name: path.read_bytes() for path in first.iterdir()}
+    shutil.rmtree(first)
+    torch.rand(7)
+    again = merged(family, make_run, sums_data, "dare_ties")
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == kept
+    name = "model.layers.0.mlp.up_proj.weight"
+    untouched = (weights(again)[name] == weights(family["base"])[name]).float().mean()
+    assert 0.2 < untouched < 0.3  # dropped in both
+    shutil.rmtree(again)
+    other = merged(family, make_run, sums_data, "dare_ties", seed=2)
+    assert not torch.equal(weights(other)[name], load_bytes(kept["model.safetensors"])[name])
+
+
+def load_bytes(data: bytes) -> Weights:
+    from safetensors.torch import load
+
+    return load(data)
+
+
+def test_the_best_candidate_is_written_and_every_one_recorded(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    out = merged(family, make_run, sums_data, "search")
+    said = artifact.read_json(out / "merge.json")
+    tried = [candidate["parameters"]["weight"] for candidate in said["candidates"]]
+    assert tried == METHODS["search"]["grid"]["weight"]
+    averages = [candidate["average"] for candidate in said["candidates"]]
+    assert len(set(averages)) > 1, "the candidates cannot be told apart"
+    assert averages[said["chosen"]] == max(averages)
+    a, b = tried[said["chosen"]]
+    one, two = weights(family["one"]), weights(family["two"])
+    for name, tensor in weights(out).items():
+        torch.testing.assert_close(tensor, a * one[name] + b * two[name])
+    assert said["members"] == ["one", "two"] and set(said["models"]) == {"base", "one", "two"}
+    best = max(said["models"][name]["average"] for name in said["members"])
+    assert said["difference"]["value"] == pytest.approx(max(averages) - best)
+    assert said["metrics"] == {"sums.vowel": {"dataset": "prompts", "rows": 16, "weight": 1.0}}
+    assert said["graders"]["sums.vowel"]["failures"] == 0
+
+
+def test_the_artifact_is_a_model_folder_and_holds_no_path(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError(f"the network is asked: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    out = merged(family, make_run, sums_data, "linear")
+    names = {path.name for path in out.iterdir()}
+    assert names == {path.name for path in family["base"].iterdir()} - {"manifest.json"} | {"merge.json"}
+    for path in out.iterdir():
+        text = path.read_bytes()
+        assert not any(part.encode() in text for part in (str(out), str(family["one"]), str(family["base"].parent)))
+    assert json.loads((out / "config.json").read_text()) == json.loads((family["base"] / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory, family: dict[str, Path]) -> dict[str, Path]:
+    """The base, one member that is a LoRA of rank 4, and one that is a DoRA of rank 4, adapters kept beside them."""
+    from peft import LoraConfig, get_peft_model
+
+    root = tmp_path_factory.mktemp("adapted")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=name == "two"
+        )
+        model = get_peft_model(load_causal_lm(family["base"]), config)
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                if "lora_B" in key or "magnitude" in key:
+                    value.add_(0.05 * torch.randn_like(value))
+        model.save_pretrained(root / name / "adapter")
+        save_model(model.merge_and_unload(), load_tokenizer(family["base"]), root / name)
+    return {"base": family["base"], "one": root / "one", "two": root / "two"}
+
+
+ADAPTERS: dict[str, Any] = {
+    "merge_method": "adapters",
+    "grid": {"weight": [[0.5, 0.25]], "rank": [64], "combination_type": ["svd"]},
+}
+
+
+def adapters(**grid: Any) -> dict[str, Any]:
+    return {"methods": {"adapters": ADAPTERS | {"grid": ADAPTERS["grid"] | grid}}}
+
+
+def test_adapters_add_up_to_the_weighted_sum_of_the_differences(
+    adapted: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    out = merged(adapted, make_run, sums_data, "adapters", **adapters(combination_type=["cat"]))
+    (candidate,) = artifact.read_json(out / "merge.json")["candidates"]
+    assert candidate["held"] == {"one": pytest.approx(1, abs=1e-4), "two": pytest.approx(1, abs=1e-4)}
+    base = weights(adapted["base"])
+    for name, tensor in weights(out).items():
+        one, two = differences(adapted, name)
+        torch.testing.assert_close(tensor, base[name] + 0.5 * one + 0.25 * two, atol=1e-4, rtol=1e-4)
+    assert {p.name for p in out.iterdir()} == {p.name for p in adapted["one"].iterdir()} - {"adapter"} | {"merge.json"}
+    assert not any(str(adapted["base"]).encode() in path.read_bytes() for path in out.iterdir())
+
+
+def test_a_difference_of_higher_rank_is_held_in_part(
+    adapted: dict[str, Path], make_run: MakeRun, sums_data: Path
+) -> None:
+    out = merged(adapted, make_run, sums_data, "adapters", **adapters(rank=[2, 6]))
+    low, high = (candidate["held"] for candidate in artifact.read_json(out / "merge.json")["candidates"])
+    assert low["one"] == high["one"] == pytest.approx(1, abs=1e-4)  # its own adapter, whatever the rank
+    assert 0.2 < low["two"] < high["two"] < 1
+
+
+def test_dare_of_adapters_is_seeded(adapted: dict[str, Path], tmp_path: Path) -> None:
+    members = {name: adapted[name] for name in ("one", "two")}
+    parameters = {"weight": [1.0, 1.0], "rank": 4, "combination_type": "dare_ties", "density": 0.5}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        _merge_lora.merge(parameters, adapted["base"], members, tmp_path / name, seed, "float32")
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_what_does_not_fit_adapters_is_refused(
+    family: dict[str, Path], adapted: dict[str, Path], tmp_path: Path, make_run: MakeRun, sums_data: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"PEFT refuses to merge adapters with .*Invalid combination_type: mean"):
+        merged(adapted, make_run, sums_data, "adapters", **adapters(combination_type=["mean"]))
+    shutil.rmtree("adapters")
+    lacking = {"methods": {"adapters": ADAPTERS | {"grid": {"weight": [[1.0, 1.0]], "combination_type": ["svd"]}}}}
+    with pytest.raises(ConfigError, match=r"adapters cannot be merged without grid\.rank"):
+        merged(adapted, make_run, sums_data, "adapters", **lacking)
+    shutil.rmtree("adapters")
+    shutil.copytree(family["one"], tmp_path / "odd")
+    shutil.copytree(adapted["one"] / "adapter", tmp_path / "odd" / "adapter")
+    with pytest.raises(ModelError, match=r"odd/adapter: holds -?\d+% of what parts .* from the model"):
+        merged(adapted | {"one": tmp_path / "odd"}, make_run, sums_data, "adapters", **adapters())
+
+
+def changed(family: dict[str, Path], root: Path) -> Path:
+    shutil.copytree(family["two"], root / "odd")
+    return root / "odd"
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def reshaped(folder: Path) -> None:
+    tensors = weights(folder)
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:-2].contiguous()
+    save_file(tensors, folder / "model.safetensors")
+
+
+def renamed_token(tokenizer: dict[str, Any]) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["odd"] = vocabulary.pop("5")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (reshaped, r"model\.embed_tokens\.weight is of shape \[318, 64\], not \[320, 64\]"),
+        (
+            lambda f: save_file({k: v for k, v in weights(f).items() if "norm" not in k}, f / "model.safetensors"),
+            r"it has no tensor model\.layers\.0\.input_layernorm\.weight",
+        ),
+        (lambda f: edit(f / "tokenizer.json", renamed_token), r"token \d+ is 'odd', not '5'"),
+        (
+            lambda f: edit(f / "tokenizer.json", lambda t: t["model"]["merges"].pop()),
+            r"tokenizer\.json has other rules under 'model'",
+        ),
+        (
+            lambda f: edit(f / "config.json", lambda c: c.update(architectures=["GPT2LMHeadModel"])),
+            r"it is a GPT2LMHeadModel, not a LlamaForCausalLM",
+        ),
+        (
+            lambda f: edit(f / "config.json", lambda c: c.update(num_attention_heads=4)),
+            r"config\.json has num_attention_heads 4, not 2",
+        ),
+        (lambda f: (f / "chat_template.jinja").write_text("{{ messages }}"), r"chat_template\.jinja is another"),
+        (lambda f: (f / "weights.bin").write_bytes(b""), r"weights\.bin: a pickle can run code"),
+        (lambda f: edit(f / "config.json", lambda c: c.update(auto_map={"x": "y"})), r"'auto_map' asks for remote"),
+    ],
+)  # fmt: skip
+def test_a_member_that_is_no_relative_is_refused_before_mergekit_starts(
+    family: dict[str, Path], tmp_path: Path, make_run: MakeRun, sums_data: Path, monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], Any], said: str,
+) -> None:  # fmt: skip
+    odd = changed(family, tmp_path)
+    change(odd)
+    monkeypatch.setattr(_merge, "merge", lambda *args: pytest.fail("merged"))
+    with pytest.raises(ModelError, match=said):
+        merged(family | {"two": odd}, make_run, sums_data, "linear")
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            {"merge_method": "linear", "grid": {"weigth": [0.5]}},
+            r"methods\.linear\.grid\.weigth: linear has no such parameter; did you mean 'weight'\?",
+        ),
+        (
+            {"merge_method": "linear", "grid": {"weight": [[1.0]]}},
+            r"grid\.weight: \[1\.0\] has 1 values for 2 members; give one for each",
+        ),
+        ({"merge_method": "linear", "grid": {"weight": []}}, r"grid\.weight: no value to try; give at least one"),
+        ({"merge_method": "ties", "grid": {"density": [0.5]}}, r"mergekit refuses ties with .*weight"),
+    ],
+)
+def test_a_grid_that_does_not_fit_its_method_is_refused(
+    family: dict[str, Path], make_run: MakeRun, sums_data: Path, method: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        merged(family, make_run, sums_data, "linear", methods={"linear": method})
+
+
+def test_weights_of_metrics_are_a_share(family: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"weights of metrics must not be negative, and not all 0"):
+        configured(metrics={"sums.vowel": VOWELS | {"weight": 0.0}})
+    with pytest.raises(ConfigError, match=r"methods has no 'linaer', the last part of --out; did you mean 'linear'"):
+        run = type("Named", (), {"name": "linaer", "params_file": Path("params/test/merge.yaml")})()
+        merge.chosen_method(configured(), run)
+
+
+def test_a_difference_of_averages_resamples_each_metric_apart() -> None:
+    ours = {"a.x": {str(i): 1.0 for i in range(10)}, "b.y": {str(i): float(i % 2) for i in range(1000)}}
+    theirs = {"a.x": {str(i): 0.0 for i in range(10)}, "b.y": {str(i): float(i % 2) for i in range(1000)}}
+    shares = {"a.x": 1.0, "b.y": 3.0}
+    assert _average.average(ours, shares) == pytest.approx(0.25 + 0.75 * 0.5)
+    gap = _average.difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
+    assert gap.value == gap.low == gap.high == pytest.approx(0.25)  # no row of either metric varies
+    theirs["b.y"] = {row: 1 - score for row, score in theirs["b.y"].items()}
+    gap = _average.difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
+    assert gap.value == pytest.approx(0.25)
+    assert gap.high - gap.low == pytest.approx(2 * 1.96 * 0.75 * 1000**-0.5, rel=0.15)
+    del theirs["a.x"]["3"]
+    with pytest.raises(ArtifactError, match=r"a\.x: the two models answered different rows"):
+        _average.difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
+
+
+def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_artifact: Make) -> None:
+    tree = report_tree.build(Path(), make_artifact, rows=60)
+    found = _page.folders(*(tree / name for name in _page.FOLDERS))
+    digests = {name: artifact.read_manifest(found[f"models/{name}"]).digest for name in ("base", "sft", "dpo")}
+    folder = tree / "models" / "merged"
+    shutil.copytree(tree / "models" / "dpo", folder)
+    summary = {
+        "method": "ties", "metrics": {"sums.helpful": {"weight": 0.5}, "sums.exact_match": {"weight": 0.5}},
+        "candidates": [{"parameters": {"density": 0.5}}], "chosen": 0,
+    }  # fmt: skip
+    artifact.write_json(folder / "merge.json", summary)
+    inputs = {"model": digests["base"], "first": digests["sft"], "second": digests["dpo"]}
+    (folder / "manifest.json").unlink()
+    digest = make_artifact(folder, stage="merge", **inputs).digest
+    scores = tree / "metrics" / "merged"
+    shutil.copytree(tree / "metrics" / "dpo", scores)
+    (scores / "manifest.json").unlink()
+    make_artifact(scores, stage="evaluate", model=digest)
+    found = _page.folders(*(tree / name for name in _page.FOLDERS))
+    settings: dict[str, Any] = {"resamples": 200, "confidence": 0.95, "seed": 0}
+    board = _leaderboard.build(found, recipe="tiny", headline=("sums", "helpful"), **settings)
+    (row,) = board["merges"]
+    metrics = board["models"]["dpo"]["tasks"]["sums"]["metrics"]
+    assert row["average"] == pytest.approx((metrics["helpful"]["value"] + metrics["exact_match"]["value"]) / 2)
+    assert row["best"] == "dpo" and set(row["members"]) == {"sft", "dpo"}
+    assert row["difference"]["value"] == 0 and row["difference"]["verdict"] == "no difference"
+    page = _page.render(found, board | {"page": {"samples": 1, "listed": 1}, "claims": []})
+    section = page.partition('id="merging"')[2].partition("<h2")[0]
+    assert "density 0.5" in section and "merged" in section and "dpo" in section

@@ -1,0 +1,143 @@
+"""Quantisation: what is written loads, answers nearly as its parent, is small, recorded, and refused elsewhere."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks import _artifact as artifact
+from tasks import _compress, _harness, quantize
+from tasks._config import parse, read_yaml
+from tasks._errors import ConfigError, ModelError
+from tasks._models import check_folder, load_causal_lm, load_tokenizer, save_model
+from tasks._progress import Progress
+from tests.conftest import REPO
+
+MakeRun = Callable[[str], Any]
+RECIPE = REPO / "params/tiny/quantize.yaml"
+CALIBRATED = {"rtn4": False, "gptq": True, "awq": True, "rtn8": False, "w8a8": False}
+CLOSE = {"rtn4": 2.0, "gptq": 2.0, "awq": 2.0, "rtn8": 0.02, "w8a8": 0.05}
+"""Most KL in nats a token on the sharpened random model."""
+
+
+def configured(**changed: Any) -> quantize.Config:
+    """The tiny recipe's own settings, for a few rows."""
+    values = read_yaml(RECIPE)
+    values["calibration"]["rows"] = 8
+    values["held_out"] |= {"answer_rows": 4, "prompt_rows": 4, "max_new_tokens": 8}
+    return parse(RECIPE, values | changed, quantize.Config)
+
+
+@pytest.fixture(scope="module")
+def sharp(
+    tmp_path_factory: pytest.TempPathFactory, chat_model: Path, make_artifact: Callable[..., artifact.Manifest]
+) -> Path:
+    """The random model with larger matrices, so that its answers depend on what is rounded."""
+    model, folder = load_causal_lm(chat_model), tmp_path_factory.mktemp("sharp")
+    with torch.no_grad():
+        for matrix in (p for p in model.parameters() if p.dim() > 1):
+            matrix.mul_(4)
+    save_model(model, load_tokenizer(chat_model), folder)
+    make_artifact(folder, stage="base")
+    return folder
+
+
+def quantized(
+    make_run: MakeRun, config: quantize.Config, name: str, model: Path, data: Path
+) -> tuple[Path, dict[str, Any]]:
+    run = make_run(f"quant_{name}")
+    quantize.main(config, run, model=model, data=data)
+    return run.out, json.loads((run.out / "quantize.json").read_text())
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_it_is_small_and_answers_nearly_alike(name: str, make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
+    folder, report = quantized(make_run, configured(), name, sharp, sums_data)
+    assert 1e-7 < report["kl_per_token"] < CLOSE[name], "rounded, and not by much"
+    assert 0.0 <= report["greedy_agreement"] <= report["argmax_agreement"] <= 1.0
+    assert report["bytes"]["quantized"] < 0.7 * report["bytes"]["parent"], "of the test's model half is embedding"
+    assert report["bytes"]["quantized"] == (folder / "model.safetensors").stat().st_size
+    record = report["calibration"]
+    assert (record is not None) == CALIBRATED[name]
+    if record:
+        assert (record["dataset"], record["split"], record["rows"]) == ("sft", "train", 8)
+        assert len(record["sha256"]) == 64
+    method = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert method["quant_method"] == "compressed-tensors"
+    assert method["ignore"] == ["lm_head"]
+
+
+def test_the_evaluation_loads_it_and_nothing_else_does(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
+    folder, _ = quantized(make_run, configured(), "gptq", sharp, sums_data)
+    lm = _harness.load(folder, "cpu", "float32", 4, {}, Progress(None))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        ours, parents = lm.model(ids).logits, load_causal_lm(sharp)(ids).logits
+    assert torch.isfinite(ours).all()
+    assert not torch.equal(ours, parents)
+    for read in (check_folder, load_causal_lm):
+        with pytest.raises(ModelError, match="neither trained further, pruned, merged nor exported"):
+            read(folder)
+
+
+def test_gptq_rounds_better_than_to_the_nearest_on_what_it_saw(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
+    """Along the columns' inputs, which is what GPTQ minimises, and not in the weights themselves."""
+    config = configured()
+    inputs = []
+    parent = load_causal_lm(sharp)
+    first = parent.get_decoder().layers[0].self_attn.q_proj
+    first.register_forward_hook(lambda _module, args, _out: inputs.append(args[0].reshape(-1, args[0].shape[-1])))
+    tokenizer = load_tokenizer(sharp)
+    seen, _ = _compress.calibration_rows(config.calibration, tokenizer, sums_data, config.seed, RECIPE)
+    with torch.inference_mode():
+        for ids in seen["input_ids"]:
+            parent(torch.tensor([ids]))
+    errors = {}
+    for name in ("rtn4", "gptq"):
+        folder, _ = quantized(make_run, config, name, sharp, sums_data)
+        rounded = load_causal_lm(folder, quantized=True).get_decoder().layers[0].self_attn.q_proj
+        errors[name] = float(((first.weight - rounded.weight) @ torch.cat(inputs).T).detach().pow(2).sum())
+    assert errors["gptq"] < 0.9 * errors["rtn4"]
+
+
+def test_the_same_settings_give_the_same_bytes(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        config = configured(methods={name: read_yaml(RECIPE)["methods"]["awq"]})
+        folder, _ = quantized(make_run, config, name, sharp, sums_data)
+        found.append({p.name: artifact.sha256(p) for p in folder.iterdir()})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "key"),
+    [
+        ({"GPTQModifier": {"blok_size": 64}}, r"GPTQModifier\.blok_size.*did you mean 'block_size'"),
+        ({"GPTQModifier": {"block_size": "many"}}, r"GPTQModifier\.block_size"),
+        ({"QuantizationModifier": {"targets": ["Linear"], "scheme": "W3A16X"}}, "QuantizationModifier|W3A16X"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    modifiers: dict[str, Any], key: str, make_run: MakeRun, sharp: Path, sums_data: Path
+) -> None:
+    config = configured(methods={"gptq": {"modifiers": modifiers}})
+    with pytest.raises(ConfigError, match=key) as e:
+        quantized(make_run, config, "gptq", sharp, sums_data)
+    assert "params/test/quant_gptq.yaml: " in str(e.value)
+    assert "methods.gptq.modifiers" in str(e.value)
+
+
+def test_a_group_that_does_not_divide_a_matrix_is_refused(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 48}
+    groups = {"weights": {"targets": ["Linear"], "weights": weights}}
+    modifiers = {"QuantizationModifier": {"ignore": ["re:.*lm_head"], "config_groups": groups}}
+    with pytest.raises(ConfigError, match="48"):
+        quantized(make_run, configured(methods={"odd": {"modifiers": modifiers}}), "odd", sharp, sums_data)
+
+
+def test_an_unknown_method_is_named(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
+    with pytest.raises(ConfigError, match="methods has no 'gtpq'; did you mean 'gptq'"):
+        quantized(make_run, configured(), "gtpq", sharp, sums_data)
