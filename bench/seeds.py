@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tasks import _leaderboard, _page
-from tasks._config import read_yaml
+from tasks import _page, report
+from tasks._config import load
 
 REPO = Path(__file__).resolve().parents[1]
 KEPT = {"data", "evaluate", "export_onnx", "report"}
@@ -43,19 +43,9 @@ def train(work: Path, recipe: str) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(work), "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc")}
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--recipe", recipe]
     subprocess.run([*command, "--target", "evaluate"], check=True, cwd=work, env=environment)
-    settings = read_yaml(work / "params" / recipe / "report.yaml")
-    artifacts = work / "artifacts"
-    found = _page.folders(*(artifacts / name for name in _page.FOLDERS))
-    board = _leaderboard.build(
-        found,
-        recipe=recipe,
-        headline=(settings["headline"]["task"], settings["headline"]["metric"]),
-        resamples=settings["resamples"],
-        confidence=settings["confidence"],
-        seed=settings["seed"],
-    )
-    board["claims"] = _leaderboard.claims(board, settings["claims"], settings["over"], found, settings["seed"])
-    return board
+    settings = work / "params" / recipe / "report.yaml"
+    found = _page.folders(*(work / "artifacts" / name for name in _page.FOLDERS))
+    return report.leaderboard(load(settings, report.Config), found, settings)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from tasks import _onnx
 from tasks._errors import ConfigError, DataError
+from tasks._models import load_tokenizer
 from tasks._progress import Progress
 
 MOST_ROWS = 32
@@ -26,12 +27,25 @@ MOST_ROWS = 32
 class OnnxLM(TemplateLM):
     """Answers and scores rows in batches on ONNX Runtime."""
 
-    def __init__(self, folder: Path, threads: int, batch_size: int, progress: Progress) -> None:
-        """Args: folder: an ONNX Runtime GenAI folder; threads: of ONNX Runtime; batch_size: rows at once, at most."""
+    def __init__(
+        self, folder: Path, threads: int, batch_size: int, chat_template_args: dict[str, Any], progress: Progress
+    ) -> None:
+        """Load the form.
+
+        Args:
+            folder: an ONNX Runtime GenAI folder.
+            threads: of ONNX Runtime.
+            batch_size: rows at once, at most.
+            chat_template_args: passed to the chat template. ONNX Runtime GenAI cannot, so with any the template is
+                rendered by transformers, from the same file.
+            progress: where each batch is reported.
+        """
         super().__init__()
         self._model, self._tok = _onnx.load(folder, threads)
         self._context, self._progress = _onnx.context_length(folder), progress
         self._batch_size = min(batch_size, MOST_ROWS)
+        self._template_args = chat_template_args
+        self._template = load_tokenizer(folder) if chat_template_args else None
         self._ends = {int(token) for token in self._tok.eos_token_ids}
 
     @property
@@ -50,7 +64,13 @@ class OnnxLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Text of a conversation by the folder's template."""
-        return _onnx.render(self._tok, chat_history)
+        if self._template is None:
+            return _onnx.render(self._tok, chat_history)
+        return str(
+            self._template.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_args
+            )
+        )
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokens of a prompt and of an answer, apart: white space stays where the template put it."""

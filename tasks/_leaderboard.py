@@ -85,7 +85,7 @@ def build(
         for task, result in entry["tasks"].items():
             if parent is not None and task in models[parent]["tasks"]:
                 sides = folders[f"metrics/{model}"], folders[f"metrics/{parent}"]
-                _compare(result, task, *sides, resamples, confidence, seed)
+                compare(result, task, *sides, resamples, confidence, seed)
     board = {
         "recipe": recipe,
         "headline": {"task": headline[0], "metric": headline[1]},
@@ -128,7 +128,7 @@ def claims(
         if before is not None and against != entry["parent"]:
             result = {"metrics": {metric: dict(scores)}, "higher_is_better": entry["tasks"][task]["higher_is_better"]}
             sides = folders[f"metrics/{model}"], folders[f"metrics/{against}"]
-            _compare(result, task, *sides, leaderboard["resamples"], leaderboard["confidence"], seed)
+            compare(result, task, *sides, leaderboard["resamples"], leaderboard["confidence"], seed)
             scores = result["metrics"][metric]
         if before is not None:
             values = {"before": _score(before), "after": _score(scores), "difference": scores["difference"]}
@@ -203,7 +203,7 @@ def _entry(
     }
 
 
-def _compare(
+def compare(
     result: dict[str, Any], task: str, child: Path, parent: Path, resamples: int, confidence: float, seed: int
 ) -> None:
     """Add the paired `difference` to each metric that both sides have, in place."""

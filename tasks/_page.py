@@ -88,6 +88,7 @@ def render(
         "data": artifact.read_json(found["data"] / "report.json"),
         "rejects": artifact.read_jsonl(found["data"] / "rejects.jsonl"),
         "parity": _files(found, "onnx", "parity.json"),
+        "frontier": _frontier(leaderboard, models),
         "graph": _graph(leaderboard, models),
         "measured": measured or {},
         "runs": runs or {},
@@ -237,6 +238,15 @@ def _calibration(found: Mapping[str, Path], models: list[str]) -> dict[str, Any]
         model: {"svg": svg.calibration(bins, f"s{models.index(model) % 6}"), "metrics": metrics[model], "bins": bins}
         for model, bins in _files(found, "models", "calibration.json").items()
     }
+
+
+def _frontier(leaderboard: dict[str, Any], models: list[str]) -> Markup | None:
+    rows = leaderboard["frontier"]["rows"]
+    if len(rows) < 2:
+        return None
+    style = {model: f"s{i % 6}" for i, model in enumerate(models)}
+    points = [(r["bytes"] / 1e6, r["score"], r["name"], style.get(r["model"], "s0"), r["front"]) for r in rows]
+    return svg.scatter("score against size", points)
 
 
 def _graph(leaderboard: dict[str, Any], models: list[str]) -> Markup:

@@ -94,6 +94,42 @@ def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | N
     return _chart(title, parts)
 
 
+def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -> Markup:
+    """Score against size, with the Pareto front as a line and its members named.
+
+    Args:
+        title: what is shown.
+        points: x in megabytes, y, name, style class, and whether it is on the front; at least one.
+    """
+    xt = ticks(0, max(p[0] for p in points), 5)
+    yt = ticks(min(p[1] for p in points), max(p[1] for p in points), 5)
+    left, top, width, height = 52.0, 14.0, 590.0, 250.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (x - xt[0]) / ((xt[-1] - xt[0]) or 1) * width,
+            top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
+        )
+
+    parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
+    parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
+    front = sorted(at(x, y) for x, y, _, _, on_front in points if on_front)
+    path = "M" + "L".join("{:.1f} {:.1f}".format(*p) for p in front)
+    parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(path))
+    for x, y, name, style, on_front in points:
+        place, tip = at(x, y), f"{name}: {number(y)} at {number(x)} MB"
+        dot = '<g class="{}"><circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle></g>'
+        parts.append(Markup(dot).format(style, *place, 4.5 if on_front else 2.6, tip))
+        if on_front:
+            side = -8 if place[0] > left + width / 2 else 8
+            anchor = "end" if side < 0 else "start"
+            text = '<text class="point" x="{:.1f}" y="{:.1f}" style="text-anchor: {}">{}</text>'
+            parts.append(Markup(text).format(place[0] + side, place[1] - 7, anchor, name))
+    return Markup('<svg class="chart wide" viewBox="0 0 680 290" role="img" aria-label="{}">{}</svg>').format(
+        title, Markup("").join(parts)
+    )
+
+
 def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
     """Observed against predicted probability, a dot for each bin, with the diagonal of perfect calibration.
 

@@ -90,12 +90,9 @@ def _load(config: Config, run: Run, model: Path) -> Any:
 
 
 def _load_export(config: Config, run: Run, folder: Path) -> Any:
-    """Raises ConfigError for arguments of the chat template, which the ONNX tokenizer does not pass on."""
     from tasks._harness_onnx import OnnxLM
 
-    if config.chat_template_args:
-        raise ConfigError(f"{run.params_file}: chat_template_args are not for ONNX forms; write them into the template")
-    return OnnxLM(folder, config.threads, config.batch_size, run.progress)
+    return OnnxLM(folder, config.threads, config.batch_size, config.chat_template_args, run.progress)
 
 
 def load_task(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _leaderboard, _page
+from tasks import _forms, _leaderboard, _page
 from tasks._config import StageConfig, Strict, suggest
 from tasks._errors import ConfigError
 from tasks._stage import Run, stage
@@ -30,7 +30,7 @@ PLOTTED = {
 
 
 class Headline(Strict):
-    """The score that the page shows first."""
+    """A score to show."""
 
     task: str
     """Evaluation task."""
@@ -43,6 +43,8 @@ class Config(StageConfig):
 
     headline: Headline
     """The score that counts most in this recipe."""
+    frontier: Headline
+    """The score that is set against the size of every model and form."""
     claims: dict[str, str]
     """Model to the metric it was made to improve, `task.metric`: its method's own."""
     over: dict[str, str]
@@ -68,6 +70,7 @@ def main(
     artifact.write_json(run.out / "metrics.json", _leaderboard.values(board))
     (run.out / "plots").mkdir()
     artifact.write_json(run.out / "plots" / "leaderboard.json", _leaderboard.rows(board))
+    artifact.write_json(run.out / "plots" / "frontier.json", board["frontier"]["rows"])
     for model in board["models"]:
         curves = found[f"models/{model}"] / "curves.jsonl"
         if curves.exists():
@@ -95,6 +98,9 @@ def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: boo
         confidence=config.confidence,
         seed=config.seed,
     )
+    board["forms"] = _forms.exported(board, found, config.seed)
+    task, metric = config.frontier.task, config.frontier.metric
+    board["frontier"] = {"task": task, "metric": metric, "rows": _forms.frontier(board, task, metric)}
     board["page"] = {"samples": config.samples, "listed": config.listed}
     scored = {model for model, entry in board["models"].items() if entry["tasks"]}
     claims = {model: metric for model, metric in config.claims.items() if model in scored or not part}

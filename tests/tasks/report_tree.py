@@ -13,8 +13,8 @@ from tasks import _graders as graders
 from tasks._stats import mean_interval
 
 Make = Callable[..., artifact.Manifest]
-SKILLS = {"base": (0.05, 0.0), "sft": (0.45, 0.4), "dpo": (0.5, 0.95)}
-"""Model to the probabilities of a right and of a courteous answer."""
+SKILLS = {"base": (0.05, 0.0), "sft": (0.45, 0.4), "dpo": (0.5, 0.95), "dpo_int4": (0.3, 0.95)}
+"""Model, or form of an export, to the probabilities of a right and of a courteous answer."""
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & \x00\x1b[31m \u202e'
 
 
@@ -30,7 +30,8 @@ def build(root: Path, make: Make, rows: int = 200) -> Path:
     make(folder / "labels", stage="label", data=data, model=sft)
     for name, digest in (("base", base), ("sft", sft), ("dpo", dpo)):
         _evaluation(folder / "metrics" / name, make, rows, model=digest, data=data)
-    _export(folder / "onnx" / "dpo", make, model=dpo, data=data)
+    onnx = _export(folder / "onnx" / "dpo", make, model=dpo, data=data)
+    _evaluation(folder / "metrics" / "dpo_int4", make, rows, form="int4", model=onnx, data=data)
     return folder
 
 
@@ -50,7 +51,7 @@ def summary(samples: list[dict[str, Any]], output_type: str, higher: dict[str, b
     }  # fmt: skip
 
 
-def _evaluation(folder: Path, make: Make, rows: int, **inputs: str) -> None:
+def _evaluation(folder: Path, make: Make, rows: int, form: str | None = None, **inputs: str) -> None:
     right, courteous = SKILLS[folder.name]
     rng, sums, reference = random.Random(1), [], []
     for n in range(rows):
@@ -82,7 +83,9 @@ def _evaluation(folder: Path, make: Make, rows: int, **inputs: str) -> None:
         "sums": summary(sums, "generate_until", higher),
         "reference": summary(reference, "loglikelihood", {"nats_per_byte": False}),
     }
-    artifact.write_json(folder / "results.json", {"model": folder.name, "tasks": tasks})
+    artifact.write_json(
+        folder / "results.json", {"model": folder.name, "tasks": tasks} | ({"form": form} if form else {})
+    )
     make(folder, stage="evaluate", **inputs)
 
 
@@ -132,7 +135,7 @@ def _model(folder: Path, make: Make, **inputs: str) -> str:
     return make(folder, stage=folder.name, **inputs).digest
 
 
-def _export(folder: Path, make: Make, **inputs: str) -> None:
+def _export(folder: Path, make: Make, **inputs: str) -> str:
     folder.mkdir(parents=True)
     forms = {
         form: {
@@ -150,7 +153,7 @@ def _export(folder: Path, make: Make, **inputs: str) -> None:
     artifact.write_json(
         folder / "parity.json", {"forms": forms, "thresholds": dict.fromkeys(forms, bounds), "prompts": 32}
     )
-    make(folder, stage="export_onnx", **inputs)
+    return make(folder, stage="export_onnx", **inputs).digest
 
 
 def _data(folder: Path, make: Make) -> str:

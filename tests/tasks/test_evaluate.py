@@ -175,11 +175,15 @@ def test_a_form_of_an_export_is_verified_as_part_of_it(export: Path) -> None:
         artifact.verify_input("model", export / "fp32")
 
 
-def test_chat_template_arguments_are_refused_for_an_export(recipe: Path, data: Path, export: Path) -> None:
-    config = load(recipe, Config).model_copy(update={"chat_template_args": {"enable_thinking": False}})
-    run = Run(Path("out"), recipe, "onnx", Path("x"), {}, Progress(None), main_process=True)
-    with pytest.raises(ConfigError, match="chat_template_args are not for ONNX forms"):
-        main(config, run, model=export / "fp32", data=data)
+def test_arguments_reach_the_chat_template_of_an_export(export: Path) -> None:
+    from tasks._harness_onnx import OnnxLM
+
+    template = export / "fp32" / "chat_template.jinja"
+    template.chmod(0o644)
+    template.write_text(template.read_text().rstrip() + "{{ '<loud>' if loud is defined and loud else '' }}")
+    asked = [{"role": "user", "content": "What is 1 + 1?"}]
+    quiet, loud = (OnnxLM(export / "fp32", 1, 4, args, Progress(None)) for args in ({}, {"loud": True}))
+    assert loud.apply_chat_template(asked) == quiet.apply_chat_template(asked) + "<loud>"
 
 
 def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path) -> None:

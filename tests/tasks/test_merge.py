@@ -393,6 +393,8 @@ def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_ar
     assert row["average"] == pytest.approx((metrics["helpful"]["value"] + metrics["exact_match"]["value"]) / 2)
     assert row["best"] == "dpo" and set(row["members"]) == {"sft", "dpo"}
     assert row["difference"]["value"] == 0 and row["difference"]["verdict"] == "no difference"
-    page = _page.render(found, board | {"page": {"samples": 1, "listed": 1}, "claims": []})
+    page = _page.render(
+        found, board | {"page": {"samples": 1, "listed": 1}, "claims": [], "forms": [], "frontier": {"rows": []}}
+    )
     section = page.partition('id="merging"')[2].partition("<h2")[0]
     assert "density 0.5" in section and "merged" in section and "dpo" in section

@@ -215,7 +215,9 @@ def test_the_page_says_who_wins(
     board = _leaderboard.build(
         found, recipe="toy", headline=("sums", "helpful"), resamples=100, confidence=0.95, seed=0
     )  # no claim on it: a model that only shows a comparison is shown all the same
-    html = _page.render(found, board | {"page": {"samples": 2, "listed": 2}, "claims": []})
+    html = _page.render(
+        found, board | {"page": {"samples": 2, "listed": 2}, "claims": [], "forms": [], "frontier": {"rows": []}}
+    )
     section = html[html.index('id="refinement"') :]
     for when in ("before", "after"):
         side = artifact.read_json(folder / "refine.json")[when]

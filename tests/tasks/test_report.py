@@ -213,6 +213,26 @@ def test_page_with_measurements_and_runs(tree: Path) -> None:
     assert not page.tags & {"script", "img", "link"}
 
 
+def test_forms_are_compared_with_pytorch_and_the_front_is_marked(tree: Path) -> None:
+    out = report(tree)
+    board = artifact.read_json(out / "leaderboard.json")
+    (form,) = board["forms"]
+    assert (form["model"], form["form"]) == ("dpo", "int4")
+    difference = form["tasks"]["sums"]["metrics"]["exact_match"]["difference"]
+    before = board["models"]["dpo"]["tasks"]["sums"]["metrics"]["exact_match"]["value"]
+    after = form["tasks"]["sums"]["metrics"]["exact_match"]["value"]
+    assert difference["value"] == pytest.approx(after - before) and difference["verdict"] == "worse"
+    assert "dpo_int4" not in board["models"]
+    rows = board["frontier"]["rows"]
+    assert [row["bytes"] for row in rows] == sorted(row["bytes"] for row in rows)
+    for row in rows:
+        beats = [r for r in rows if r["bytes"] <= row["bytes"] and r["score"] >= row["score"]]
+        assert row["front"] == all((r["bytes"], r["score"]) == (row["bytes"], row["score"]) for r in beats)
+    assert artifact.read_json(out / "plots" / "frontier.json") == rows
+    page = Page((out / "index.html").read_text())
+    assert "dpo int4" in page.text and "Frontier" in page.text
+
+
 def test_a_part_of_the_dag_has_a_page_and_a_leaderboard_of_its_own(tree: Path) -> None:
     """What lies there from another run stays out: it may be of other data."""
     from tasks import _local_report
