@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
-MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target export_onnx
+MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target evaluate_onnx
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format ui lock clean
