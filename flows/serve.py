@@ -184,6 +184,7 @@ def serve(
             f"--host {host} can be reached by others: set {KEY} to a key that they must send, or leave it"
         )
     log.setLevel(logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # a warning for each piece to a client that has just left
     with contextlib.closing(_listen(host, port)) as listener:
         recipe = workspace.active_recipe()
         follower = Follower(recipe, alias, batch=limits.batch, threads=threads, seconds=poll)
