@@ -44,7 +44,7 @@ def _at_hand(node: dict[str, Any]) -> bool:
 
 def rows(board: dict[str, Any]) -> list[dict[str, str]]:
     """One row a model, column title to text, the headline's metric first."""
-    runs = store.known_runs()
+    runs = {run["artifact"]: run["run_id"] for run in store.known_runs().values() if "artifact" in run}
     metrics = _metrics(board)
     order = [node["digest"] for node in board["lineage"]]  # parents first
     return [
@@ -54,7 +54,7 @@ def rows(board: dict[str, Any]) -> list[dict[str, str]]:
             **{f"{task} {metric}": _score(entry, task, metric) for task, metric in metrics},
             "size": size(entry["bytes"]),
             **_measured(model),
-            "MLflow run": next((runs[n]["run_id"] for n in (f"{entry['stage']}@{model}", model) if n in runs), ""),
+            "MLflow run": runs.get(str(MODELS / model), ""),
         }
         for model, entry in sorted(board["models"].items(), key=lambda item: order.index(item[1]["digest"]))
     ]

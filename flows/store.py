@@ -82,7 +82,8 @@ def known_runs() -> dict[str, dict[str, str]]:
     return runs
 
 
-def remember_run(stage: str, version: str, run_id: str, url: str) -> None:
+def remember_run(stage: str, version: str, run_id: str, url: str, out: Path) -> None:
     """Keep which run shows the artifact that is in the workspace now. Safe to call from several threads."""
     with _runs_lock:
-        artifact.write_json(RUNS, known_runs() | {stage: {"version": version, "run_id": run_id, "url": url}})
+        run = {"version": version, "run_id": run_id, "url": url, "artifact": str(out)}
+        artifact.write_json(RUNS, known_runs() | {stage: run})

@@ -75,7 +75,7 @@ class StageRun:
         finally:
             self._parent.api.set_terminated(self.run_id, state)
         if state == "FINISHED":
-            self._parent.remember(self)
+            self._parent.remember(self, out)
 
     def _log_params(self) -> None:
         from mlflow.entities import Param
@@ -181,7 +181,7 @@ class PipelineRun:
         )
         if found:
             run_id = found[0].info.run_id
-            store.remember_run(name, version, run_id, store.run_url(self.experiment_id, run_id))
+            store.remember_run(name, version, run_id, store.run_url(self.experiment_id, run_id), out)
             return
         self._open(name, version, {"cached": "true"}).finish(out, "FINISHED")
 
@@ -190,9 +190,9 @@ class PipelineRun:
         tags = {**tags, "recipe": self.recipe, **self._git, "mlflow.source.git.commit": self._git["commit"]}
         return str(self.api.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id)
 
-    def remember(self, run: StageRun) -> None:
+    def remember(self, run: StageRun, out: Path) -> None:
         """Keep which run shows the artifact that is in the workspace now."""
-        store.remember_run(run.name, run.version, run.run_id, run.url)
+        store.remember_run(run.name, run.version, run.run_id, run.url, out)
         self._finished[run.name] = run.run_id
 
     def close(self, state: State) -> None:

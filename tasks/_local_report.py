@@ -41,14 +41,9 @@ def _runs(board: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Artifact name to the MLflow run of the stage that made it."""
     path = artifact.STATE / "mlflow_runs.json"
     known = artifact.read_json(path) if path.exists() else {}
-    runs = {}
-    for node in board["lineage"]:
-        kind, _, item = node["name"].rpartition("/")
-        names = [f"{node['stage']}@{item}"]  # a stage of a matrix has its item's name behind it
-        names += [item] if kind in ("", "models") else []  # several stages may run one module: the model has the name
-        if name := next((name for name in names if name in known), None):
-            runs[node["name"]] = known[name]
-    return runs
+    runs = {run["artifact"]: run for run in known.values() if "artifact" in run}
+    names = {node["name"]: f"artifacts/{node['name']}" for node in board["lineage"]}
+    return {name: runs[folder] for name, folder in names.items() if folder in runs}
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ def test_the_leaderboard_puts_parents_and_the_headline_first(project: toy.Toy) -
     leaderboard.FILE.parent.mkdir(parents=True)
     artifact.write_json(leaderboard.FILE, board(right="better", kind="worse"))
     artifact.STATE.mkdir()
-    (artifact.STATE / "mlflow_runs.json").write_text(json.dumps({"sft": {"run_id": "abc", "version": "", "url": ""}}))
+    run = {"run_id": "abc", "version": "", "url": "", "artifact": "artifacts/models/sft"}
+    (artifact.STATE / "mlflow_runs.json").write_text(json.dumps({"sft": run}))
     rows = leaderboard.rows(artifact.read_json(leaderboard.FILE))
     assert [row["model"] for row in rows] == ["base", "sft"]
     assert list(rows[1])[:4] == ["model", "trained with", "sums right", "sums kind"]

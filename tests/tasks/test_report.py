@@ -201,7 +201,13 @@ def test_page_with_measurements_and_runs(tree: Path) -> None:
             measured["tokens_per_second"] = {"pytorch": 400.0, "fp32": 500.0, "int8": 1000.0, "int4": 1200.0}
         write_measurements(path.parent, measured)
     run = {"version": "abc", "run_id": "0123456789", "url": "http://127.0.0.1:5000/#/x"}
-    artifact.write_json(Path(".polm/mlflow_runs.json"), {"dpo": run, "evaluate@dpo": {**run, "run_id": "fedcba98765"}})
+    artifact.write_json(
+        Path(".polm/mlflow_runs.json"),
+        {
+            "dpo": {**run, "artifact": "artifacts/models/dpo"},
+            "evaluate@dpo": {**run, "run_id": "fedcba98765", "artifact": "artifacts/metrics/dpo"},
+        },
+    )
     out = Path(".polm/report/index.html")
     outs = [str(path.parent) for path in Path("artifacts").rglob(artifact.MANIFEST)]
     command = [sys.executable, "-m", "tasks._local_report", str(PARAMS), str(out.parent), *outs]
