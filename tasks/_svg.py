@@ -113,7 +113,7 @@ def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -
 
     parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
     parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
-    front = sorted(at(x, y) for x, y, _, _, on_front in points if on_front)
+    front = sorted({at(x, y) for x, y, _, _, on_front in points if on_front})
     path = "M" + "L".join("{:.1f} {:.1f}".format(*p) for p in front)
     parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(path))
     for x, y, name, style, on_front in points:
@@ -122,9 +122,10 @@ def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -
         parts.append(Markup(dot).format(style, *place, 4.5 if on_front else 2.6, tip))
         if on_front:
             side = -8 if place[0] > left + width / 2 else 8
+            below = front.index(place) % 2  # neighbours on a flat part would write over each other
             anchor = "end" if side < 0 else "start"
             text = '<text class="point" x="{:.1f}" y="{:.1f}" style="text-anchor: {}">{}</text>'
-            parts.append(Markup(text).format(place[0] + side, place[1] - 7, anchor, name))
+            parts.append(Markup(text).format(place[0] + side, place[1] + (17 if below else -7), anchor, name))
     return Markup('<svg class="chart wide" viewBox="0 0 680 290" role="img" aria-label="{}">{}</svg>').format(
         title, Markup("").join(parts)
     )
