@@ -171,7 +171,8 @@ class PipelineRun:
 
     def log_cached(self, name: str, version: str, out: Path) -> None:
         """Show a stage whose artifact was already there or restored, unless this version was logged before."""
-        if store.known_runs().get(name, {}).get("version") == version:
+        known = store.known_runs().get(name, {})
+        if (known.get("version"), known.get("artifact")) == (version, str(out)):
             return
         self._start()
         found = self.api.search_runs(
