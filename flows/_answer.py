@@ -82,4 +82,4 @@ class Answer:
 
 def overlap(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins one of `stops`."""
-    return max((n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+    return max((n for s in stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])), default=0)

@@ -137,7 +137,10 @@ class Exchange:
 
     def record(self) -> Record:
         """For the trace."""
-        settings = self.request.model_dump(exclude={"messages", "model", "user", "metadata"}, exclude_none=True)
+        settings = self.request.model_dump(
+            exclude={"messages", "model", "user", "metadata", "safety_identifier", "prompt_cache_key"},
+            exclude_none=True,
+        )
         reason = self.reason or "cancelled"
         turns, end = self.request.turns(), time.time_ns()
         return Record(self.name, self.served, turns, settings, self.text, reason, self.usage, self.start, end)

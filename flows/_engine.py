@@ -8,10 +8,12 @@ paged cache, which these graphs do not have: 16 rows at once give 1.6 times its 
 """
 
 import contextlib
+import json
 import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ class Engine:
         """
         model, self._tokenizer = _onnx.load(folder, threads)
         self.context = _onnx.context_length(folder)
+        settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        self._vocabulary = int(settings["model"]["vocab_size"])
         self._ends = {int(i) for i in self._tokenizer.eos_token_ids}
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -69,6 +73,8 @@ class Engine:
                 f"{len(ids)} tokens of messages and {sampling.max_new_tokens} of the answer are more than the model's "
                 f"context of {self.context}; shorten one of them"
             )
+        if sampling.top_k is not None:  # beyond the vocabulary ONNX Runtime GenAI reads what is not there
+            sampling = replace(sampling, top_k=min(sampling.top_k, self._vocabulary))
         with self._lock:
             if self._closed:
                 raise ModelError("this model is no longer served; ask again")
@@ -131,7 +137,7 @@ class _Group:
             params.set_search_options(batch_size=len(answers), max_length=longest, **_search(answers[0].sampling))
             self._generator = og.Generator(model, params)
             self._generator.append_tokens(prompts)
-        except RuntimeError:
+        except Exception:  # whatever it is, it must not end the thread that everybody's answers come from
             self._fail()
 
     @property
@@ -146,12 +152,11 @@ class _Group:
         try:
             self._generator.generate_next_token()
             tokens = [int(token) for token in self._generator.get_next_tokens()]
-        except RuntimeError:
+            for number, (answer, token) in enumerate(zip(self._rows, tokens, strict=True)):
+                if answer is not None and answer.take(token, ends):
+                    self._rows[number] = None
+        except Exception:
             self._fail()
-            return
-        for number, (answer, token) in enumerate(zip(self._rows, tokens, strict=True)):
-            if answer is not None and answer.take(token, ends):
-                self._rows[number] = None
 
     def _fail(self) -> None:
         log.exception("the model failed with %d requests on their way", self.size)

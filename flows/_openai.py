@@ -53,6 +53,12 @@ class Message(BaseModel):
     content: str | list[_Part]
     name: str | None = None
     """Taken and not shown to the model: no template here knows it."""
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: None = None
+    """Clients send a previous answer back with these keys, empty."""
 
     def text(self) -> str:
         """The content as one text."""
@@ -135,7 +141,7 @@ def parse(body: bytes) -> ChatRequest:
     except ValidationError as e:
         raise _refusal(e) from None
     for number, message in enumerate(request.messages):
-        if not message.text().strip():
+        if message.role != "assistant" and not message.text().strip():  # an answer may have been empty
             param = f"messages[{number}].content"
             raise RequestError(400, f"'{param}' is empty; send a text", param=param)
     if request.messages[-1].role == "assistant":

@@ -70,7 +70,7 @@ class Follower:
         version = self._version()
         if version is None:
             raise GateError(f"{self.name}: there is no {alias} yet; `polm promote MODEL` makes one")
-        self.current = self._load(version)
+        self.current, self._serving = self._load(version), version
         self._thread = threading.Thread(target=self._watch, name="alias", daemon=True)
         self._thread.start()
 
@@ -109,17 +109,20 @@ class Follower:
                 log.warning("%s: still serving v%s: %s", self.name, self.current.version, e)
 
     def _look(self) -> None:
+        if not self.current.worker.alive:  # whatever the registry says now, this version has answered before
+            self._exchange(self._load(self._serving), self._serving)
         version = self._version()
-        if version is None or str(version.version) == self._refused:
-            return
-        if str(version.version) == self.current.version and self.current.worker.alive:
+        if version is None or str(version.version) in (self._refused, self.current.version):
             return
         try:
             new = self._load(version)
         except PolmError:
             self._refused = str(version.version)
             raise
-        old, self.current, self._refused = self.current, new, None
+        self._exchange(new, version)
+
+    def _exchange(self, new: Served, version: Any) -> None:
+        old, self.current, self._serving, self._refused = self.current, new, version, None
         log.info("%s is served; %s finishes what it has begun", new.label, old.label)
         self.swaps += 1
         old.worker.close()

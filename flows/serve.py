@@ -55,8 +55,10 @@ def build(desk: Desk, key: str | None) -> FastAPI:
         return _refuse(error)
 
     @app.get("/health")
-    async def _health() -> dict[str, str]:
-        return {"status": "ok", "model": desk.follower.current.label}
+    async def _health() -> Response:
+        alive = desk.follower.current.worker.alive
+        state = {"status": "ok" if alive else "loading", "model": desk.follower.current.label}
+        return JSONResponse(state, status_code=200 if alive else 503)
 
     @app.get("/v1/models", dependencies=locked)
     async def _models() -> dict[str, Any]:
@@ -216,6 +218,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, number)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # else a second server could bind the same port while this one loads
         return listener
     except OSError as e:
         raise ConfigError(

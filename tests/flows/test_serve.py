@@ -124,6 +124,18 @@ def test_many_clients_at_a_time_get_their_own_answers(url: str, expected: str) -
     assert answers[-1].choices[0].message.content == expected
 
 
+def test_an_answer_can_be_sent_back_with_the_next_question(url: str) -> None:
+    """As the client's own objects hold it, with the keys that are empty."""
+    with OpenAI(base_url=url, api_key="none") as client:
+        asked: list[Any] = [{"role": "user", "content": "What is 1 + 1?"}]
+        asked.append(client.chat.completions.create(model=NAME, messages=asked, max_tokens=4).choices[0].message)
+        asked.append({"role": "user", "content": "And 2 + 2?"})
+        again = client.chat.completions.create(
+            model=NAME, messages=asked, max_tokens=4, temperature=1.0, extra_body={"top_k": 10**9}
+        )
+    assert again.usage is not None and again.usage.completion_tokens > 0
+
+
 def test_curl(url: str, expected: str) -> None:
     curl = shutil.which("curl")
     if curl is None:
