@@ -41,8 +41,9 @@ def keep_layers(model: Any, indices: Sequence[int]) -> None:
     for number, layer in enumerate(decoder.layers):
         _renumber(layer, number)
     config.num_hidden_layers = len(indices)
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = [config.layer_types[index] for index in indices]
+    for key in ("layer_types", "no_rope_layers"):
+        if getattr(config, key, None) is not None:
+            setattr(config, key, [getattr(config, key)[index] for index in indices])
 
 
 def _renumber(layer: Any, number: int) -> None:

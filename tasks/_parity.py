@@ -62,7 +62,7 @@ class Reference:
             eos_token_id=self._ends,
             pad_token_id=self._pad,
         )
-        tokens = torch.tensor([list(ids)])
+        tokens = torch.tensor([list(ids)], device=self._model.device)
         out = self._model.generate(
             tokens, attention_mask=torch.ones_like(tokens), generation_config=config, streamer=streamer
         )
@@ -73,8 +73,10 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            logits = self._model(torch.tensor([[*ids, *answer]]), logits_to_keep=len(answer) + 1).logits[0, :-1]
-        return _log_softmax(logits.numpy())
+            logits = self._model(
+                torch.tensor([[*ids, *answer]], device=self._model.device), logits_to_keep=len(answer) + 1
+            ).logits[0, :-1]
+        return _log_softmax(logits.float().cpu().numpy())
 
 
 class Exported:

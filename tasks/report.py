@@ -103,7 +103,11 @@ def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: boo
     board["frontier"] = {"task": task, "metric": metric, "rows": _forms.frontier(board, task, metric)}
     board["page"] = {"samples": config.samples, "listed": config.listed}
     scored = {model for model, entry in board["models"].items() if entry["tasks"]}
-    claims = {model: metric for model, metric in config.claims.items() if model in scored or not part}
+    claims = {
+        model: metric
+        for model, metric in config.claims.items()
+        if not part or (model in scored and config.over.get(model, model) in scored)
+    }
     _check_metrics(path, config.headline, claims, board, part)
     over = {model: other for model, other in config.over.items() if model in claims and (other in scored or not part)}
     for model, other in over.items():
