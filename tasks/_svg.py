@@ -4,7 +4,7 @@ Why not matplotlib: these follow the page's colours in light and dark, weigh a k
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -73,16 +73,7 @@ def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | N
     points = [p for _, ps in series.values() for p in ps]
     xs, ys = [p[0] for p in points], [p[1] for p in points] + ([] if floor is None else [floor])
     yt, xt = ticks(min(ys), max(ys), 4), ticks(min(xs), max(xs), 4)
-    left, top, width, height = 44.0, 12.0, 296.0, 132.0
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - xt[0]) / ((xt[-1] - xt[0]) or 1) * width,
-            top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
-        )
-
-    parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
-    parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
+    at, parts = _axes(xt, yt, (44.0, 12.0, 296.0, 132.0))
     for label, (style, ps) in series.items():
         path = "M" + "L".join("{:.1f} {:.1f}".format(*at(*p)) for p in ps)
         end = at(*ps[-1])
@@ -103,16 +94,7 @@ def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -
     """
     xt = ticks(0, max(p[0] for p in points), 5)
     yt = ticks(min(p[1] for p in points), max(p[1] for p in points), 5)
-    left, top, width, height = 52.0, 14.0, 590.0, 250.0
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - xt[0]) / ((xt[-1] - xt[0]) or 1) * width,
-            top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
-        )
-
-    parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
-    parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
+    at, parts = _axes(xt, yt, (52.0, 14.0, 590.0, 250.0))
     front = sorted({at(x, y) for x, y, _, _, on_front in points if on_front})
     path = "M" + "L".join("{:.1f} {:.1f}".format(*p) for p in front)
     parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(path))
@@ -121,7 +103,7 @@ def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -
         dot = '<g class="{}"><circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle></g>'
         parts.append(Markup(dot).format(style, *place, 4.5 if on_front else 2.6, tip))
         if on_front:
-            side = -8 if place[0] > left + width / 2 else 8
+            side = -8 if place[0] > 347 else 8  # away from the nearer edge
             below = front.index(place) % 2  # neighbours on a flat part would write over each other
             anchor = "end" if side < 0 else "start"
             text = '<text class="point" x="{:.1f}" y="{:.1f}" style="text-anchor: {}">{}</text>'
@@ -224,6 +206,23 @@ def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, 
     return Markup(
         '<svg class="graph" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="lineage">{2}</svg>'
     ).format(width, height, Markup("").join(parts))
+
+
+def _axes(
+    xt: Sequence[float], yt: Sequence[float], box: tuple[float, float, float, float]
+) -> tuple[Callable[[float, float], tuple[float, float]], list[Markup]]:
+    """The place of a point (x, y) in a box (left, top, width, height), and the marks along two of its sides."""
+    left, top, width, height = box
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (x - xt[0]) / ((xt[-1] - xt[0]) or 1) * width,
+            top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
+        )
+
+    parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
+    parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
+    return at, parts
 
 
 def _chart(title: str, parts: Sequence[Markup]) -> Markup:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks import _onnx
+from tests.flows.promotable import Make, make_project
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,11 @@ def tracking(workspace: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyP
     shutil.copyfile(mlflow_template, path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     return workspace
+
+
+@pytest.fixture(scope="session")
+def promotable(tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
+    """A committed project whose artifacts are those in `dvc.lock`; copied for each test."""
+    root = tmp_path_factory.mktemp("project")
+    make_project(root, make_artifact)
+    return root

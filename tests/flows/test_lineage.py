@@ -12,16 +12,8 @@ from flows._served import Served
 from flows._traces import Record, Traces
 from tasks import _artifact as artifact
 from tasks._errors import GateError
-from tests.flows.promotable import Make, make_project
 
 NAME = "polm-tiny"
-
-
-@pytest.fixture(scope="module")
-def promotable(tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    make_project(root, make_artifact)
-    return root
 
 
 @pytest.fixture

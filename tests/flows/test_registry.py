@@ -12,18 +12,10 @@ from flows import registry, store
 from flows.graph import Graph
 from tasks import _artifact as artifact
 from tasks._errors import ArtifactError, GateError, PolmError
-from tests.flows.promotable import Make, make_project
+from tests.flows.promotable import Make
 
 REPO = Path(__file__).parents[2]
 NAME = "polm-tiny"
-
-
-@pytest.fixture(scope="session")
-def promotable(tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
-    """A committed project whose artifacts are those in `dvc.lock`; copied for each test."""
-    root = tmp_path_factory.mktemp("project")
-    make_project(root, make_artifact)
-    return root
 
 
 @pytest.fixture
