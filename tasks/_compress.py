@@ -40,6 +40,21 @@ _NOISE = ("No accelerator available", "Failed to find config._name_or_path")
 path it came from."""
 
 
+class HeldOut(Strict):
+    """Validation rows on which a model is compared with the one it was made from."""
+
+    answers: str
+    """Set whose written answers give the loss, e.g. `sft`."""
+    answer_rows: int = Field(ge=1)
+    """Most rows of it, from the first."""
+    prompts: str
+    """Set whose prompts are answered, e.g. `prompts`."""
+    prompt_rows: int = Field(ge=1)
+    """Most rows of it, from the first."""
+    max_new_tokens: int = Field(ge=1)
+    """Longest answer, in tokens."""
+
+
 class Calibration(Strict):
     """Which rows of the training split the algorithms look at."""
 

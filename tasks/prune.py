@@ -61,19 +61,9 @@ class Method(Strict):
         return self
 
 
-class HeldOut(Strict):
-    """What is measured on the validation split."""
+class HeldOut(_compress.HeldOut):
+    """What is measured on the validation split, the answers graded."""
 
-    answers: str
-    """Set whose written answers give the loss, e.g. `sft`."""
-    answer_rows: int = Field(ge=1)
-    """Most rows of it, from the first."""
-    prompts: str
-    """Set whose prompts are answered and graded, e.g. `prompts`."""
-    prompt_rows: int = Field(ge=1)
-    """Most rows of it, from the first."""
-    max_new_tokens: int = Field(ge=1)
-    """Longest answer, in tokens."""
     batch_size: int = Field(ge=1)
     """Answers written at once."""
     chat_template_args: dict[str, Any]

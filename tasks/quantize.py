@@ -27,7 +27,7 @@ from pydantic import Field
 from tasks import _artifact as artifact
 from tasks import _compress, _parity, _rows
 from tasks._chat import mark_generation
-from tasks._compress import Calibration
+from tasks._compress import Calibration, HeldOut
 from tasks._config import StageConfig, Strict, check_trainer
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
@@ -43,21 +43,6 @@ class Method(Strict):
 
     modifiers: dict[Kind, dict[str, Any]] = Field(min_length=1)
     """llm-compressor's modifiers in the order in which they run, their fields verbatim."""
-
-
-class HeldOut(Strict):
-    """What the quantised model is compared with its parent on, from the validation split."""
-
-    answers: str
-    """Set whose written answers give the loss, e.g. `sft`."""
-    answer_rows: int = Field(ge=1)
-    """Most rows of it, from the first."""
-    prompts: str
-    """Set whose prompts both answer, e.g. `prompts`."""
-    prompt_rows: int = Field(ge=1)
-    """Most rows of it, from the first."""
-    max_new_tokens: int = Field(ge=1)
-    """Longest answer, in tokens."""
 
 
 class Config(StageConfig):
