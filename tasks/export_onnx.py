@@ -1,8 +1,9 @@
 """Export: the trained model as ONNX Runtime GenAI folders, proven to answer like the PyTorch model it was made from.
 
 One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder` for the CPU: float32 weights as they
-are, or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits). No calibration data
-are used, and the embedding stays float32 unless the recipe names `Gather`. Then PyTorch and every form answer the same
+are, or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits); the embedding stays
+float32 unless the recipe names `Gather`. The builder rounds each block by itself; a form with `gptq` gets the decoder's
+weights from `tasks/_gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
 held-out prompts and are compared (`tasks/_parity.py` says how); a form over its thresholds fails the stage, and nothing
 is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
 
@@ -12,12 +13,13 @@ is written. Speeds are measured in turns and kept outside the artifact. One raw 
 import logging
 import random
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, StringConstraints
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
-from tasks import _onnx, _parity
+from tasks import _calibration, _gptq, _nbits, _onnx, _parity
 from tasks._artifact import read_jsonl, write_json
+from tasks._calibration import Calibration
 from tasks._config import StageConfig, Strict
 from tasks._errors import ConfigError, DataError
 from tasks._models import check_folder, load_causal_lm, load_tokenizer
@@ -39,6 +41,15 @@ class Thresholds(Strict):
     """At least, share of greedy tokens."""
 
 
+class Gptq(Strict):
+    """How the decoder's weights are rounded with regard to what they are multiplied by."""
+
+    calibration: Calibration
+    """Rows that give the inputs."""
+    damping: Annotated[float, Field(gt=0)]
+    """Added to the Hessian's diagonal, as a share of its mean."""
+
+
 class Form(Strict):
     """One folder to build."""
 
@@ -46,8 +57,16 @@ class Form(Strict):
     """Of the weights."""
     weights: dict[str, Any]
     """The builder's `quant_config.weights`, verbatim: block_size, symmetric, method, accuracy_level, op_types, …"""
+    gptq: Gptq | None
+    """Null leaves the rounding to the builder."""
     thresholds: Thresholds
     """Bounds this form must keep."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.gptq is not None and (self.precision == "fp32" or self.weights.get("symmetric") is not False):
+            raise ValueError("gptq chooses zero points of rounded weights: set `symmetric: false` and int4 or int8")
+        return self
 
 
 class Parity(Strict):
@@ -99,9 +118,12 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     tokenizer = load_tokenizer(model)
     context = AutoConfig.from_pretrained(model).max_position_embeddings
     prompts = _draw(config, data, _parity.prompts(tokenizer, conversations), context)
+    calibrations = {}
     for number, (name, form) in enumerate(config.forms.items()):
         run.progress.update(number, len(config.forms), f"build {name}")
         _onnx.build(model, run.out / name, precision=form.precision, options=options[name])
+        if form.gptq is not None:
+            calibrations[name] = _round(form.gptq, run, name, model, tokenizer, data, config.seed)
     reference = _parity.Reference(load_causal_lm(model), tokenizer)
     exported = {name: _parity.Exported(run.out / name, config.threads) for name in config.forms}
     for number, prompt in enumerate(prompts):
@@ -114,11 +136,26 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     _log_table(measures)
     thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
     _parity.check(measures, thresholds)
-    write_json(run.out / "parity.json", {"forms": measures, "thresholds": thresholds, "prompts": len(prompts)})
+    write_json(run.out / "parity.json", {
+        "forms": measures, "thresholds": thresholds, "prompts": len(prompts), "calibration": calibrations,
+    })  # fmt: skip
     run.progress.update(0, 1, "speed")
     speeds = _parity.decode_speeds(reference, exported, prompts[0].ids, **config.speed.model_dump())
     run.progress.update(1, 1, "speed", **speeds)
     run.measure(tokens_per_second=speeds, bytes={name: m["bytes"] for name, m in measures.items()})
+
+
+def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: Path, seed: int) -> dict[str, Any]:
+    """Put weights rounded by GPTQ in the places of those that the builder rounded; returns what calibrated them."""
+    rows, record = _calibration.draw(gptq.calibration, tokenizer, data, seed, run.params_file)
+    policy = load_causal_lm(model)
+    products = _nbits.decoder_products(run.out / name, policy)
+    grids = {module: _gptq.Grid(p.bits, p.block) for p in products for module in p.modules()}
+    with run.timed(f"round {name}"):
+        fitted = _gptq.fit(policy, rows, grids, gptq.damping, run.progress)
+    for product in products:
+        product.write_parts([fitted[module] for module in product.modules()])
+    return record
 
 
 def held_out(path: Path) -> list[list[dict[str, str]]]:

@@ -10,11 +10,13 @@ use). Magnitude is done here, since its modifier leaves the weights whole in one
 calibration and healing (training split) and the loss (validation split): as in `sft`.
 
 Healing is fine-tuning in which zeros stay zero: a mask is applied after each step of the optimizer. The model before
-pruning may teach besides (`teacher_weight`), as in Sparse Fine-tuning (Kurtic et al., arXiv:2310.06927). `prune.json`
-has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned and healed.
-The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it. The stage is a
-matrix over `methods`; what follows `pruned_` in the last part of `--out` says which one runs. What it leaves out:
-pruning heads or channels, and sharded training (FSDP), whose flat parameters the mask does not know.
+pruning may teach besides: a token's loss is then teacher_weight · KL(dense ‖ pruned) + (1 − teacher_weight) ·
+cross-entropy, of the output distributions at temperature 1 (Hinton et al., arXiv:1503.02531; `_distill.py`).
+`prune.json` has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned
+and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it. The
+stage is a matrix over `methods`; what follows `pruned_` in the last part of `--out` says which one runs. What it leaves
+out: pruning heads or channels, a teacher's hidden states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded
+training (FSDP), whose flat parameters the mask does not know.
 """
 
 import logging
@@ -25,11 +27,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks import _artifact as artifact
-from tasks import _compress, _rows, _train
+from tasks import _calibration, _compress, _modifiers, _rows, _train
+from tasks._calibration import Calibration
 from tasks._chat import mark_generation
-from tasks._compress import Calibration
 from tasks._config import Strict, check_trainer
-from tasks._depth import keep_layers
+from tasks._depth import depth, keep_layers
 from tasks._errors import ConfigError
 from tasks._models import load_causal_lm, load_tokenizer, save_model
 from tasks._prune import block_influence, cut_smallest, healer, matrices, sparsity
@@ -66,8 +68,6 @@ class HeldOut(_compress.HeldOut):
 
     batch_size: int = Field(ge=1)
     """Answers written at once."""
-    chat_template_args: dict[str, Any]
-    """Passed to the chat template when answers are drawn, e.g. `enable_thinking: false`."""
 
 
 class Config(_train.TrainerConfig):
@@ -89,7 +89,9 @@ class Config(_train.TrainerConfig):
         return [
             *super().verbatim(trainer_class),
             *(
-                _train.Verbatim(f"methods.{name}.modifiers.{kind}", values, _compress.fields(kind), _compress.RESERVED)
+                _train.Verbatim(
+                    f"methods.{name}.modifiers.{kind}", values, _modifiers.fields(kind), _modifiers.RESERVED
+                )
                 for name, method in self.methods.items()
                 for kind, values in (method.modifiers or {}).items()
             ),
@@ -104,28 +106,36 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Prune `model` by the method that the artifact is named after, heal it, write it and `prune.json`."""
+    """Prune `model` by the method that the artifact is named after, heal it, write it and `prune.json`.
+
+    Raises:
+        ConfigError: no such method, a modifier's or grader's value, too few rows, or no block that would be left.
+        DataError: no such set, or training diverged.
+    """
     name = _compress.method_name(run, PREFIX, config.methods)
     method = config.methods[name]
+    _leaves_one(method.drop_layers, f"{run.params_file}: methods.{name}.drop_layers", depth(model))
     measure = Measure(config, run, data)
     with run.timed("import"):
         for section, values, known, reserved in config.verbatim(trainer_class()):
             check_trainer(run.params_file, values, known, reserved, section)
         arguments = _train.arguments(trainer_class(), config, run)
+        modifiers = _modifiers.build(method.modifiers or {}, f"methods.{name}.modifiers", run.params_file)
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
-    calibration, record = _compress.calibration_rows(config.calibration, tokenizer, data, config.seed, run.params_file)
+    calibration, record = _calibration.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     counted = sum(p.numel() for p in policy.parameters())
     found: dict[str, Any] = {"before": measure(policy.to(arguments.device), tokenizer, "before")}
-    policy, blocks = prune(method, name, policy.cpu(), tokenizer, calibration, run, model)
+    policy, blocks = prune(method, modifiers, name, policy.cpu(), tokenizer, calibration, run, model)
     found["pruned"] = measure(policy.to(arguments.device), tokenizer, "pruned")
     figures: dict[str, float] = {}
     if method.heal:
         dense = load_causal_lm(model) if config.teacher_weight else None
         trainer = healer(arguments, config.dataset, policy, tokenizer, data, dense, config.teacher_weight)
         figures = _train.train(trainer, run)
-        policy = trainer.accelerator.unwrap_model(trainer.model)
+        # Without accelerate's wrapper, which computes in bf16 wherever the training did.
+        policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         found["healed"] = measure(policy, tokenizer, "healed")
     if run.main_process:
         left = {"before": counted, "after": sum(p.numel() for p in policy.parameters())}
@@ -135,6 +145,11 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         policy.config.use_cache = True
         save_model(policy, tokenizer, run.out)
         _log(found)
+
+
+def _leaves_one(dropped: int | None, where: str, blocks: int | None) -> None:
+    if dropped is not None and blocks is not None and dropped >= blocks:
+        raise ConfigError(f"{where} is {dropped}, and the model has {blocks} blocks; leave at least one")
 
 
 class Measure:
@@ -165,7 +180,14 @@ class Measure:
 
 
 def prune(
-    method: Method, name: str, policy: Any, tokenizer: Any, calibration: Any, run: Run, model: Path
+    method: Method,
+    modifiers: list[Any],
+    name: str,
+    policy: Any,
+    tokenizer: Any,
+    calibration: Any,
+    run: Run,
+    model: Path,
 ) -> tuple[Any, dict[str, Any] | None]:
     """Prune a model.
 
@@ -173,12 +195,11 @@ def prune(
         The model, and for depth pruning `influence` of each block and which were `kept`; else None.
 
     Raises:
-        ConfigError: a modifier's value, or as many blocks to drop as there are.
+        ConfigError: modifiers that llm-compressor refuses to combine.
     """
     if method.modifiers is not None:
         section = f"methods.{name}.modifiers"
-        modifiers = _compress.build(method.modifiers, section, run.params_file)
-        _compress.oneshot(policy, tokenizer, modifiers, calibration, section, run.params_file)
+        _modifiers.oneshot(policy, tokenizer, modifiers, calibration, section, run.params_file)
         whole = load_causal_lm(model)  # without llm-compressor's hooks and its own way of saving
         whole.load_state_dict(policy.state_dict())
         return whole, None
@@ -187,12 +208,7 @@ def prune(
             cut_smallest(matrix, method.magnitude)
         return policy, None
     assert method.drop_layers is not None
-    influence = block_influence(policy, calibration["input_ids"])
-    if method.drop_layers >= len(influence):
-        raise ConfigError(
-            f"{run.params_file}: methods.{name}.drop_layers is {method.drop_layers}, and the model has "
-            f"{len(influence)} blocks; leave at least one"
-        )
+    influence = block_influence(policy, calibration)
     kept = sorted(sorted(range(len(influence)), key=lambda i: influence[i])[method.drop_layers :])
     keep_layers(policy, kept)
     return policy, {"influence": [round(value, 6) for value in influence], "kept": kept}

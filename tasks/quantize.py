@@ -10,12 +10,12 @@ with the embedding and the head in float32. One raw row, for calibration (traini
 
     {"id": "…", "messages": [{"role": "user", "content": "What is 58 + 67?"}, {"role": "assistant", "content": "…"}]}
 
-`quantize.json` says what calibrated it (set, rows, SHA-256 of ids and texts), how large it is, and how near it is to
-its parent: the folder is loaded again and read along the parent's greedy answers to held-out prompts (measures as in
-`tasks/_parity.py`). The stage is a matrix over `methods`; what follows `quant_` in the last part of `--out` says which
-one runs. Such a model can be evaluated and served, but neither trained further nor exported to ONNX, which quantises
-for itself. On a CPU transformers unpacks the weights: they are smaller on disk and no faster. What it leaves out:
-quantisation-aware training, float8.
+`quantize.json` says what calibrated it (set, rows, SHA-256 of ids and texts), every field of the modifiers, how large
+it is, and how near it is to its parent: the folder is loaded again and read along the parent's greedy answers to
+held-out prompts (measures as in `tasks/_parity.py`). The stage is a matrix over `methods`; what follows `quant_` in the
+last part of `--out` says which one runs. Such a model can be evaluated and served, but neither trained further nor
+exported to ONNX, which quantises for itself. On a CPU transformers unpacks the weights: they are smaller on disk and no
+faster. What it leaves out: quantisation-aware training, float8.
 """
 
 import logging
@@ -25,9 +25,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _compress, _parity, _rows
+from tasks import _calibration, _compress, _modifiers, _parity, _rows
+from tasks._calibration import Calibration
 from tasks._chat import mark_generation
-from tasks._compress import Calibration, HeldOut
+from tasks._compress import HeldOut
 from tasks._config import StageConfig, Strict, check_trainer
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
@@ -67,24 +68,25 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     asked = _rows.read(data, held.prompts, "validation")[: held.prompt_rows]
     with run.timed("import"):
         for kind, values in chosen.items():
-            check_trainer(run.params_file, values, _compress.fields(kind), _compress.RESERVED, f"{section}.{kind}")
-        modifiers = _compress.build(chosen, section, run.params_file)
+            check_trainer(run.params_file, values, _modifiers.fields(kind), _modifiers.RESERVED, f"{section}.{kind}")
+        modifiers = _modifiers.build(chosen, section, run.params_file)
     tokenizer = load_tokenizer(model)
     rows, record = None, None
     if any(modifier.requires_calibration_data for modifier in modifiers):
-        rows, record = _compress.calibration_rows(config.calibration, tokenizer, data, config.seed, run.params_file)
+        rows, record = _calibration.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     with run.timed("quantize"):
-        _compress.oneshot(policy, tokenizer, modifiers, rows, section, run.params_file)
-    _compress.save(policy, tokenizer, run.out)
-    prompts = _parity.prompts(tokenizer, [row["prompt"] for row in asked])
+        _modifiers.oneshot(policy, tokenizer, modifiers, rows, section, run.params_file)
+    _modifiers.save(policy, tokenizer, run.out)
     mark_generation(tokenizer, model)
+    prompts = rendered(tokenizer, [row["prompt"] for row in asked], held.chat_template_args)
     whole, packed = (load_causal_lm(folder, quantized=True).to(config.device) for folder in (model, run.out))
     both = {"parent": whole, "quantized": packed}
     loss = {whose: _compress.answer_loss(each, tokenizer, answers) for whose, each in both.items()}
     found = compare(whole, packed, tokenizer, prompts, held.max_new_tokens, run)
     sizes = {"parent": weight_bytes(model), "quantized": weight_bytes(run.out)}
-    artifact.write_json(run.out / "quantize.json", {**found, "loss": loss, "bytes": sizes, "calibration": record})
+    how = {"modifiers": _modifiers.described(modifiers), "calibration": record}
+    artifact.write_json(run.out / "quantize.json", {**found, "loss": loss, "bytes": sizes, **how})
     log.info("%s: KL %.4g nats a token, argmax agreement %.4f, %.2f of %.2f MB", run.name, found["kl_per_token"],
              found["argmax_agreement"], sizes["quantized"] / 1e6, sizes["parent"] / 1e6)  # fmt: skip
 
@@ -94,8 +96,17 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def rendered(
+    tokenizer: Any, conversations: list[list[dict[str, str]]], chat_template_args: dict[str, Any]
+) -> list[list[int]]:
+    """Token ids of conversations, each up to where the assistant begins to answer."""
+    options = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
+    texts = [tokenizer.apply_chat_template(messages, **options) for messages in conversations]
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
 def compare(
-    whole: Any, packed: Any, tokenizer: Any, prompts: list[_parity.Prompt], max_new_tokens: int, run: Run
+    whole: Any, packed: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, run: Run
 ) -> dict[str, Any]:
     """Hold a quantised model against its parent, along the parent's greedy answers.
 
@@ -103,7 +114,7 @@ def compare(
         whole: the parent, in float32.
         packed: the quantised model.
         tokenizer: of both.
-        prompts: from `_parity.prompts`.
+        prompts: from `rendered`.
         max_new_tokens: longest answer.
         run: for the progress.
 
@@ -117,12 +128,12 @@ def compare(
     kl, agreed, same, positions = 0.0, 0, 0, 0
     for number, prompt in enumerate(prompts):
         run.progress.update(number, len(prompts), "comparing")
-        answer = parent.generate(prompt.ids, max_new_tokens=max_new_tokens)
-        p, q = (each.log_probs(prompt.ids, answer) for each in (parent, ours))
+        answer = parent.generate(prompt, max_new_tokens=max_new_tokens)
+        p, q = (each.log_probs(prompt, answer) for each in (parent, ours))
         kl += float((np.exp(p) * (p - q)).sum())
         agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
         positions += len(answer)
-        free = ours.generate(prompt.ids, max_new_tokens=len(answer))
+        free = ours.generate(prompt, max_new_tokens=len(answer))
         same += next((i for i, pair in enumerate(zip(answer, free, strict=False)) if pair[0] != pair[1]), len(free))
     return {
         "kl_per_token": round(kl / positions, 8),

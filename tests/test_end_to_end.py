@@ -32,7 +32,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "cot": {"trainer.max_steps": 3},
     "adapt": {"trainer.max_steps": 3},
     "grpo": {"trainer.max_steps": 2, "trainer.per_device_train_batch_size": 16, "trainer.max_completion_length": 12},
-    "export_onnx": {"parity.prompts": 4, "parity.max_new_tokens": 8, "speed.new_tokens": 8, "speed.repeats": 1},
+    "export_onnx": {
+        "parity.prompts": 4,
+        "parity.max_new_tokens": 8,
+        "speed.new_tokens": 8,
+        "speed.repeats": 1,
+        "forms.int4.thresholds.kl_per_token": 5.0,
+        "forms.int4.thresholds.argmax_agreement": 0.0,
+    },
     "data": {
         "sources.direct.options.count": 3000,
         "sources.worked.options.count": 500,

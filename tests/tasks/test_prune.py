@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import _prune, _train, prune
+from tasks import _compress, _prune, _rows, _train, prune
 from tasks._config import parse, read_yaml
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
@@ -79,6 +79,25 @@ def test_the_dense_model_teaches(make_run: MakeRun, chat_model: Path, sums_data:
         trainer.compute_loss(trainer.model, batch).backward()
         moved[weight] = max(float(p.grad.abs().max()) for p in policy.parameters() if p.grad is not None)
     assert moved[1.0] < 1e-6 < 1e-3 < moved[0.5]
+
+
+def test_the_healed_model_is_measured_in_float32(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
+    """Whatever it is trained in: the same folder, loaded again in float32, has the loss that was written."""
+    trainer = TRAINER | {"assistant_only_loss": True, "max_steps": 3, "save_steps": 3, "bf16": True}
+    folder, report = pruned(make_run, configured(trainer=trainer), "magnitude", chat_model, sums_data)
+    answers = _rows.read(sums_data, "sft", "validation")[:8]
+    again = _compress.answer_loss(load_causal_lm(folder), load_tokenizer(folder), answers)
+    assert report["healed"]["nats_per_token"] == again["nats_per_token"]
+
+
+def test_blocks_that_are_not_there_are_refused_before_anything_is_loaded(
+    make_run: MakeRun, chat_model: Path, sums_data: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_bytes((chat_model / "config.json").read_bytes())
+    with pytest.raises(ConfigError, match=r"pruned_depth\.yaml: methods\.depth\.drop_layers is 2, and the model has 2"):
+        pruned(make_run, configured(methods=method("depth", drop_layers=2)), "depth", bare, sums_data)
 
 
 def test_magnitude_cuts_the_smallest(chat_model: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks import _artifact as artifact
-from tasks import _compress, _harness, quantize
+from tasks import _calibration, _harness, quantize
 from tasks._config import parse, read_yaml
 from tasks._errors import ConfigError, ModelError
 from tasks._models import check_folder, load_causal_lm, load_tokenizer, save_model
@@ -65,6 +65,13 @@ def test_it_is_small_and_answers_nearly_alike(name: str, make_run: MakeRun, shar
     if record:
         assert (record["dataset"], record["split"], record["rows"]) == ("sft", "train", 8)
         assert len(record["sha256"]) == 64
+    used = report["modifiers"]
+    assert list(used) == list(read_yaml(RECIPE)["methods"][name]["modifiers"])
+    assert used[list(used)[-1]]["ignore"] == ["re:.*lm_head"]
+    if name == "gptq":
+        weights = used["GPTQModifier"]["config_groups"]["weights"]["weights"]
+        assert (weights["num_bits"], weights["actorder"]) == (4, "static"), "what the recipe leaves open is there too"
+    assert not list(folder.glob("*.yaml")), "llm-compressor's holds Python objects"
     method = json.loads((folder / "config.json").read_text())["quantization_config"]
     assert method["quant_method"] == "compressed-tensors"
     assert method["ignore"] == ["lm_head"]
@@ -91,9 +98,9 @@ def test_gptq_rounds_better_than_to_the_nearest_on_what_it_saw(make_run: MakeRun
     first = parent.get_decoder().layers[0].self_attn.q_proj
     first.register_forward_hook(lambda _module, args, _out: inputs.append(args[0].reshape(-1, args[0].shape[-1])))
     tokenizer = load_tokenizer(sharp)
-    seen, _ = _compress.calibration_rows(config.calibration, tokenizer, sums_data, config.seed, RECIPE)
+    seen, _ = _calibration.draw(config.calibration, tokenizer, sums_data, config.seed, RECIPE)
     with torch.inference_mode():
-        for ids in seen["input_ids"]:
+        for ids in seen:
             parent(torch.tensor([ids]))
     errors = {}
     for name in ("rtn4", "gptq"):
@@ -136,6 +143,32 @@ def test_a_group_that_does_not_divide_a_matrix_is_refused(make_run: MakeRun, sha
     modifiers = {"QuantizationModifier": {"ignore": ["re:.*lm_head"], "config_groups": groups}}
     with pytest.raises(ConfigError, match="48"):
         quantized(make_run, configured(methods={"odd": {"modifiers": modifiers}}), "odd", sharp, sums_data)
+
+
+def test_the_chat_template_gets_its_arguments(sharp: Path) -> None:
+    """What an answer is to begin with belongs to the prompt that is measured, e.g. Qwen3's closed thinking block."""
+    tokenizer = load_tokenizer(sharp)
+    tokenizer.chat_template += "{%- if add_generation_prompt and not think %}{{- 'No thoughts.' }}{%- endif %}"
+    asked = [[{"role": "user", "content": "What is 1 + 2?"}]]
+    texts = [tokenizer.decode(quantize.rendered(tokenizer, asked, {"think": think})[0]) for think in (True, False)]
+    assert texts == [
+        "<|im_start|>user\nWhat is 1 + 2?<|im_end|>\n<|im_start|>assistant\n" + t for t in ("", "No thoughts.")
+    ]
+
+
+def test_the_recipe_hands_them_on(make_run: MakeRun, sharp: Path, sums_data: Path, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    render = quantize.rendered
+
+    def spy(tokenizer: Any, asked: Any, chat_template_args: dict[str, Any]) -> list[list[int]]:
+        seen.append(chat_template_args)
+        return render(tokenizer, asked, chat_template_args)
+
+    monkeypatch.setattr(quantize, "rendered", spy)
+    held = read_yaml(RECIPE)["held_out"] | {"answer_rows": 2, "prompt_rows": 2, "max_new_tokens": 2}
+    config = configured(held_out=held | {"chat_template_args": {"enable_thinking": False}})
+    quantized(make_run, config, "rtn8", sharp, sums_data)
+    assert seen == [{"enable_thinking": False}]
 
 
 def test_an_unknown_method_is_named(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
