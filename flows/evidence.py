@@ -48,6 +48,8 @@ class Evidence:
     """Manifest of the exported model."""
     parity: dict[str, Any]
     """`parity.json` of the export."""
+    served: Scores | None
+    """How the exported form that would be served answered, with the export's digest; None when it was not asked."""
     chain: dict[str, artifact.Manifest]
     """Folder to manifest: the candidate, what it was made from, its evaluation and its export."""
     data: Path | None
@@ -58,11 +60,12 @@ class Evidence:
     """`commit` and `dirty`."""
 
 
-def collect(model: str, champion: Scores | None) -> Evidence:
+def collect(model: str, form: str, champion: Scores | None) -> Evidence:
     """Read and verify all that the promotion of `artifacts/models/<model>` rests on.
 
     Args:
         model: name of the candidate.
+        form: of its export, that would be served.
         champion: how the champion answered; None when there is none.
 
     Raises:
@@ -77,7 +80,9 @@ def collect(model: str, champion: Scores | None) -> Evidence:
         )
     digest = artifact.verify(MODELS / model).digest
     chain = dict(_ancestors(MODELS / model))
-    for folder in (METRICS / model, ONNX / model):
+    form_scores = METRICS / f"{model}_{form}"
+    asked = [form_scores] if (form_scores / artifact.MANIFEST).exists() else []
+    for folder in (METRICS / model, ONNX / model, *asked):
         chain[str(folder)] = artifact.verify(folder)
     evaluation = chain[str(METRICS / model)]
     return Evidence(
@@ -88,9 +93,10 @@ def collect(model: str, champion: Scores | None) -> Evidence:
         evaluated=evaluation.inputs["model"],
         export=chain[str(ONNX / model)],
         parity=artifact.read_json(ONNX / model / "parity.json"),
+        served=read_scores(form_scores, form, chain[str(form_scores)].inputs["model"]) if asked else None,
         chain=chain,
         data=next((Path(name) for name, m in chain.items() if m.digest == evaluation.inputs["data"]), None),
-        stale=_stale(model),
+        stale=_stale({MODELS / model, METRICS / model, ONNX / model, *asked}),
         git=store.git_state(),
     )
 
@@ -155,9 +161,8 @@ def _parent_scores(manifest: artifact.Manifest) -> Scores | None:
     return None
 
 
-def _stale(model: str) -> list[str]:
+def _stale(outs: set[Path]) -> list[str]:
     graph = Graph()
-    outs = {MODELS / model, METRICS / model, ONNX / model}
     names = [name for name, stage in graph.stages.items() if stage.out in outs]
     if len(names) != len(outs):
         raise ArtifactError(f"dvc.yaml: no stages write all of {', '.join(str(out) for out in sorted(outs))}")

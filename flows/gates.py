@@ -5,7 +5,7 @@ means that the interval of a paired bootstrap over the same rows lies above the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class Policy(Strict):
 
     form: str
     """The exported form that is served: `fp32`, `int8`, `int4`."""
+    served_loss: float = Field(ge=0)
+    """Most that form may score below its PyTorch model on the quality metric, in its unit, on the same rows."""
     quality: Quality
     regression: dict[str, float | None]
     """Pattern of `task.metric` to the loss that is tolerated, in the metric's unit: the first that matches counts, the
@@ -85,6 +87,7 @@ def judge(e: Evidence, policy: Policy) -> list[Verdict]:
     return [
         *_quality(e, policy),
         *_parity(e, policy),
+        _served_score(e, policy),
         _contamination(e),
         _lineage(e),
         _workspace(e),
@@ -159,6 +162,21 @@ def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: 
         {row: sign * theirs[row] for row in shared},
         **policy.bootstrap.model_dump(),
     )
+
+
+def _served_score(e: Evidence, policy: Policy) -> Verdict:
+    """What is served scores as the model that was compared above: rounding costs no more than is tolerated."""
+    metric, form = policy.quality.metric, policy.form
+    required = f"{metric} of {form} − PyTorch's ≥ {-policy.served_loss:+g}"
+    if e.served is None:
+        return Verdict("served score", required, f"{form} was not evaluated; run `polm run`", False)
+    if e.served.digest != e.export.digest:
+        return Verdict("served score", required, "evaluated on another export; run `polm run`", False)
+    difference = _difference(replace(e, candidate=e.served), replace(e.candidate, label="PyTorch"), policy, metric)
+    if isinstance(difference, str):
+        return Verdict("served score", required, difference, False)
+    found = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+    return Verdict("served score", required, found, difference.value >= -policy.served_loss)
 
 
 def _contamination(e: Evidence) -> Verdict:

@@ -52,7 +52,7 @@ def promote(model: str) -> None:
         api = store.client()
         name = store.experiment(recipe)
         before = _aliases(api, name)
-        found = evidence.collect(model, _champion_scores(api, name, before, Path(temp)))
+        found = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
         if _is_champion(api, name, before, found, policy):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
             return

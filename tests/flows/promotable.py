@@ -1,6 +1,7 @@
 """A project ready for promotion: artifacts of the product's shapes, recorded in `dvc.lock` and committed."""
 
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ PARENTS = {"sft": "base", "dpo": "sft", "worse": "sft"}
 GATES = """
 tiny:
   form: int8
+  served_loss: 0.02
   quality: {metric: sums.helpful, gain: 0.0}
   regression: {"*": 0.05}
   bootstrap: {resamples: 500, confidence: 0.95, seed: 0}
@@ -79,11 +81,16 @@ def fill(root: Path, make: Make) -> None:
             export / "parity.json",
             {"forms": {"int8": form}, "thresholds": {"int8": {**limits, "kl_per_token": 0.02}}, "prompts": 8},
         )
-        make(export, stage="export_onnx", model=digests[model], data=digests["data"])
+        exported = make(export, stage="export_onnx", model=digests[model], data=digests["data"])
+        asked = root / "artifacts/metrics" / f"{model}_int8"
+        shutil.copytree(evaluation, asked, ignore=shutil.ignore_patterns(artifact.MANIFEST))
+        make(asked, stage="evaluate", model=exported.digest, data=digests["data"])
         above = ["artifacts/data", *([f"artifacts/models/{PARENTS[model]}"] if model in PARENTS else [])]
         lines += stage(model, f"artifacts/models/{model}", *above)
         lines += stage(f"evaluate-{model}", f"artifacts/metrics/{model}", f"artifacts/models/{model}", "artifacts/data")
         lines += stage(f"export-{model}", f"artifacts/onnx/{model}", f"artifacts/models/{model}", "artifacts/data")
+        served = f"artifacts/metrics/{model}_int8"
+        lines += stage(f"evaluate_onnx-{model}", served, f"artifacts/onnx/{model}", "artifacts/data")
     (root / "dvc.yaml").write_text(f"stages:\n{lines}")
 
 

@@ -18,6 +18,7 @@ REPO = Path(__file__).parents[2]
 POLICY = Policy.model_validate(
     {
         "form": "int8",
+        "served_loss": 0.02,
         "quality": {"metric": "sums.helpful", "gain": 0.0},
         "regression": {"sums.*": 0.05, "reference.*": 0.1},
         "bootstrap": {"resamples": 500, "confidence": 0.95, "seed": 0},
@@ -88,6 +89,7 @@ def evidence(workspace: Path) -> Evidence:
         parity={"forms": {"fp32": FORM, "int8": FORM}, "thresholds": {"fp32": LIMITS, "int8": LIMITS}, "prompts": 8},
         chain=chain,
         data=data,
+        served=replace(candidate, label="int8", digest=chain["artifacts/onnx/dpo"].digest),
         stale=[],
         git={"commit": "c" * 40, "dirty": "true"},
     )
@@ -107,6 +109,7 @@ def test_a_better_model_passes_every_gate(evidence: Evidence) -> None:
         *["regression"] * 2,
         "parity",
         "served form",
+        "served score",
         "contamination",
         "lineage",
         "workspace",
@@ -135,6 +138,27 @@ def test_a_loss_elsewhere_is_refused_in_the_metrics_own_direction(
     (verdict,) = failed(replace(evidence, candidate=candidate))
     assert verdict.gate == "regression" and metric in verdict.required
     assert not failed(replace(evidence, candidate=candidate), regression={"*": None})
+
+
+def test_what_is_served_may_score_a_little_less_than_the_model_it_was_made_from(evidence: Evidence) -> None:
+    def served(helpful: float) -> Evidence:
+        return replace(evidence, served=replace(scores("int8", helpful), digest=evidence.export.digest))
+
+    assert not failed(served(0.69))
+    assert not failed(served(0.9))
+    (verdict,) = failed(served(0.67))
+    assert verdict.gate == "served score" and "-0.0300" in verdict.found and "-0.02" in verdict.required
+    assert not failed(served(0.67), served_loss=0.04)
+
+
+def test_a_form_that_was_not_asked_or_is_another_is_refused(evidence: Evidence) -> None:
+    assert evidence.served is not None
+    (verdict,) = failed(replace(evidence, served=None))
+    assert verdict.gate == "served score" and "int8 was not evaluated" in verdict.found
+    (verdict,) = failed(replace(evidence, served=replace(evidence.served, digest="older")))
+    assert "another export" in verdict.found
+    (verdict,) = failed(replace(evidence, served=replace(evidence.served, rows={"sums.helpful": {"x": 1.0}})))
+    assert verdict.gate == "served score" and "other rows" in verdict.found
 
 
 def test_a_lower_loss_is_no_regression(evidence: Evidence) -> None:
@@ -190,7 +214,8 @@ def test_an_unfaithful_export_is_refused(evidence: Evidence, form: str, change: 
 
 def test_an_export_of_other_weights_is_refused(evidence: Evidence) -> None:
     other = evidence.export.model_copy(update={"inputs": evidence.export.inputs | {"model": "older"}})
-    (verdict,) = failed(replace(evidence, export=other))
+    assert evidence.served is not None
+    (verdict,) = failed(replace(evidence, export=other, served=replace(evidence.served, digest=other.digest)))
     assert verdict.gate == "served form" and "another version" in verdict.found
 
 

@@ -91,8 +91,12 @@ def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Pa
     (export / artifact.MANIFEST).unlink()
     options = _onnx.builder_options(chat_model, "int8", "int8", {})
     _onnx.build(chat_model, export / "int8", precision="int8", options=options)
-    make_artifact(export, stage="export_onnx", **digests)
-    Repo().commit("export-sft", force=True)
+    exported = make_artifact(export, stage="export_onnx", **digests)
+    asked = Path("artifacts/metrics/sft_int8")
+    (asked / artifact.MANIFEST).unlink()
+    make_artifact(asked, stage="evaluate", model=exported.digest, data=digests["data"])
+    for name in ("export-sft", "evaluate_onnx-sft"):
+        Repo().commit(name, force=True)
 
     registry.promote("sft")
     served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
@@ -108,7 +112,7 @@ def test_a_failed_gate_moves_nothing_and_is_named(project: Path) -> None:
     registry.promote("sft")
     before = aliases()
     with pytest.raises(
-        GateError, match=r"worse is not promoted: 1 of 7 gates failed\n  quality: .*sums\.helpful.*short"
+        GateError, match=r"worse is not promoted: 1 of 8 gates failed\n  quality: .*sums\.helpful.*short"
     ):
         registry.promote("worse")
     Path("code.py").write_text("changed")
@@ -214,4 +218,4 @@ def test_a_model_without_policy_is_not_promoted(project: Path) -> None:
 
 def test_the_fixture_is_what_dvc_lock_says(project: Path) -> None:
     graph = Graph()
-    assert len(graph.stages) == 13 and all(graph.unchanged(name) for name in graph.stages)
+    assert len(graph.stages) == 17 and all(graph.unchanged(name) for name in graph.stages)
