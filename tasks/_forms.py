@@ -46,7 +46,7 @@ def exported(board: dict[str, Any], folders: Mapping[str, Path], seed: int) -> l
     return rows
 
 
-def frontier(board: dict[str, Any], task: str, metric: str) -> list[dict[str, Any]]:
+def frontier(board: dict[str, Any], task: str, metric: str) -> dict[str, Any]:
     """Score against size of every model and form that was asked, the smallest first.
 
     Args:
@@ -55,7 +55,8 @@ def frontier(board: dict[str, Any], task: str, metric: str) -> list[dict[str, An
         metric: of the task; higher or lower is better, as the task says.
 
     Returns:
-        Rows `name`, `model`, `form` (`pytorch` for a model folder), `bytes`, `score`, `low`, `high` and `front`.
+        `task`, `metric`, `higher_is_better`, and `rows` of `name`, `model`, `form` (`pytorch` for a model folder),
+        `bytes`, `score`, `low`, `high` and `front`.
     """
     rows, higher = [], True
     models = [(model, model, "pytorch", entry) for model, entry in board["models"].items()]
@@ -69,7 +70,31 @@ def frontier(board: dict[str, Any], task: str, metric: str) -> list[dict[str, An
     sign = 1 if higher else -1
     front = pareto([(row["bytes"], sign * row["score"]) for row in rows])
     marked = [{**row, "front": i in front} for i, row in enumerate(rows)]
-    return sorted(marked, key=lambda row: (row["bytes"], -sign * row["score"], row["name"]))
+    ordered = sorted(marked, key=lambda row: (row["bytes"], -sign * row["score"], row["name"]))
+    return {"task": task, "metric": metric, "higher_is_better": higher, "rows": ordered}
+
+
+def by_speed(frontier: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Score against decoding speed, the fastest first.
+
+    Args:
+        frontier: `rows`, from the function of that name, and `higher_is_better`.
+        measured: artifact name to its measurements; exports have `tokens_per_second` of their forms and of PyTorch.
+
+    Returns:
+        The rows whose speed is known, with `tokens_per_second`, and `front` as regards speed.
+    """
+    found = []
+    for row in frontier["rows"]:
+        speeds = measured.get(f"onnx/{row['model']}", {}).get("tokens_per_second", {})
+        if row["form"] in speeds:
+            found.append({**row, "tokens_per_second": speeds[row["form"]]})
+    if not found:
+        return []
+    sign = 1 if frontier["higher_is_better"] else -1
+    front = pareto([(-row["tokens_per_second"], sign * row["score"]) for row in found])
+    marked = [{**row, "front": i in front} for i, row in enumerate(found)]
+    return sorted(marked, key=lambda row: (-row["tokens_per_second"], row["name"]))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> set[int]:

@@ -4,7 +4,8 @@
 
 The `report` stage is about the whole DAG and holds nothing that differs from run to run. After every run that evaluated
 something, `polm run` makes this one of the artifacts that it brought up to date, which may be a part of the DAG:
-`index.html`, the same page with seconds, memory, speeds and MLflow runs, and `leaderboard.json`.
+`index.html`, the same page with seconds, memory, speeds and MLflow runs, `leaderboard.json`, and what
+`dvc plots show` can draw of score against speed, `frontier_speed.json`.
 """
 
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _page, report
+from tasks import _forms, _page, report
 from tasks._config import load
 from tasks._stage import read_measurements
 
@@ -34,6 +35,7 @@ def main(params: Path, out: Path, artifacts: Sequence[Path]) -> None:
     page = _page.render(found, board, measured, _runs(board))
     out.mkdir(parents=True, exist_ok=True)
     artifact.write_json(out / "leaderboard.json", board)
+    artifact.write_json(out / "frontier_speed.json", _forms.by_speed(board["frontier"], measured))
     (out / "index.html").write_text(page, encoding="utf-8")
 
 

@@ -14,26 +14,11 @@ import jinja2
 from markupsafe import Markup
 
 from tasks import _artifact as artifact
+from tasks import _drawings as drawings
+from tasks import _forms
 from tasks import _svg as svg
 
 HERE = Path(__file__).parent
-CURVES: dict[str, dict[str, str]] = {
-    "loss": {"loss": "", "eval_loss": "dashed"},
-    "reward accuracy": {
-        "rewards/accuracies": "", "accuracy": "", "eval_rewards/accuracies": "dashed", "eval_accuracy": "dashed",
-    },
-    "reward margin": {"rewards/margins": "", "margin": "", "eval_rewards/margins": "dashed", "eval_margin": "dashed"},
-    "reward of chosen; rejected dashed": {"rewards/chosen": "", "rewards/rejected": "dashed"},
-    "reward": {"reward": ""},
-    "KL from the reference": {"kl": ""},
-    "entropy of the policy": {"entropy": ""},
-    "answer length, tokens": {"completions/mean_length": ""},
-    "groups without signal": {"frac_reward_zero_std": "", "dynamic_sampling/still_empty": "dashed"},
-    "clipped share": {"clip_fraction": "", "clip_ratio/region_mean": ""},
-    "explained variance of the values": {"explained_variance": ""},
-    "value loss": {"value_loss": ""},
-}  # fmt: skip
-"""Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them, and how."""
 FOLDERS = ("data", "labels", "models", "metrics", "onnx")
 """Where artifacts lie under `artifacts/`, in the order of `folders`."""
 
@@ -71,6 +56,7 @@ def render(
     environment.filters.update(number=svg.number, score=score, size=size, duration=duration, clean=clean, count=count)
     models = order(leaderboard)
     rewards = _files(found, "models", "reward.json")
+    speeds = _forms.by_speed(leaderboard["frontier"], measured or {})
     context = {
         "board": {**leaderboard, "models": {model: leaderboard["models"][model] for model in models}},
         "style": {name: f"s{i % 6}" for i, name in enumerate(models)},
@@ -78,18 +64,22 @@ def render(
         "interval": svg.interval,
         "histogram": svg.histogram,
         "samples": samples(found, leaderboard, models),
-        "charts": charts(found, models) + _rewards_beside_gold(found, models, rewards),
+        "charts": drawings.charts(found, models) + drawings.rewards_beside_gold(found, models, rewards),
         "rewards": {model: rewards[model] for model in models if model in rewards},
         "rounds": _files(found, "models", "rounds.json"),
         "refinements": _files(found, "models", "refine.json"),
         "judges": _judges(found),
         "supervision": _files(found, "models", "supervision.json"),
-        "calibration": _calibration(found, models),
+        "calibration": drawings.calibrations(
+            _files(found, "models", "calibration.json"), _files(found, "models", "metrics.json"), models
+        ),
         "data": artifact.read_json(found["data"] / "report.json"),
         "rejects": artifact.read_jsonl(found["data"] / "rejects.jsonl"),
         "parity": _files(found, "onnx", "parity.json"),
-        "frontier": _frontier(leaderboard, models),
-        "graph": _graph(leaderboard, models),
+        "frontier": drawings.by_size(leaderboard["frontier"]["rows"], models),
+        "speeds": speeds,
+        "faster": drawings.by_speed(speeds, models),
+        "graph": drawings.graph(leaderboard, models),
         "measured": measured or {},
         "runs": runs or {},
         "css": Markup((HERE / "_page.css").read_text(encoding="utf-8")),
@@ -149,43 +139,6 @@ def samples(
     return shown
 
 
-def charts(found: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]:
-    """Line charts of the training curves: for each quantity, one chart a model."""
-    drawn = []
-    for title, keys in CURVES.items():
-        for i, model in enumerate(models):
-            path = found[f"models/{model}"] / "curves.jsonl"
-            curve = artifact.read_jsonl(path) if path.exists() else []
-            series = {}
-            for key, style in keys.items():
-                points = [(row["step"], row[key]) for row in curve if key in row and "step" in row]
-                if len(points) > 1:
-                    series[key] = (f"s{i % 6} {style}", points)
-            if series:
-                drawn.append({"title": title, "model": model, "svg": svg.lines(title, series)})
-    return drawn
-
-
-def _rewards_beside_gold(
-    found: Mapping[str, Path], models: list[str], rewards: Mapping[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """A chart for each model whose reward is not the gold metric itself: both, on the same samples."""
-    drawn = []
-    for i, model in enumerate(models):
-        gold = rewards.get(model, {}).get("gold")
-        if gold is None or rewards[model]["graders"].get(gold, {}).get("weight"):
-            continue
-        curve = artifact.read_jsonl(found[f"models/{model}"] / "curves.jsonl")
-        keys = {"reward": "reward", f"rewards/{gold}/mean": f"gold: {gold}"}
-        series = {
-            name: (f"s{i % 6}{' dashed' if key != 'reward' else ''}", [(r["step"], r[key]) for r in curve if key in r])
-            for key, name in keys.items()
-        }
-        title = "reward; gold metric dashed"
-        drawn.append({"title": title, "model": model, "svg": svg.lines(title, series)})
-    return drawn
-
-
 def score(value: float, sign: bool = False) -> str:
     """A score with as many digits as its neighbours: `0.372`, `12.3`; with `sign`, `+0.031`."""
     text = f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
@@ -230,30 +183,3 @@ def _judges(found: Mapping[str, Path]) -> dict[str, dict[str, float]]:
     metrics = _files(found, "models", "metrics.json")
     judged = {m: {k[6:]: v for k, v in figures.items() if k[:6] == "judge_"} for m, figures in metrics.items()}
     return {model: figures for model, figures in judged.items() if figures}
-
-
-def _calibration(found: Mapping[str, Path], models: list[str]) -> dict[str, Any]:
-    metrics = _files(found, "models", "metrics.json")
-    return {
-        model: {"svg": svg.calibration(bins, f"s{models.index(model) % 6}"), "metrics": metrics[model], "bins": bins}
-        for model, bins in _files(found, "models", "calibration.json").items()
-    }
-
-
-def _frontier(leaderboard: dict[str, Any], models: list[str]) -> Markup | None:
-    rows = leaderboard["frontier"]["rows"]
-    if len(rows) < 2:
-        return None
-    style = {model: f"s{i % 6}" for i, model in enumerate(models)}
-    points = [(r["bytes"] / 1e6, r["score"], r["name"], style.get(r["model"], "s0"), r["front"]) for r in rows]
-    return svg.scatter("score against size", points)
-
-
-def _graph(leaderboard: dict[str, Any], models: list[str]) -> Markup:
-    nodes, edges = {}, []
-    for node in leaderboard["lineage"]:
-        model = node["name"].partition("/")[2]
-        style = f"s{models.index(model) % 6}" if model in models else ""
-        nodes[node["name"]] = (node["name"], f"{node['stage']} @ {node['digest'][:8]}", style)
-        edges += [(source, node["name"]) for source in node["inputs"].values() if source in nodes]
-    return svg.graph(nodes, edges)

@@ -85,12 +85,13 @@ def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | N
     return _chart(title, parts)
 
 
-def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -> Markup:
-    """Score against size, with the Pareto front as a line and its members named.
+def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]], unit: str) -> Markup:
+    """Score against what it costs or brings, with the Pareto front as a line and its members named.
 
     Args:
         title: what is shown.
-        points: x in megabytes, y, name, style class, and whether it is on the front; at least one.
+        points: x, y, name, style class, and whether it is on the front; at least one.
+        unit: of x.
     """
     xt = ticks(0, max(p[0] for p in points), 5)
     yt = ticks(min(p[1] for p in points), max(p[1] for p in points), 5)
@@ -99,12 +100,12 @@ def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]]) -
     path = "M" + "L".join("{:.1f} {:.1f}".format(*p) for p in front)
     parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(path))
     for x, y, name, style, on_front in points:
-        place, tip = at(x, y), f"{name}: {number(y)} at {number(x)} MB"
+        place, tip = at(x, y), f"{name}: {number(y)} at {number(x)} {unit}"
         dot = '<g class="{}"><circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle></g>'
         parts.append(Markup(dot).format(style, *place, 4.5 if on_front else 2.6, tip))
         if on_front:
             side = -8 if place[0] > 347 else 8  # away from the nearer edge
-            below = front.index(place) % 2  # neighbours on a flat part would write over each other
+            below = front.index(place) % 2 or place[1] < 24  # neighbours on a flat part would write over each other
             anchor = "end" if side < 0 else "start"
             text = '<text class="point" x="{:.1f}" y="{:.1f}" style="text-anchor: {}">{}</text>'
             parts.append(Markup(text).format(place[0] + side, place[1] + (17 if below else -7), anchor, name))

@@ -99,8 +99,7 @@ def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: boo
         seed=config.seed,
     )
     board["forms"] = _forms.exported(board, found, config.seed)
-    task, metric = config.frontier.task, config.frontier.metric
-    board["frontier"] = {"task": task, "metric": metric, "rows": _forms.frontier(board, task, metric)}
+    board["frontier"] = _forms.frontier(board, config.frontier.task, config.frontier.metric)
     board["page"] = {"samples": config.samples, "listed": config.listed}
     scored = {model for model, entry in board["models"].items() if entry["tasks"]}
     claims = {
