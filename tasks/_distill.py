@@ -31,6 +31,8 @@ IGNORED = -100
 """Label of a token without loss."""
 SAMPLED = "sampled"
 """Mark of a batch that the student answered: its labels are the student's own."""
+PARTS = ("divergence", "cross_entropy", "teacher_agreement")
+"""What is logged of each token: both parts of its loss, in nats, and whether both models find the same likeliest."""
 
 
 def divergence(student: Tensor, teacher: Tensor, beta: float, temperature: float) -> Tensor:
@@ -126,11 +128,12 @@ class Distillation(SFTTrainer):
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.teacher_weight, self.beta, self.temperature = teacher_weight, beta, temperature
         self.on_policy = on_policy
+        self._sums: dict[str, Tensor] = {}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean over the tokens with loss, of all processes and accumulated batches; logs each part of it."""
+        """Mean over the tokens with loss, of all processes and accumulated batches; keeps the parts for the log."""
         mode = "train" if model.training else "eval"
         weight = 1.0 if inputs.get(SAMPLED) else self.teacher_weight
         fed = {k: v for k, v in inputs.items() if k not in ("labels", SAMPLED)}
@@ -141,18 +144,29 @@ class Distillation(SFTTrainer):
         with torch.no_grad():
             teacher = self.teacher(**fed, use_cache=False).logits[:, :-1][kept]
         apart = divergence(student, teacher, self.beta, self.temperature).sum()
-        surprise = functional.cross_entropy(student.float(), labels[kept], reduction="sum")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight < 1):  # else it is only logged
+            surprise = functional.cross_entropy(student.float(), labels[kept], reduction="sum")
         tokens = kept.sum()
         agreed = (student.argmax(-1) == teacher.argmax(-1)).sum()
-        parts = torch.stack([apart, surprise, agreed.float(), tokens.float()]).detach()
-        totals = self.accelerator.gather_for_metrics(parts[None]).sum(0)
-        for name, total in zip(("divergence", "cross_entropy", "teacher_agreement"), totals, strict=False):
-            self._metrics[mode][name].append((total / totals[-1].clamp(min=1)).item())
         loss = weight * self.temperature**2 * apart + (1 - weight) * surprise
+        parts = torch.stack([loss, apart, surprise, agreed, tokens]).detach().double()
+        self._sums[mode] = self._sums.get(mode, 0) + self.accelerator.reduce(parts)
         loss = loss / torch.as_tensor(tokens if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss since the last log, and the evaluation's loss: means over tokens, not batches."""
+        mode = "train" if self.model.training else "eval"
+        if mode in self._sums:
+            *sums, tokens = self._sums.pop(mode).tolist()
+            loss, *parts = (total / max(tokens, 1) for total in sums)
+            for name, mean in zip(PARTS, parts, strict=True):
+                self._metrics[mode][name] = [mean]
+            if "eval_loss" in logs:
+                logs["eval_loss"] = loss
+        super().log(logs, start_time)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The batches of a step, answered by the student in a share of the steps, and their tokens with loss.

@@ -84,9 +84,7 @@ class PPOTrainer(Rollouts, RLOOTrainer):
         """
         super().__init__(*args, **kwargs)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.args.fp16:
-            raise ConfigError(
-                "ppo trains in bf16 or fp32, several processes by DDP; DeepSpeed, FSDP and fp16 are not for it"
-            )
+            raise ConfigError("ppo trains in bf16 or fp32, several processes by DDP; not by DeepSpeed, FSDP or in fp16")
         disable_dropout_in_model(value_model)
         if self.args.gradient_checkpointing:
             value_model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)

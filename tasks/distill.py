@@ -2,19 +2,20 @@
 
 One raw row: as in `sft`. The stage is a matrix over `methods`; the last part of `--out` says which one runs. The
 student is a model with some of its decoder layers (`_depth.py`), embedding and head kept; it may be cut from the
-teacher or from another model of its family. A method says where the text comes from and what is learnt of it, and
-methods combine:
+teacher or from another model of its family. A method says where the text comes from and what is learnt of it. In the
+recipes each has one thing more than the one before, which is its control:
 
     alone      the rows as they are, no teacher: what the others have to beat
-    logits     the rows, and the teacher's distribution of each token (Hinton et al., arXiv:1503.02531)
-    on_policy  a share of the answers is the student's own, so that it learns to get out of its own mistakes, from the
-               teacher's distribution (GKD: Agarwal et al., arXiv:2306.13649)
     answers    the teacher's answers instead of the rows' (sequence-level: Kim and Rush, arXiv:1606.07947), also to
                prompts that nobody has answered
+    logits     and the teacher's distribution of each token of them (Hinton et al., arXiv:1503.02531)
+    on_policy  and a share of the answers is the student's own, so that it learns to get out of its own mistakes (GKD:
+               Agarwal et al., arXiv:2306.13649)
 
-All train for the same steps on batches of the same size. The loss, and why TRL's two trainers are not used, is in
-`_distill.py`. `metrics.json` has the share of the teacher's parameters. What it leaves out: distillation of hidden
-states and attention, a narrower student, beams (one answer is drawn), a grader of the teacher's answers.
+The distribution can be learnt on the rows instead (`answers: null`), if the teacher knows these better than a student
+alone would. All train for the same steps on batches of the same size. The loss, and why TRL's two trainers are not
+used, is in `_distill.py`. `metrics.json` has the share of the teacher's parameters. What it leaves out: distillation of
+hidden states and attention, a narrower student, beams (one answer is drawn), a grader of the teacher's answers.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ from tasks import _artifact as artifact
 from tasks import _distill_rows, _rows, _sft, _train
 from tasks._chat import mark_generation
 from tasks._config import Strict, suggest
-from tasks._depth import keep_layers
+from tasks._depth import check_indices, keep_layers
 from tasks._distill_rows import Answers
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
@@ -94,7 +95,7 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
     """Cut the student from `model`, teach it by the method that the artifact is named after, write a model folder.
 
     Raises:
-        ConfigError: no such method, or settings that do not fit it.
+        ConfigError: no such method, settings that do not fit it, or layers that the model has not.
         ModelError: the student is too large, or its tokens are not the teacher's.
         DataError: no such set, nothing to learn from, or training diverged.
     """
@@ -103,6 +104,7 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
             f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
         )
     method = config.methods[run.name]
+    check_indices(config.student.layers, model, f"{run.params_file}: student.layers")
     with run.timed("import"):
         from trl import SFTTrainer
 

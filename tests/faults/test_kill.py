@@ -18,21 +18,43 @@ from tests.conftest import REPO, TRAINER
 STEPS = {"max_steps": 24, "save_steps": 8}
 ODD = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[13579]", "mode": "search"}}
 SAMPLING = {"num_generations": 4, "max_completion_length": 6, "steps_per_generation": 1, "beta": 0.01}
+HEALED = {
+    "methods": {"magnitude": {"modifiers": None, "magnitude": 0.5, "drop_layers": None, "heal": True}},
+    "calibration": {"dataset": "sft", "rows": 4, "max_length": 64},
+    "held_out": {
+        "answers": "sft", "answer_rows": 4, "prompts": "prompts", "prompt_rows": 4, "max_new_tokens": 8,
+        "batch_size": 4, "chat_template_args": {},
+    },
+    "graders": {"odd": ODD}, "teacher_weight": 0.5,
+}  # fmt: skip
+TAUGHT = {
+    "teacher_weight": 1.0, "beta": 0.0, "temperature": 1.0, "answers": None,
+    "on_policy": {"share": 0.5, "temperature": 1.0, "max_new_tokens": 8},
+}  # fmt: skip
 STAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "sft": ("sft", {"assistant_only_loss": True}, {}),
-    "dpo": ("preferences", {"beta": 0.1}, {}),
-    "kto": ("feedback", {"beta": 0.1}, {}),
+    "sft": ("sft", {"assistant_only_loss": True}, {"peft": None}),
+    "dpo": ("preferences", {"beta": 0.1}, {"peft": None}),
+    "kto": ("feedback", {"beta": 0.1}, {"peft": None}),
     "grpo": (
         "prompts",
         SAMPLING,
-        {"graders": {"odd": ODD}, "gold": "odd", "dynamic_sampling": 2, "curriculum": None},
+        {"peft": None, "graders": {"odd": ODD}, "gold": "odd", "dynamic_sampling": 2, "curriculum": None},
+    ),
+    "prune": ("sft", {"assistant_only_loss": True}, HEALED),
+    "distill": (
+        "sft",
+        {"assistant_only_loss": True, "packing": False},
+        {"student": {"layers": [1], "largest_share": 0.9}, "methods": {"taught": TAUGHT}},
     ),
 }
 """Stage to its data set, its trainer's settings and the rest of its YAML."""
+NAMES = {"prune": "pruned_magnitude", "distill": "taught"}
+"""Last part of `--out`, where it says which method runs."""
 
 
 def start(stage: str, params: Path, inputs: list[str], events: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"tasks.{stage}", str(params), *inputs, "--out", f"artifacts/models/{stage}"]
+    out = f"artifacts/models/{NAMES.get(stage, stage)}"
+    command = [sys.executable, "-m", f"tasks.{stage}", str(params), *inputs, "--out", out]
     environment = os.environ | {"PYTHONPATH": str(REPO), "POLM_EVENTS": str(events)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -54,12 +76,13 @@ def test_kill_9_and_run_again_gives_the_same_weights(
     dataset, extra, rest = STAGES[stage]
     trainer = {k: v for k, v in (TRAINER | STEPS | extra).items() if (stage, k) != ("grpo", "max_length")}
     params = workspace / f"{stage}.yaml"
-    common = {"seed": 1, "threads": 1, "launch": None, "dataset": dataset, "peft": None, "trainer": trainer}
+    common = {"seed": 1, "threads": 1, "launch": None, "dataset": dataset, "trainer": trainer}
     values = common | rest
     with params.open("w") as f:
         YAML(typ="safe").dump(values, f)
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]
-    out = Path(f"artifacts/models/{stage}")
+    inputs += ["--teacher", str(chat_model)] if stage == "distill" else []
+    out = Path(f"artifacts/models/{NAMES.get(stage, stage)}")
 
     undisturbed = start(stage, params, inputs, workspace / "undisturbed")
     assert undisturbed.wait() == 0, undisturbed.communicate()[1]

@@ -1,13 +1,14 @@
 """Leaving decoder layers out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tasks._depth import keep_layers
-from tasks._errors import ModelError
+from tasks._depth import check_indices, depth, keep_layers
+from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer, save_model
 
 
@@ -78,6 +79,17 @@ def test_layers_that_are_not_there_are_refused(indices: list[int], said: str) ->
     with pytest.raises(ModelError, match=said):
         keep_layers(model, indices)
     assert len(model.model.layers) == 4, "and nothing was cut"
+
+
+def test_a_folder_says_how_deep_it_is_without_its_weights(tmp_path: Path) -> None:
+    """Also one whose text model is a part of it; where it does not say, `keep_layers` finds out later."""
+    for config, found in (({"num_hidden_layers": 4}, 4), ({"text_config": {"num_hidden_layers": 3}}, 3), ({}, None)):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert depth(tmp_path) == found
+        check_indices([0, 2], tmp_path, "p.yaml: layers")
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 2}))
+    with pytest.raises(ConfigError, match=r"^p\.yaml: layers: there is no layer 2 to keep; the model has 0 to 1$"):
+        check_indices([0, 2], tmp_path, "p.yaml: layers")
 
 
 def test_a_model_of_another_build_is_refused() -> None:

@@ -128,6 +128,35 @@ def test_the_loss_is_a_mean_over_the_answers_tokens(teacher: Path, tmp_path: Pat
     assert halved.item() == pytest.approx(total / tokens / 2, rel=1e-4)
 
 
+def test_the_evaluation_is_a_mean_over_tokens(teacher: Path, tmp_path: Path) -> None:
+    """However the rows fall into batches: a mean of the batches' means would weigh a short answer like a long one."""
+    trainer = trainer_of(teacher, tmp_path, teacher_weight=0.25)
+    names = ["eval_loss", "eval_divergence", "eval_cross_entropy", "eval_teacher_agreement"]
+    found = []
+    for size in (4, 1, 3):
+        trainer.args.per_device_eval_batch_size = size
+        measured = trainer.evaluate(trainer.train_dataset)
+        found.append([measured[name] for name in names])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert found[2] == pytest.approx(found[0], rel=1e-4)
+    assert found[0][0] == pytest.approx(0.25 * found[0][1] + 0.75 * found[0][2], rel=1e-4)
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(1.0, False), (0.5, True)])
+def test_what_carries_no_weight_is_not_kept_for_the_gradient(
+    teacher: Path, tmp_path: Path, weight: float, kept: bool
+) -> None:
+    trainer = trainer_of(teacher, tmp_path, teacher_weight=weight)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    seen, ahead = set[Any](), [trainer.compute_loss(trainer.model, batch).grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [parent for parent, _ in node.next_functions]
+    assert ("NllLossBackward0" in {node.name() for node in seen}) == kept
+
+
 def test_accumulated_batches_weigh_each_token_alike(make_run: MakeRun, teacher: Path, sums_data: Path) -> None:
     losses = []
     for number, (size, times) in enumerate([(8, 1), (2, 4)]):
@@ -158,7 +187,9 @@ def test_the_student_answers_the_prompts_of_the_batch(teacher: Path, tmp_path: P
     assert items == (batch["labels"] != IGNORED).sum(), "counted after the answers, not before"
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, dict(batch)).item()
-    assert loss == pytest.approx(trainer._metrics["eval"]["divergence"][-1], rel=1e-5), "own answers are no labels"
+    logged: dict[str, float] = {}
+    trainer.log(logged)
+    assert loss == pytest.approx(logged["eval_divergence"], rel=1e-5), "own answers are no labels"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -271,6 +302,8 @@ def test_settings_that_do_not_fit_are_refused(make_run: MakeRun, teacher: Path, 
     refused(ConfigError, r"methods has no 'logit'.*did you mean 'logits'", "logit", configured())
     large = configured(student={"layers": [0, 1], "largest_share": 0.6})
     refused(ModelError, r"1\.000 of the teacher's parameters, and student.largest_share is 0.6", "logits", large)
+    gone = configured(student={"layers": [0, 2], "largest_share": 0.6})
+    refused(ConfigError, r"logits\.yaml: student\.layers: there is no layer 2 to keep; the model has 0", "logits", gone)
     many = configured(methods={"answers": METHODS["answers"] | {"answers": ASKED | {"prompts": {"sft": 65}}}})
     refused(DataError, r"answers.prompts.sft is 65, but the set has 64 rows", "answers", many)
     joined = configured({"packing": True})

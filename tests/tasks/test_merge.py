@@ -1,4 +1,4 @@
-"""Merging small real models: the arithmetic of each method, the search, what is refused, and what the report says."""
+"""Merging weights of small real models: each method's arithmetic, the search, what is refused, what the report says."""
 
 import json
 import shutil
@@ -9,74 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tasks import _artifact as artifact
-from tasks import _average, _leaderboard, _merge, _merge_lora, _page, merge
-from tasks._config import parse
+from tasks import _average, _leaderboard, _merge, _page, merge
 from tasks._errors import ArtifactError, ConfigError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer, save_model
 from tests.tasks import report_tree
+from tests.tasks.merging import METHODS, VOWELS, MakeRun, Weights, build, configured, differences, merged, weights
 
-MakeRun = Callable[[str], Any]
 Make = Callable[..., artifact.Manifest]
-Weights = dict[str, torch.Tensor]
-SAMPLING = {"samples_per_prompt": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 6, "batch_size": 16}
-VOWELS = {
-    "dataset": "prompts", "rows": None, "grader": "regex", "weight": 1.0,
-    "options": {"pattern": "[aeiou1357]", "mode": "search"},
-}  # fmt: skip
-METHODS: dict[str, Any] = {
-    "linear": {"merge_method": "linear", "grid": {"weight": [[0.25, 0.75]]}},
-    "slerp": {"merge_method": "slerp", "grid": {"t": [0.25]}},
-    "task_arithmetic": {
-        "merge_method": "task_arithmetic",
-        "grid": {"weight": [[1.0, 0.5]], "lambda": [0.8], "normalize": [False]},
-    },
-    "ties": {"merge_method": "ties", "grid": {"weight": [[1.0, 1.0]], "density": [0.5], "normalize": [False]}},
-    "dare_ties": {"merge_method": "dare_ties", "grid": {"weight": [[1.0, 1.0]], "density": [0.5]}},
-    "search": {"merge_method": "linear", "grid": {"weight": [[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]]}},
-}
-
-
-def configured(**changes: Any) -> merge.Config:
-    values = {
-        "seed": 1, "threads": 1, "device": "cpu", "dtype": "float32", "methods": METHODS,
-        "metrics": {"sums.vowel": VOWELS}, "sampling": SAMPLING, "chat_template_args": {}, "resamples": 200,
-        "confidence": 0.95,
-    }  # fmt: skip
-    return parse(Path("params/test/merge.yaml"), values | changes, merge.Config)
-
-
-def weights(folder: Path) -> Weights:
-    return load_file(folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> dict[str, Path]:
-    """A base that answers each question otherwise, and two members that differ from it everywhere."""
-    root = tmp_path_factory.mktemp("family")
-    base = {name: tensor * 5 for name, tensor in weights(chat_model).items()}
-    for seed, name in enumerate(("base", "one", "two")):
-        torch.manual_seed(seed)
-        shutil.copytree(chat_model, root / name)
-        moved = {k: v + (0.05 * torch.randn_like(v) if seed else 0) for k, v in base.items()}
-        save_file(moved, root / name / "model.safetensors", metadata={"format": "pt"})
-    return {name: root / name for name in ("base", "one", "two")}
-
-
-def merged(family: dict[str, Path], make_run: MakeRun, data: Path, name: str, **changes: Any) -> Path:
-    run = make_run(name)
-    inputs = {"model": family["base"], "data": data, "first": family["one"], "second": family["two"]}
-    merge.main(configured(**changes), run, **inputs)
-    out: Path = run.out
-    return out
-
-
-def differences(family: dict[str, Path], name: str) -> torch.Tensor:
-    """What each member adds to a tensor of the base, shape (2, …)."""
-    base = weights(family["base"])[name]
-    return torch.stack([weights(family[member])[name] - base for member in ("one", "two")])
+    return build(tmp_path_factory.mktemp("family"), chat_model)
 
 
 def test_linear_is_the_weighted_mean(family: dict[str, Path], make_run: MakeRun, sums_data: Path) -> None:
@@ -181,85 +127,6 @@ def test_the_artifact_is_a_model_folder_and_holds_no_path(
         text = path.read_bytes()
         assert not any(part.encode() in text for part in (str(out), str(family["one"]), str(family["base"].parent)))
     assert json.loads((out / "config.json").read_text()) == json.loads((family["base"] / "config.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory, family: dict[str, Path]) -> dict[str, Path]:
-    """The base, one member that is a LoRA of rank 4, and one that is a DoRA of rank 4, adapters kept beside them."""
-    from peft import LoraConfig, get_peft_model
-
-    root = tmp_path_factory.mktemp("adapted")
-    for seed, name in enumerate(("one", "two")):
-        torch.manual_seed(seed)
-        config = LoraConfig(
-            r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=name == "two"
-        )
-        model = get_peft_model(load_causal_lm(family["base"]), config)
-        with torch.no_grad():
-            for key, value in model.named_parameters():
-                if "lora_B" in key or "magnitude" in key:
-                    value.add_(0.05 * torch.randn_like(value))
-        model.save_pretrained(root / name / "adapter")
-        save_model(model.merge_and_unload(), load_tokenizer(family["base"]), root / name)
-    return {"base": family["base"], "one": root / "one", "two": root / "two"}
-
-
-ADAPTERS: dict[str, Any] = {
-    "merge_method": "adapters",
-    "grid": {"weight": [[0.5, 0.25]], "rank": [64], "combination_type": ["svd"]},
-}
-
-
-def adapters(**grid: Any) -> dict[str, Any]:
-    return {"methods": {"adapters": ADAPTERS | {"grid": ADAPTERS["grid"] | grid}}}
-
-
-def test_adapters_add_up_to_the_weighted_sum_of_the_differences(
-    adapted: dict[str, Path], make_run: MakeRun, sums_data: Path
-) -> None:
-    out = merged(adapted, make_run, sums_data, "adapters", **adapters(combination_type=["cat"]))
-    (candidate,) = artifact.read_json(out / "merge.json")["candidates"]
-    assert candidate["held"] == {"one": pytest.approx(1, abs=1e-4), "two": pytest.approx(1, abs=1e-4)}
-    base = weights(adapted["base"])
-    for name, tensor in weights(out).items():
-        one, two = differences(adapted, name)
-        torch.testing.assert_close(tensor, base[name] + 0.5 * one + 0.25 * two, atol=1e-4, rtol=1e-4)
-    assert {p.name for p in out.iterdir()} == {p.name for p in adapted["one"].iterdir()} - {"adapter"} | {"merge.json"}
-    assert not any(str(adapted["base"]).encode() in path.read_bytes() for path in out.iterdir())
-
-
-def test_a_difference_of_higher_rank_is_held_in_part(
-    adapted: dict[str, Path], make_run: MakeRun, sums_data: Path
-) -> None:
-    out = merged(adapted, make_run, sums_data, "adapters", **adapters(rank=[2, 6]))
-    low, high = (candidate["held"] for candidate in artifact.read_json(out / "merge.json")["candidates"])
-    assert low["one"] == high["one"] == pytest.approx(1, abs=1e-4)  # its own adapter, whatever the rank
-    assert 0.2 < low["two"] < high["two"] < 1
-
-
-def test_dare_of_adapters_is_seeded(adapted: dict[str, Path], tmp_path: Path) -> None:
-    members = {name: adapted[name] for name in ("one", "two")}
-    parameters = {"weight": [1.0, 1.0], "rank": 4, "combination_type": "dare_ties", "density": 0.5}
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        _merge_lora.merge(parameters, adapted["base"], members, tmp_path / name, seed, "float32")
-    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
-    assert a == b != c
-
-
-def test_what_does_not_fit_adapters_is_refused(
-    family: dict[str, Path], adapted: dict[str, Path], tmp_path: Path, make_run: MakeRun, sums_data: Path
-) -> None:
-    with pytest.raises(ConfigError, match=r"PEFT refuses to merge adapters with .*Invalid combination_type: mean"):
-        merged(adapted, make_run, sums_data, "adapters", **adapters(combination_type=["mean"]))
-    shutil.rmtree("adapters")
-    lacking = {"methods": {"adapters": ADAPTERS | {"grid": {"weight": [[1.0, 1.0]], "combination_type": ["svd"]}}}}
-    with pytest.raises(ConfigError, match=r"adapters cannot be merged without grid\.rank"):
-        merged(adapted, make_run, sums_data, "adapters", **lacking)
-    shutil.rmtree("adapters")
-    shutil.copytree(family["one"], tmp_path / "odd")
-    shutil.copytree(adapted["one"] / "adapter", tmp_path / "odd" / "adapter")
-    with pytest.raises(ModelError, match=r"odd/adapter: holds -?\d+% of what parts .* from the model"):
-        merged(adapted | {"one": tmp_path / "odd"}, make_run, sums_data, "adapters", **adapters())
 
 
 def changed(family: dict[str, Path], root: Path) -> Path:
