@@ -144,13 +144,20 @@ async def _load(
         asking = [asyncio.ensure_future(_ask(http, seen, end, max_tokens, number)) for number in range(clients)]
         middle = None
         while time.monotonic() < end:
-            memory.append(sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 1e6)
+            memory.append(sum(map(_resident, [process, *process.children(recursive=True)])) / 1e6)
             if middle is None and time.monotonic() > end - seconds / 2:
                 await asyncio.to_thread(promote, root, "2")
                 middle = len(memory)
             await asyncio.sleep(1)
         await asyncio.gather(*asking)
     return seen, memory, middle or len(memory)
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes; none when it has just ended, as the old version's process does after a promotion."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return int(process.memory_info().rss)
+    return 0
 
 
 async def _ask(http: httpx.AsyncClient, seen: Seen, end: float, max_tokens: int, number: int) -> None:

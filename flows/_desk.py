@@ -53,8 +53,10 @@ class Desk:
         exchange = Exchange(self, request)
         try:
             await exchange.begin()
-        except RequestError:
+        except BaseException as e:
             exchange.cancel()
+            if isinstance(e, RequestError) and e.status >= 500:  # 4xx is a refusal, which is counted where it is sent
+                self.close(exchange, e.status)
             raise
         return exchange
 
@@ -143,4 +145,4 @@ class Exchange:
         )
         reason = self.reason or "cancelled"
         turns, end = self.request.turns(), time.time_ns()
-        return Record(self.name, self.served, turns, settings, self.text, reason, self.usage, self.start, end)
+        return Record(self.name, self.served.origin, turns, settings, self.text, reason, self.usage, self.start, end)

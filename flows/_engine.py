@@ -24,6 +24,10 @@ from tasks._errors import DataError, ModelError
 log = logging.getLogger("polm")
 GROUPS = 2
 """Groups that are drawn side by side."""
+COLD = 1e-4
+"""Temperatures below are 0: logits divided by less may overflow."""
+NARROW = 1e-6
+"""A nucleus below holds the likeliest token alone; 32 bits would make 0 of some, which ONNX Runtime GenAI ignores."""
 
 
 class Engine:
@@ -195,7 +199,7 @@ def _alike(one: Sampling, other: Sampling) -> bool:
 
 def _search(sampling: Sampling) -> dict[str, Any]:
     """The sampling in ONNX Runtime GenAI's words."""
-    if sampling.temperature == 0:
+    if sampling.temperature < COLD or (sampling.top_p is not None and sampling.top_p < NARROW):
         return {"do_sample": False, "repetition_penalty": 1.0}
     given = {"top_p": sampling.top_p, "top_k": sampling.top_k, "random_seed": sampling.seed}
     return {

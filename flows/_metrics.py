@@ -44,8 +44,8 @@ class Metrics:
             self._first.observe(exchange.first)
 
     def refuse(self, status: int) -> None:
-        """Count a request that was refused; `count` has those that were begun."""
-        if status in (400, 401, 404, 413, 429, 503):
+        """Count a request that was refused; `count` has those that the model was asked: 200, 499, 500, 504."""
+        if status in (400, 401, 403, 404, 413, 429, 503):
             self._requests.labels(status, "").inc()
 
     def page(self) -> bytes:
@@ -62,6 +62,7 @@ class _State:
     def collect(self) -> Iterator[Metric]:
         """The current values."""
         yield GaugeMetricFamily("polm_requests_taken", "Being answered or waiting", value=self._taken())
+        yield GaugeMetricFamily("polm_traces_waiting_bytes", "Traces in the spool", value=self._traces.waiting)
         served = self._follower.current
         info = GaugeMetricFamily("polm_model_info", "The version served now", labels=("name", "version"))
         info.add_metric((served.name, served.version), 1)
@@ -70,8 +71,8 @@ class _State:
             "polm_swaps": ("Times that another version was loaded", self._follower.swaps),
             "polm_follow_failures": ("Times that the alias could not be followed", self._follower.failures),
             "polm_traces_written": ("Traces that MLflow took", self._traces.written),
-            "polm_traces_dropped": ("Traces for which there was no room", self._traces.dropped),
-            "polm_traces_failed": ("Traces that MLflow did not take", self._traces.failed),
+            "polm_traces_dropped": ("Traces for which the disk had no room", self._traces.dropped),
+            "polm_traces_failed": ("Traces that MLflow refused", self._traces.failed),
         }
         for name, (text, value) in values.items():
             yield CounterMetricFamily(name, text, value=value)

@@ -33,7 +33,7 @@ class RequestError(Exception):
             retry: seconds after which to ask again.
         """
         super().__init__(message)
-        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
         kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
         self.status, self.retry = status, retry
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}

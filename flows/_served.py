@@ -1,11 +1,14 @@
 """The version that an alias names, loaded; and the watch that loads another one when the alias moves."""
 
+import contextlib
 import logging
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows import store
 from flows._answer import Piece, Sampling
@@ -16,6 +19,8 @@ log = logging.getLogger("polm")
 WARM_UP = [{"role": "user", "content": "Hello!"}]
 """Asked of a version before it gets requests: one that cannot answer never does."""
 WARM_UP_SECONDS = 120.0
+TAGS = ("model", "form", "digest", "export")
+"""That a version must have: `polm promote` sets them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,12 @@ class Served:
     def fingerprint(self) -> str:
         """Version and bytes of the export."""
         return f"{self.label}-{self.tags['export'][:12]}"
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Tags of its traces."""
+        digests = {key: self.tags[key] for key in ("digest", "export")}
+        return {"model_name": self.name, "model_version": self.version, **digests}
 
 
 class Follower:
@@ -67,6 +78,7 @@ class Follower:
         self._api = store.client()
         self._refused: str | None = None
         self._end = threading.Event()
+        self._leaving: list[threading.Thread] = []
         version = self._version()
         if version is None:
             raise GateError(f"{self.name}: there is no {alias} yet; `polm promote MODEL` makes one")
@@ -94,10 +106,12 @@ class Follower:
                     raise  # else it was exchanged between the two lines above
 
     def close(self) -> None:
-        """End the watch and the engine; what has begun is finished."""
+        """End the watch and the engines; what has begun is finished. A version that is being loaded is given up."""
         self._end.set()
-        self._thread.join()
+        self._thread.join(self._seconds)
         self.current.worker.close()
+        for leaving in self._leaving:
+            leaving.join()
 
     def _watch(self) -> None:
         while not self._end.wait(self._seconds):
@@ -125,8 +139,15 @@ class Follower:
         old, self.current, self._serving, self._refused = self.current, new, version, None
         log.info("%s is served; %s finishes what it has begun", new.label, old.label)
         self.swaps += 1
-        old.worker.close()
-        log.info("%s is freed", old.label)
+
+        def leave() -> None:
+            old.worker.close()
+            log.info("%s is freed", old.label)
+
+        # A thread of its own: the watch goes on meanwhile, so that the next promotion is seen.
+        self._leaving = [thread for thread in self._leaving if thread.is_alive()]
+        self._leaving.append(threading.Thread(target=leave, name="leaving", daemon=True))
+        self._leaving[-1].start()
 
     def _version(self) -> Any:
         """What the alias names; None when there is nothing."""
@@ -137,10 +158,12 @@ class Follower:
         return self._api.get_model_version(self.name, str(number))
 
     def _load(self, version: Any) -> Served:
-        import mlflow
-
-        folder = Path(mlflow.artifacts.download_artifacts(version.source, tracking_uri=self._api.tracking_uri))
-        worker = Worker(folder / "artifacts" / version.tags["form"], batch=self._batch, threads=self._threads)
+        label = f"{self.name}/{version.version}"
+        missing = [tag for tag in TAGS if tag not in version.tags]
+        if missing:
+            raise ModelError(f"{label} has no tag '{missing[0]}', which `polm promote` sets; promote its model again")
+        with self._files(version) as folder:
+            worker = Worker(folder / "artifacts" / version.tags["form"], batch=self._batch, threads=self._threads)
         served = Served(self.name, str(version.version), dict(version.tags), worker)
         ended = threading.Event()
         last: list[Heard] = []
@@ -152,6 +175,19 @@ class Follower:
 
         worker.ask(WARM_UP, Sampling(max_new_tokens=1, temperature=0.0), hear)
         if not ended.wait(WARM_UP_SECONDS) or not isinstance(last[0], Piece) or last[0].reason == "failed":
-            worker.close()
-            raise ModelError(f"{served.label} does not answer ({last}); look at its run in `polm ui`, promote another")
+            worker.kill()
+            raise ModelError(f"{label} does not answer ({last}); look at its run in `polm ui`, promote another")
         return served
+
+    @contextlib.contextmanager
+    def _files(self, version: Any) -> Iterator[Path]:
+        """The version's folder: where it lies, or a copy that goes once it is loaded, when the store is elsewhere."""
+        import mlflow
+
+        place = self._api.get_model_version_download_uri(self.name, str(version.version))
+        uri = self._api.tracking_uri
+        if urlsplit(place).scheme in ("", "file"):
+            yield Path(mlflow.artifacts.download_artifacts(place, tracking_uri=uri))
+            return
+        with tempfile.TemporaryDirectory(prefix="polm-serve-") as copy:
+            yield Path(mlflow.artifacts.download_artifacts(version.source, dst_path=copy, tracking_uri=uri))

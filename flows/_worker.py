@@ -5,6 +5,7 @@ parameters: in the server's own process every write to a socket and every trace 
 all memory back when its version has left, and one that dies takes nobody with it.
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -23,6 +24,8 @@ from tasks._errors import DataError, ModelError, PolmError
 
 CLOSE_SECONDS = 600.0
 """That a process has to finish what it has begun, before it is killed."""
+CLOSE = 0
+"""Sent in place of a request's number: there will be no more requests. Their cancels may still come."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Worker:
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_child, args=(theirs, folder, batch, threads), name="model", daemon=True)
         self._process.start()
+        atexit.register(self._process.kill)  # else an interrupted load would be waited for: it ignores SIGTERM
         theirs.close()
         try:
             loaded = self._pipe.recv()
@@ -109,16 +113,20 @@ class Worker:
         """Refuse new requests, finish those on their way, and end the process. Waits for it."""
         with self._lock:
             self._closed = True
-        self._outbox.put(None)
+        self._outbox.put((CLOSE, None, None))
         self._process.join(CLOSE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process now; requests on their way fail."""
         self._process.kill()
         self._reader.join()
+        atexit.unregister(self._process.kill)
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 self._pipe.send(message)
-            self._pipe.send(None)
 
     def _receive(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -153,16 +161,21 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
         with writing, contextlib.suppress(OSError):
             pipe.send((number, heard))
 
+    def finish() -> None:
+        engine.close()
+        os._exit(0)
+
     try:
-        while (message := pipe.recv()) is not None:
-            number, messages, sampling = message
-            if messages is not None:
+        while True:
+            number, messages, sampling = pipe.recv()
+            if number == CLOSE:
+                threading.Thread(target=finish, daemon=True).start()
+            elif messages is not None:
                 _begin(engine, answers, number, messages, sampling, tell)
             elif number in answers:
                 answers[number].cancel()
     except (EOFError, OSError):
         os._exit(1)  # the server is gone: nobody waits for an answer
-    engine.close()
 
 
 def _begin(
@@ -187,5 +200,7 @@ def _begin(
         answers[number] = answer
         if answer.ended:
             answers.pop(number, None)
-    except (DataError, ModelError) as e:
-        tell(number, Refused(str(e), isinstance(e, DataError)))
+    except Exception as e:  # also what the tokenizer raises on odd text: it must not end everybody's answers
+        known = isinstance(e, PolmError)
+        message = str(e) if known else f"the model cannot read these messages: {e}; change their text"
+        tell(number, Refused(message, isinstance(e, DataError)))

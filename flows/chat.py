@@ -6,6 +6,7 @@ and the first answer begins within a second.
 
 import contextlib
 import queue
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -17,6 +18,32 @@ from flows._engine import Engine
 from tasks._errors import DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+
+
+def main(words: Sequence[str], folder: Path | None, *, max_new_tokens: int, temperature: float) -> None:
+    """Answer the question, or talk.
+
+    Args:
+        words: the question; without any it comes from a pipe, and at a terminal the person is asked.
+        folder: an ONNX Runtime GenAI folder; None takes the champion.
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 takes the likeliest token, above it samples.
+
+    Raises:
+        DataError: the question is empty or too long.
+        GateError: there is no champion.
+        ModelError: no model there, or an unreadable one.
+    """
+    from flows import registry, workspace
+
+    folder = folder.resolve() if folder is not None else None  # before the working directory becomes the project's
+    workspace.enter()
+    asked = question_from(words, sys.stdin)
+    path, title = (folder, str(folder)) if folder is not None else registry.champion()
+    if asked is not None:
+        answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+    else:
+        chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
 
 
 class Conversation:
@@ -42,12 +69,13 @@ class Conversation:
     def ask(self, question: str) -> Generator[str]:
         """Yield the answer piece by piece. What was yielded stays in the conversation, also when it was stopped midway.
 
+        A question that could not be answered leaves the conversation as it was.
+
         Raises:
             DataError: the question alone does not fit into the model's context.
             ModelError: the model failed.
         """
-        self.messages.append({"role": "user", "content": question})
-        ids = self._fit()
+        messages, ids = self._fit([*self.messages, {"role": "user", "content": question}])
         room = min(self._max_new_tokens, self._context - len(ids))
         pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         answer = self._engine.submit(ids, Sampling(room, self._temperature), pieces.put)
@@ -62,28 +90,28 @@ class Conversation:
                 raise ModelError("the model failed on this question; ask again")
         finally:
             answer.cancel()
-            self.messages.append({"role": "assistant", "content": said})
+            if reason != "failed":
+                self.messages = [*messages, {"role": "assistant", "content": said}]
 
     def forget(self) -> None:
         """Start anew."""
         self.messages.clear()
 
-    def _fit(self) -> list[int]:
-        """Tokens of the conversation. The oldest turns go when they leave no room for an answer.
+    def _fit(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
+        """The conversation as far as it fits, and its tokens. The oldest turns go when there is no room for an answer.
 
         That room is the longest answer, but never more than half of the context: the other half is for remembering.
         """
         room = min(self._max_new_tokens, self._context // 2)
         while True:
-            ids = self._engine.encode(self.messages)
+            ids = self._engine.encode(messages)
             if len(ids) + room <= self._context:
-                return ids
-            if len(self.messages) == 1:
+                return messages, ids
+            if len(messages) == 1:
                 if len(ids) < self._context:
-                    return ids
-                self.forget()
+                    return messages, ids
                 raise DataError(f"the question is {len(ids)} tokens long, the context only {self._context}; shorten it")
-            del self.messages[:2]
+            messages = messages[2:]
 
 
 def question_from(words: Sequence[str], stdin: TextIO) -> str | None:

@@ -118,18 +118,9 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")] = 0,
 ) -> None:
     """Talk to the champion."""
-    from rich.console import Console
+    from flows import chat
 
-    from flows import chat, registry, workspace
-
-    folder = folder.resolve() if folder is not None else None
-    workspace.enter()
-    asked = chat.question_from(question or [], sys.stdin)
-    path, title = (folder, str(folder)) if folder is not None else registry.champion()
-    if asked is not None:
-        chat.answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
-    else:
-        chat.chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+    chat.main(question or [], folder, max_new_tokens=max_new_tokens, temperature=temperature)
 
 
 @app.command()
@@ -176,8 +167,9 @@ def main() -> None:
         app()
     except PolmError as e:
         from rich.console import Console
+        from rich.markup import escape
 
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(e))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(e))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -256,9 +248,3 @@ def _say(text: str) -> None:
     from rich.console import Console
 
     Console().print(text, highlight=False, soft_wrap=True)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -23,6 +23,8 @@ from tasks._errors import GateError
 
 DIGITS = 12
 """Digits of a digest that are shown."""
+ANSWER = ("request_id", "model_name", "model_version")
+"""Tags of a trace that the server wrote."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def find(what: str) -> Lineage:
         version = api.get_model_version(name, number)
     except MlflowException as e:
         raise GateError(f"{name}: there is no version {number}; `polm ui` shows those there are") from e
+    missing = [tag for tag in ("model", "form", "export", "commit", "dirty") if tag not in version.tags]
+    if missing or not version.run_id:
+        what = f"tag '{missing[0]}'" if missing else "MLflow run"
+        raise GateError(f"{name} v{number} has no {what}; only what `polm promote` registered has a lineage")
     steps = list(_steps(api, name, version))
     return Lineage(answer, name, str(version.version), dict(version.tags), version.run_id, steps, _data(api, steps))
 
@@ -103,14 +109,15 @@ def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
             trace = found[0] if found else None
     except MlflowException:
         trace = None
-    if trace is None or "model_version" not in trace.info.tags:
+    spans = trace.data.spans if trace is not None else []
+    if trace is None or not {*ANSWER}.issubset(trace.info.tags) or not spans:
         raise GateError(
             f"{what}: no such answer among the traces of {name}; they are written some seconds after it, and `polm ui` "
             f"shows them"
         )
-    span = trace.data.spans[0]
+    span = spans[0]
     return {
-        **{key: trace.info.tags[key] for key in ("request_id", "model_name", "model_version")},
+        **{key: trace.info.tags[key] for key in ANSWER},
         "trace": trace.info.trace_id,
         "asked": span.inputs["messages"][-1]["content"],
         "text": span.outputs["content"],
@@ -132,8 +139,14 @@ def _number(api: Any, name: str, what: str) -> str:
 
 def _steps(api: Any, name: str, version: Any) -> Iterator[Step]:
     """The artifacts that the version stands on, each before what it was made from."""
+    from mlflow.exceptions import MlflowException
+
     with tempfile.TemporaryDirectory() as temp:
-        folder = Path(api.download_artifacts(version.run_id, "evidence/manifests", temp))
+        try:
+            folder = Path(api.download_artifacts(version.run_id, "evidence/manifests", temp))
+        except (MlflowException, OSError) as e:
+            what = f"{name} v{version.version}: its MLflow run {version.run_id} has no evidence/manifests"
+            raise GateError(f"{what} ({e}); promote its model again") from e
         found = {path.stem: artifact.Manifest.model_validate_json(path.read_text()) for path in folder.glob("*.json")}
     named = {manifest.digest: stem for stem, manifest in found.items()}
     queue, seen = [version.tags["export"]], set()
@@ -153,6 +166,8 @@ def _steps(api: Any, name: str, version: Any) -> Iterator[Step]:
 
 def _run(api: Any, name: str, digest: str) -> Any:
     experiment = api.get_experiment_by_name(name)
+    if experiment is None:
+        return None
     runs = api.search_runs([experiment.experiment_id], f"tags.digest = '{digest}' and tags.stage != ''", max_results=1)
     return runs[0] if runs else None
 

@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request
@@ -23,7 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from flows import _openai, workspace
 from flows._desk import Desk, Exchange, Limits
 from flows._openai import RequestError
-from flows._served import Follower
+from flows._served import TAGS, Follower
 from flows._traces import Traces
 from tasks._errors import ConfigError
 
@@ -34,25 +35,20 @@ KEY = "POLM_API_KEY"
 
 def build(desk: Desk, key: str | None) -> FastAPI:
     """The application. `key` is what requests must carry; None asks for none."""
-    app = FastAPI(title="polm", docs_url=None, redoc_url=None, openapi_url=None)
 
-    def authorised(request: Request) -> None:
+    async def local(request: Request) -> None:
+        if key is None and (header := _foreign(request)) is not None:
+            message = f"the header '{header}' is not of this machine, and the server has no key; set {KEY} for others"
+            raise RequestError(403, message, code="foreign_request")
+
+    async def authorised(request: Request) -> None:
         if key is not None and not _carries(request, key):
             message = "no valid key; send the header 'Authorization: Bearer KEY'"
             raise RequestError(401, message, code="invalid_api_key")
 
+    app = FastAPI(title="polm", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(local)])
     locked = [Depends(authorised)]
-
-    @app.exception_handler(404)
-    @app.exception_handler(405)
-    async def _unknown(request: Request, error: Any) -> Response:
-        what = f"{request.method} {request.url.path} is not known; there is POST /v1/chat/completions"
-        return _refuse(RequestError(error.status_code, what))
-
-    @app.exception_handler(RequestError)
-    async def _refused(request: Request, error: Any) -> Response:
-        desk.metrics.refuse(error.status)
-        return _refuse(error)
+    _refusals(app, desk)
 
     @app.get("/health")
     async def _health() -> Response:
@@ -63,7 +59,7 @@ def build(desk: Desk, key: str | None) -> FastAPI:
     @app.get("/v1/models", dependencies=locked)
     async def _models() -> dict[str, Any]:
         served = desk.follower.current
-        shown = {key: served.tags[key] for key in ("model", "form", "digest", "export")}
+        shown = {tag: served.tags[tag] for tag in TAGS}
         model = {"id": served.name, "object": "model", "created": 0, "owned_by": "polm", "version": served.version}
         return {"object": "list", "data": [model | {"alias": desk.follower.alias, "tags": shown}]}
 
@@ -83,6 +79,21 @@ def build(desk: Desk, key: str | None) -> FastAPI:
         return JSONResponse(await _whole(desk, exchange, request), headers=headers)
 
     return app
+
+
+def _refusals(app: FastAPI, desk: Desk) -> None:
+    """How the application says no."""
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def _unknown(request: Request, error: Any) -> Response:
+        what = f"{request.method} {request.url.path} is not known; there is POST /v1/chat/completions"
+        return _refuse(RequestError(error.status_code, what))
+
+    @app.exception_handler(RequestError)
+    async def _refused(request: Request, error: Any) -> Response:
+        desk.metrics.refuse(error.status)
+        return _refuse(error)
 
 
 async def _whole(desk: Desk, exchange: Exchange, request: Request) -> dict[str, Any]:
@@ -153,11 +164,24 @@ async def _left(request: Request) -> None:
 def _carries(request: Request, key: str) -> bool:
     """Whether the request has the key, found out in a time that tells nothing of it."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), os.fsencode(key))
+
+
+def _foreign(request: Request) -> str | None:
+    """The header which shows that a web page asks, and no program of this machine: a browser lets pages reach both."""
+    urls = {"Host": f"//{request.headers.get('host', '')}", "Origin": request.headers.get("origin", "//localhost")}
+    for header, url in urls.items():
+        try:
+            name = urlsplit(url).hostname
+        except ValueError:
+            name = None
+        if not _loopback(name or ""):
+            return header
+    return None
 
 
 def _refuse(error: RequestError) -> Response:
-    headers = {"Retry-After": str(error.retry)} if error.retry is not None else None
+    headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
     return JSONResponse(error.body, status_code=error.status, headers=headers)
 
 

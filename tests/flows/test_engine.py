@@ -90,6 +90,14 @@ def test_a_seed_draws_the_same_again_whoever_else_asks(engine: Engine) -> None:
     assert hear(begin(engine, ids, Sampling(30, 1.5, top_k=1))[1]) == greedy != one
 
 
+@pytest.mark.parametrize(
+    "sampling", [Sampling(30, 1e-300), Sampling(30, 1e-40, top_k=50), Sampling(30, 2.0, top_p=1e-300)], ids=str
+)
+def test_almost_no_temperature_is_none(engine: Engine, sampling: Sampling) -> None:
+    ids = engine.encode(QUESTION)
+    assert hear(begin(engine, ids, sampling)[1]) == hear(begin(engine, ids, Sampling(30, 0.0))[1])
+
+
 def test_a_cancelled_answer_ends_and_leaves_the_others_alone(engine: Engine) -> None:
     ids = engine.encode(QUESTION)
     kept = begin(engine, ids, Sampling(60, 0.0))[1]

@@ -1,52 +1,28 @@
-"""`polm serve`, as a process of its own on loopback, with the clients that people use."""
+"""What `polm serve` answers, as a process of its own on loopback, to the clients that people use."""
 
 import asyncio
 import json
-import os
 import shutil
-import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from openai import AsyncOpenAI, BadRequestError, OpenAI
 
-from bench.serve import NAME, make_registry, promote, serving
-from flows import serve
+from bench.serve import NAME, serving
 from flows._answer import Sampling
-from flows._desk import Limits
 from flows._engine import Engine
-from tasks._errors import ConfigError, GateError
-
-MESSAGES: Any = [{"role": "user", "content": "What is 12 + 345?"}]
-LIMITS = Limits(queue=1, batch=1, timeout=1.0, max_new_tokens=8)
-
-
-def make(folder: Path, chat_onnx: Path, database: Path) -> Path:
-    root = folder / "project"
-    (root / ".polm").mkdir(parents=True)
-    shutil.copyfile(database, root / ".polm/mlflow.db")
-    make_registry(root, [chat_onnx / "fp32", chat_onnx / "int8"])
-    return root
+from tests.flows.serving import MESSAGES, ask, make, wait_for
 
 
 @pytest.fixture(scope="module")
 def project(chat_onnx: Path, mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with the chat model in fp32 as version 1, the champion, and in int8 as version 2."""
     return make(tmp_path_factory.mktemp("serve"), chat_onnx, mlflow_template)
-
-
-@pytest.fixture
-def fresh(chat_onnx: Path, mlflow_template: Path, tmp_path: Path) -> Path:
-    """The same with a store of the test's own."""
-    return make(tmp_path, chat_onnx, mlflow_template)
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +45,6 @@ def expected(chat_onnx: Path) -> str:
     assert ended.wait(30)
     engine.close()
     return "".join(pieces)
-
-
-def ask(url: str, **changes: Any) -> httpx.Response:
-    body = {"messages": MESSAGES, "max_tokens": 20, "temperature": 0, **changes}
-    return httpx.post(f"{url}/chat/completions", json=body, timeout=60)
-
-
-def counter(url: str, name: str) -> float:
-    page = httpx.get(url.replace("/v1", "/metrics")).text
-    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_openai_client_gets_whole_and_streamed_answers(url: str, expected: str) -> None:
@@ -211,114 +170,3 @@ def test_an_answer_leads_to_its_trace(url: str, project: Path) -> None:
     assert span.inputs["messages"] == MESSAGES
     assert span.outputs["content"] == answer.json()["choices"][0]["message"]["content"]
     assert span.attributes["completion_tokens"] == 20
-
-
-def test_the_key_is_asked_for_and_never_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(serve.KEY, "open-sesame")
-    with serving(project, "--threads", "1") as (url, _):
-        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic open-sesame"}):
-            answer = httpx.get(f"{url}/models", headers=header)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-        assert httpx.get(url.replace("/v1", "/metrics")).status_code == 401
-        assert ask(url).status_code == 401
-        assert httpx.get(url.replace("/v1", "/health")).status_code == 200
-        assert OpenAI(base_url=url, api_key="open-sesame").models.list().data[0].id == NAME
-    assert "sesame" not in (project / "serve.log").read_text()
-
-
-def test_a_full_queue_and_a_slow_answer_are_said(project: Path) -> None:
-    options = ("--threads", "1", "--batch", "1", "--queue", "2", "--timeout", "0.15")
-    with serving(project, *options) as (url, _), ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(lambda _: ask(url, max_tokens=230), range(48)))
-        assert {a.status_code for a in answers} <= {200, 429, 504}
-        full = [a for a in answers if a.status_code == 429]
-        assert full and all(a.headers["Retry-After"] == "1" for a in full)
-        assert full[0].json()["error"]["type"] == "rate_limit_error"
-        for late in (a for a in answers if a.status_code == 504):
-            assert late.json()["error"]["code"] == "timeout"
-        wait_for(lambda: counter(url, "polm_requests_taken") == 0)
-        assert ask(url, max_tokens=1).status_code == 200, "room again"
-
-
-def test_a_promotion_loses_no_request(fresh: Path) -> None:
-    with serving(fresh, "--threads", "1", "--poll", "0.1") as (url, process), ThreadPoolExecutor(8) as pool:
-        models: list[str] = []
-
-        def ask_until_exchanged(number: int) -> list[int]:
-            statuses = []
-            while len(models) < 2000 and models[-20:].count(f"{NAME}/2") < 10:
-                answer = ask(url, max_tokens=5 + number)
-                statuses.append(answer.status_code)
-                models.append(answer.json()["model"])
-            return statuses
-
-        asking = [pool.submit(ask_until_exchanged, number) for number in range(8)]
-        wait_for(lambda: len(models) > 30)
-        promote(fresh, "2")
-        assert {status for future in asking for status in future.result(timeout=90)} == {200}
-        assert set(models) == {f"{NAME}/1", f"{NAME}/2"}
-        wait_for(lambda: counter(url, "polm_swaps_total") == 1)
-        wait_for(lambda: len(models_of(process)) == 1)
-        promote(fresh, "1")
-        wait_for(lambda: ask(url).json()["model"] == f"{NAME}/1")
-
-
-def models_of(process: psutil.Process) -> list[psutil.Process]:
-    """The processes that hold a model."""
-    return [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
-
-
-def test_a_broken_version_and_a_dead_model_do_not_end_the_service(fresh: Path) -> None:
-    with serving(fresh, "--threads", "1", "--poll", "0.1") as (url, process):
-        (fresh / "version2/artifacts/int8").unlink()
-        promote(fresh, "2")
-        wait_for(lambda: counter(url, "polm_follow_failures_total") >= 1)
-        assert ask(url).json()["model"] == f"{NAME}/1", "the old one goes on"
-        promote(fresh, "1")
-        [model] = models_of(process)
-        model.kill()
-        wait_for(lambda: ask(url).status_code == 200)
-        assert models_of(process) != [model]
-
-
-def test_a_dead_mlflow_fails_no_request(fresh: Path, expected: str) -> None:
-    with serving(fresh, "--threads", "1", "--poll", "0.1") as (url, _):
-        (fresh / ".polm/mlflow.db").write_bytes(b"no database" * 10_000)
-        for _ in range(3):
-            assert ask(url).json()["choices"][0]["message"]["content"] == expected
-        wait_for(lambda: counter(url, "polm_follow_failures_total") >= 1)
-        assert ask(url).status_code == 200
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_answers_end_and_leaves_nothing_behind(project: Path, number: int) -> None:
-    with serving(project, "--threads", "1") as (url, process):
-        models = models_of(process)
-        body = {"messages": MESSAGES, "max_tokens": 230, "temperature": 0, "stream": True}
-        with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            os.kill(process.pid, number)
-            assert [line for line in lines if line][-1] == "data: [DONE]"
-        process.wait(timeout=60)
-        with pytest.raises(httpx.ConnectError):
-            ask(url)
-        assert models and not any(model.is_running() for model in models)
-
-
-def test_what_cannot_be_served_says_so(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tracking / "params").mkdir(exist_ok=True)
-    (tracking / "params/recipe.yaml").write_text("recipe: tiny\n")
-    monkeypatch.delenv(serve.KEY, raising=False)
-
-    def start(host: str, port: int) -> None:
-        serve.serve("champion", host, port, LIMITS, threads=1, poll=1.0, say=lambda _: None)
-
-    with pytest.raises(ConfigError, match=r"--host 0\.0\.0\.0 can be reached by others: set POLM_API_KEY"):
-        start("0.0.0.0", 0)
-    with pytest.raises(GateError, match="no champion yet"):
-        start("127.0.0.1", 0)
-    with serve._listen("127.0.0.1", 0) as taken:
-        taken.listen()
-        with pytest.raises(ConfigError, match="cannot listen on 127"):
-            start("127.0.0.1", taken.getsockname()[1])

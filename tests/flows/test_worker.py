@@ -1,0 +1,64 @@
+"""The model's own process: what it takes while it closes, and what may not end it."""
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows import _worker
+from flows._answer import Answer, Sampling
+from flows._engine import Engine
+from flows._worker import Begun, Heard, Refused, Worker
+from tasks import _onnx
+from tests.flows.serving import MESSAGES, models_of
+
+
+def test_an_answer_can_be_cancelled_while_the_process_finishes(chat_onnx: Path) -> None:
+    worker = Worker(chat_onnx / "fp32", batch=1, threads=1)
+    [model] = models_of(psutil.Process())
+    heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+
+    def hear(what: Heard) -> None:
+        if isinstance(what, Begun):
+            model.suspend()
+        heard.put(what)
+
+    number = worker.ask(MESSAGES, Sampling(230, 0.0), hear)
+    assert isinstance(heard.get(timeout=60), Begun)
+    closing = threading.Thread(target=worker.close)
+    closing.start()
+    while not worker._closed:
+        pass
+    worker.cancel(number)
+    model.resume()
+    reasons = [getattr(heard.get(timeout=60), "reason", None)]
+    while reasons[-1] is None:
+        reasons.append(getattr(heard.get(timeout=60), "reason", None))
+    assert reasons[-1] == "cancelled"
+    closing.join(60)
+    assert not closing.is_alive() and not worker.alive
+
+
+@pytest.mark.parametrize("owner", [(_onnx, "encode"), (Engine, "submit")], ids=["tokenizer", "engine"])
+def test_text_that_the_model_cannot_take_is_refused_alone(
+    chat_onnx: Path, owner: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(chat_onnx / "fp32", batch=1, threads=1)
+    answers: dict[int, Answer] = {}
+    told: list[Heard] = []
+    tell: Callable[[int, Heard], None] = lambda number, heard: told.append(heard)  # noqa: E731
+
+    def odd(*_: Any) -> None:
+        raise RuntimeError("odd text")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*owner, odd)
+        _worker._begin(engine, answers, 1, MESSAGES, Sampling(3, 0.0), tell)
+    assert isinstance(told[-1], Refused) and "odd text" in told[-1].message and not told[-1].too_long
+    _worker._begin(engine, answers, 2, MESSAGES, Sampling(3, 0.0), tell)
+    engine.close()
+    assert getattr(told[-1], "reason", None) == "length"
