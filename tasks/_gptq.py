@@ -36,31 +36,39 @@ class Grid(NamedTuple):
     """Of a code."""
     block: int
     """Columns that share a scale."""
+    symmetric: bool
+    """The zero point is the middle of the range; else each block has its own."""
 
 
-def grid(weights: Any, bits: int, importance: Any) -> tuple[Any, Any]:
+def grid(weights: Any, form: Grid, importance: Any) -> tuple[Any, Any]:
     """Scale and zero point of each block, by search.
 
     Args:
         weights: float32 `[N, block]`.
-        bits: of a code.
+        form: bits, and whether the zero point is fixed.
         importance: float32 `[block]`, of an error in each column.
 
     Returns:
         Scales and zeros, float32 `[N]`: weights are near `(code - zero) * scale` with codes from 0 to 2**bits - 1.
+        Symmetric blocks have one level more below zero than above; a negative scale turns that to the longer side.
     """
     import torch
 
-    top = 2**bits - 1
+    top = 2**form.bits - 1
     low, high = weights.amin(-1).clamp(max=0), weights.amax(-1).clamp(min=0)
     best = torch.full_like(low, torch.inf)
     scales, zeros = torch.ones_like(low), torch.zeros_like(low)
     for share in SHRUNK:
-        scale = ((high - low) * share / top).clamp(min=1e-10)
-        zero = (-low * share / scale).round().clamp(0, top)
+        if form.symmetric:
+            zero = torch.full_like(low, (top + 1) // 2)
+            scale = torch.where(high > -low, -high, -low) * share / zero
+            scale = torch.where(scale == 0, 1e-10, scale)
+        else:
+            scale = ((high - low) * share / top).clamp(min=1e-10)
+            zero = (-low * share / scale).round().clamp(0, top)
         levels = _codes(weights, scale, zero, top) - zero[:, None]
         fitted = (importance * weights * levels).sum(-1) / (importance * levels**2).sum(-1).clamp(min=1e-12)
-        for tried in (scale, torch.where(fitted > 1e-10, fitted, scale)):
+        for tried in (scale, torch.where(fitted * scale > 0, fitted, scale)):
             levels = _codes(weights, tried, zero, top) - zero[:, None]
             error = (importance * (weights - levels * tried[:, None]) ** 2).sum(-1)
             better = error < best
@@ -69,14 +77,13 @@ def grid(weights: Any, bits: int, importance: Any) -> tuple[Any, Any]:
     return scales, zeros
 
 
-def round_matrix(weights: Any, hessian: Any, *, bits: int, block: int, damping: float) -> tuple[Rounded, Any]:
+def round_matrix(weights: Any, hessian: Any, form: Grid, damping: float) -> tuple[Rounded, Any]:
     """Round one matrix.
 
     Args:
         weights: float32 `[N, K]`.
         hessian: float32 `[K, K]`, the sum of x x^T over its inputs.
-        bits: of a code.
-        block: columns that share a scale; K is filled up with zeros.
+        form: of the codes; K is filled up with zeros to whole blocks.
         damping: added to the diagonal, as a share of its mean.
 
     Returns:
@@ -84,7 +91,7 @@ def round_matrix(weights: Any, hessian: Any, *, bits: int, block: int, damping: 
     """
     import torch
 
-    count, width = weights.shape
+    (count, width), block, top = weights.shape, form.block, 2**form.bits - 1
     missing = -width % block
     rest = torch.nn.functional.pad(weights, (0, missing)).clone()
     inner = torch.nn.functional.pad(hessian, (0, missing, 0, missing))
@@ -104,9 +111,9 @@ def round_matrix(weights: Any, hessian: Any, *, bits: int, block: int, damping: 
         for j in range(start, stop):
             if j % block == 0:
                 at = slice(j, j + block)
-                scale, zero = grid(rest[:, at], bits, importance[at])
+                scale, zero = grid(rest[:, at], form, importance[at])
                 scales[:, j // block], zeros[:, j // block] = scale, zero
-            codes[:, j] = _codes(rest[:, j : j + 1], scale, zero, 2**bits - 1)[:, 0]
+            codes[:, j] = _codes(rest[:, j : j + 1], scale, zero, top)[:, 0]
             error = (rest[:, j] - (codes[:, j] - zero) * scale) / upper[j, j]
             rest[:, j:stop] -= error[:, None] * upper[j, j:stop]
             errors[:, j - start] = error
@@ -150,11 +157,8 @@ def fit(
             chosen = {names[m]: m for m in layer.modules() if names[m] in grids}
             hessians = _hessians(layer, chosen, inputs, arguments[number])
             for name, module in chosen.items():
-                form, weights = grids[name], module.weight
-                found[name], meant = round_matrix(
-                    weights, hessians[name], bits=form.bits, block=form.block, damping=damping
-                )
-                weights.copy_(meant)
+                found[name], meant = round_matrix(module.weight, hessians[name], grids[name], damping)
+                module.weight.copy_(meant)
             inputs = [_output(layer, x, kept) for x, kept in zip(inputs, arguments[number], strict=True)]
     return found
 

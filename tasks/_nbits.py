@@ -64,6 +64,11 @@ class Product:
         """Blocks in a row; the last one may be padded."""
         return -(-self.columns // self.block)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether every zero point is the middle of the range, and none is stored."""
+        return self._zeros is None
+
     def modules(self) -> list[str]:
         """Names that the modules of transformers have whose weights this is, row after row."""
         head, _, last = self.name.replace(".attn.", ".self_attn.").rpartition(".")

@@ -64,8 +64,8 @@ class Form(Strict):
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        if self.gptq is not None and (self.precision == "fp32" or self.weights.get("symmetric") is not False):
-            raise ValueError("gptq chooses zero points of rounded weights: set `symmetric: false` and int4 or int8")
+        if self.gptq is not None and self.precision == "fp32":
+            raise ValueError("gptq rounds weights: set `precision` to int4 or int8, or `gptq: null`")
         return self
 
 
@@ -150,7 +150,7 @@ def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: P
     rows, record = _calibration.draw(gptq.calibration, tokenizer, data, seed, run.params_file)
     policy = load_causal_lm(model)
     products = _nbits.decoder_products(run.out / name, policy)
-    grids = {module: _gptq.Grid(p.bits, p.block) for p in products for module in p.modules()}
+    grids = {module: _gptq.Grid(p.bits, p.block, p.symmetric) for p in products for module in p.modules()}
     with run.timed(f"round {name}"):
         fitted = _gptq.fit(policy, rows, grids, gptq.damping, run.progress)
     for product in products:

@@ -19,6 +19,7 @@ from tests.conftest import REPO
 
 BLOCK = 16
 WEIGHTS = {"method": "rtn", "block_size": BLOCK, "symmetric": False, "op_types": ["MatMul"], "overrides": []}
+FORM = _gptq.Grid(bits=4, block=BLOCK, symmetric=False)
 ROWS = [[5, 9, 17, 33, 60, 7], [8, 8, 100, 201, 44], [12, 50, 60, 70, 80, 90], [3, 200, 150, 31, 77]]
 
 
@@ -37,9 +38,17 @@ def meant(numbers: Any, width: int) -> np.ndarray:
 
 def test_weights_that_lie_on_a_grid_are_found_exactly() -> None:
     levels = torch.stack([torch.arange(16.0), torch.arange(16.0).flip(0)])
-    scales, zeros = _gptq.grid((levels - 5) * torch.tensor([[0.25], [0.5]]), 4, torch.ones(16))
+    scales, zeros = _gptq.grid((levels - 5) * torch.tensor([[0.25], [0.5]]), FORM, torch.ones(16))
     assert scales.tolist() == pytest.approx([0.25, 0.5])
     assert zeros.tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_symmetric_blocks_reach_further_on_the_longer_side(sign: int) -> None:
+    """Levels -8 to 7, or -7 to 8: the longer side decides."""
+    weights = torch.arange(-8.0, 8.0)[None] * sign * 0.25
+    scales, zeros = _gptq.grid(weights, FORM._replace(symmetric=True), torch.ones(16))
+    assert zeros.tolist() == [8] and scales.tolist() == pytest.approx([sign * 0.25])
 
 
 def test_by_the_definition_a_column_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +56,7 @@ def test_by_the_definition_a_column_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     x = correlated(200, 40)
     weights, hessian = torch.randn(6, 40, generator=torch.Generator().manual_seed(1)).double(), (x.T @ x).double()
     monkeypatch.setattr(_gptq, "COLUMNS", BLOCK)
-    (codes, scales, zeros), found = _gptq.round_matrix(weights, hessian, bits=4, block=BLOCK, damping=0.01)
+    (codes, scales, zeros), found = _gptq.round_matrix(weights, hessian, FORM, 0.01)
     assert codes.shape == (6, 3, BLOCK)
     damped = hessian + 0.01 * torch.cat([hessian.diagonal(), torch.ones(8)]).mean() * torch.eye(40)
     rest = weights.clone()
@@ -66,7 +75,7 @@ def test_outputs_change_less_than_by_plain_rounding() -> None:
     weights = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     errors = []
     for hessian in (x.T @ x, torch.eye(64)):  # without inputs every column is rounded by itself
-        _, rounded = _gptq.round_matrix(weights, hessian, bits=4, block=BLOCK, damping=0.01)
+        _, rounded = _gptq.round_matrix(weights, hessian, FORM, 0.01)
         errors.append(float(((rounded - weights) @ x.T).norm()))
     assert errors[0] < 0.5 * errors[1]
 
@@ -74,15 +83,16 @@ def test_outputs_change_less_than_by_plain_rounding() -> None:
 def test_an_input_that_is_always_zero_is_no_error() -> None:
     x = correlated(50, 32)
     x[:, 3] = 0
-    (codes, _, _), rounded = _gptq.round_matrix(torch.randn(4, 32), x.T @ x, bits=4, block=BLOCK, damping=0.01)
+    (codes, _, _), rounded = _gptq.round_matrix(torch.randn(4, 32), x.T @ x, FORM, 0.01)
     assert rounded.isfinite().all() and codes.max() <= 15
 
 
-@pytest.fixture(scope="module")
-def int4(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[False, True], ids=["zero points", "symmetric"])
+def int4(chat_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The small chat model as the builder rounds it."""
     out = tmp_path_factory.mktemp("rounded") / "int4"
-    options = _onnx.builder_options(chat_model, "int4", "int4", {**WEIGHTS, "accuracy_level": 1})
+    weights = {**WEIGHTS, "accuracy_level": 1, "symmetric": request.param}
+    options = _onnx.builder_options(chat_model, "int4", "int4", weights)
     _onnx.build(chat_model, out, precision="int4", options=options)
     return out
 
@@ -102,7 +112,7 @@ def test_what_is_written_is_what_onnx_runtime_multiplies_by(int4: Path, chat_mod
     shutil.copytree(int4, folder)
     model = load_causal_lm(chat_model)
     products = _nbits.decoder_products(folder, model)
-    grids = {name: _gptq.Grid(p.bits, p.block) for p in products for name in p.modules()}
+    grids = {name: _gptq.Grid(p.bits, p.block, p.symmetric) for p in products for name in p.modules()}
     fitted = _gptq.fit(model, ROWS, grids, 0.01, Progress(None))
     for product in products:
         product.write_parts([fitted[name] for name in product.modules()])
@@ -125,7 +135,7 @@ def test_each_layer_sees_what_the_rounded_ones_before_it_put_out(chat_model: Pat
     """The last layer's rounding depends on the first one's: not so if both were fed by the whole model."""
     names = [f"model.layers.{i}.mlp.down_proj" for i in (0, 1)]
     alone, both = (
-        _gptq.fit(load_causal_lm(chat_model), ROWS, {n: _gptq.Grid(4, BLOCK) for n in chosen}, 0.01, Progress(None))
+        _gptq.fit(load_causal_lm(chat_model), ROWS, dict.fromkeys(chosen, FORM), 0.01, Progress(None))
         for chosen in (names[1:], names)
     )
     assert not np.array_equal(alone[names[1]][0], both[names[1]][0])
@@ -173,10 +183,9 @@ def test_the_form_is_nearer_to_its_model_and_says_what_calibrated_it(chat_model:
     assert "rounded" not in parity["calibration"]
 
 
-@pytest.mark.parametrize("wrong", [{"weights": {**WEIGHTS, "symmetric": True}}, {"precision": "fp32", "weights": {}}])
-def test_without_zero_points_it_says_what_to_set(chat_model: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"params/tiny/export_onnx\.yaml: .forms\.int4..*symmetric: false"):
-        stage(tmp_path, chat_model, **wrong, **FREE)
+def test_whole_weights_have_nothing_to_round(chat_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"params/tiny/export_onnx\.yaml: .forms\.int4..*gptq: null"):
+        stage(tmp_path, chat_model, precision="fp32", weights={}, **FREE)
 
 
 def test_a_matrix_that_is_not_the_models_is_named(int4: Path, chat_model: Path) -> None:
