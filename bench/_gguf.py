@@ -1,6 +1,6 @@
 """A Hugging Face folder as a GGUF file, as llama.cpp's own converter lays it out: Llama with a byte-level BPE.
 
-`F32` keeps the weights and proves the layout. `Q8_0` and `Q4_0` round blocks of 32 weights; as llama.cpp's own Q4_0
+`F32` keeps the weights and proves the layout. The others round blocks of 32 weights; as llama.cpp's own Q4_0
 does for rows that no K-quant fits, the embedding, which is the last product too, stays at 8 bits. Norms stay float32.
 """
 

@@ -8,8 +8,8 @@ from tasks import _parity
 from tasks._errors import ParityError
 from tasks._stats import mean_interval, paired_difference
 
-SAME_BITS = {"fp32": "gguf_f32", "int8": "gguf_q8_0", "int4": "gguf_q4_0"}
-"""Precision of an ONNX form to the GGUF file that it is held against."""
+SAME_BITS = {"fp32": ["gguf_f32"], "int8": ["gguf_q8_0"], "int4": ["gguf_q4_1", "gguf_q4_0"]}
+"""Precision of an ONNX form to the GGUF files that it is held against. Q4_1 has an offset for each block, Q4_0 none."""
 FAITHFUL = {
     "chat_template_identical": "chat template identical",
     "tokenizer_identical": "tokenizer round trip identical",
@@ -28,9 +28,8 @@ def add_speeds(rows: Rows, speeds: Mapping[str, Mapping[str, list[float]]], prec
     for name, row in rows.items():
         row["tokens_per_second"] = {figure: round(median(values), 2) for figure, values in speeds[name].items()}
         row["times_pytorch"] = ratios(speeds[name], speeds["pytorch"])
-        theirs = SAME_BITS.get(precisions.get(name, ""), "")
-        if theirs in speeds:
-            row["times_llama_cpp"] = ratios(speeds[name], speeds[theirs])
+        same = [theirs for theirs in SAME_BITS.get(precisions.get(name, ""), []) if theirs in speeds]
+        row |= {f"times_{theirs}": ratios(speeds[name], speeds[theirs]) for theirs in same}
         if "decode_1" in row["tokens_per_second"]:
             row["memory_share"] = round(row["weight_bytes"] * row["tokens_per_second"]["decode_1"] / reads, 3)
         row["memory_bytes_per_second"] = round(reads)
@@ -92,7 +91,7 @@ def cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     for group, unit in (
         ("tokens_per_second", "tokens/s"),
         ("times_pytorch", "x PyTorch"),
-        ("times_llama_cpp", "x llama.cpp"),
+        *((f"times_{file}", f"x llama.cpp {file[5:].upper()}") for files in SAME_BITS.values() for file in files),
     ):
         for figure, value in row.get(group, {}).items():
             what, batch = figure.split("_")

@@ -101,7 +101,7 @@ def arguments() -> argparse.Namespace:
         nargs="*",
         choices=_gguf.KINDS,
         metavar="KIND",
-        help="write GGUF files (F32, Q8_0, Q4_0; default: the last two)",
+        help="write GGUF files (F32, Q8_0, Q4_1, Q4_0; default: the last three)",
     )
     parser.add_argument("--skip", nargs="*", choices=PARTS, default=[], help="parts to leave out")
     parser.add_argument("--prompts", type=int, help="held-out prompts compared (default: the recipe's)")
@@ -133,7 +133,7 @@ def forms_of(args: argparse.Namespace, scratch: Path) -> tuple[list[Form], list[
     notes = []
     if args.gguf is not None:
         missing = _llama.missing()
-        for kind in args.gguf or ["Q8_0", "Q4_0"]:
+        for kind in args.gguf or ["Q8_0", "Q4_1", "Q4_0"]:
             if missing:
                 notes.append(f"gguf_{kind.lower()}: not measured; {missing}")
                 continue

@@ -144,7 +144,7 @@ def test_ratios_are_taken_turn_by_turn() -> None:
     rows: _table.Rows = {name: {"weight_bytes": 10_000_000} for name in speeds if name != "memory"}
     _table.add_speeds(rows, speeds, {"onnx_int8": "int8"})
     int8 = rows["onnx_int8"]
-    assert int8["times_pytorch"] == {"decode_1": 3.0} and int8["times_llama_cpp"] == {"decode_1": 2.0}
+    assert int8["times_pytorch"] == {"decode_1": 3.0} and int8["times_gguf_q8_0"] == {"decode_1": 2.0}
     assert int8["tokens_per_second"] == {"decode_1": 60.0}
     assert int8["memory_share"] == 0.3, "10 MB x 60 tokens/s of 2 GB/s"
 
@@ -218,4 +218,4 @@ def test_without_llama_cpp_the_others_are_measured(chat_model: Path, tmp_path: P
     args = argparse.Namespace(model=chat_model, base=None, form=[], onnx=None, gguf=[])
     found, notes = forms.forms_of(args, tmp_path)
     assert [form.name for form in found] == ["pytorch", "bf16"]
-    assert len(notes) == 2 and all(_llama.INSTALL in note for note in notes)
+    assert len(notes) == 3 and all(_llama.INSTALL in note for note in notes)
