@@ -197,7 +197,7 @@ def _print(seen: Seen, memory: list[float], middle: int, seconds: float, counter
             )
     for name in ("written", "dropped", "failed"):
         found = re.search(rf"^polm_traces_{name}_total (\S+)", counters, re.M)
-        print(f"traces {name:<7}{float(found[1]) if found else 0:.0f}")
+        print(f"traces        {name} {float(found[1]) if found else 0:.0f}")
 
 
 if __name__ == "__main__":
