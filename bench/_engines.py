@@ -47,7 +47,6 @@ class Transformers:
         import torch
 
         torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
         from tasks._models import load_causal_lm, load_tokenizer
         from tasks._parity import Reference
 
@@ -77,7 +76,8 @@ class Transformers:
         """Float32 [len(ids), vocabulary]."""
         import torch
 
-        return self._model(torch.tensor([list(ids)])).logits[0].float().numpy()
+        with torch.inference_mode():
+            return self._model(torch.tensor([list(ids)])).logits[0].float().numpy()
 
     def answer(self, ids: Sequence[int], new_tokens: int) -> list[int]:
         """Greedy, until the end token."""

@@ -209,7 +209,7 @@ def test_a_signal_while_the_model_is_loaded_ends_it(project: Path, number: int) 
     model.suspend()  # it would load for ever
     server.send_signal(number)
     assert server.wait(timeout=60) == 130
-    assert not model.is_running() or model.status() == psutil.STATUS_ZOMBIE
+    wait_for(lambda: not model.is_running() or model.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_the_benchmark_outlives_a_process_that_ends() -> None:
