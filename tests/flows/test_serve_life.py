@@ -163,6 +163,7 @@ def test_a_model_that_dies_is_started_again(fresh: Path) -> None:
         [model] = models_of(process)
         model.kill()
         wait_for(lambda: models_of(process) not in ([], [model]) and ask(url).status_code == 200)
+        assert ask(url).json()["model"] == f"{NAME}/1" and not model.is_running()
 
 
 def test_a_dead_mlflow_fails_no_request_and_loses_no_trace(fresh: Path) -> None:
