@@ -1,16 +1,12 @@
 """The version that an alias names, loaded; and the watch that loads another one when the alias moves."""
 
-import contextlib
 import logging
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from flows import store
+from flows import _version, store
 from flows._answer import Piece, Sampling
 from flows._worker import Heard, Refused, Worker
 from tasks._errors import GateError, ModelError, PolmError
@@ -19,8 +15,6 @@ log = logging.getLogger("polm")
 WARM_UP = [{"role": "user", "content": "Hello!"}]
 """Asked of a version before it gets requests: one that cannot answer never does."""
 WARM_UP_SECONDS = 120.0
-TAGS = ("model", "form", "digest", "export")
-"""That a version must have: `polm promote` sets them."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +153,8 @@ class Follower:
 
     def _load(self, version: Any) -> Served:
         label = f"{self.name}/{version.version}"
-        missing = [tag for tag in TAGS if tag not in version.tags]
-        if missing:
-            raise ModelError(f"{label} has no tag '{missing[0]}', which `polm promote` sets; promote its model again")
-        with self._files(version) as folder:
-            worker = Worker(folder / "artifacts" / version.tags["form"], batch=self._batch, threads=self._threads)
+        with _version.exported(self._api, version) as folder:
+            worker = Worker(folder, batch=self._batch, threads=self._threads)
         served = Served(self.name, str(version.version), dict(version.tags), worker)
         ended = threading.Event()
         last: list[Heard] = []
@@ -178,16 +169,3 @@ class Follower:
             worker.kill()
             raise ModelError(f"{label} does not answer ({last}); look at its run in `polm ui`, promote another")
         return served
-
-    @contextlib.contextmanager
-    def _files(self, version: Any) -> Iterator[Path]:
-        """The version's folder: where it lies, or a copy that goes once it is loaded, when the store is elsewhere."""
-        import mlflow
-
-        place = self._api.get_model_version_download_uri(self.name, str(version.version))
-        uri = self._api.tracking_uri
-        if urlsplit(place).scheme in ("", "file"):
-            yield Path(mlflow.artifacts.download_artifacts(place, tracking_uri=uri))
-            return
-        with tempfile.TemporaryDirectory(prefix="polm-serve-") as copy:
-            yield Path(mlflow.artifacts.download_artifacts(version.source, dst_path=copy, tracking_uri=uri))

@@ -32,18 +32,19 @@ def main(words: Sequence[str], folder: Path | None, *, max_new_tokens: int, temp
     Raises:
         DataError: the question is empty or too long.
         GateError: there is no champion.
-        ModelError: no model there, or an unreadable one.
+        ModelError: no model there, an unreadable one, or a champion that `polm promote` did not register.
     """
     from flows import registry, workspace
 
     folder = folder.resolve() if folder is not None else None  # before the working directory becomes the project's
     workspace.enter()
     asked = question_from(words, sys.stdin)
-    path, title = (folder, str(folder)) if folder is not None else registry.champion()
-    if asked is not None:
-        answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
-    else:
-        chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+    known = contextlib.nullcontext((folder, str(folder))) if folder is not None else registry.champion()
+    with known as (path, title):
+        if asked is not None:
+            answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+        else:
+            chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
 
 
 class Conversation:

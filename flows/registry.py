@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows import evidence, gates, store, workspace
+from flows import _version, evidence, gates, store, workspace
 from flows.evidence import Evidence, Scores
 from flows.gates import Policy, Verdict
 from tasks import _artifact as artifact
@@ -93,26 +93,25 @@ def rollback() -> None:
     )
 
 
-def champion() -> tuple[Path, str]:
-    """The active recipe's champion.
+@contextlib.contextmanager
+def champion() -> Iterator[tuple[Path, str]]:
+    """The active recipe's champion, for as long as the block runs.
 
-    Returns:
+    Yields:
         Folder of its exported model, and its name for a person, e.g. `polm-tiny v3 (dpo, int8)`.
 
     Raises:
         GateError: there is none yet.
+        ModelError: it was not registered by `polm promote`.
     """
     api = store.client()
-    import mlflow
-
     name = store.experiment(workspace.active_recipe())
     aliases = _aliases(api, name)
     if "champion" not in aliases:
         raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
     version = api.get_model_version(name, aliases["champion"])
-    folder = Path(mlflow.artifacts.download_artifacts(version.source, tracking_uri=api.tracking_uri))
-    label = f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"
-    return folder / "artifacts" / version.tags["form"], label
+    with _version.exported(api, version) as folder:
+        yield folder, f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"
 
 
 @contextlib.contextmanager

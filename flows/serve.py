@@ -24,8 +24,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from flows import _openai, workspace
 from flows._desk import Desk, Exchange, Limits
 from flows._openai import RequestError
-from flows._served import TAGS, Follower
+from flows._served import Follower
 from flows._traces import Traces
+from flows._version import TAGS
 from tasks._errors import ConfigError
 
 log = logging.getLogger("polm")

@@ -11,7 +11,7 @@ import pytest
 from flows import registry, store
 from flows.graph import Graph
 from tasks import _artifact as artifact
-from tasks._errors import ArtifactError, GateError, PolmError
+from tasks._errors import ArtifactError, GateError, ModelError, PolmError
 from tests.flows.promotable import Make
 
 REPO = Path(__file__).parents[2]
@@ -102,10 +102,21 @@ def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Pa
     served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     answer = served.predict({"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4})
     assert answer["choices"][0]["message"]["role"] == "assistant"
-    folder, label = registry.champion()
-    assert (folder / "genai_config.json").exists() and label == f"{NAME} v1 (sft, int8)"
-    requirements = (folder.parents[1] / "requirements.txt").read_text().split()
+    with registry.champion() as (folder, label):
+        assert (folder / "genai_config.json").exists() and label == f"{NAME} v1 (sft, int8)"
+        requirements = (folder.parents[1] / "requirements.txt").read_text().split()
     assert requirements and all("==" in line for line in requirements)
+
+
+def test_a_champion_that_was_not_promoted_here_is_named(project: Path) -> None:
+    registry.promote("sft")
+    api = store.client()
+    api.delete_model_version_tag(NAME, "1", "export")
+    with (
+        pytest.raises(ModelError, match=rf"{NAME}/1 has no tag 'export', which `polm promote` sets"),
+        registry.champion(),
+    ):
+        pass
 
 
 def test_a_failed_gate_moves_nothing_and_is_named(project: Path) -> None:
