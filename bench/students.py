@@ -1,6 +1,6 @@
 """Students of one teacher, by every method of a recipe and from several seeds, on one task: what did the teacher add?
 
-    python -m bench.students params/tiny/distill.yaml params/tiny/evaluate.yaml sums_long.exact_match \
+    python -m bench.students params/tiny/distill.yaml params/tiny/evaluate.yaml long_sums.exact_match \
         --teacher artifacts/models/grpo --data artifacts/data --out build/students --seeds 1 2 3
     python -m bench.students bench/students_gpu.yaml params/smollm2/evaluate.yaml reasoning.correct --device cuda \
         --teacher artifacts/models/grpo --data artifacts/data --out build/students --jobs 4
