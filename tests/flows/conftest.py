@@ -1,5 +1,6 @@
 """Fixtures of the flow tests: an MLflow store that is ready at once."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with contextlib.chdir(path.parent):  # where the default experiment's artifacts go, for good
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 
