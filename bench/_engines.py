@@ -129,7 +129,7 @@ class OnnxRuntime:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids."""
-        return str(self._tokenizer.decode(np.asarray(ids, dtype=np.int32)))
+        return self._onnx.decode(self._tokenizer, ids)
 
     def logits(self, ids: Sequence[int]) -> Any:
         """Float32 [len(ids), vocabulary]."""
@@ -146,9 +146,8 @@ class OnnxRuntime:
         count, width = rows.shape
         length = width + new_tokens
         params = og.GeneratorParams(self._model)
-        params.set_search_options(
-            batch_size=count, max_length=length, min_length=length, do_sample=False, repetition_penalty=1.0
-        )
+        limits = {"batch_size": count, "max_length": length, "min_length": length}
+        params.set_search_options(**self._onnx.SEARCH | limits)
         times = [time.perf_counter()]
         generator = og.Generator(self._model, params)
         generator.append_tokens(rows.astype(np.int32))

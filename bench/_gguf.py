@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks._errors import ModelError
 from tasks._gguf import SPLITS_DIGITS
+from tasks._turns import turn_end
 
 KINDS = ("F32", "Q8_0", "Q4_1", "Q4_0")
 
@@ -106,6 +107,7 @@ def _add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None
     for add, token_id in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
         (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_eot_token_id, turn_end(tokenizer)),
         (writer.add_unk_token_id, tokenizer.unk_token_id),
         (writer.add_pad_token_id, tokenizer.pad_token_id),
     ):

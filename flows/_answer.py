@@ -17,9 +17,9 @@ class Sampling:
     temperature: float
     """0 takes the likeliest token."""
     top_p: float | None = None
-    """Nucleus, above 0 and at most 1; None leaves it to the model's own settings."""
+    """Nucleus, above 0 and at most 1; None is 1, the whole distribution."""
     top_k: int | None = None
-    """Likeliest tokens to draw from; None leaves it to the model's own settings."""
+    """Likeliest tokens to draw from; None takes all of them."""
     seed: int | None = None
     """Of the draw; None draws anew each time."""
     stop: tuple[str, ...] = ()

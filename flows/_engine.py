@@ -198,12 +198,9 @@ def _alike(one: Sampling, other: Sampling) -> bool:
 
 
 def _search(sampling: Sampling) -> dict[str, Any]:
-    """The sampling in ONNX Runtime GenAI's words."""
+    """Return the sampling in ONNX Runtime GenAI's words; nothing is left to the model's own settings."""
     if sampling.temperature < COLD or (sampling.top_p is not None and sampling.top_p < NARROW):
-        return {"do_sample": False, "repetition_penalty": 1.0}
+        return _onnx.SEARCH
     given = {"top_p": sampling.top_p, "top_k": sampling.top_k, "random_seed": sampling.seed}
-    return {
-        "do_sample": True,
-        "temperature": sampling.temperature,
-        **{key: value for key, value in given.items() if value is not None},
-    }
+    drawing = {"do_sample": True, "temperature": sampling.temperature}
+    return _onnx.SEARCH | drawing | {key: value for key, value in given.items() if value is not None}

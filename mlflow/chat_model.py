@@ -33,6 +33,20 @@ from mlflow.types.llm import (
 )
 
 ROLES = ("system", "user", "assistant")
+SEARCH: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_length": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "diversity_penalty": 0.0,
+}
+"""A search that takes the likeliest token: the request alone says how to draw, and the folder's settings nothing."""
 UNSUPPORTED = ("tools", "frequency_penalty", "presence_penalty", "custom_inputs")
 
 
@@ -176,9 +190,10 @@ def _check(messages: list[ChatMessage], params: ChatParams) -> None:
 
 def _sampling(params: ChatParams) -> dict[str, Any]:
     if params.temperature == 0:
-        return {"do_sample": False}
+        return SEARCH
     given = {"top_p": params.top_p, "top_k": params.top_k}
-    return {"do_sample": True, "temperature": params.temperature, **{k: v for k, v in given.items() if v is not None}}
+    drawing = {"do_sample": True, "temperature": params.temperature}
+    return SEARCH | drawing | {key: value for key, value in given.items() if value is not None}
 
 
 def _overlap(text: str, stops: list[str]) -> int:

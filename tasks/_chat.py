@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from tasks._errors import ModelError
+from tasks._turns import turn_end
 
 log = logging.getLogger("polm")
 
@@ -41,14 +42,19 @@ _PROBES: list[list[dict[str, str]]] = [
 
 
 def marks_generation(tokenizer: Any) -> bool:
-    """Whether the tokenizer's template marks assistant tokens, tried by rendering and not by reading it."""
+    """Whether the tokenizer's template marks assistant tokens, the end of a turn included, tried by rendering it.
+
+    A model that learns the answer and not its end answers for ever.
+    """
     if not tokenizer.chat_template or "{% generation" not in tokenizer.chat_template.replace("{%-", "{%"):
         return False
     encoded = tokenizer.apply_chat_template(
         _PROBES[0], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     mask = encoded["assistant_masks"]
-    return bool(0 < sum(mask) < len(mask))
+    end = turn_end(tokenizer)
+    ended = end is None or end in [token for token, marked in zip(encoded["input_ids"], mask, strict=True) if marked]
+    return bool(ended and 0 < sum(mask) < len(mask))
 
 
 def mark_generation(tokenizer: Any, folder: Any) -> None:
@@ -85,9 +91,9 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
         )
         return
     raise ModelError(
-        f"{folder}: the chat template does not mark assistant tokens, and none of the marked templates renders the "
-        f"same text; put {{% generation %}} … {{% endgeneration %}} around the assistant's content "
-        f"in chat_template.jinja"
+        f"{folder}: the chat template does not mark the assistant's tokens and the end of its turn, and none of the "
+        f"marked templates renders the same text; put {{% generation %}} … {{% endgeneration %}} around the "
+        f"assistant's content and the token behind it in chat_template.jinja"
     )
 
 

@@ -26,6 +26,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from tasks._errors import ModelError
 from tasks._generate import draw, plan
+from tasks._turns import turn_end
 
 IGNORED = -100
 """Label of a token without loss."""
@@ -82,11 +83,18 @@ def same_tokens(student: Any, teacher: Any, names: tuple[Any, Any]) -> None:
                 f"{its.get(i)!r} for the teacher; take a teacher of the same family, or the method whose "
                 f"teacher_weight is 0 with `answers`, which passes text on and no distribution"
             )
-    if student.eos_token_id != teacher.eos_token_id:
+    ends = [_end(tokenizer) for tokenizer in (student, teacher)]
+    if ends[0] != ends[1]:
         raise ModelError(
-            f"{names[0]} and {names[1]}: the student ends an answer with {student.eos_token!r} and the teacher with "
-            f"{teacher.eos_token!r}; take a teacher whose answers end alike"
+            f"{names[0]} and {names[1]}: the student ends an answer with {ends[0]!r} and the teacher with "
+            f"{ends[1]!r}; take a teacher whose answers end alike"
         )
+
+
+def _end(tokenizer: Any) -> str:
+    """Return the token that ends an answer: by the chat template, or the end of a text where there is none."""
+    end = turn_end(tokenizer)
+    return str(tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id if end is None else end))
 
 
 class Distillation(SFTTrainer):

@@ -13,14 +13,16 @@ import lm_eval
 import numpy as np
 import torch
 from datasets import Dataset
+from jinja2.exceptions import TemplateError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
 
 from tasks._config import suggest
-from tasks._errors import ConfigError
+from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._progress import Progress
+from tasks._turns import end_tokens
 
 logging.getLogger("lm_eval").setLevel(logging.WARNING)
 
@@ -44,6 +46,7 @@ class ReportingLM(HFLM):
         super().__init__(*args, **kwargs)
         self._progress = progress
         self._asked = self._done = 0
+        self._ends = end_tokens(self.model, self.tokenizer)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Answer all requests, greedily or as the task says."""
@@ -57,6 +60,26 @@ class ReportingLM(HFLM):
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Text of a conversation by the model's template. The harness would leave out a system message it refuses.
+
+        Raises:
+            ModelError: the template refuses the conversation.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    chat_history,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                    **self.chat_template_args,
+                )
+            )
+        except TemplateError as e:
+            roles = ", ".join(message["role"] for message in chat_history)
+            raise ModelError(f"the chat template refuses a conversation of {roles} ({e})") from e
+
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokens of a prompt and of an answer, apart.
 
@@ -68,6 +91,9 @@ class ReportingLM(HFLM):
     def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
         tokens = super()._model_generate(context, *args, **kwargs)
         self._report(len(context), "answering")
+        answers = tokens[:, context.shape[1] :]  # what ends an answer is no part of its text, nor is what follows
+        ended = torch.isin(answers, torch.tensor(self._ends, device=answers.device)).cumsum(1) > 0
+        answers[ended] = self.tokenizer.pad_token_id
         return tokens
 
     def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:

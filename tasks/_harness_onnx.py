@@ -91,7 +91,13 @@ class OnnxLM(TemplateLM):
             if options.pop("do_sample", False) or options.pop("temperature", 0.0):
                 raise ConfigError("generation_kwargs ask for sampling; an ONNX form is evaluated greedily")
             until = handle_stop_sequences(options.pop("until", None), eos=None)
-            texts = self._answer([asked[i][0] for i in batch], options.pop("max_gen_toks"), until)
+            new_tokens = options.pop("max_gen_toks")
+            if options:
+                raise ConfigError(
+                    f"generation_kwargs.{min(options)} is not known for an ONNX form, which takes the likeliest token; "
+                    f"leave it out, or evaluate the model itself"
+                )
+            texts = self._answer([asked[i][0] for i in batch], new_tokens, until)
             for i, text in zip(batch, texts, strict=True):
                 answers[i] = postprocess_generated_text(text, stop=until, think_end_token=None)
             done += len(batch)
@@ -148,9 +154,7 @@ class OnnxLM(TemplateLM):
         for padded, row in zip(ids, rows, strict=True):
             padded[: len(row)] = row
         params = og.GeneratorParams(self._model)
-        params.set_search_options(
-            batch_size=len(rows), max_length=width + new_tokens, do_sample=False, repetition_penalty=1.0
-        )
+        params.set_search_options(**_onnx.SEARCH, batch_size=len(rows), max_length=width + new_tokens)
         generator = og.Generator(self._model, params)
         generator.append_tokens(ids)
         return generator

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks._errors import ModelError
+from tasks._turns import settle, turn_end
 
 PICKLES = {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy"}
 """Suffixes of formats that can run code when loaded."""
@@ -64,19 +65,28 @@ def check_folder(folder: Path, soft_prompt: bool = False, quantized: bool = Fals
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer, with a pad token. Raises ModelError when it has no end-of-sequence token."""
-    from transformers import AutoTokenizer
+    """Load a tokenizer, with a pad token, and with its ends among the special tokens, which are no text.
+
+    Raises:
+        ModelError: it has no end-of-sequence token.
+    """
+    from transformers import AddedToken, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.eos_token is None:
         raise ModelError(f"{folder}: the tokenizer has no eos_token, so that no answer would ever end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id, turn_end(tokenizer)}
+    shown = [token for i, token in tokenizer.added_tokens_decoder.items() if i in ends and not token.special]
+    if shown:
+        special = [AddedToken(token.content, special=True, normalized=False) for token in shown]
+        tokenizer.add_tokens(special, special_tokens=True)
     return tokenizer
 
 
 def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = False, quantized: bool = False) -> Any:
-    """Load a causal language model from safetensors.
+    """Load a causal language model from safetensors, without sampling settings of its own (`_turns.settle`).
 
     Args:
         folder: model folder.
@@ -92,9 +102,9 @@ def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = Fal
 
     check_folder(folder, soft_prompt, quantized)
     options = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
-    if _is_packed(folder):
-        return _unpacked(folder, options)
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    packed = _is_packed(folder)
+    model = _unpacked(folder, options) if packed else AutoModelForCausalLM.from_pretrained(folder, **options)
+    settle(model, load_tokenizer(folder), folder)
     return _prompted(model, folder / PROMPT) if (folder / PROMPT).exists() else model
 
 
@@ -141,6 +151,7 @@ def _prompted(model: Any, folder: Path) -> Any:
 def save_model(model: Any, tokenizer: Any, out: Path) -> None:
     """Write a model folder: safetensors, tokenizer, `chat_template.jinja`. The bytes depend on the weights alone."""
     out.mkdir(parents=True, exist_ok=True)
+    settle(model, tokenizer, out)
     model.config._name_or_path = ""
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)

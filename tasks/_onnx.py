@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks._errors import ConfigError, ModelError
+from tasks._models import load_tokenizer
+from tasks._turns import turn_end
 
 log = logging.getLogger("polm")
 
@@ -23,6 +25,23 @@ PROVIDER = "cpu"
 """Execution provider the graphs are built for."""
 BLOCKS = (16, 32, 64, 128, 256)
 """Weights that may share one scale. The builder takes any number, and fails on it halfway."""
+SEARCH: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_length": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "diversity_penalty": 0.0,
+}
+"""Options of a search that takes the likeliest token, and, with `do_sample`, draws from the whole distribution. Every
+search states all of them: ONNX Runtime GenAI takes what is left open from the folder's `genai_config.json`."""
+LEFT_OPEN = {"top_k"}
+"""Options that may have another value in `genai_config.json`: they decide nothing without `do_sample`."""
 HEAD_MULTIPLE = 16
 """Width of attention heads is a multiple of this in ONNX Runtime; other models build, and fail when they run."""
 
@@ -82,6 +101,39 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
         raise ModelError(f"{model}: the ONNX model builder cannot export it: {e}") from e
     finally:
         log.debug("%s", said.getvalue())
+    end = turn_end(load_tokenizer(model))
+    settle(out, [] if end is None else [end])
+
+
+def settle(folder: Path, ends: Sequence[int]) -> None:
+    """Add ends of an answer to `genai_config.json`, and make its search plain; a file that has both stays as it is.
+
+    The builder copies penalties and temperatures from the model's `generation_config.json`, some of which PyTorch
+    would follow otherwise, and takes the end of a text for the end of a turn.
+
+    Args:
+        folder: an ONNX Runtime GenAI folder.
+        ends: tokens that end an answer, beside those that the builder found.
+    """
+    path = folder / "genai_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    listed = end_tokens(config)
+    if is_plain(config) and set(ends) <= set(listed):
+        return
+    config["model"]["eos_token_id"] = sorted({*listed, *ends})
+    config["search"] |= {key: value for key, value in SEARCH.items() if key not in LEFT_OPEN}
+    path.write_text(json.dumps(config, indent=4), encoding="utf-8")
+
+
+def end_tokens(config: Mapping[str, Any]) -> list[int]:
+    """Return the tokens that end an answer by a `genai_config.json`, in ascending order."""
+    ends = config["model"]["eos_token_id"]
+    return sorted({int(token) for token in (ends if isinstance(ends, list) else [ends])})
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether the search of a `genai_config.json` changes no greedy answer."""
+    return all(config["search"].get(key, value) == value for key, value in SEARCH.items() if key not in LEFT_OPEN)
 
 
 def _check_heads(model: Path, config: Any) -> None:
@@ -144,6 +196,13 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return [int(i) for i in tokenizer.encode(text)]
 
 
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text of token ids."""
+    import numpy as np
+
+    return str(tokenizer.decode(np.asarray(ids, dtype=np.int32)))
+
+
 def logits(model: Any, ids: Sequence[int]) -> Any:
     """Logits of one sequence, unpadded: batches with padding are only right when padded on the right.
 
@@ -154,7 +213,7 @@ def logits(model: Any, ids: Sequence[int]) -> Any:
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(model)
-    params.set_search_options(max_length=len(ids) + 1, do_sample=False)
+    params.set_search_options(**SEARCH, max_length=len(ids) + 1)
     generator = og.Generator(model, params)
     generator.append_tokens(np.asarray(ids, dtype=np.int32))
     return np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
@@ -170,17 +229,15 @@ def generate(
         ids: the prompt.
         max_new_tokens: at most this many tokens.
         min_new_tokens: the end token is held back until then.
-        temperature: 0 takes the likeliest token; above, samples with the model's own `top_p` and `top_k`.
+        temperature: 0 takes the likeliest token; above, samples from the whole distribution.
     """
     import numpy as np
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(model)
     limits = {"max_length": len(ids) + max_new_tokens, "min_length": len(ids) + min_new_tokens}
-    if temperature > 0:
-        params.set_search_options(**limits, do_sample=True, temperature=temperature)
-    else:
-        params.set_search_options(**limits, do_sample=False, repetition_penalty=1.0)
+    drawing = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
+    params.set_search_options(**SEARCH | drawing | limits)
     generator = og.Generator(model, params)
     generator.append_tokens(np.asarray(ids, dtype=np.int32))
     while not generator.is_done():

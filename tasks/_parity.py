@@ -8,7 +8,9 @@ forcing), the exported model's distribution of each next token is held against P
     argmax_agreement        share of positions at which both find the same token likeliest
     greedy_agreement        share of PyTorch's greedy tokens that the export, answering freely, gives before it differs
 
-The chat template's bytes and the tokenizer's ids must be identical: they are checked, not thresholded.
+What is asked and what is read off must be identical, and is checked, not thresholded: the text of the chat template,
+the tokenizer's ids, the text that the answer's tokens stand for, the tokens that end an answer, and a search without
+settings of the folder's own.
 """
 
 import statistics
@@ -19,10 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _onnx
+from tasks._artifact import read_json
 from tasks._errors import ModelError, ParityError
+from tasks._turns import end_tokens
 
 LOWER_IS_BETTER = ("max_logprob_difference", "kl_per_token")
 HIGHER_IS_BETTER = ("argmax_agreement", "greedy_agreement")
+IDENTICAL = {
+    "chat_template_identical": "the export would not read what the model was trained on",
+    "tokenizer_identical": "the export would not read what the model was trained on",
+    "decoding_identical": "the same tokens would be shown as another text",
+    "end_tokens_identical": "the export would end its answers elsewhere",
+    "search_plain": "the export's genai_config.json has settings of its own, which change even a greedy answer",
+}
+"""Measures that must be true, and what it would mean if they were not."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +53,8 @@ class Reference:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         """Args: model, tokenizer: from `load_causal_lm` and `load_tokenizer`."""
         self._model = model.eval()
-        ends = model.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [ends]
-        self._ends = sorted({tokenizer.eos_token_id, *listed} - {None})
-        self._pad = tokenizer.pad_token_id
+        self.ends = end_tokens(model, tokenizer)
+        self._tokenizer = tokenizer
 
     def generate(
         self, ids: Sequence[int], *, max_new_tokens: int, min_new_tokens: int = 0, streamer: Any = None
@@ -59,14 +69,18 @@ class Reference:
             **plain,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
-            eos_token_id=self._ends,
-            pad_token_id=self._pad,
+            eos_token_id=self.ends,
+            pad_token_id=self._tokenizer.pad_token_id,
         )
         tokens = torch.tensor([list(ids)], device=self._model.device)
         out = self._model.generate(
             tokens, attention_mask=torch.ones_like(tokens), generation_config=config, streamer=streamer
         )
         return [int(i) for i in out[0, len(ids) :]]
+
+    def text(self, answer: Sequence[int]) -> str:
+        """Text of an answer, special tokens left out."""
+        return str(self._tokenizer.decode(list(answer), skip_special_tokens=True))
 
     def log_probs(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
         """Log-probabilities of each token of `answer` after `ids`: float64 array `[len(answer), vocabulary]`."""
@@ -86,28 +100,35 @@ class Exported:
         """Args: folder: an ONNX Runtime GenAI folder; threads: of ONNX Runtime."""
         self.model, self.tokenizer = _onnx.load(folder, threads)
         self.bytes = _onnx.folder_bytes(folder)
-        self._templates_same = self._tokens_same = True
+        self._config = read_json(folder / "genai_config.json")
+        self._templates_same = self._tokens_same = self._texts_same = self._ends_same = True
         self._max = self._kl = 0.0
         self._positions = self._argmax = self._greedy = 0
 
-    def compare(self, prompt: Prompt, answer: Sequence[int], reference: Any) -> None:
+    def compare(self, prompt: Prompt, answer: Sequence[int], log_probs: Any, reference: Reference) -> None:
         """Take one prompt into the measures.
 
         Args:
             prompt: what was asked.
             answer: PyTorch's greedy answer.
-            reference: float64 array `[len(answer), vocabulary]`, PyTorch's log-probabilities along the answer.
+            log_probs: float64 array `[len(answer), vocabulary]`, PyTorch's log-probabilities along the answer.
+            reference: who answered.
         """
         import numpy as np
 
         self._templates_same &= _onnx.render(self.tokenizer, prompt.messages) == prompt.text
         self._tokens_same &= _onnx.encode(self.tokenizer, prompt.text) == prompt.ids
+        said = [token for token in answer if token not in reference.ends]
+        ours, theirs = _onnx.decode(self.tokenizer, said).strip(), reference.text(said).strip()
+        # Half of a character, where an answer is cut off, is written otherwise by each runtime.
+        self._texts_same &= ours == theirs or "\ufffd" in theirs
+        self._ends_same &= _onnx.end_tokens(self._config) == reference.ends
         start = len(prompt.ids) - 1
-        ours = _log_softmax(_onnx.logits(self.model, [*prompt.ids, *answer])[start:-1])
-        difference = reference - ours
+        exported = _log_softmax(_onnx.logits(self.model, [*prompt.ids, *answer])[start:-1])
+        difference = log_probs - exported
         self._max = max(self._max, float(np.abs(difference).max()))
-        self._kl += float((np.exp(reference) * difference).sum())
-        self._argmax += int((reference.argmax(-1) == ours.argmax(-1)).sum())
+        self._kl += float((np.exp(log_probs) * difference).sum())
+        self._argmax += int((log_probs.argmax(-1) == exported.argmax(-1)).sum())
         self._positions += len(answer)
         for expected, token in zip(
             answer, _onnx.generate(self.model, prompt.ids, max_new_tokens=len(answer)), strict=False
@@ -127,6 +148,9 @@ class Exported:
             "bytes": self.bytes,
             "chat_template_identical": self._templates_same,
             "tokenizer_identical": self._tokens_same,
+            "decoding_identical": self._texts_same,
+            "end_tokens_identical": self._ends_same,
+            "search_plain": _onnx.is_plain(self._config),
         }
 
 
@@ -149,11 +173,11 @@ def check(forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mappi
     """
     failed = []
     for form, measures in forms.items():
-        failed += [
-            f"{form}: {name} is false; the export would not read what the model was trained on"
-            for name in ("chat_template_identical", "tokenizer_identical")
-            if not measures[name]
-        ]
+        for name, why in IDENTICAL.items():
+            if name not in measures:
+                failed.append(f"{form}: {name} was not measured by the version that exported it; run `polm run` again")
+            elif not measures[name]:
+                failed.append(f"{form}: {name} is false; {why}")
         limits = thresholds[form]
         for name in LOWER_IS_BETTER + HIGHER_IS_BETTER:
             value, limit = measures[name], limits[name]

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from tasks._config import Strict
+from tasks._turns import end_tokens
 
 
 class Sampling(Strict):
@@ -85,9 +86,10 @@ def sample_counted(
 
     torch.manual_seed(seed)
     model.eval()
+    ends = end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=sampling.temperature > 0,
     )
@@ -101,7 +103,8 @@ def sample_counted(
     for start in range(0, len(texts), size):
         asked = tokenizer(texts[start : start + size], add_special_tokens=False)["input_ids"]
         ids = _continued(model, tokenizer, [prompt for prompt in asked for _ in range(count)], config)
-        new = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        said = [row[:-1] if row[-1] in ends else row for row in ids]
+        new = tokenizer.batch_decode(said, skip_special_tokens=True)
         made = [Answer(text.strip(), len(row)) for text, row in zip(new, ids, strict=True)]
         answers += [made[i : i + count] for i in range(0, len(made), count)]
         report(len(answers), len(texts))
@@ -121,6 +124,6 @@ def _continued(model: Any, tokenizer: Any, prompts: list[list[int]], config: Any
     with torch.no_grad():
         tokens = model.generate(**batch, generation_config=config)
     new = tokens[:, batch["input_ids"].shape[1] :]
-    ended = new == tokenizer.eos_token_id
+    ended = torch.isin(new, torch.tensor(config.eos_token_id, device=new.device))
     lengths = ((ended.cumsum(1) - ended.long()) == 0).sum(1).tolist()
     return [row[:length] for row, length in zip(new.tolist(), lengths, strict=True)]

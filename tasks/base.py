@@ -20,6 +20,7 @@ from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer,
 from tasks._pretrain import Pretraining, pretrain
 from tasks._sources import PackageSource
 from tasks._stage import Run, stage
+from tasks._turns import require_turn_end
 from tasks._wheels import package_member
 
 
@@ -92,6 +93,7 @@ def main(config: Config, run: Run, *, data: Path) -> None:
         model, tokenizer = load_causal_lm(folder, config.dtype), load_tokenizer(folder)
         origin = json.loads(source.model_dump_json())
     mark_generation(tokenizer, origin)
+    require_turn_end(tokenizer, origin)
     save_model(model, tokenizer, run.out)
     artifact.write_json(run.out / "origin.json", origin)
     if not (run.out / "metrics.json").exists():

@@ -32,6 +32,7 @@ from tasks._distill_rows import Answers
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
+from tasks._turns import end_tokens
 
 
 class Student(Strict):
@@ -127,7 +128,8 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
     learnt = {"train_dataset": rows, "eval_dataset": _rows.examples(data, config.dataset, "validation")}
     common = {"model": student, "args": arguments, "processing_class": tokenizer, **learnt}
     if method.teacher_weight > 0:
-        trainer: Any = _distill.Distillation(**common, teacher=master, **_settings(method, arguments, tokenizer, run))
+        settings = _settings(method, arguments, end_tokens(student, tokenizer), tokenizer.pad_token_id, run)
+        trainer: Any = _distill.Distillation(**common, teacher=master, **settings)
     else:
         trainer = SFTTrainer(**common)
     audit = _sft.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
@@ -148,7 +150,7 @@ def _sizes(student: int, teacher: int, largest_share: float, run: Run) -> dict[s
     return {"teacher_parameters": teacher, "share_of_teacher": round(share, 4)}
 
 
-def _settings(method: Method, arguments: Any, tokenizer: Any, run: Run) -> dict[str, Any]:
+def _settings(method: Method, arguments: Any, ends: list[int], pad: int, run: Run) -> dict[str, Any]:
     """What `_distill.Distillation` takes besides `SFTTrainer`'s. Raises ConfigError for rows that are joined."""
     from transformers import GenerationConfig
 
@@ -163,7 +165,7 @@ def _settings(method: Method, arguments: Any, tokenizer: Any, run: Run) -> dict[
             )
     sampling = GenerationConfig(
         max_new_tokens=asked.max_new_tokens, do_sample=True, temperature=asked.temperature, top_p=1.0, top_k=0,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends, pad_token_id=pad,
     )  # fmt: skip
     return {**found, "on_policy": asked.share, "sampling": sampling}
 

@@ -131,7 +131,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         answer = reference.generate(prompt.ids, max_new_tokens=config.parity.max_new_tokens)
         log_probs = reference.log_probs(prompt.ids, answer)
         for session in exported.values():
-            session.compare(prompt, answer, log_probs)
+            session.compare(prompt, answer, log_probs, reference)
     measures = {name: session.measures() for name, session in exported.items()}
     _log_table(measures)
     thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}

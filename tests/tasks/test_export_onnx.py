@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_parity_is_written_per_form_and_speeds_stay_outside(exported: tuple[Path
     assert fp32["kl_per_token"] <= int8["kl_per_token"] < int4["kl_per_token"]
     for form in FORMS:
         measures = parity["forms"][form]
-        assert measures["chat_template_identical"] and measures["tokenizer_identical"]
+        assert all(measures[name] is True for name in _parity.IDENTICAL)
         assert measures["bytes"] == _onnx.folder_bytes(out / form)
     assert set(run.measured["tokens_per_second"]) == {"pytorch", *FORMS}
     assert all(speed > 0 for speed in run.measured["tokens_per_second"].values())
@@ -132,7 +133,7 @@ def measures_of(folder: Path, chat_model: Path, messages: list[dict[str, str]]) 
     [prompt] = _parity.prompts(tokenizer, [messages])
     answer = reference.generate(prompt.ids, max_new_tokens=8)
     session = _parity.Exported(folder, threads=1)
-    session.compare(prompt, answer, reference.log_probs(prompt.ids, answer))
+    session.compare(prompt, answer, reference.log_probs(prompt.ids, answer), reference)
     return session.measures()
 
 
@@ -149,7 +150,7 @@ def test_a_conversation_with_system_and_assistant_turns_renders_the_same(
     assert measures["chat_template_identical"] and measures["tokenizer_identical"]
 
 
-@pytest.mark.parametrize("tampered", ["chat_template", "tokenizer", "weights"])
+@pytest.mark.parametrize("tampered", ["chat_template", "tokenizer", "weights", "ends", "search"])
 def test_what_was_tampered_with_is_noticed(
     exported: tuple[Path, Run], chat_model: Path, tmp_path: Path, tampered: str
 ) -> None:
@@ -165,6 +166,12 @@ def test_what_was_tampered_with_is_noticed(
         tokenizer = json.loads(path.read_text())
         tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:2]
         path.write_text(json.dumps(tokenizer))
+    elif tampered in ("ends", "search"):
+        path = folder / "genai_config.json"
+        settings = json.loads(path.read_text())
+        settings["model"]["eos_token_id"] = [0] if tampered == "ends" else settings["model"]["eos_token_id"]
+        settings["search"]["repetition_penalty"] = 1.5 if tampered == "search" else 1.0
+        path.write_text(json.dumps(settings))
     else:
         path = folder / "model.onnx.data"
         content = bytearray(path.read_bytes())
@@ -173,12 +180,13 @@ def test_what_was_tampered_with_is_noticed(
     measures = measures_of(folder, chat_model, [{"role": "user", "content": "What is 12 + 345?"}])
     bounds = {"max_logprob_difference": 1e-3, "kl_per_token": 1e-6, "argmax_agreement": None, "greedy_agreement": None}
     name = {"chat_template": "chat_template_identical", "tokenizer": "tokenizer_identical", "weights": "kl_per_token"}
+    name |= {"ends": "end_tokens_identical", "search": "search_plain"}
     with pytest.raises(ParityError, match=rf"fp32: {name[tampered]} is"):
         _parity.check({"fp32": measures}, {"fp32": bounds})
 
 
 def test_not_a_number_never_passes() -> None:
-    measures = {"chat_template_identical": True, "tokenizer_identical": True, "kl_per_token": float("nan")}
+    measures = dict.fromkeys(_parity.IDENTICAL, True) | {"kl_per_token": float("nan")}
     measures |= {"max_logprob_difference": 0.0, "argmax_agreement": float("nan"), "greedy_agreement": 1.0}
     bounds = {"max_logprob_difference": None, "kl_per_token": 0.1, "argmax_agreement": 0.5, "greedy_agreement": None}
     with pytest.raises(ParityError, match=r"(?s)kl_per_token is nan.*argmax_agreement is nan"):
@@ -193,8 +201,9 @@ def test_measures_by_hand() -> None:
     q = np.log([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]])
     session = _parity.Exported.__new__(_parity.Exported)
     session.__dict__.update(
-        model=None, tokenizer=None, bytes=7, _templates_same=True, _tokens_same=True, _max=0.0, _kl=0.0,
-        _positions=0, _argmax=0, _greedy=0,
+        model=None, tokenizer=None, bytes=7, _templates_same=True, _tokens_same=True, _texts_same=True,
+        _ends_same=True, _max=0.0, _kl=0.0, _positions=0, _argmax=0, _greedy=0,
+        _config={"model": {"eos_token_id": [2]}, "search": dict(_onnx.SEARCH)},
     )  # fmt: skip
     shifted = np.vstack([np.zeros((1, 3)), q + 5.0, np.zeros((1, 3))])  # logits are log-probabilities up to a constant
     with pytest.MonkeyPatch.context() as patch:
@@ -202,13 +211,27 @@ def test_measures_by_hand() -> None:
         patch.setattr(_onnx, "encode", lambda tokenizer, text: [1, 1])
         patch.setattr(_onnx, "logits", lambda model, ids: shifted)
         patch.setattr(_onnx, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
-        session.compare(_parity.Prompt([], "text", [1, 1]), [0, 2], p)
+        patch.setattr(_onnx, "decode", lambda tokenizer, ids: "".join("abc"[i] for i in ids))
+        reference = SimpleNamespace(ends=[2], text=lambda answer: "".join("abc"[i] for i in answer))
+        session.compare(_parity.Prompt([], "text", [1, 1]), [0, 2], p, reference)
     measures = session.measures()
     expected = (0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2
     assert measures["kl_per_token"] == pytest.approx(expected, rel=1e-2)
     assert measures["max_logprob_difference"] == pytest.approx(np.log(2), rel=1e-2)
     assert measures["argmax_agreement"] == 0.5
     assert measures["greedy_agreement"] == 0.5
+    assert measures["decoding_identical"] and measures["end_tokens_identical"] and measures["search_plain"]
+
+
+def test_a_measure_of_an_older_export_is_missed_and_not_passed() -> None:
+    measures = dict.fromkeys(_parity.IDENTICAL, True) | dict.fromkeys(
+        [*_parity.LOWER_IS_BETTER, *_parity.HIGHER_IS_BETTER], 0.0
+    )
+    bounds = dict.fromkeys([*_parity.LOWER_IS_BETTER, *_parity.HIGHER_IS_BETTER])
+    _parity.check({"int8": measures}, {"int8": bounds})
+    del measures["end_tokens_identical"]
+    with pytest.raises(ParityError, match=r"int8: end_tokens_identical was not measured .* run `polm run` again"):
+        _parity.check({"int8": measures}, {"int8": bounds})
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_smollm2_template_is_marked_with_the_same_bytes(chat_model: Path) -> Non
 def test_a_template_that_nobody_can_mark_is_an_error(chat_model: Path) -> None:
     tokenizer = load_tokenizer(chat_model)
     tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
-    with pytest.raises(ModelError, match=r"does not mark assistant tokens"):
+    with pytest.raises(ModelError, match=r"does not mark the assistant's tokens and the end of its turn"):
         mark_generation(tokenizer, "folder")
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match=r"no chat template"):
