@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks._ends import turn_end
 from tasks._errors import ModelError
 from tasks._gguf import SPLITS_DIGITS
-from tasks._turns import turn_end
 
 KINDS = ("F32", "Q8_0", "Q4_1", "Q4_0")
 

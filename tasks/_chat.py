@@ -10,8 +10,8 @@ import logging
 import re
 from typing import Any
 
+from tasks._ends import turn_end
 from tasks._errors import ModelError
-from tasks._turns import turn_end
 
 log = logging.getLogger("polm")
 

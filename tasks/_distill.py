@@ -24,9 +24,9 @@ from transformers import GenerationConfig
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
+from tasks._ends import turn_end
 from tasks._errors import ModelError
 from tasks._generate import draw, plan
-from tasks._turns import turn_end
 
 IGNORED = -100
 """Label of a token without loss."""

@@ -19,10 +19,10 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
 
 from tasks._config import suggest
+from tasks._ends import end_tokens
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._progress import Progress
-from tasks._turns import end_tokens
 
 logging.getLogger("lm_eval").setLevel(logging.WARNING)
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks._ends import settle, turn_end
 from tasks._errors import ModelError
-from tasks._turns import settle, turn_end
 
 PICKLES = {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy"}
 """Suffixes of formats that can run code when loaded."""
@@ -86,7 +86,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = False, quantized: bool = False) -> Any:
-    """Load a causal language model from safetensors, without sampling settings of its own (`_turns.settle`).
+    """Load a causal language model from safetensors, without sampling settings of its own (`_ends.settle`).
 
     Args:
         folder: model folder.

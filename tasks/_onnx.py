@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks._ends import turn_end
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_tokenizer
-from tasks._turns import turn_end
 
 log = logging.getLogger("polm")
 

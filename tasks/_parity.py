@@ -22,8 +22,8 @@ from typing import Any
 
 from tasks import _onnx
 from tasks._artifact import read_json
+from tasks._ends import end_tokens
 from tasks._errors import ModelError, ParityError
-from tasks._turns import end_tokens
 
 LOWER_IS_BETTER = ("max_logprob_difference", "kl_per_token")
 HIGHER_IS_BETTER = ("argmax_agreement", "greedy_agreement")

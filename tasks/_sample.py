@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from tasks._config import Strict
-from tasks._turns import end_tokens
+from tasks._ends import end_tokens
 
 
 class Sampling(Strict):

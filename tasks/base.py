@@ -14,13 +14,13 @@ from pydantic import Discriminator, Tag
 from tasks import _artifact as artifact
 from tasks._chat import mark_generation
 from tasks._config import StageConfig, Strict
+from tasks._ends import require_turn_end
 from tasks._errors import ModelError
 from tasks._gguf import load_gguf
 from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks._pretrain import Pretraining, pretrain
 from tasks._sources import PackageSource
 from tasks._stage import Run, stage
-from tasks._turns import require_turn_end
 from tasks._wheels import package_member
 
 

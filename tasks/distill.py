@@ -29,10 +29,10 @@ from tasks._chat import mark_generation
 from tasks._config import Strict, suggest
 from tasks._depth import check_indices, keep_layers
 from tasks._distill_rows import Answers
+from tasks._ends import end_tokens
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
-from tasks._turns import end_tokens
 
 
 class Student(Strict):

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tasks._chat import CHATML, mark_generation, marks_generation
+from tasks._ends import end_tokens, rendered_end, require_turn_end, turn_end
 from tasks._errors import ModelError
 from tasks._models import load_causal_lm, load_tokenizer, save_model
-from tasks._turns import end_tokens, rendered_end, require_turn_end, turn_end
 
 END_OF_TEXT, IM_START, IM_END, PAD = range(4)
 TEMPLATES = {
