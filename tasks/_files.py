@@ -144,10 +144,12 @@ def _csv(path: Path, name: str) -> Iterator[Line | Reject]:
     if at == len(texts):
         return
     try:
-        header, at = _record(texts, at)
-        columns = [plain("the header", column) for column in header]
-    except (csv.Error, BadRow) as e:
-        raise DataError(f"{name}:{at + 1}: the header cannot be read ({e})") from None
+        columns, after = _record(texts, at)
+    except csv.Error as e:
+        raise DataError(f"{name}:{at + 1}: the header is not CSV ({e})") from None
+    if any(_not_utf8(text) for text in texts[at:after]):
+        raise DataError(f"{name}:{at + 1}: the header is not UTF-8; write the file anew in that encoding")
+    at = after
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(f"{name}: the header names {', '.join(map(repr, twice))} more than once; rename one of them")
     while at < len(texts):
@@ -234,7 +236,7 @@ def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Line | Reject]:
 
     unreadable = (ArithmeticError, KeyError, TypeError, ValueError, pyarrow.ArrowException)
     try:
-        rows = batch.to_pylist()
+        rows = batch.to_pylist(maps_as_pydicts="strict")
     except unreadable:
         rows = None
     if rows is not None:
@@ -245,7 +247,7 @@ def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Line | Reject]:
         column = ""
         try:
             for column, values in zip(batch.schema.names, batch.columns, strict=True):
-                row[column] = values[i].as_py()
+                row[column] = values[i].as_py(maps_as_pydicts="strict")
         except unreadable as e:
             yield Reject(name, before + i + 1, f"the value of '{column}' cannot be read ({e})", None)
         else:

@@ -11,6 +11,8 @@ from typing import Any
 
 DEEPEST = 64
 """Lists and mappings inside each other; rows of real sets have three or four."""
+LONGEST = 14_000
+"""Bits of a whole number; Python writes no more than 4300 digits."""
 SHOWN = 300
 """Characters of a text that a reject repeats."""
 
@@ -31,8 +33,11 @@ def plain(name: str, value: Any, depth: int = 0) -> Any:
         depth: lists and mappings around it.
 
     Raises:
-        BadRow: bytes or another object, a number that is none, half of a surrogate pair, or nesting beyond `DEEPEST`.
+        BadRow: bytes or another object, a number that is none or too long, half of a surrogate pair, or nesting beyond
+            `DEEPEST`.
     """
+    if isinstance(value, int) and value.bit_length() > LONGEST:
+        raise BadRow(f"'{name}' is a whole number of more than {LONGEST} bits; write it as text")
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -77,7 +82,7 @@ def text(name: str, value: Any) -> str:
 
 def printable(value: Any, depth: int = 0) -> Any:
     """Anything at all in a form that can be written as JSON, for people to look at. Loses what `plain` refuses."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or (isinstance(value, int) and value.bit_length() <= LONGEST):
         return value
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode()
@@ -87,7 +92,7 @@ def printable(value: Any, depth: int = 0) -> Any:
         return {printable(str(key)): printable(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, float) and math.isfinite(value):
         return value
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, list | tuple | dict | int):
         return "…"
     return printable(str(value)[:SHOWN])
 
