@@ -132,8 +132,8 @@ def _txt(path: Path, name: str) -> Iterator[Line | Reject]:
 _CELL = r'(?:"[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _WHOLE = re.compile(rf"{_CELL}(?:,{_CELL})*\r?\n?")
 """A record of RFC 4180: a cell with quotes inside is in quotes, and they are doubled."""
-_OPEN = re.compile(rf'(?:{_CELL},)*"[^"]*(?:""[^"]*)*')
-"""A line at whose end a quoted cell is still open."""
+_OPEN = re.compile(rf'(?:{_CELL},)*"(?![,\r\n]|\Z)[^"]*(?:""[^"]*)*')
+"""A line at whose end a quoted cell is still open, and that does not look like the end of one."""
 
 
 def _csv(path: Path, name: str) -> Iterator[Line | Reject]:
@@ -188,18 +188,18 @@ def _resume(texts: list[str], broken: int, columns: int) -> int:
     """The line to go on at behind a broken record.
 
     One with an even number of quotes ends with its line. With an odd number either a quote is missing, and the lines
-    that follow are records, or the record goes on to the next line with an odd number; it is the former only where
-    each of the lines up to there is a whole record, for half an answer must not be taken for a row.
+    that follow are records, or the record goes on to the next line with an odd number. It is the former where there
+    is no such line, or that line begins a record and most up to it are whole ones. In doubt it is the latter: half an
+    answer must not be taken for a row.
     """
     if texts[broken].count('"') % 2 == 0:
         return broken + 1
     odd = next((i for i in range(broken + 1, len(texts)) if texts[i].count('"') % 2), None)
-    end = len(texts) if odd is None else odd
-    between = (text for text in texts[broken + 1 : end] if text.strip())
-    whole = all(_WHOLE.fullmatch(text) and len(next(csv.reader([text]))) == columns for text in between)
-    if whole and (odd is None or _OPEN.fullmatch(texts[odd])):
+    if odd is None:
         return broken + 1
-    return min(end + 1, len(texts))
+    between = [text for text in texts[broken + 1 : odd] if text.strip()]
+    whole = sum(bool(_WHOLE.fullmatch(text)) and len(next(csv.reader([text]))) == columns for text in between)
+    return broken + 1 if _OPEN.fullmatch(texts[odd]) and 2 * whole >= len(between) else odd + 1
 
 
 def _not_utf8(text: str) -> int | None:
