@@ -108,7 +108,8 @@ def test_a_broken_record_of_csv_costs_itself_alone(workspace: Path, at: int, bro
     assert more or all(kept[f"q{i}"] for i in range(9))
     assert all(len(question) == 2 for question in kept if "q" in question), "a row holds another's text"
     named = {line.number for line in lines} | {r.line for r in rejects}
-    assert named == set(range(2, len(mixed) + 2))
+    assert named >= {number for number, text in enumerate(mixed, 2) if text in good}
+    assert more or named == set(range(2, len(mixed) + 2))
 
 
 @EXAMPLES
