@@ -47,6 +47,14 @@ def kind_of(name: str) -> str:
     return name.partition(":")[0]
 
 
+def patterns(template: Any) -> set[str]:
+    """Regular expressions that a template uses."""
+    if isinstance(template, str):
+        return {m.group(2) for m in _FIELD.finditer(template) if m.group(2) is not None}
+    values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
+    return {p for value in values for p in patterns(value)}
+
+
 def columns(template: Any) -> set[str]:
     """Columns that a template names."""
     if isinstance(template, str):
@@ -71,7 +79,8 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
         known: columns of the source, over all of its rows.
 
     Raises:
-        DataError: the set needs a column that the map does not make, or the map names a column the source lacks.
+        DataError: the set needs a column that the map does not make, the map makes one that has no place in the set,
+            names one that the source lacks, or has a pattern without a group.
     """
     if lacking := sorted(required(set_name, template) - set(template)):
         raise DataError(f"{where}: a row of '{set_name}' needs {', '.join(lacking)}; add it to the map")
@@ -86,6 +95,13 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
             f"{where}: nothing looks at '{lost[0]}' when '{set_name}' is learnt; take it out of the map, or rename it "
             f"where it is only to be kept"
         )
+    for pattern in sorted(patterns(template)):
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as e:
+            raise DataError(f"{where}: the pattern {pattern!r} is no regular expression ({e})") from None
+        if groups == 0:
+            raise DataError(f"{where}: the pattern {pattern!r} has no group; put what is to be taken in parentheses")
     for column in sorted(columns(template) - known):
         raise DataError(f"{where}: no column '{column}'; the source has: {', '.join(sorted(known))}")
 
@@ -114,7 +130,7 @@ def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
     if pattern is None:
         return value
     found = re.search(pattern, _inside(column, value))
-    if not found:
+    if not found or found.group(1) is None:
         raise BadRow(f"'{column}' does not match {pattern!r}")
     return found.group(1)
 

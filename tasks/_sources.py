@@ -246,9 +246,9 @@ def _read_hub(source: HubSource) -> Table:
         lines = [Line(i, dict(row)) for i, row in enumerate(itertools.islice(data, source.rows), 1)]
     except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
         raise DataError(
-            f"{name}: cannot be loaded ({type(e).__name__}: {e}); check the id, config, split and revision, the "
-            f"network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same layout at "
-            f"{source.hub}"
+            f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
+            f"revision, the network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same "
+            f"layout at {source.hub}"
         ) from None
     files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
     return Table(name, lines, [], {"kind": "hub", "files": files})

@@ -374,6 +374,14 @@ def test_only_text_and_numbers_stand_inside_a_text(workspace: Path, value: Any) 
     assert f"'note' is {type(value).__name__}, and the map puts it into a text" == reject["reason"]
 
 
+def test_a_group_that_took_no_part_in_the_match_is_a_bad_row(workspace: Path) -> None:
+    write_rows(workspace, [*(row | {"note": f"no. {i}"} for i, row in enumerate(GOOD)), GOOD[0] | {"note": "no."}])
+    out = run(workspace, recipe(sets=sets(sft=(SFT | {"note": r"Note {note:no\.( \d+)?}"}, False))))
+    (reject,) = read(out / "rejects.jsonl")
+    assert "'note' does not match" in reject["reason"]
+    accounted(out, 1)
+
+
 def test_dates_in_a_map_are_text(workspace: Path) -> None:
     write_rows(workspace, GOOD)
     out = run(workspace, recipe(sets=sets(sft=(SFT | {"since": datetime.date(2024, 1, 1)}, False))))
