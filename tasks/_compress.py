@@ -47,7 +47,7 @@ def answer_loss(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -
     Args:
         model: on its device.
         tokenizer: whose chat template marks what the assistant wrote (`_chat.mark_generation`).
-        rows: conversations.
+        rows: conversations; of a row's `prompt` nothing counts, whoever says it.
 
     Returns:
         `nats_per_token` over the assistant's tokens, its exponential `perplexity`, and how many `tokens` there were.
@@ -65,6 +65,7 @@ def answer_loss(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -
         )
         ids = torch.tensor([told["input_ids"]], device=model.device)
         mask = torch.tensor(told["assistant_masks"], device=model.device)[1:].bool()
+        mask[: _prompt_tokens(row, tokenizer, told["input_ids"]) - 1] = False
         with torch.inference_mode():
             scores = model(ids).logits[0, :-1].float().log_softmax(-1)
         chosen = scores.gather(-1, ids[0, 1:, None])[:, 0][mask]
@@ -74,3 +75,12 @@ def answer_loss(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -
         raise DataError("the held-out rows have no token of the assistant's to measure the loss on")
     mean = total / count
     return {"nats_per_token": round(mean, 6), "perplexity": round(math.exp(min(mean, 50.0)), 4), "tokens": count}
+
+
+def _prompt_tokens(row: Mapping[str, Any], tokenizer: Any, ids: list[int]) -> int:
+    """Tokens of a row's `prompt` at the start of its `ids`; at least 1, for the first token is never predicted."""
+    if "messages" in row:
+        return 1
+    opening = tokenizer.apply_chat_template(row["prompt"], tokenize=True, return_dict=True, add_generation_prompt=True)
+    pairs = enumerate(zip(opening["input_ids"], ids, strict=False))
+    return max(1, next((i for i, (a, b) in pairs if a != b), len(opening["input_ids"])))

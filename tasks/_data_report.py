@@ -12,6 +12,8 @@ from tasks._clean import Kind, same, walk
 from tasks._files import Reject
 from tasks._mapping import kind_of, parts
 from tasks._sources import Table
+from tasks._turns import pieces, unlearnt
+from tasks._values import printable
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 SHOWN = 200
@@ -36,11 +38,15 @@ class Item:
 
     @cached_property
     def key(self) -> str:
-        """Its text, white space aside. Of evaluation rows and prompts the question only: a second answer is no row."""
+        """Its text, white space aside, and which turns have weight 0.
+
+        Of evaluation rows and prompts the question only: a second answer is no row.
+        """
         row = self.row
         if kind_of(self.set) in ("eval", "prompts"):
             row = {k: v for k, v in row.items() if k in ("question", "prompt")}
-        return "\n".join(same(text) for text in parts(row))
+        off = unlearnt(row)
+        return "\n".join([*(same(text) for text in parts(row)), *([f"weight 0: {off}"] if off else [])])
 
     @cached_property
     def id(self) -> str:
@@ -51,9 +57,11 @@ class Item:
         """Sort key that shuffles."""
         return hashlib.sha256(f"{seed}:{self.id}".encode()).hexdigest()
 
-    def written(self) -> dict[str, Any]:
-        """The row as it stands in the file."""
-        return {"id": self.id, **self.row, "source": self.source}
+    def written(self) -> list[dict[str, Any]]:
+        """The row as it stands in the file: several where turns of weight 0 part it, with ids of their own."""
+        made = pieces(self.row)
+        ids = [self.id, *(hashlib.sha256(f"{self.id}\n{i}".encode()).hexdigest()[:16] for i in range(1, len(made)))]
+        return [{"id": id_, **row, "source": self.source} for id_, row in zip(ids, made, strict=True)]
 
 
 class Ledger:
@@ -69,6 +77,8 @@ class Ledger:
         self._dropped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
         self._files: dict[str, dict[str, Any]] = defaultdict(dict)
         self._contaminated: list[dict[str, Any]] = []
+        self._ignored: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        self._unlearnt: Counter[str] = Counter()
         self.scrubbed: dict[str, Counter[str]] = defaultdict(Counter)
         """Set to kind to how many were replaced."""
         self.protected: dict[str, int] = {}
@@ -79,8 +89,10 @@ class Ledger:
         self._sources[name] = {**table.origin, "read": len(table.lines), "unreadable": len(table.rejects)}
         self._reject(None, name, table.rejects)
 
-    def mapped(self, set_name: str, source: str, table: Table, rejects: list[Reject]) -> None:
-        """Record how many rows of a source a set began with, and which were bad."""
+    def mapped(self, set_name: str, source: str, table: Table, rejects: list[Reject], ignored: Counter[str]) -> None:
+        """Record how many rows of a source a set began with, which were bad, and what of the others was not used."""
+        if ignored:
+            self._ignored[set_name][source].update(ignored)
         self._sets[set_name][source].update({"read": len(table.lines), "rejected": len(rejects)})
         self._reject(set_name, source, rejects)
 
@@ -104,13 +116,14 @@ class Ledger:
         text = " | ".join(parts(item.row))[:SHOWN]
         self._contaminated.append({**where, "evaluation": like, "overlap": overlap, "text": text})
 
-    def kept(self, set_name: str, file: str, items: list[Item]) -> None:
-        """Record what a file holds."""
+    def kept(self, set_name: str, file: str, items: list[Item], rows: list[dict[str, Any]]) -> None:
+        """Record what a file holds: `items` of the sources, written as `rows`."""
         for item in items:
             self._sets[set_name][item.source]["kept"] += 1
-        texts = [" ".join(parts(item.row)) for item in items]
+            self._unlearnt[set_name] += len(unlearnt(item.row))
+        texts = [" ".join(parts(row)) for row in rows]
         self._files[set_name][f"{file}.jsonl"] = {
-            "rows": len(items),
+            "rows": len(rows),
             "characters": histogram([len(text) for text in texts]),
             "tokens": histogram([len(_WORD.findall(text)) for text in texts]),
         }
@@ -137,6 +150,7 @@ class Ledger:
                     for reason, count in self.why(name).items()
                     if count
                 },
+                **self._exceptional(name),
             }
             for name in sorted(self._sets)
         }
@@ -147,6 +161,12 @@ class Ledger:
             "contaminated": self._contaminated,
             "rejects": len(self._rejects),
         }
+
+    def _exceptional(self, name: str) -> dict[str, Any]:
+        """What most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
+        ignored = {source: dict(sorted(counts.items())) for source, counts in self._ignored[name].items()}
+        found = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
+        return {key: value for key, value in found.items() if value}
 
     def summary(self) -> str:
         """One line for a person."""
@@ -159,7 +179,7 @@ class Ledger:
 
     def _reject(self, set_name: str | None, source: str, rejects: list[Reject]) -> None:
         for r in rejects:
-            row = walk(r.row, self._scrub, Counter())
+            row = walk(printable(r.row), self._scrub, Counter())
             self._rejects.append({"file": r.file, "line": r.line, "reason": r.reason, "set": set_name, "row": row})
             if set_name is None:
                 continue

@@ -13,6 +13,8 @@ from collections.abc import Collection
 from typing import Any
 
 from tasks._errors import DataError
+from tasks._turns import Turns, answer, context, messages, unknown_keys, weighed
+from tasks._values import BadRow, plain, text
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}:]+)(?::([^{}]*))?\}")
 
@@ -25,17 +27,32 @@ REQUIRED = {
     "eval": {"question", "answer"},
 }
 """Columns of each kind of set. `preferences` without `prompt` splits off the messages that both sides begin with."""
+TRAINED = ("sft", "preferences", "feedback")
+"""Kinds whose rows TRL's trainers learn from as they are written."""
 PARTED = {"prompt", "completion"}
 """Instead of `messages`, in an `sft` set: of the prompt nothing is learnt, not even what an assistant says in it."""
 
 
-class BadRow(ValueError):
-    """A row that cannot be used; the message is the reason."""
+TURNS = ("messages", "prompt", "chosen", "rejected", "completion")
+"""Columns that hold messages, in whatever set."""
+HONOURED_ELSEWHERE = {
+    "tools", "functions", "documents", "chat_template_kwargs", "image", "images", "videos", "audio", "margin", "weight",
+    "loss_weight", "sample_weight", "loss_mask", "assistant_masks", "completion_mask", "labels",
+}  # fmt: skip
+"""Columns by which TRL or another trainer changes what is learnt from a row. Nothing here looks at them."""
 
 
 def kind_of(name: str) -> str:
     """Kind of a set: `eval` for `eval:sums`, else the name."""
     return name.partition(":")[0]
+
+
+def patterns(template: Any) -> set[str]:
+    """Regular expressions that a template uses."""
+    if isinstance(template, str):
+        return {m.group(2) for m in _FIELD.finditer(template) if m.group(2) is not None}
+    values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
+    return {p for value in values for p in patterns(value)}
 
 
 def columns(template: Any) -> set[str]:
@@ -62,12 +79,29 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
         known: columns of the source, over all of its rows.
 
     Raises:
-        DataError: the set needs a column that the map does not make, or the map names a column the source lacks.
+        DataError: the set needs a column that the map does not make, the map makes one that has no place in the set,
+            names one that the source lacks, or has a pattern without a group.
     """
     if lacking := sorted(required(set_name, template) - set(template)):
         raise DataError(f"{where}: a row of '{set_name}' needs {', '.join(lacking)}; add it to the map")
     if reserved := sorted({"id", "source"} & set(template)):
         raise DataError(f"{where}: {', '.join(reserved)} is set by the stage; choose another name")
+    own = required(set_name, template) | ({"prompt"} if kind_of(set_name) == "preferences" else set())
+    if stray := sorted((set(TURNS) - own) & set(template)):
+        shape = ", ".join(sorted(own))
+        raise DataError(f"{where}: '{stray[0]}' has no place beside {shape}; take one of them out, or rename it")
+    if kind_of(set_name) in TRAINED and (lost := sorted(HONOURED_ELSEWHERE & set(template))):
+        raise DataError(
+            f"{where}: nothing looks at '{lost[0]}' when '{set_name}' is learnt; take it out of the map, or rename it "
+            f"where it is only to be kept"
+        )
+    for pattern in sorted(patterns(template)):
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as e:
+            raise DataError(f"{where}: the pattern {pattern!r} is no regular expression ({e})") from None
+        if groups == 0:
+            raise DataError(f"{where}: the pattern {pattern!r} has no group; put what is to be taken in parentheses")
     for column in sorted(columns(template) - known):
         raise DataError(f"{where}: no column '{column}'; the source has: {', '.join(sorted(known))}")
 
@@ -79,11 +113,11 @@ def render(template: Any, row: dict[str, Any]) -> Any:
     if isinstance(template, list):
         return [render(value, row) for value in template]
     if not isinstance(template, str):
-        return template
+        return plain("the map", template)
     whole = _FIELD.fullmatch(template)
     if whole and whole.group(1):
         return _value(whole, row)
-    return _FIELD.sub(lambda m: str(_value(m, row)) if m.group(1) else m.group()[0], template)
+    return _FIELD.sub(lambda m: _inside(m.group(1), _value(m, row)) if m.group(1) else m.group()[0], template)
 
 
 def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
@@ -92,12 +126,20 @@ def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
         raise BadRow(f"no column '{column}'")
     if row[column] is None:
         raise BadRow(f"'{column}' is null")
+    value = plain(column, row[column])
     if pattern is None:
-        return row[column]
-    found = re.search(pattern, str(row[column]))
-    if not found:
+        return value
+    found = re.search(pattern, _inside(column, value))
+    if not found or found.group(1) is None:
         raise BadRow(f"'{column}' does not match {pattern!r}")
     return found.group(1)
+
+
+def _inside(column: str, value: Any) -> str:
+    """A value as part of a text. Only text and numbers: of the rest Python's spelling would be learnt."""
+    if isinstance(value, bool | list | dict):
+        raise BadRow(f"'{column}' is {type(value).__name__}, and the map puts it into a text")
+    return str(value)
 
 
 def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -106,11 +148,11 @@ def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
     needed = required(set_name, row)
     extra = {k: v for k, v in row.items() if k not in needed | {"prompt", "group"}}
     if kind == "pretrain":
-        return {"text": _text("text", row["text"]), **extra}
+        return {"text": text("text", row["text"]), **extra}
     if kind == "eval":
-        return {"question": _text("question", row["question"]), "answer": _text("answer", row["answer"]), **extra}
+        return {"question": text("question", row["question"]), "answer": text("answer", row["answer"]), **extra}
     if kind == "prompts":
-        return {"prompt": _prompt(row["prompt"]), "answer": _text("answer", row["answer"]), **extra}
+        return {"prompt": _prompt(row["prompt"]), "answer": text("answer", row["answer"]), **extra}
     if needed == PARTED:
         return {**_parted(row), **extra}
     if kind == "sft":
@@ -120,11 +162,15 @@ def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {**_pair(row), **extra}
 
 
+def unused(row: dict[str, Any]) -> set[str]:
+    """Keys of a rendered row's messages that are neither kept nor known to change what is learnt."""
+    found = (message for name in TURNS if isinstance(row.get(name), list) for message in row[name])
+    return {key for m in found if isinstance(m, dict) for key in unknown_keys(m)}
+
+
 def parts(row: dict[str, Any]) -> list[str]:
     """The texts of a row as written: contents of its messages, or its plain columns."""
-    texts = [
-        m["content"] for key in ("messages", "prompt", "chosen", "rejected", "completion") for m in row.get(key, ())
-    ]
+    texts = [m["content"] for key in TURNS for m in row.get(key, ())]
     return texts + [row[key] for key in ("text", "question", "answer") if key in row]
 
 
@@ -136,30 +182,7 @@ def first_prompt(row: dict[str, Any]) -> str:
     return str(row.get("question", row.get("text")))
 
 
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise BadRow(f"'{name}' is {type(value).__name__}, not text")
-    if not value.strip():
-        raise BadRow(f"'{name}' is empty")
-    return value
-
-
-def _messages(name: str, value: Any) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise BadRow(f"'{name}' is not a list of messages")
-    messages = []
-    for message in value:
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            raise BadRow(f"'{name}' has a message without role and content")
-        if message["role"] not in ("system", "user", "assistant"):
-            raise BadRow(f"'{name}' has the role {message['role']!r}")
-        messages.append({"role": message["role"], "content": _text(f"{message['role']}'s content", message["content"])})
-    return messages
-
-
-def _alternating(name: str, messages: list[dict[str, str]], last: str) -> list[dict[str, str]]:
+def _alternating(name: str, messages: Turns, last: str) -> Turns:
     """Check that after an optional system message user and assistant take turns, ending with `last`."""
     roles = [m["role"] for m in messages]
     turns = roles[1:] if roles[0] == "system" else roles
@@ -170,40 +193,46 @@ def _alternating(name: str, messages: list[dict[str, str]], last: str) -> list[d
     return messages
 
 
-def _conversation(value: Any) -> list[dict[str, str]]:
-    return _alternating("messages", _messages("messages", value), "assistant")
+def _conversation(value: Any) -> Turns:
+    return weighed("messages", _alternating("messages", messages("messages", value), "assistant"))
 
 
-def _prompt(value: Any) -> list[dict[str, str]]:
-    return _alternating("prompt", _messages("prompt", value), "user")
+def _prompt(value: Any) -> Turns:
+    return context("prompt", _alternating("prompt", messages("prompt", value), "user"))
 
 
 def _parted(row: dict[str, Any]) -> dict[str, Any]:
-    prompt, completion = _prompt(row["prompt"]), _messages("completion", row["completion"])
+    prompt, completion = _prompt(row["prompt"]), messages("completion", row["completion"])
     _alternating("completion", [*prompt, *completion], "assistant")
-    return {"prompt": prompt, "completion": completion}
+    return {"prompt": prompt, "completion": weighed("completion", completion)}
 
 
 def _feedback(row: dict[str, Any]) -> dict[str, Any]:
     parted = _parted(row)
     if not isinstance(row["label"], bool):
         raise BadRow(f"'label' is {row['label']!r}, not true or false")
-    return {**parted, "label": row["label"]}
+    return {"prompt": parted["prompt"], "completion": answer("completion", parted["completion"]), "label": row["label"]}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
-    chosen, rejected = _messages("chosen", row["chosen"]), _messages("rejected", row["rejected"])
+    chosen, rejected = messages("chosen", row["chosen"]), messages("rejected", row["rejected"])
     if "prompt" in row:
-        prompt = _messages("prompt", row["prompt"])
+        prompt = messages("prompt", row["prompt"])
     else:
-        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if _said(a) != _said(b)), None)
         if same is None:
             raise BadRow("chosen and rejected are equal")
         if same == 0:
             raise BadRow("chosen and rejected do not begin with the same prompt")
+        context("rejected", rejected[:same])
         prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         _alternating(name, [*prompt, *side], "assistant")
     if [m["content"].split() for m in chosen] == [m["content"].split() for m in rejected]:
         raise BadRow("chosen and rejected are equal")
-    return {"prompt": _alternating("prompt", prompt, "user"), "chosen": chosen, "rejected": rejected}
+    prompt = context("prompt", _alternating("prompt", prompt, "user"))
+    return {"prompt": prompt, "chosen": answer("chosen", chosen), "rejected": answer("rejected", rejected)}
+
+
+def _said(message: dict[str, Any]) -> tuple[str, str]:
+    return message["role"], message["content"]

@@ -28,12 +28,15 @@ def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
 def examples(data: Path, name: str, split: str) -> Any:
     """To learn from: a `datasets.Dataset` of TRL's columns. Raises as `read`.
 
-    Where some rows are `messages` and others `prompt` and `completion`, all become the latter.
+    Where some rows are `messages` and others `prompt` and `completion`, all become the latter: so they do where only
+    the validation split has such rows, for TRL learns from the training rows' form whether prompts carry loss.
     """
     from datasets import Dataset
 
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
-    if any("messages" in row for row in rows) and any("completion" in row for row in rows):
+    validation = data / artifact.set_folder(name) / "validation.jsonl"
+    beside = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
+    if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *beside]):
         rows = [parted(row) for row in rows]
     return Dataset.from_list(rows)
 

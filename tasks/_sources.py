@@ -5,9 +5,11 @@ identify what was read (revision, SHA-256, options), which the data report repea
 """
 
 import difflib
+import errno
 import importlib
 import inspect
 import itertools
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,11 @@ from tasks._artifact import sha256
 from tasks._config import Strict
 from tasks._errors import DataError
 from tasks._files import Line, Reject, read_file
+from tasks._values import printable
 from tasks._wheels import package_member
+
+_LOADING = (ImportError, OSError, OverflowError, RuntimeError, ValueError)
+"""Built-in errors that `datasets` lets pass: a file it cannot parse, nesting too deep, a decoder that is not there."""
 
 
 class HubSource(Strict):
@@ -166,12 +172,32 @@ def read(name: str, source: Any) -> Table:
 
 
 def _read_path(path: Path, name: str, origin: dict[str, Any]) -> Table:
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `dvc pull` fetches what is under DVC"
-        raise DataError(f"{name}: no such file{hint}")
+    _check_file(path, name)
     lines, rejects = read_file(path, name)
     return Table(name, lines, rejects, {**origin, "sha256": sha256(path)})
+
+
+def _check_file(path: Path, name: str) -> None:
+    """Raise DataError with what a path is when it is no file; opening a pipe would wait for its writer for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise DataError(f"{name}: a symbolic link to {path.readlink()}, which does not exist") from None
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `dvc pull` fetches what is under DVC"
+        raise DataError(f"{name}: no such file{hint}") from None
+    except OSError as e:
+        what = "a symbolic link that leads back to itself" if e.errno == errno.ELOOP else f"no path ({e.strerror})"
+        raise DataError(f"{name}: {what}; name the file itself") from None
+    except ValueError as e:
+        raise DataError(f"{name!r}: no path ({e}); name a file") from None
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{name}: a folder, not a file; name one file in it, or read the folder as a source with `hub`")
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a disk"}
+    raise DataError(f"{name}: {kinds[stat.S_IFMT(mode)]}, not a file; write its content to a file first")
 
 
 def _read_generator(source: GeneratorSource) -> Table:
@@ -193,12 +219,19 @@ def _read_generator(source: GeneratorSource) -> Table:
     except TypeError as e:
         takes = ", ".join(inspect.signature(function).parameters)
         raise DataError(f"{source.generator}: {e}; its options are: {takes}") from None
-    rows: Iterable[dict[str, Any]] = function(**source.options)
-    return Table(source.generator, [Line(i, row) for i, row in enumerate(rows, 1)], [], {"kind": "generator"})
+    table = Table(source.generator, [], [], {"kind": "generator"})
+    rows: Iterable[Any] = function(**source.options)
+    for i, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            table.lines.append(Line(i, row))
+        else:
+            table.rejects.append(Reject(table.file, i, f"is {type(row).__name__}, not a dictionary", printable(row)))
+    return table
 
 
 def _read_hub(source: HubSource) -> Table:
     import datasets
+    import pyarrow
 
     local = Path(source.hub).is_dir()
     name = f"{source.hub}/{source.split}"
@@ -211,11 +244,11 @@ def _read_hub(source: HubSource) -> Table:
             streaming=source.streaming,
         )
         lines = [Line(i, dict(row)) for i, row in enumerate(itertools.islice(data, source.rows), 1)]
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
+    except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
         raise DataError(
-            f"{name}: cannot be loaded ({type(e).__name__}: {e}); check the id, config, split and revision, the "
-            f"network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same layout at "
-            f"{source.hub}"
+            f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
+            f"revision, the network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same "
+            f"layout at {source.hub}"
         ) from None
     files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
     return Table(name, lines, [], {"kind": "hub", "files": files})

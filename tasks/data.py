@@ -14,6 +14,7 @@ Near-duplicates are looked for inside a set, not across sets; across sets only e
 """
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,9 +26,23 @@ from tasks._config import StageConfig, Strict
 from tasks._data_report import Item, Ledger
 from tasks._errors import DataError
 from tasks._files import Reject
-from tasks._mapping import BadRow, check_map, columns, first_prompt, parts, render, validate
+from tasks._mapping import (
+    HONOURED_ELSEWHERE,
+    TRAINED,
+    TURNS,
+    check_map,
+    columns,
+    first_prompt,
+    kind_of,
+    parts,
+    render,
+    unused,
+    validate,
+)
 from tasks._sources import Source, Table, read
 from tasks._stage import Run, stage
+from tasks._turns import unlearnt
+from tasks._values import BadRow, Columns
 
 log = logging.getLogger("polm")
 
@@ -147,27 +162,36 @@ def main(config: Config, run: Run) -> None:
 def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], ledger: Ledger) -> list[Item]:
     """Map, clean and validate every row of a set; stop when too many are bad."""
     items = []
+    kinds = Columns()
     for at, spec in enumerate(config.sets[name].rows):
         table = tables[spec.source]
         known = {column for line in table.lines for column in line.row}
         if table.lines:
             check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, known)
+        watched = known & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
+        ignored: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
             try:
-                row = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
-                row, group = validate(name, row), row.get("group")
+                made = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
+                row, group = validate(name, made), made.get("group")
+                kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
             except BadRow as e:
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
                 rejects.append(Reject(table.file, line.number, str(e), used))
                 continue
+            ignored.update(f"message key '{key}'" for key in unused(made))
+            ignored.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
             item = Item(name, row, spec.source, at, table.file, line.number)
             group = str(first_prompt(row) if group is None else group)
             item.group = clean.same(group).casefold()
             item.split = _split(config, name, spec, group)
             items.append(item)
-        ledger.mapped(name, spec.source, table, rejects)
+        ledger.mapped(name, spec.source, table, rejects, ignored)
         table.check(rejects, config.max_bad_share, params)
+        if ignored:
+            found = ", ".join(f"{what} ({count} rows)" for what, count in sorted(ignored.items()))
+            log.warning("%s: nothing in set '%s' looks at %s", table.file, name, found)
     return items
 
 
@@ -188,7 +212,9 @@ def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -
     if not config.sets[name].near_duplicates:
         return items
     settings = config.near_duplicates.model_dump()
-    alike = dict(clean.near_duplicates([item.key for item in items], seed=config.seed, **settings))
+    pairs = clean.near_duplicates([item.key for item in items], seed=config.seed, **settings)
+    # One conversation may come once for each turn to be learnt of it: its texts are alike, and no row is one too many.
+    alike = {late: early for late, early in pairs if unlearnt(items[late].row) == unlearnt(items[early].row)}
     for late, early in alike.items():
         ledger.drop(name, "near-duplicate", items[late], f"{items[early].file}:{items[early].line}")
     return [item for i, item in enumerate(items) if i not in alike]
@@ -240,8 +266,9 @@ def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], le
                 f"{run.params_file}: set '{name}' has no row left for {file}.jsonl ({reasons}); "
                 f"add rows, or change 'split' or what drops them"
             )
-        write_jsonl(run.out / f"{file}.jsonl", [item.written() for item in kept])
-        ledger.kept(name, file, kept)
+        rows = [row for item in kept for row in item.written()]
+        write_jsonl(run.out / f"{file}.jsonl", rows)
+        ledger.kept(name, file, kept, rows)
 
 
 if __name__ == "__main__":

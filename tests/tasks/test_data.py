@@ -216,6 +216,8 @@ def test_templates(workspace: Path) -> None:
         ({"question": "{qestion}", "answer": "{answer}"}, "no column 'qestion'; the source has: answer, question"),
         ({"question": "{question}"}, "a row of 'eval:quiz' needs answer; add it to the map"),
         (EVAL | {"id": "{question}"}, "id is set by the stage"),
+        (EVAL | {"n": "{answer:(}"}, r"the pattern '\(' is no regular expression \(missing \)"),
+        (EVAL | {"n": "{answer:is}"}, "the pattern 'is' has no group; put what is to be taken in parentheses"),
     ],
 )
 def test_a_map_that_cannot_work(workspace: Path, template: dict[str, Any], message: str) -> None:

