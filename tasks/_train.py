@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import Field
+
 from tasks import _artifact as artifact
 from tasks._config import TrainConfig, check_trainer
 from tasks._errors import ConfigError, DataError
@@ -41,6 +43,10 @@ class TrainerConfig(TrainConfig):
 
     dataset: str
     """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
+    max_left_out: float = Field(ge=0, le=1)
+    """Largest share of a split's rows of which nothing is learnt because they are too long."""
+    max_cut: float = Field(ge=0, le=1)
+    """Largest share of a split's rows that are learnt in part because they are too long."""
     trainer: dict[str, Any]
     """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
 

@@ -137,7 +137,15 @@ def test_labels_and_what_is_learnt_from_them(
 
     trained = make_run("rlaif")
     losses: dict[str, Any] = {"beta": 0.5, "loss_type": ["sigmoid"], "max_steps": 6, "save_steps": 6}
-    method = {"seed": 1, "threads": 2, "launch": None, "dataset": "preferences", "peft": None}
+    method = {
+        "seed": 1,
+        "threads": 2,
+        "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
+        "dataset": "preferences",
+        "peft": None,
+    }
     settings = parse(PARAMS, {**method, "trainer": TRAINER | losses}, rlaif.Config)
     rlaif.main(settings, trained, model=chat_model, labels=run.out)
     before, after = (load_file(folder / "model.safetensors") for folder in (chat_model, trained.out))
