@@ -34,11 +34,13 @@ class Limit(NamedTuple):
     """None: no limit."""
     key: str
     """Where it comes from, for messages."""
+    remedy: str
+    """What a user can do to it, for messages."""
 
 
 def longest_row(trainer: Mapping[str, Any], config_class: type[Any]) -> Limit:
     """The limit of a trainer that reads whole rows."""
-    return Limit(_fates.settings(trainer, config_class)["max_length"], "trainer.max_length")
+    return Limit(_fates.settings(trainer, config_class)["max_length"], "trainer.max_length", "raise it")
 
 
 def longest_prompt(model: Path, answer: int, key: str) -> Limit:
@@ -52,7 +54,8 @@ def longest_prompt(model: Path, answer: int, key: str) -> Limit:
     from transformers import AutoConfig
 
     context = AutoConfig.from_pretrained(model).get_text_config().to_dict().get("max_position_embeddings")
-    return Limit(None if context is None else context - answer, f"the model's context of {context} less {key}")
+    limited_by = f"the model's context of {context} less {key}"
+    return Limit(None if context is None else context - answer, limited_by, f"lower {key.split()[-1]}")
 
 
 def audited(
@@ -93,8 +96,9 @@ def learnt(
 ) -> Record:
     """Audit rows that a trainer reads whole: `source` is their set and where they lie. Raises as `audited`."""
     fates = _fates.of_rows(rows, tokenizer, config.trainer, config_class)
-    record = count(rows, fates, source[0], longest_row(config.trainer, config_class))
-    hold(config, run, source[1], part, record)
+    limit = longest_row(config.trainer, config_class)
+    record = count(rows, fates, source[0], limit)
+    hold(config, run, source[1], part, record, limit)
     return record
 
 
@@ -116,7 +120,7 @@ def asked(
     """  # fmt: skip
     fates = _fates.prompts(rows, tokenizer, limit.tokens, chat_template_args)
     record = count(rows, fates, source[0], limit)
-    hold(config, run, source[1], part, record)
+    hold(config, run, source[1], part, record, limit)
     return record, [number for number, fate in enumerate(fates) if fate.state == "used"]
 
 
@@ -151,7 +155,7 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     )
 
 
-def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: Record) -> None:
+def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: Record, limit: Limit) -> None:
     """Warn of a part's losses, and refuse what the recipe does not allow.
 
     Args:
@@ -160,6 +164,7 @@ def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: R
         source: where the rows come from.
         part: the split or the round, for the warning.
         record: of the part.
+        limit: of the part.
 
     Raises:
         DataError: a larger share of the rows is left out or cut than the recipe allows, or every row is left out.
@@ -167,7 +172,7 @@ def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: R
     for state, key, most in (("left_out", "max_left_out", config.max_left_out), ("cut", "max_cut", config.max_cut)):
         if record[state] > most * record["rows"] or record["left_out"] == record["rows"]:
             raise DataError(
-                f"{source}: {sentence(record)}; {run.params_file} allows a share of {most:g} ({key}): raise the limit, "
+                f"{source}: {sentence(record)}; {run.params_file} allows a share of {most:g} ({key}): {limit.remedy}, "
                 f"shorten or drop the longest rows, or raise {key}"
             )
     if lost := sentence(record):

@@ -73,14 +73,14 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         from tasks._online_dpo import OnlineDPOTrainer
     check_trainer(run.params_file, config.trainer, trainer_class(), (*_train.RESERVED, *RESERVED))
     arguments = _train.arguments(trainer_class(), config, run)
+    tokenizer = load_tokenizer(model)
+    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
     rewards = Rewards(config.graders, run.params_file, judge)
     _rl.check_gold(run.params_file, config.gold, rewards)
     opened = open_judge(judge, config.judge, run.params_file, "judge.endpoint")
     opened.try_out()
     arguments.reward_weights = rewards.weights
     arguments.beta = 1.0  # non-zero: keep a reference
-    tokenizer = load_tokenizer(model)
-    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
     trainer = OnlineDPOTrainer(
         model=load_causal_lm(model),
         judge=opened,

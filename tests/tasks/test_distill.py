@@ -247,6 +247,10 @@ def test_the_teachers_answers_are_the_rows(
     rows = next(rows for name, rows in seen if name == "answers.jsonl")
     figures = artifact.read_json(run.out / "metrics.json")
     assert figures["answers"] == len(rows) and figures["answers"] + figures["answers_cut_off"] == 32
+    audit = artifact.read_json(run.out / "audit.json")
+    assert audit["prompts"]["rows"] == audit["prompts"]["used"] == 32
+    assert audit["train"]["rows"] == audit["train"]["used"] == len(rows)
+    assert audit["validation"]["rows"] == 16
     model, tokenizer = load_causal_lm(teacher), load_tokenizer(teacher)
     for row in rows[:4]:
         *prompt, last = row["messages"]
