@@ -40,7 +40,7 @@ class Limit(NamedTuple):
 
 def longest_row(trainer: Mapping[str, Any], config_class: type[Any]) -> Limit:
     """The limit of a trainer that reads whole rows."""
-    return Limit(_fates.settings(trainer, config_class)["max_length"], "trainer.max_length", "raise it")
+    return Limit(_fates.settings(trainer, config_class)["max_length"], "trainer.max_length", "raise trainer.max_length")
 
 
 def longest_prompt(model: Path, answer: int, key: str) -> Limit:
@@ -155,6 +155,17 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     )
 
 
+def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
+    """The message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
+    for state, key, most in (("left_out", "max_left_out", config.max_left_out), ("cut", "max_cut", config.max_cut)):
+        if record[state] > most * record["rows"] or record["left_out"] == record["rows"]:
+            return (
+                f"{sentence(record)}; {where} allows a share of {most:g} ({key}): {limit.remedy}, shorten or drop the "
+                f"longest rows, or raise {key}"
+            )
+    return None
+
+
 def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: Record, limit: Limit) -> None:
     """Warn of a part's losses, and refuse what the recipe does not allow.
 
@@ -169,12 +180,8 @@ def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: R
     Raises:
         DataError: a larger share of the rows is left out or cut than the recipe allows, or every row is left out.
     """
-    for state, key, most in (("left_out", "max_left_out", config.max_left_out), ("cut", "max_cut", config.max_cut)):
-        if record[state] > most * record["rows"] or record["left_out"] == record["rows"]:
-            raise DataError(
-                f"{source}: {sentence(record)}; {run.params_file} allows a share of {most:g} ({key}): {limit.remedy}, "
-                f"shorten or drop the longest rows, or raise {key}"
-            )
+    if refused := excess(config, run.params_file, record, limit):
+        raise DataError(f"{source}: {refused}")
     if lost := sentence(record):
         log.warning("warning: %s: %s", part, lost)
 

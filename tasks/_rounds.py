@@ -65,6 +65,11 @@ def arguments(config: RoundsConfig, run: Run) -> Any:
     """TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
     built = _train.arguments(trainer_class(), config, run)
     _train.peft_config(config, run, "CAUSAL_LM")
+    if run.launched.processes > 1:
+        raise ConfigError(
+            f"{run.params_file}: launch asks for {run.launched.processes} processes; rounds of sampling and training "
+            f"run in one: take null, or a launcher of one"
+        )
     return built
 
 

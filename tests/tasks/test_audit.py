@@ -186,7 +186,7 @@ def test_what_is_lost_is_written_and_said(
     lengthy: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    extra = {"assistant_only_loss": True} if module is sft else {}
+    extra: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
     base = test_rl.configured(kto, dataset, {}) if module is kto else test_train.configured(module, **extra)
     config = lenient(base, dataset, max_length=LIMIT, max_steps=1, per_device_train_batch_size=2)
     if module is reward:
@@ -207,9 +207,9 @@ def test_what_is_lost_is_written_and_said(
 
 def strict(module: Any) -> Any:
     """The stage's configuration in its own tests, with a limit that no row of theirs keeps."""
-    short = {"max_length": 12}
+    short: dict[str, Any] = {"max_length": 12}
     if module in (sft, dpo, reward):
-        return test_train.configured(module, **short, **({"assistant_only_loss": True} if module is sft else {}))
+        return test_train.configured(module, **(short | ({"assistant_only_loss": True} if module is sft else {})))
     if module is kto:
         return test_rl.configured(kto, "feedback", short)
     if module is adapt:
@@ -249,9 +249,7 @@ def test_prompts_that_leave_no_room_stop_what_has_them_answered(
     module: Any, make_run: MakeRun, chat_model: Path, sums_data: Path
 ) -> None:
     inputs = {ppo: {"reward": chat_model}, online_dpo: {"judge": chat_model}}.get(module, {})
-    with pytest.raises(
-        DataError, match=r"left out of 64 rows of prompts .* context of 256 less .*: lower \S+,"
-    ):
+    with pytest.raises(DataError, match=r"left out of 64 rows of prompts .* context of 256 less .*: lower \S+,"):
         module.main(answering(module), make_run("answered"), model=chat_model, data=sums_data, **inputs)
 
 
@@ -311,7 +309,7 @@ def test_long_prompts_before_short_answers(make_run: MakeRun, workspace: Path, c
         for split, part in (("train", rows[:67]), ("validation", rows[67:])):
             artifact.write_jsonl(data / name / f"{split}.jsonl", [{key: row[key] for key in keys} for row in part])
     for module in (sft, dpo):
-        extra = {"assistant_only_loss": True} if module is sft else {}
+        extra: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
         config = test_train.configured(module, max_length=128, max_steps=1, **extra)
         message = r"train.jsonl: 34 left out of 67 rows .*limit 128.* params/test/\w+.yaml allows a share of 0"
         with pytest.raises(DataError, match=message):
@@ -321,3 +319,29 @@ def test_long_prompts_before_short_answers(make_run: MakeRun, workspace: Path, c
         record = _audit.read(run.out)["train"]
         assert (record["rows"], record["used"], record["cut"], record["left_out"]) == (67, 33, 0, 34)
         assert record["left_out_ids"] == [str(i) for i in range(0, 67, 2)]
+
+
+def test_the_summary_of_a_run_names_what_was_lost(workspace: Path) -> None:
+    from types import SimpleNamespace
+
+    from rich.console import Console
+
+    from flows import records, summary
+    from flows.console import Board
+
+    stages: dict[str, Any] = {}
+    fates = [_fates.Fate(412, "left_out"), _fates.Fate(60, "used"), _fates.Fate(130, "cut")]
+    rows = [{"id": name} for name in ("a", "b", "c")]
+    for name in ("sft", "dpo", "kto"):
+        stages[name] = SimpleNamespace(out=workspace / name)
+        (workspace / name).mkdir()
+        record = _audit.count(rows, fates, "sft", _audit.Limit(128, "trainer.max_length", "raise it"))
+        artifact.write_json(workspace / name / _audit.FILE, {"train": record})
+    board = Board(list(stages), Console())
+    for name, state in (("sft", "done"), ("dpo", "cached"), ("kto", "failed")):
+        board.state(name, state)
+    graph: Any = SimpleNamespace(stages=stages)
+    lost = "train: 1 left out and 1 cut of 3 rows of sft (longest 412 tokens, row a; limit 128, trainer.max_length)"
+    assert summary.lost_rows(board, graph) == [f"sft: {lost}", f"dpo: {lost}"]
+    metrics = records.final_metrics(workspace / "sft")
+    assert metrics["audit/train/left_out"] == metrics["audit/train/used"] == metrics["audit/train/cut"] == 1
