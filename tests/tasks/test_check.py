@@ -150,10 +150,11 @@ def made(recipes: Path, chat_model: Path, make_artifact: Any, words: int) -> Non
         artifact.write_jsonl(Path("artifacts/data") / artifact.set_folder(name) / "train.jsonl", named)
     shutil.copytree(chat_model, "artifacts/models/base")
     inputs: dict[str, str] = {}
-    for folder, config in (("data", data.Config), ("models/base", base.Config)):
+    stages: list[tuple[str, Any]] = [("data", data.Config), ("models/base", base.Config)]
+    for folder, config in stages:
         path = Path("artifacts") / folder
         (path / artifact.MANIFEST).unlink(missing_ok=True)
-        manifest = make_artifact(path, **inputs)
+        manifest: artifact.Manifest = make_artifact(path, **inputs)
         params = digest(load(Path("params/tiny") / f"{path.name}.yaml", config))
         manifest = manifest.model_copy(update={"params": params})
         artifact.write_json(path / artifact.MANIFEST, manifest.model_dump())
