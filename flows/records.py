@@ -1,7 +1,7 @@
 """What an artifact says, in MLflow's words: params, metrics, curves, data sets and the files worth keeping.
 
-Pure readers. They know the file names that stages agree on (`metrics.json`, `curves.jsonl`, `results.json`,
-`parity.json`) and no stage, so that a new method is shown without a line here.
+Pure readers. They know the file names that stages agree on (`metrics.json`, `curves.jsonl`, `audit.json`,
+`results.json`, `parity.json`) and no stage, so that a new method is shown without a line here.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
+from tasks import _audit as audit
 from tasks._config import read_yaml
 
 FILE_LIMIT = 4_000_000
@@ -41,10 +42,11 @@ def params(path: Path) -> dict[str, str]:
 
 
 def final_metrics(out: Path) -> dict[str, float]:
-    """The figures that an artifact ends with, e.g. `final/eval_loss`, `sums/helpful`, `parity/int8/kl_per_token`."""
+    """The figures that an artifact ends with, e.g. `final/eval_loss`, `audit/train/cut`, `sums/helpful`."""
     metrics: dict[str, float] = {}
     if (out / "metrics.json").exists():
         metrics |= _numbers("final", artifact.read_json(out / "metrics.json"))
+    metrics |= _numbers("audit", audit.read(out))
     if (out / "results.json").exists():
         tasks = _numbers("", artifact.read_json(out / "results.json")["tasks"])
         metrics |= {re.sub(r"/value$", "", k.replace("/metrics/", "/")): v for k, v in tasks.items()}

@@ -14,6 +14,7 @@ from flows.console import STYLES, Board, duration, screen, size
 from flows.execute import StageFailed
 from flows.graph import Graph
 from tasks import _artifact as artifact
+from tasks import _audit as audit
 from tasks._errors import ArtifactError
 from tasks._stage import read_measurements
 
@@ -33,6 +34,8 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
     }
     artifact.write_json(folder / "summary.json", states)
     console.print(stage_table(board, graph))
+    for line in lost_rows(board, graph):
+        console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True)
     for name, row in board.rows.items():
         if row.state == "failed":
             _explain(console, name, row.error)
@@ -72,6 +75,17 @@ def stage_table(board: Board, graph: Graph) -> Table:
         version = f"[dim]@{row.version[:8]}[/]" if row.version else ""
         table.add_row(f"{escape(name)}{version}", Text(row.state, style=STYLES[row.state]), took, imports, memory)
     return table
+
+
+def lost_rows(board: Board, graph: Graph) -> list[str]:
+    """One line for each part of the data of which a stage that is up to date could not learn all, being too long."""
+    return [
+        f"{name}: {part}: {lost}"
+        for name, row in board.rows.items()
+        if row.state in UP_TO_DATE
+        for part, record in audit.read(graph.stages[name].out).items()
+        if (lost := audit.sentence(record))
+    ]
 
 
 def _report(console: Console, folder: Path, fresh: list[Path]) -> bool:

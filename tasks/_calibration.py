@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import Field
 from tasks import _rows
 from tasks._config import Strict
 from tasks._errors import ConfigError
+
+log = logging.getLogger("polm")
 
 
 class Calibration(Strict):
@@ -36,8 +39,9 @@ def draw(
     """Draw and tokenize the calibration rows.
 
     Returns:
-        Token ids of each row, and what is recorded of them: `dataset`, `split`, `rows`, `tokens`, and `sha256` of the
-        rows' ids and texts, one JSON line each.
+        Token ids of each row, and what is recorded of them: `dataset`, `split`, `rows`, how many of them were `cut`,
+        the tokens of the `longest` before that, `tokens` in all, and `sha256` of the rows' ids and texts, one JSON line
+        each.
 
     Raises:
         DataError: no such set.
@@ -53,9 +57,16 @@ def draw(
     digest = hashlib.sha256()
     for row, text in zip(drawn, texts, strict=True):
         digest.update(json.dumps([row["id"], text], ensure_ascii=False).encode() + b"\n")
-    ids = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=settings.max_length)["input_ids"]
+    whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = [row[: settings.max_length] for row in whole]
+    cut, longest = sum(len(row) > settings.max_length for row in whole), max(map(len, whole))
+    if cut:
+        log.warning(
+            "warning: %d of %d calibration rows cut (longest %d tokens, calibration.max_length %d)",
+            cut, len(ids), longest, settings.max_length,
+        )  # fmt: skip
     record = {
-        "dataset": settings.dataset, "split": "train", "rows": len(ids), "tokens": sum(map(len, ids)),
-        "sha256": digest.hexdigest(),
+        "dataset": settings.dataset, "split": "train", "rows": len(ids), "cut": cut, "longest": longest,
+        "tokens": sum(map(len, ids)), "sha256": digest.hexdigest(),
     }  # fmt: skip
     return ids, record

@@ -4,7 +4,8 @@
 
 Which file belongs to which stage is read from `dvc.yaml`. All errors of all files are shown at once (exit code 2). The
 check needs the `trainer:` classes of TRL, whose import takes seconds, so a recipe that passed is not checked again
-until its files, the stages' code, `dvc.yaml` or the packages change: `.polm/checked/<recipe>` keeps what passed.
+until its files, the stages' code, `dvc.yaml` or the packages change: `.polm/checked/<recipe>` keeps what passed. Where
+the recipe's data and base model are made already, their rows are held against the recipe too (`tasks/_check_rows.py`).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tasks import _artifact as artifact
+from tasks._check_rows import BASE, DATA, check_rows
 from tasks._config import check_trainer, load, read_yaml
 from tasks._errors import ConfigError, PolmError
 from tasks._stage import OFFLINE_AND_QUIET
@@ -54,7 +56,7 @@ def check(recipe: Path) -> list[str]:
             _check_file(recipe / name, module)
         except PolmError as e:
             errors.append(str(e))
-    return errors
+    return errors or check_rows(recipe, readers)
 
 
 def _require(recipe: Path) -> None:
@@ -105,7 +107,9 @@ def _check_verbatim(path: Path, sections: list[Verbatim]) -> None:
 def fingerprint(recipe: Path) -> str:
     """Hash of all that the check depends on."""
     state = hashlib.sha256(" ".join(f"{name}={version(name)}" for name in PACKAGES).encode())
-    for path in [Path("dvc.yaml"), *sorted(recipe.glob("*.yaml")), *sorted(Path(__file__).parent.glob("*.py"))]:
+    made = [path for path in (DATA / artifact.MANIFEST, BASE / artifact.MANIFEST) if path.exists()]
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    for path in [Path("dvc.yaml"), *sorted(recipe.glob("*.yaml")), *code, *made]:
         state.update(f"{path.name} {artifact.sha256(path)}\n".encode())
     return state.hexdigest()
 

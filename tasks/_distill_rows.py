@@ -6,11 +6,13 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rows
+from tasks import _audit, _rows
 from tasks._config import Strict
 from tasks._errors import DataError
+from tasks._models import load_tokenizer
 from tasks._sample import Sampling, sample_counted
 from tasks._stage import Run
+from tasks._train import TrainerConfig
 
 ANSWERED = "answers.json"
 """Mark that the answers are whole: a killed stage goes on behind it."""
@@ -28,32 +30,49 @@ class Answers(Strict):
 
 
 def answered(
-    settings: Answers, run: Run, teacher: Any, tokenizer: Any, data: Path, seed: int
-) -> tuple[Any, dict[str, int]]:
+    config: TrainerConfig, settings: Answers, run: Run, teacher: Any, folder: Path, data: Path
+) -> tuple[list[dict[str, Any]], dict[str, int], _audit.Record]:
     """Rows of the teacher's answers, drawn once and kept with the checkpoints.
 
     An answer that did not end within `max_new_tokens` is left out: its student would learn not to end.
 
+    Args:
+        config: of the stage.
+        settings: of its method.
+        run: of the stage.
+        teacher: causal language model, on its device.
+        folder: its model folder.
+        data: data artifact.
+
     Returns:
-        A `datasets.Dataset` of `messages`, and counts for `metrics.json`.
+        Rows of `messages`, counts for `metrics.json`, and the audit of the prompts: one that leaves no room for a whole
+        answer in the teacher's context is not asked.
 
     Raises:
-        DataError: no such set, one with fewer rows than are asked for, or not one answer ended.
+        DataError: no such set, one with fewer rows than are asked for, more prompts without room than the recipe
+            allows, or not one answer ended.
     """
-    from datasets import Dataset
-
+    tokenizer, seed = load_tokenizer(folder), config.seed
+    prompts = [
+        {"prompt": prompt}
+        for name, count in settings.prompts.items()
+        for prompt in _prompts(data, name, count, seed, run)
+    ]
+    limit = _audit.longest_prompt(folder, settings.sampling.max_new_tokens, "answers.sampling.max_new_tokens")
+    source = ", ".join(settings.prompts), data
+    record, fitting = _audit.asked(
+        config, run, "prompts", prompts, source, tokenizer, limit, settings.chat_template_args
+    )
     rows, mark = run.checkpoints / "answers.jsonl", run.checkpoints / ANSWERED
     if not mark.exists():
-        prompts = [
-            prompt for name, count in settings.prompts.items() for prompt in _prompts(data, name, count, seed, run)
-        ]
+        conversations = [prompts[number]["prompt"] for number in fitting]
         drawn = sample_counted(
-            teacher, tokenizer, prompts, settings.sampling, settings.chat_template_args, seed,
+            teacher, tokenizer, conversations, settings.sampling, settings.chat_template_args, seed,
             lambda done, total: run.progress.update(done, total, "the teacher answers"),
         )  # fmt: skip
         ended = [
             {"messages": [*prompt, {"role": "assistant", "content": answer.text}]}
-            for prompt, answers in zip(prompts, drawn, strict=True)
+            for prompt, answers in zip(conversations, drawn, strict=True)
             for answer in answers
             if answer.tokens < settings.sampling.max_new_tokens
         ]
@@ -64,7 +83,7 @@ def answered(
             )
         artifact.write_jsonl(rows, ended)
         artifact.write_json(mark, {"answers": len(ended), "answers_cut_off": total - len(ended)})
-    return Dataset.from_list(artifact.read_jsonl(rows)), artifact.read_json(mark)
+    return artifact.read_jsonl(rows), artifact.read_json(mark), record
 
 
 def _prompts(data: Path, name: str, count: int, seed: int, run: Run) -> list[list[dict[str, str]]]:

@@ -13,14 +13,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import _artifact as artifact
+from tasks import _audit, _rows
 from tasks._config import suggest
 from tasks._errors import ConfigError
 from tasks._reward_set import Rewards
 
 if TYPE_CHECKING:
     from tasks._stage import Run
+    from tasks._train import TrainerConfig
 
 log = logging.getLogger("polm")
+
+
+def prompts(config: "TrainerConfig", run: "Run", arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
+    """The training prompts that leave room for a whole answer, a `datasets.Dataset`; writes `audit.json`.
+
+    Raises:
+        DataError: no such set, or more of its prompts leave no room than the recipe allows.
+    """
+    limit = _audit.longest_prompt(model, arguments.max_completion_length or 1, "trainer.max_completion_length")
+    source = config.dataset, _rows.file(data, config.dataset, "train")
+    rows = _rows.read(data, config.dataset, "train")
+    record, fitting = _audit.asked(
+        config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
+    )
+    _audit.write(run, {"train": record})
+    found = _rows.prompts(data, config.dataset, "train")
+    return found.select(fitting) if record["left_out"] else found
 
 
 def reward_functions(rewards: Rewards) -> list[Callable[..., list[float]]]:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rows, _train
+from tasks import _audit, _rows, _train
 from tasks._errors import ConfigError
 from tasks._models import load_causal_lm
 from tasks._reward_set import RewardSpec
@@ -29,6 +29,8 @@ SAMPLED, DONE = "sampled.json", "trained.json"
 Rows = list[dict[str, Any]]
 Collect = Callable[[Any, Rows, int], tuple[Rows, dict[str, Any]]]
 """Policy on its device, rows of prompts, number of the round from 0, to rows to learn (TRL's columns) and counts."""
+View = Callable[[dict[str, Any]], dict[str, Any]]
+"""A row to the row that is measured in its place."""
 
 
 class RoundsConfig(_train.MethodConfig):
@@ -63,6 +65,11 @@ def arguments(config: RoundsConfig, run: Run) -> Any:
     """TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
     built = _train.arguments(trainer_class(), config, run)
     _train.peft_config(config, run, "CAUSAL_LM")
+    if run.launched.processes > 1:
+        raise ConfigError(
+            f"{run.params_file}: launch asks for {run.launched.processes} processes; rounds of sampling and training "
+            f"run in one: take null, or a launcher of one"
+        )
     return built
 
 
@@ -71,9 +78,38 @@ def load_policy(folder: Path, arguments: Any) -> Any:
     return load_causal_lm(folder, "bfloat16" if arguments.bf16 else "float32").to(arguments.device)
 
 
-def prompts(config: RoundsConfig, data: Path) -> Rows:
-    """The set's training prompts, in the order in which the rounds ask them. Raises DataError."""
-    return list(_rows.prompts(data, config.dataset, "train").shuffle(seed=config.seed))
+def prompts(
+    config: RoundsConfig, run: Run, tokenizer: Any, model: Path, data: Path, answers: int = 1, view: View = dict
+) -> tuple[Rows, _audit.Record]:
+    """The set's training prompts that leave room for the answers, in the order in which the rounds ask them.
+
+    Args:
+        config: of the stage.
+        run: of the stage.
+        tokenizer: of the model.
+        model: model folder.
+        data: data artifact.
+        answers: that are written to a prompt, one after the other.
+        view: a row to the row whose `prompt` is the longest conversation that is answered, without these answers.
+
+    Returns:
+        The rows, and their record for `audit.json`. Raises DataError when more leave no room than the recipe allows.
+    """
+    limit = room(config, model, answers)
+    rows, source = _rows.read(data, config.dataset, "train"), _rows.file(data, config.dataset, "train")
+    record, fitting = _audit.asked(
+        config, run, "prompts", [view(row) for row in rows], (config.dataset, source), tokenizer, limit,
+        config.chat_template_args,
+    )  # fmt: skip
+    found = _rows.prompts(data, config.dataset, "train")
+    found = found.select(fitting) if record["left_out"] else found
+    return list(found.shuffle(seed=config.seed)), record
+
+
+def room(config: RoundsConfig, model: Path, answers: int) -> _audit.Limit:
+    """The most tokens of a conversation that leave room for so many answers."""
+    key = "sampling.max_new_tokens" if answers == 1 else f"{answers} times sampling.max_new_tokens"
+    return _audit.longest_prompt(model, answers * config.sampling.max_new_tokens, key)
 
 
 def check_replay(config: RoundsConfig, run: Run, data: Path) -> None:
@@ -85,9 +121,17 @@ def check_replay(config: RoundsConfig, run: Run, data: Path) -> None:
 
 
 def run_rounds(
-    config: RoundsConfig, run: Run, collect: Collect, *, model: Path, tokenizer: Any, data: Path, asked: Rows
+    config: RoundsConfig,
+    run: Run,
+    collect: Collect,
+    *,
+    model: Path,
+    tokenizer: Any,
+    data: Path,
+    asked: Rows,
+    audit: dict[str, _audit.Record],
 ) -> None:
-    """Run the rounds; write the last model, its curves over all rounds, `rounds.json` and `metrics.json`.
+    """Run the rounds; write the last model, its curves over all, `rounds.json`, `metrics.json` and `audit.json`.
 
     Args:
         config: of the stage.
@@ -97,6 +141,7 @@ def run_rounds(
         tokenizer: its tokenizer.
         data: data artifact.
         asked: all prompts, from `prompts`.
+        audit: of what is asked; that of the rows that each round learns joins it.
     """
     built = arguments(config, run)
     current, figures, offset = model, dict[str, float](), 0
@@ -115,14 +160,19 @@ def run_rounds(
         if not (folder / DONE).exists():
             start = model if config.restart else current
             train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
+            source = f"round {number + 1}", folder / "rows.jsonl"
+            record = _audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class())
+            artifact.write_json(folder / _audit.FILE, record)
             artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)
+        audit = {**audit, f"round_{number + 1}": artifact.read_json(folder / _audit.FILE)}
         learnt += rows
         rounds.append({"round": number + 1, **counts, "loss": figures.get("loss")})
         curve = artifact.read_jsonl(folder / "model" / "curves.jsonl")
         curves += [{**row, "step": row["step"] + offset, "round": number + 1} for row in curve]
         current, offset = folder / "model", offset + int(figures["steps"])
     shutil.copytree(current, run.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "curves.jsonl"))
+    _audit.write(run, audit)
     artifact.write_jsonl(run.out / "curves.jsonl", curves)
     artifact.write_json(run.out / "rounds.json", {"rounds": rounds})
     artifact.write_json(run.out / "metrics.json", {**figures, "kept": len(learnt)})

@@ -10,13 +10,18 @@ LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "te
 """TRL's columns; the others are for people, for graders and for lineage."""
 
 
+def file(data: Path, name: str, split: str) -> Path:
+    """Where the rows of one split of the set `name` lie."""
+    return data / artifact.set_folder(name) / f"{split}.jsonl"
+
+
 def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
     """Rows of one split of the set `name`, e.g. `sft:rationales`, whole.
 
     Raises:
         DataError: the recipe's data stage wrote no such set, or an empty one.
     """
-    path = data / artifact.set_folder(name) / f"{split}.jsonl"
+    path = file(data, name, split)
     if not path.exists():
         raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
     found = artifact.read_jsonl(path)

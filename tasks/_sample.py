@@ -1,5 +1,6 @@
 """Answers sampled from a model: batched, seeded, the same for the same model, prompts and thread count."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -8,6 +9,8 @@ from pydantic import model_validator
 
 from tasks._config import Strict
 from tasks._ends import end_tokens
+
+log = logging.getLogger("polm")
 
 
 class Sampling(Strict):
@@ -97,6 +100,7 @@ def sample_counted(
         config.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
     rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
     texts = [tokenizer.apply_chat_template(prompt, **rendered) for prompt in prompts]
+    _warn_of_context(model, tokenizer, texts, sampling.max_new_tokens)
     count = sampling.samples_per_prompt
     size = max(1, sampling.batch_size // count)
     answers: list[list[Answer]] = []
@@ -109,6 +113,18 @@ def sample_counted(
         answers += [made[i : i + count] for i in range(0, len(made), count)]
         report(len(answers), len(texts))
     return answers
+
+
+def _warn_of_context(model: Any, tokenizer: Any, texts: list[str], most: int) -> None:
+    """Say how many prompts leave no room for a whole answer: what is drawn beyond the context is of little worth."""
+    context = model.config.get_text_config().to_dict().get("max_position_embeddings")
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    beyond = sum(length + most > context for length in lengths) if context else 0
+    if beyond:
+        log.warning(
+            "warning: %d of %d prompts (longest %d tokens) leave no room for %d new tokens in the context of %d",
+            beyond, len(texts), max(lengths), most, context,
+        )  # fmt: skip
 
 
 def _continued(model: Any, tokenizer: Any, prompts: list[list[int]], config: Any) -> list[list[int]]:

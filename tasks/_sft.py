@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _rows, _train
+from tasks import _audit, _rows, _train
 from tasks._chat import mark_generation
 from tasks._errors import DataError
 from tasks._models import load_causal_lm, load_tokenizer
@@ -12,11 +12,18 @@ from tasks._stage import Run
 
 
 def fine_tune(
-    arguments: Any, dataset: str, peft_config: Any, run: Run, model: Path, data: Path
+    config: _train.TrainerConfig,
+    arguments: Any,
+    dataset: str,
+    peft_config: Any,
+    run: Run,
+    model: Path,
+    data: Path,
 ) -> tuple[Any, Any, dict[str, float]]:
-    """Train `model` on the set `dataset`; write `supervision.json` before the first step, and `curves.jsonl`.
+    """Train `model` on the set `dataset`; write `audit.json` and `supervision.json` before the first step, and curves.
 
     Args:
+        config: of the stage.
         arguments: `trl.SFTConfig`.
         dataset: set of the data artifact, with rows of `messages`.
         peft_config: of the adapter to train; None trains all weights.
@@ -28,12 +35,14 @@ def fine_tune(
         The trainer, the tokenizer, and figures for `metrics.json`.
 
     Raises:
-        DataError: no such set, nothing to learn from, or training diverged.
+        DataError: no such set, more of its rows too long than the recipe allows, nothing to learn from, or training
+            diverged.
     """
     from trl import SFTTrainer
 
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
+    _audit.audited(config, run, data, dataset, tokenizer, type(arguments))
     trainer = SFTTrainer(
         model=load_causal_lm(model),
         args=arguments,

@@ -15,8 +15,8 @@ import inspect
 import logging
 import os
 import resource
-import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks import _artifact as artifact
+from tasks import _launch
 from tasks._config import StageConfig, TrainConfig, digest, load
 from tasks._errors import ArtifactError, PolmError
 from tasks._progress import Progress
@@ -60,6 +61,8 @@ class Run:
     """Where progress and live metrics go."""
     main_process: bool
     """False in all but one process of a multi-process launch. Only the main process writes to `out`."""
+    launched: _launch.Asked = _launch.ONE
+    """The processes that the recipe asks for."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Seconds, bytes and speeds: true of this run, not of the inputs, so they stay out of the artifact."""
 
@@ -82,6 +85,7 @@ def stage(main: Callable[..., None], config_class: type[C]) -> None:
         _run(main, config_class)
     except PolmError as e:
         log.error("error: %s", e)
+        _launch.hand_on(e)
         sys.exit(2)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -100,15 +104,19 @@ def _run(main: Callable[..., None], config_class: type[C]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="output artifact")
     args = parser.parse_args()
     config = load(args.params, config_class)
-    _launch(config, main)
+    wanted = _launched(config, main, args.params)
     _environment(config.threads)
     inputs = {flag.name: path for flag in flags if (path := getattr(args, flag.name)) is not None}
     rank = int(os.environ.get("RANK", "0"))
     if rank != 0:
-        main(config, _make_run(main, config, args, inputs, rank), **inputs)
+        # What it writes is not wanted: in the real folder it would outlive a failed run, or race the rename.
+        with tempfile.TemporaryDirectory(prefix="polm-rank-") as scratch:
+            run = _make_run(main, config, args, inputs, rank, wanted)
+            run.out = Path(scratch)
+            main(config, run, **inputs)
         return
     with artifact.lock(args.out):
-        run = _make_run(main, config, args, inputs, rank)
+        run = _make_run(main, config, args, inputs, rank, wanted)
         identities = {name: m.digest for name, m in run.manifests.items()}
         stage_name = _module(main).removeprefix("tasks.")
         with artifact.writing(args.out, stage=stage_name, params=digest(config), inputs=identities) as temp:
@@ -142,7 +150,9 @@ def read_measurements(out: Path) -> dict[str, Any]:
     return measured if measured.pop("artifact", None) == artifact.read_manifest(out).digest else {}
 
 
-def _make_run(main: Any, config: StageConfig, args: Any, inputs: dict[str, Path], rank: int) -> Run:
+def _make_run(
+    main: Any, config: StageConfig, args: Any, inputs: dict[str, Path], rank: int, wanted: _launch.Asked
+) -> Run:
     manifests: dict[str, artifact.Manifest] = {}
     for name, path in inputs.items():
         manifests |= artifact.verify_input(name, path)
@@ -160,6 +170,7 @@ def _make_run(main: Any, config: StageConfig, args: Any, inputs: dict[str, Path]
         manifests=manifests,
         progress=Progress(args.out.name if rank == 0 else None),
         main_process=rank == 0,
+        launched=wanted,
     )
 
 
@@ -168,14 +179,15 @@ def _module(main: Any) -> str:
     return "tasks." + Path(inspect.getfile(main)).stem
 
 
-def _launch(config: StageConfig, main: Any) -> None:
-    """Replace this process by the recipe's launcher, once."""
-    if not isinstance(config, TrainConfig) or not config.launch or "POLM_LAUNCHED" in os.environ:
-        return
-    os.environ["POLM_LAUNCHED"] = "1"
-    command = [*shlex.split(config.launch), _module(main), *sys.argv[1:]]
-    log.info("launching: %s", shlex.join(command))
-    os.execvp(command[0], command)
+def _launched(config: StageConfig, main: Any, where: Path) -> _launch.Asked:
+    """Run the recipe's launcher, once; in what it started, the processes that were asked for, if these came up."""
+    if not isinstance(config, TrainConfig):
+        return _launch.ONE
+    wanted = _launch.asked(config.launch, where)
+    if config.launch and _launch.MARK not in os.environ:
+        _launch.launch(config.launch, _module(main))
+    _launch.check_processes(wanted, where, os.environ)
+    return wanted
 
 
 def _environment(threads: int) -> None:

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import Field
+
 from tasks import _artifact as artifact
+from tasks import _launch
 from tasks._config import TrainConfig, check_trainer
 from tasks._errors import ConfigError, DataError
 from tasks._models import PROMPT, save_model
@@ -41,6 +44,10 @@ class TrainerConfig(TrainConfig):
 
     dataset: str
     """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
+    max_left_out: float = Field(ge=0, le=1)
+    """Largest share of a split's rows of which nothing is learnt because they are too long."""
+    max_cut: float = Field(ge=0, le=1)
+    """Largest share of a split's rows that are learnt in part because they are too long."""
     trainer: dict[str, Any]
     """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
 
@@ -80,9 +87,15 @@ def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any
         )
     fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
     try:
-        return config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
+        built = config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
     except (TypeError, ValueError) as e:
         raise ConfigError(f"{run.params_file}: trainer: {e}") from None
+    if run.launched.processes > 1 and config.trainer.get("precompute_ref_log_probs"):
+        raise ConfigError(
+            f"{run.params_file}: trainer.precompute_ref_log_probs keeps them in a folder of each process, where the "
+            f"others do not find them; set it to false, or launch one process"
+        )
+    return built
 
 
 def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
@@ -103,10 +116,12 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
         held-out set.
 
     Raises:
+        ConfigError: other processes came up than the recipe asks for.
         DataError: weights are not finite, or training moved none.
     """
     from transformers import PrinterCallback
 
+    _launch.check_trainer(run.launched, run.params_file, trainer.accelerator)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(run))
     before = _fingerprint(trainer.model)
@@ -129,7 +144,8 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
         **_clean({k: v for k, v in evaluation.items() if k != "epoch"}),
     }
     curve = [_clean(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
-    artifact.write_jsonl(run.out / "curves.jsonl", curve)
+    if run.main_process:
+        artifact.write_jsonl(run.out / "curves.jsonl", curve)
     losses = [entry["loss"] for entry in curve if "loss" in entry]
     if losses:
         figures["loss"] = losses[-1]

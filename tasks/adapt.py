@@ -91,7 +91,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     paced = config.model_copy(update={"trainer": {**config.trainer, "learning_rate": method.learning_rate}})
     arguments = _train.arguments(trainer_class(), paced, run)
     adapter = adapter_config(method, arguments, run)
-    trainer, tokenizer, figures = _sft.fine_tune(arguments, config.dataset, adapter, run, model, data)
+    trainer, tokenizer, figures = _sft.fine_tune(config, arguments, config.dataset, adapter, run, model, data)
     if run.main_process:
         _train.finish(trainer, tokenizer, run)
         weights = run.out.glob("*/adapter_model.safetensors")

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tasks import _artifact as artifact
-from tasks import _distill_rows, _rows, _sft, _train
+from tasks import _audit, _distill_rows, _rows, _sft, _train
 from tasks._chat import mark_generation
 from tasks._config import Strict, suggest
 from tasks._depth import check_indices, keep_layers
@@ -119,12 +119,7 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
     sizes = _sizes(student.num_parameters(), master.num_parameters(), config.student.largest_share, run)
     if method.teacher_weight > 0:
         _distill.same_tokens(tokenizer, load_tokenizer(teacher), (model, teacher))
-    rows, counts = _rows.examples(data, config.dataset, "train"), dict[str, int]()
-    if method.answers:
-        with arguments.main_process_first():
-            rows, counts = _distill_rows.answered(
-                method.answers, run, master.to(arguments.device), load_tokenizer(teacher), data, config.seed
-            )
+    rows, counts = _learnt(config, method, arguments, run, tokenizer, master, teacher, data)
     learnt = {"train_dataset": rows, "eval_dataset": _rows.examples(data, config.dataset, "validation")}
     common = {"model": student, "args": arguments, "processing_class": tokenizer, **learnt}
     if method.teacher_weight > 0:
@@ -138,6 +133,26 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
         _train.finish(trainer, tokenizer, run)
         artifact.write_json(run.out / "supervision.json", audit)
         artifact.write_json(run.out / "metrics.json", {**figures, **counts, **sizes})
+
+
+def _learnt(
+    config: Config, method: Method, arguments: Any, run: Run, tokenizer: Any, master: Any, teacher: Path, data: Path
+) -> tuple[Any, dict[str, int]]:
+    """The rows to learn, a `datasets.Dataset`, and counts for `metrics.json`; writes `audit.json`."""
+    from datasets import Dataset
+
+    if method.answers is None:
+        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
+        return _rows.examples(data, config.dataset, "train"), {}
+    rows, source = _rows.read(data, config.dataset, "validation"), _rows.file(data, config.dataset, "validation")
+    held_out = _audit.learnt(config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class())
+    with arguments.main_process_first():
+        answers, counts, asked = _distill_rows.answered(
+            config, method.answers, run, master.to(arguments.device), teacher, data
+        )
+    train = _audit.learnt(config, run, "train", answers, ("the teacher's answers", teacher), tokenizer, trainer_class())
+    _audit.write(run, {"prompts": asked, "train": train, "validation": held_out})
+    return Dataset.from_list(answers), counts
 
 
 def _sizes(student: int, teacher: int, largest_share: float, run: Run) -> dict[str, float]:

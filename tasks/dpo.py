@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _rows, _train
+from tasks import _audit, _rows, _train
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
 
@@ -40,6 +40,7 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
         from trl import DPOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
+    _audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class())
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,

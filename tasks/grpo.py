@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rl, _rows, _train
+from tasks import _rl, _train
 from tasks._errors import ConfigError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._reward_set import Rewards, RewardSpec
@@ -59,11 +59,11 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     rewards = Rewards(config.graders, run.params_file, judge)
     _rl.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
-    prompts = _rows.prompts(data, config.dataset, "train")
+    tokenizer = load_tokenizer(model)
+    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
     if config.curriculum is not None:
         prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
         arguments.shuffle_dataset = False
-    tokenizer = load_tokenizer(model)
     trainer = DynamicGRPOTrainer(
         model=load_causal_lm(model),
         reward_funcs=_rl.reward_functions(rewards),

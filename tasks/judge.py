@@ -51,9 +51,12 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         arguments = _train.arguments(trainer_class(), config, run)
         adapter = _train.peft_config(config, run, "CAUSAL_LM")
     for split in ("train", "validation"):
-        pairs = _rows.examples(data, config.dataset, split)
-        _write(run.checkpoints / JUDGEMENTS / f"{split}.jsonl", list(judgements(pairs, constitution)))
-    trainer, tokenizer, figures = _sft.fine_tune(arguments, JUDGEMENTS, adapter, run, model, run.checkpoints)
+        pairs = _rows.read(data, config.dataset, split)
+        named = [
+            {"id": f"{pairs[i // 2]['id']}-{i % 2}", **row} for i, row in enumerate(judgements(pairs, constitution))
+        ]
+        _write(run.checkpoints / JUDGEMENTS / f"{split}.jsonl", named)
+    trainer, tokenizer, figures = _sft.fine_tune(config, arguments, JUDGEMENTS, adapter, run, model, run.checkpoints)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
         artifact.write_json(run.out / CONSTITUTION, constitution.model_dump(mode="json"))

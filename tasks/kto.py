@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _rows, _train
+from tasks import _audit, _rows, _train
 from tasks._errors import DataError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
@@ -37,6 +37,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from trl import KTOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
+    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
     splits = [answers(_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")]
     balance = thumbs(splits[0]["label"], data / artifact.set_folder(config.dataset))
     trainer = KTOTrainer(

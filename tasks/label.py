@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _graders, _rows
+from tasks import _audit, _fates, _graders, _rows
 from tasks._config import StageConfig, Strict, suggest
 from tasks._errors import ConfigError, DataError
 from tasks._judge import Judge, Judgement, Pair, figures, judge_pairs, spoken
@@ -84,7 +84,8 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
     grade = gold_grader(run.params_file, config.gold)
     if config.sampling.samples_per_prompt < 2:
         raise ConfigError(f"{run.params_file}: sampling.samples_per_prompt: a pair takes two answers; write at least 2")
-    rows = [row for split in ("train", "validation") for row in prompt_rows(data, config, split)]
+    tokenizer = load_tokenizer(model)
+    rows = fitting(config, run, tokenizer, model, data)
     settings = JudgeSettings(
         endpoint=config.endpoint,
         device=config.device,
@@ -93,7 +94,7 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         chat_template_args=config.chat_template_args,
     )
     asked, constitution = open_judge(judge, settings, run.params_file, "endpoint")
-    policy, tokenizer = load_causal_lm(model, config.dtype).to(config.device), load_tokenizer(model)
+    policy = load_causal_lm(model, config.dtype).to(config.device)
     pairs: list[tuple[dict[str, Any], Pair]] = []
     judged: list[Judgement] = []
     # Sampled and judged in turns, so that an endpoint that refuses is found out after the first turn.
@@ -175,6 +176,29 @@ def prompt_rows(data: Path, config: Config, split: str) -> list[dict[str, Any]]:
     """The prompts of a split that are asked, with `split`. Raises DataError when there are none."""
     limit = config.prompts.train if split == "train" else config.prompts.validation
     return [{**row, "split": split} for row in _rows.read(data, config.dataset, split)[:limit]]
+
+
+def fitting(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> list[dict[str, Any]]:
+    """The prompts of both splits that leave room for a whole answer; the others are named, and in `audit.json`.
+
+    Raises:
+        DataError: no such set, or no prompt leaves room.
+    """
+    limit = _audit.longest_prompt(model, config.sampling.max_new_tokens, "sampling.max_new_tokens")
+    audit: dict[str, _audit.Record] = {}
+    kept: list[dict[str, Any]] = []
+    for split in ("train", "validation"):
+        rows = prompt_rows(data, config, split)
+        fates = _fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args)
+        audit[split] = _audit.count(rows, fates, config.dataset, limit)
+        lost = _audit.sentence(audit[split])
+        if audit[split]["left_out"] == len(rows):
+            raise DataError(f"{_rows.file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}")
+        if lost:
+            log.warning("warning: %s: %s", split, lost)
+        kept += [row for row, fate in zip(rows, fates, strict=True) if fate.state == "used"]
+    _audit.write(run, audit)
+    return kept
 
 
 def paired(row: dict[str, Any], answers: Sequence[str], grade: Callable[[dict[str, Any], str], float]) -> list[Pair]:

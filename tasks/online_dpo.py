@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rl, _rows, _train
+from tasks import _rl, _train
 from tasks._config import check_trainer
 from tasks._errors import ConfigError
 from tasks._judge_endpoint import EndpointJudge
@@ -73,13 +73,14 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         from tasks._online_dpo import OnlineDPOTrainer
     check_trainer(run.params_file, config.trainer, trainer_class(), (*_train.RESERVED, *RESERVED))
     arguments = _train.arguments(trainer_class(), config, run)
+    tokenizer = load_tokenizer(model)
+    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
     rewards = Rewards(config.graders, run.params_file, judge)
     _rl.check_gold(run.params_file, config.gold, rewards)
     opened = open_judge(judge, config.judge, run.params_file, "judge.endpoint")
     opened.try_out()
     arguments.reward_weights = rewards.weights
     arguments.beta = 1.0  # non-zero: keep a reference
-    tokenizer = load_tokenizer(model)
     trainer = OnlineDPOTrainer(
         model=load_causal_lm(model),
         judge=opened,
@@ -88,7 +89,7 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         gold=None if config.gold is None else rewards.names.index(config.gold),
         reward_funcs=_rl.reward_functions(rewards),
         args=arguments,
-        train_dataset=_rows.prompts(data, config.dataset, "train"),
+        train_dataset=prompts,
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rl, _rows, _train
+from tasks import _rl, _train
 from tasks._config import Strict, check_trainer
 from tasks._errors import ConfigError, ModelError
 from tasks._models import check_folder, load_causal_lm, load_tokenizer
@@ -93,13 +93,14 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     reward_tokenizer = load_tokenizer(reward)
     if tokenizer.get_vocab() != reward_tokenizer.get_vocab():
         raise ModelError(f"{reward}: another vocabulary than {model}; train the reward model from the same base")
+    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
     trainer = PPOTrainer(
         model=load_causal_lm(model),
         value_model=load_classifier(reward, tokenizer),
         reward_funcs=[load_classifier(reward, tokenizer), *_rl.reward_functions(rewards)],
         reward_processing_classes=[reward_tokenizer, *(None for _ in rewards.names)],
         args=arguments,
-        train_dataset=_rows.prompts(data, config.dataset, "train"),
+        train_dataset=prompts,
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
         **config.ppo.model_dump(),

@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks import _artifact as artifact
-from tasks import _calibration, _compress, _modifiers, _rows, _train
+from tasks import _audit, _calibration, _compress, _modifiers, _rows, _train
 from tasks._calibration import Calibration
 from tasks._chat import mark_generation
 from tasks._config import Strict, check_trainer
@@ -123,6 +123,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         modifiers = _modifiers.build(method.modifiers or {}, f"methods.{name}.modifiers", run.params_file)
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
+    if method.heal:
+        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
     calibration, record = _calibration.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     counted = sum(p.numel() for p in policy.parameters())

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rounds, _rows
+from tasks import _audit, _rounds, _rows
 from tasks._errors import DataError
 from tasks._models import load_tokenizer
 from tasks._revise import Ask, Attempt, Messages, Turns, revised, said, to_check, to_revise
@@ -36,6 +36,8 @@ from tasks._versus import Comparison, compared, draw_drafts
 
 log = logging.getLogger("polm")
 trainer_class = _rounds.trainer_class
+TURNS = 3
+"""Answers of the model in one conversation: draft, critique, revision."""
 
 
 class Config(RoundsConfig):
@@ -64,8 +66,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         arguments = _rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts = _rounds.prompts(config, data)
-    held_out = _rows.read(data, config.dataset, "validation")[: config.comparison.prompts]
+    prompts, record = _rounds.prompts(config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row))
+    held_out, held_record = _held_out(config, run, tokenizer, model, data)
     _rounds.check_replay(config, run, data)
 
     def keep(policy: Any, asked: Rows, number: int) -> tuple[Rows, dict[str, Any]]:
@@ -78,12 +80,29 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     if not before.exists():
         before.parent.mkdir(parents=True, exist_ok=True)
         artifact.write_json(before, measure(model, "before"))
-    _rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts)
+    audit = {"prompts": record, "validation": held_record}
+    _rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
     found = {"before": artifact.read_json(before), "after": measure(run.out, "after")}
     artifact.write_json(run.out / "refine.json", found)
     for when, result in found.items():
         log.info("%s: refinement %.3f, best-of-n %.3f at %d tokens: %s", when, result["refined"]["value"],
                  result["vote"]["value"], result["refinement"]["tokens"], result["winner"])  # fmt: skip
+
+
+def _whole(config: Config, row: dict[str, Any]) -> dict[str, Any]:
+    """The longest conversation that a row comes to, with nothing yet said by the model."""
+    return {**row, "prompt": to_revise(to_check(row["prompt"], "", config.turns), "", config.turns)}
+
+
+def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, _audit.Record]:
+    """The held-out prompts that leave room for all turns, and their record. Raises DataError as `_audit.hold`."""
+    rows = _rows.read(data, config.dataset, "validation")[: config.comparison.prompts]
+    source = config.dataset, _rows.file(data, config.dataset, "validation")
+    record, fitting = _audit.asked(
+        config, run, "validation", [_whole(config, row) for row in rows], source, tokenizer,
+        _rounds.room(config, model, TURNS), config.chat_template_args,
+    )  # fmt: skip
+    return [rows[number] for number in fitting], record
 
 
 def collect(

@@ -45,13 +45,14 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         _rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts = _rounds.prompts(config, data)
+    prompts, record = _rounds.prompts(config, run, tokenizer, model, data)
     _check(config, run, data, prompts)
 
     def keep(policy: Any, asked: list[dict[str, Any]], number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         return collect(config, rewards, policy, tokenizer, asked, number, run)
 
-    _rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts)
+    audit = {"prompts": record}
+    _rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
 
 
 def collect(

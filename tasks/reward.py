@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _rows, _train
+from tasks import _audit, _rows, _train
 from tasks._errors import DataError
 from tasks._models import check_folder, load_tokenizer
 from tasks._stage import Run, stage
@@ -40,7 +40,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    held_out = _rows.examples(data, config.dataset, "validation")
+    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
     import torch
 
     torch.manual_seed(config.seed)
@@ -50,12 +50,12 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         ),
         args=arguments,
         train_dataset=_rows.examples(data, config.dataset, "train"),
-        eval_dataset=held_out,
+        eval_dataset=_rows.examples(data, config.dataset, "validation"),
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "SEQ_CLS"),
     )
     figures = _train.train(trainer, run)
-    margins = _margins(trainer, tokenizer, held_out)
+    margins = _margins(trainer, tokenizer)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **accuracy(margins, config)})
         artifact.write_json(run.out / "calibration.json", calibration(margins, config.calibration_bins))
@@ -100,20 +100,16 @@ def calibration(margins: list[float], bins: int) -> list[dict[str, float]]:
     ]
 
 
-def _margins(trainer: Any, tokenizer: Any, pairs: Any) -> list[float]:
-    """r(chosen) - r(rejected) of each pair, in order, through the chat template as in training."""
+def _margins(trainer: Any, tokenizer: Any) -> list[float]:
+    """r(chosen) - r(rejected) of each held-out pair that the trainer kept, in order; none of them is cut."""
     import torch
 
     trainer.model.eval()
     size, scores = trainer.args.per_device_eval_batch_size, []
     for side in ("chosen", "rejected"):
-        texts = [tokenizer.apply_chat_template(r["prompt"] + r[side], tokenize=False) for r in pairs]
-        parts = []
-        for i in range(0, len(texts), size):
-            batch = tokenizer(
-                texts[i : i + size], return_tensors="pt", padding=True, truncation=True, padding_side="right",
-                max_length=trainer.args.max_length, add_special_tokens=False, return_token_type_ids=False,
-            )  # fmt: skip
+        ids, parts = trainer.eval_dataset[f"{side}_ids"], []
+        for i in range(0, len(ids), size):
+            batch = tokenizer.pad({"input_ids": ids[i : i + size]}, return_tensors="pt", padding_side="right")
             with torch.no_grad():
                 parts.append(trainer.model(**batch.to(trainer.model.device)).logits[:, 0].float().cpu())
         scores.append(torch.cat(parts))

@@ -32,7 +32,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     with run.timed("import"):
         arguments = _train.arguments(trainer_class(), config, run)
         adapter = _train.peft_config(config, run, "CAUSAL_LM")
-    trainer, tokenizer, figures = _sft.fine_tune(arguments, config.dataset, adapter, run, model, data)
+    trainer, tokenizer, figures = _sft.fine_tune(config, arguments, config.dataset, adapter, run, model, data)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
         _train.finish(trainer, tokenizer, run)

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import REPO
 
-PLUMBING = {f"tasks/_{name}.py" for name in ("artifact", "config", "errors", "progress", "stage")}
+PLUMBING = {f"tasks/_{name}.py" for name in ("artifact", "config", "errors", "launch", "progress", "stage")}
 """Decide where a stage's bytes go and not which: a new error message must not retrain every model."""
 DAG: dict[str, Any] = YAML(typ="safe").load((REPO / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = DAG["stages"]

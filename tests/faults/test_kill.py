@@ -76,7 +76,15 @@ def test_kill_9_and_run_again_gives_the_same_weights(
     dataset, extra, rest = STAGES[stage]
     trainer = {k: v for k, v in (TRAINER | STEPS | extra).items() if (stage, k) != ("grpo", "max_length")}
     params = workspace / f"{stage}.yaml"
-    common = {"seed": 1, "threads": 1, "launch": None, "dataset": dataset, "trainer": trainer}
+    common = {
+        "seed": 1,
+        "threads": 1,
+        "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
+        "dataset": dataset,
+        "trainer": trainer,
+    }
     values = common | rest
     with params.open("w") as f:
         YAML(typ="safe").dump(values, f)

@@ -19,7 +19,15 @@ METHODS: dict[str, Any] = {
 def values(**changes: Any) -> dict[str, Any]:
     trainer = {k: v for k, v in TRAINER.items() if k != "learning_rate"}
     trainer |= {"assistant_only_loss": True, "max_steps": 12, "save_steps": 4, "packing": False}
-    found: dict[str, Any] = {"seed": 1, "threads": 1, "launch": None, "dataset": "sft", "methods": METHODS}
+    found: dict[str, Any] = {
+        "seed": 1,
+        "threads": 1,
+        "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
+        "dataset": "sft",
+        "methods": METHODS,
+    }
     return found | changes | {"trainer": trainer | changes.get("trainer", {})}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tasks import _artifact as artifact
 from tasks import _check
 from tasks._config import read_yaml
 from tasks._errors import ConfigError
@@ -124,3 +125,65 @@ def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
     Path("dvc.yaml").write_text("stages: {}")
     Path(".polm/checked/tiny").write_text(_check.fingerprint(Path("params/tiny")))
     assert run().stderr == "", "not looked at again"
+
+
+def made(recipes: Path, chat_model: Path, make_artifact: Any, words: int) -> None:
+    """Data and base model of the recipe `tiny`, as far as the check looks at them: sets whose questions are long."""
+    from tasks import base, data
+    from tasks._config import digest, load
+
+    question = [{"role": "user", "content": "12 " * words}]
+    answer = [{"role": "assistant", "content": "7"}]
+    whole = {"messages": question + answer}
+    pair = {"prompt": question, "chosen": answer, "rejected": [{"role": "assistant", "content": "8"}]}
+    rated = {"prompt": question, "completion": answer, "label": True}
+    rows = {
+        "preferences": pair,
+        "feedback": rated,
+        "prompts": {"prompt": question},
+        "prompts:long": {"prompt": question},
+    }
+    for name in ("sft", "sft:rationales", "sft:critiques", "sft:instructions"):
+        rows[name] = whole
+    for name, row in rows.items():
+        named = [{"id": str(i), **row} for i in range(50)]
+        artifact.write_jsonl(Path("artifacts/data") / artifact.set_folder(name) / "train.jsonl", named)
+    shutil.copytree(chat_model, "artifacts/models/base")
+    inputs: dict[str, str] = {}
+    stages: list[tuple[str, Any]] = [("data", data.Config), ("models/base", base.Config)]
+    for folder, config in stages:
+        path = Path("artifacts") / folder
+        (path / artifact.MANIFEST).unlink(missing_ok=True)
+        manifest: artifact.Manifest = make_artifact(path, **inputs)
+        params = digest(load(Path("params/tiny") / f"{path.name}.yaml", config))
+        manifest = manifest.model_copy(update={"params": params})
+        artifact.write_json(path / artifact.MANIFEST, manifest.model_dump())
+        inputs = {"data": manifest.digest}
+
+
+def test_rows_that_do_not_fit_are_found_before_any_training(
+    recipes: Path, chat_model: Path, make_artifact: Any
+) -> None:
+    made(recipes, chat_model, make_artifact, words=120)
+    errors = _check.check(Path("params/tiny"))
+    named = {error.partition(":")[0].removeprefix("params/tiny/").removesuffix(".yaml") for error in errors}
+    trained = {"adapt", "cot", "critique", "dpo", "instruct", "kto", "prune", "reward", "sft"}
+    assert named == trained | {"grpo", "grpo_dense", "online_dpo", "ppo", "refine", "reft", "rft", "star"}
+    sft = next(error for error in errors if error.startswith("params/tiny/sft.yaml"))
+    assert "of artifacts/data/sft/train.jsonl at least 37 left out of 50 rows" in sft
+    assert "limit 128, trainer.max_length); params/tiny/sft.yaml allows a share of 0.01 (max_left_out)" in sft
+    ppo = next(error for error in errors if error.startswith("params/tiny/ppo.yaml"))
+    assert "limit 216, the model's context of 256 less trainer.max_completion_length" in ppo
+
+
+def test_rows_that_fit_and_rows_of_other_settings_pass(recipes: Path, chat_model: Path, make_artifact: Any) -> None:
+    made(recipes, chat_model, make_artifact, words=4)
+    assert _check.check(Path("params/tiny")) == []
+    shutil.rmtree("artifacts")
+    made(recipes, chat_model, make_artifact, words=120)
+    data = read_yaml(Path("params/tiny/data.yaml"))
+    write(Path("params/tiny/data.yaml"), data | {"seed": 5})
+    assert _check.check(Path("params/tiny")) == [], "the data stage will make other rows"
+    passed = _check.fingerprint(Path("params/tiny"))
+    shutil.rmtree("artifacts")
+    assert _check.fingerprint(Path("params/tiny")) != passed

@@ -38,7 +38,8 @@ METHODS: dict[str, Any] = {
 def configured(changes: dict[str, Any] | None = None, **fields: Any) -> distill.Config:
     trainer = TRAINER | {"assistant_only_loss": True, "max_steps": 8, "save_steps": 4, "packing": False}
     values: dict[str, Any] = {
-        "seed": 1, "threads": 1, "launch": None, "dataset": "sft", "student": {"layers": [1], "largest_share": 0.8},
+        "seed": 1, "threads": 1, "launch": None, "max_left_out": 0.0, "max_cut": 0.0,
+        "dataset": "sft", "student": {"layers": [1], "largest_share": 0.8},
         "methods": METHODS, **fields, "trainer": trainer | (changes or {}),
     }  # fmt: skip
     return parse(Path("params/test.yaml"), values, distill.Config)
@@ -56,7 +57,16 @@ def teacher(
     run = Run(folder / "sft", Path("params/test.yaml"), "sft", folder / "checkpoints", {}, Progress(None), True)
     run.out.mkdir()
     trainer = TRAINER | {"assistant_only_loss": True, "max_steps": 40, "learning_rate": 1e-2, "save_steps": 40}
-    values = {"seed": 1, "threads": 1, "launch": None, "dataset": "sft", "peft": None, "trainer": trainer}
+    values = {
+        "seed": 1,
+        "threads": 1,
+        "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
+        "dataset": "sft",
+        "peft": None,
+        "trainer": trainer,
+    }
     sft.main(parse(Path("params/test.yaml"), values, sft.Config), run, model=chat_model, data=sums_data)
     make_artifact(run.out, stage="sft")
     return run.out
@@ -237,6 +247,10 @@ def test_the_teachers_answers_are_the_rows(
     rows = next(rows for name, rows in seen if name == "answers.jsonl")
     figures = artifact.read_json(run.out / "metrics.json")
     assert figures["answers"] == len(rows) and figures["answers"] + figures["answers_cut_off"] == 32
+    audit = artifact.read_json(run.out / "audit.json")
+    assert audit["prompts"]["rows"] == audit["prompts"]["used"] == 32
+    assert audit["train"]["rows"] == audit["train"]["used"] == len(rows)
+    assert audit["validation"]["rows"] == 16
     model, tokenizer = load_causal_lm(teacher), load_tokenizer(teacher)
     for row in rows[:4]:
         *prompt, last = row["messages"]

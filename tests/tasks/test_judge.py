@@ -159,6 +159,8 @@ def test_the_judge_stage_learns_both_orders(
         "seed": 1,
         "threads": 2,
         "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
         "dataset": "preferences",
         "constitution": "judge/constitution.yaml",
         "peft": None,

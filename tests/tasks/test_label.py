@@ -115,6 +115,31 @@ def test_one_answer_makes_no_pair(make_run: MakeRun, chat_model: Path, judge: Pa
         label.main(alone, make_run("labels"), model=chat_model, judge=judge, data=prompts)
 
 
+def test_prompts_without_room_are_left_out_and_named(
+    make_run: MakeRun, chat_model: Path, prompts: Path, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    from tasks._models import load_tokenizer
+
+    data, tokenizer, run = workspace / "data", load_tokenizer(chat_model), make_run("labels")
+    shutil.copytree(prompts, data)
+    path = data / "prompts/train.jsonl"
+    rows = artifact.read_jsonl(path)
+    rows[1] |= {"id": "long", "prompt": [{"role": "user", "content": "7" * 250}]}
+    artifact.write_jsonl(path, rows)
+    settings = config()
+    found = label.fitting(settings, run, tokenizer, chat_model, data)
+    audit = artifact.read_json(run.out / "audit.json")
+    assert audit["train"]["left_out_ids"] == ["long"]
+    assert len(found) == audit["train"]["used"] + audit["validation"]["used"]
+    assert audit["train"]["rows"] == min(len(rows), settings.prompts.train) == audit["train"]["used"] + 1
+    assert "warning: train: 1 left out of" in caplog.text
+    artifact.write_jsonl(path, [rows[1]])
+    with pytest.raises(DataError, match=r"train.jsonl: 1 left out of 1 rows .*; lower sampling.max_new_tokens in"):
+        label.fitting(settings, run, tokenizer, chat_model, data)
+
+
 def test_labels_and_what_is_learnt_from_them(
     make_run: MakeRun, judge_of_length: None, chat_model: Path, judge: Path, prompts: Path
 ) -> None:
@@ -137,7 +162,15 @@ def test_labels_and_what_is_learnt_from_them(
 
     trained = make_run("rlaif")
     losses: dict[str, Any] = {"beta": 0.5, "loss_type": ["sigmoid"], "max_steps": 6, "save_steps": 6}
-    method = {"seed": 1, "threads": 2, "launch": None, "dataset": "preferences", "peft": None}
+    method = {
+        "seed": 1,
+        "threads": 2,
+        "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
+        "dataset": "preferences",
+        "peft": None,
+    }
     settings = parse(PARAMS, {**method, "trainer": TRAINER | losses}, rlaif.Config)
     rlaif.main(settings, trained, model=chat_model, labels=run.out)
     before, after = (load_file(folder / "model.safetensors") for folder in (chat_model, trained.out))

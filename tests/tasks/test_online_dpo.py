@@ -226,7 +226,8 @@ def test_an_odd_batch_is_refused(chat_model: Path, tmp_path: Path) -> None:
 def configured(**changes: Any) -> online_dpo.Config:
     settings = {k: v for k, v in (TRAINER | GENERATION | STEPS).items() if k != "max_length"}
     values: dict[str, Any] = {
-        "seed": 1, "threads": 1, "launch": None, "dataset": "prompts", "peft": None, "beta": 0.1,
+        "seed": 1, "threads": 1, "launch": None, "max_left_out": 0.0, "max_cut": 0.0,
+        "dataset": "prompts", "peft": None, "beta": 0.1,
         "loss_type": "sigmoid",
         "judge": {"endpoint": None, "device": "cpu", "dtype": "float32", "batch_size": 8, "chat_template_args": {}},
         "graders": {"brief": WATCHED}, "gold": "brief", "trainer": settings | changes.pop("trainer", {}),

@@ -86,6 +86,8 @@ def configured(peft: dict[str, Any] | None = None, trainer: dict[str, Any] | Non
         "seed": 1,
         "threads": 2,
         "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
         "dataset": "prompts",
         "peft": peft,
         "reward_weight": 1.0,

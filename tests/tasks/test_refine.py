@@ -28,7 +28,8 @@ VOWELS = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[aeiou1357]"
 def configured(**changes: Any) -> Any:
     trainer = TRAINER | {"max_steps": 3, "save_steps": 1, "assistant_only_loss": True} | changes.pop("trainer", {})
     values = {
-        "seed": 1, "threads": 2, "launch": None, "dataset": "prompts", "peft": None,
+        "seed": 1, "threads": 2, "launch": None, "max_left_out": 0.0, "max_cut": 0.0,
+        "dataset": "prompts", "peft": None,
         "rounds": 2, "prompts_per_round": 12, "chat_template_args": {}, "graders": {"vowel": VOWELS}, "accept": 1.0,
         "restart": False,
         "sampling": {"samples_per_prompt": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "batch_size": 48},

@@ -29,7 +29,16 @@ def graders(**specs: dict[str, Any]) -> dict[str, RewardSpec]:
 
 def configured(module: Any, dataset: str, trainer: dict[str, Any], **extra: Any) -> Any:
     settings = {k: v for k, v in (TRAINER | STEPS | trainer).items() if v is not None}
-    common = {"seed": 1, "threads": 2, "launch": None, "dataset": dataset, "peft": None, "trainer": settings}
+    common = {
+        "seed": 1,
+        "threads": 2,
+        "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
+        "dataset": dataset,
+        "peft": None,
+        "trainer": settings,
+    }
     return parse(Path("params/test.yaml"), common | extra, module.Config)
 
 

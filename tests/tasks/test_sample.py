@@ -37,3 +37,13 @@ def test_samples_are_the_same_by_either_way_and_counted(chat_model: Path, monkey
 def test_several_answers_at_temperature_0_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"samples_per_prompt is 2, but temperature 0 gives one answer only"):
         sampling(samples_per_prompt=2)
+
+
+def test_prompts_that_leave_no_room_are_named(chat_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
+    prompts = [[{"role": "user", "content": "7" * digits}] for digits in (3, 200, 245)]
+    sample_counted(model, tokenizer, prompts[:2], sampling(max_new_tokens=8), {}, 0, lambda *_: None)
+    assert "leave no room" not in caplog.text
+    sample_counted(model, tokenizer, prompts, sampling(max_new_tokens=8), {}, 0, lambda *_: None)
+    assert "warning: 1 of 3 prompts (longest " in caplog.text
+    assert "leave no room for 8 new tokens in the context of 256" in caplog.text

@@ -29,6 +29,8 @@ def configured(module: Any, peft: dict[str, Any] | None = None, **trainer: Any) 
         "seed": 1,
         "threads": 2,
         "launch": None,
+        "max_left_out": 0.0,
+        "max_cut": 0.0,
         "dataset": dataset,
         "peft": peft,
         "trainer": TRAINER | STEPS | trainer,
