@@ -113,7 +113,7 @@ def test_curl(url: str, expected: str) -> None:
     [
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hi"}, "messages", "should be a valid array"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'system', 'developer', 'user' or 'assistant'"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content", "empty"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "valid string"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
@@ -129,7 +129,7 @@ def test_curl(url: str, expected: str) -> None:
         ({"stop": 3}, "stop", "valid string"),
         ({"stream": "yes"}, "stream", "boolean"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
-        ({"tools": []}, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"presence_penalty": 0.5}, "presence_penalty", "less than or equal to 0"),
     ],
 )
