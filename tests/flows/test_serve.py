@@ -113,7 +113,11 @@ def test_curl(url: str, expected: str) -> None:
     [
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hi"}, "messages", "should be a valid array"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'system', 'developer', 'user' or 'assistant'"),
+        (
+            {"messages": [{"role": "wizard", "content": "x"}]},
+            "messages[0].role",
+            "'system', 'developer', 'user' or 'assistant'",
+        ),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content", "empty"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "valid string"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
