@@ -202,7 +202,7 @@ def parse(body: bytes) -> ChatRequest:
         _check(message, ("messages", number))
     if request.messages[-1].role == "assistant":
         raise RequestError(
-            400, "the last message is the assistant's; send one of the user's to be answered", param="messages"
+            400, "'messages' ends with one of the assistant's; send one of the user's to be answered", param="messages"
         )
     if any(not stop for stop in request.stops()):
         raise RequestError(400, "'stop' holds an empty text; leave it out", param="stop")
@@ -222,7 +222,7 @@ def _check(message: Message, path: _json.Path) -> None:
 
 def _refusal(error: ValidationError, data: Any) -> RequestError:
     """The first error, in the client's words."""
-    found = [(_place(e["loc"], data), e) for e in error.errors(include_url=False)]
+    found = [(_place(e["loc"], data, e["type"] == "missing"), e) for e in error.errors(include_url=False)]
     first = found[0][0]
     # A text that may also be a list of parts has an error for each; the one that came further knows more.
     within = [(path, e) for path, e in found if path[: len(first)] == first]
@@ -240,16 +240,21 @@ def _refusal(error: ValidationError, data: Any) -> RequestError:
     return RequestError(400, f"'{name}' is {_json.shown(worst['input'])}: {said}", param=name)
 
 
-def _place(location: _json.Path, data: Any) -> _json.Path:
-    """Pydantic's location without the names of types in it. The last key may be one that is missing."""
+def _place(location: _json.Path, data: Any, missing: bool) -> _json.Path:
+    """Pydantic's location without the names of types in it, which lead nowhere in the body.
+
+    Args:
+        location: keys, indices and names of types.
+        data: the body.
+        missing: whether the last key is one that is not there.
+    """
     path: list[int | str] = []
-    for part in location:
-        if isinstance(data, dict) and isinstance(part, str):
-            path.append(part)
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int):
-            path.append(part)
+    for number, part in enumerate(location, 1):
+        inside = (isinstance(data, list) and isinstance(part, int)) or (isinstance(data, dict) and part in data)
+        if inside:
             data = data[part]
+        if inside or (missing and number == len(location)):
+            path.append(part)
     return tuple(path)
 
 
