@@ -6,13 +6,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
-from flows import _openai
+from flows import _json, _openai
 from flows._answer import Piece
 from flows._metrics import Metrics
-from flows._openai import ChatRequest, RequestError
+from flows._openai import RequestError
+from flows._request import ChatRequest
 from flows._served import Follower
 from flows._traces import Record, Traces
+from flows._version import TAGS
 from flows._worker import Begun, Heard, Refused
 from tasks._errors import ModelError
 
@@ -46,10 +49,8 @@ class Desk:
             raise RequestError(
                 429, f"{self.taken} requests are being answered or wait; ask again", code="queue_full", retry=1
             )
-        names = (self.follower.name, self.follower.current.label)
-        if request.model not in (None, *names):
-            message = f"the model '{request.model}' is not served here; there is '{names[0]}'"
-            raise RequestError(404, message, param="model", code="model_not_found")
+        if request.model is not None:
+            self.check(request.model)
         exchange = Exchange(self, request)
         try:
             await exchange.begin()
@@ -59,6 +60,20 @@ class Desk:
                 self.close(exchange, e.status)
             raise
         return exchange
+
+    def check(self, model: str) -> None:
+        """Raise RequestError unless this is the name of the registered model, or of the version served now."""
+        names = (self.follower.name, self.follower.current.label)
+        if model not in names:
+            message = f"the model {_json.shown(model)} is not served here; there is '{names[0]}'"
+            raise RequestError(404, message, param="model", code="model_not_found")
+
+    def model(self) -> dict[str, Any]:
+        """The registered model in OpenAI's shape, with the version served now and what it was made of."""
+        served = self.follower.current
+        shown = {tag: served.tags[tag] for tag in TAGS}
+        model = {"id": served.name, "object": "model", "created": 0, "owned_by": "polm", "version": served.version}
+        return model | {"alias": self.follower.alias, "tags": shown}
 
     def close(self, exchange: "Exchange", status: int) -> None:
         """Count an answer, whole or given up, and have it traced."""
@@ -139,10 +154,7 @@ class Exchange:
 
     def record(self) -> Record:
         """For the trace."""
-        settings = self.request.model_dump(
-            exclude={"messages", "model", "user", "metadata", "safety_identifier", "prompt_cache_key"},
-            exclude_none=True,
-        )
+        settings = self.request.settings()
         reason = self.reason or "cancelled"
         turns, end = self.request.turns(), time.time_ns()
         return Record(self.name, self.served.origin, turns, settings, self.text, reason, self.usage, self.start, end)

@@ -73,7 +73,7 @@ class Conversation:
         A question that could not be answered leaves the conversation as it was.
 
         Raises:
-            DataError: the question alone does not fit into the model's context.
+            DataError: the question alone does not fit into the model's context, or it holds a NUL or half a character.
             ModelError: the model failed.
         """
         messages, ids = self._fit([*self.messages, {"role": "user", "content": question}])
@@ -119,17 +119,25 @@ def question_from(words: Sequence[str], stdin: TextIO) -> str | None:
     """The one question of `polm chat "…"` or `… | polm chat`; None when a person wants to talk.
 
     Raises:
-        DataError: the words or the piped text are empty.
+        DataError: the words or the piped text are empty, or the text is not in the terminal's encoding.
     """
     if words:
         question = " ".join(words).strip()
     elif stdin.isatty():
         return None
     else:
-        question = stdin.read().strip()
+        try:
+            question = stdin.read().strip()
+        except UnicodeDecodeError as e:
+            raise _not_text(e) from None
     if not question:
         raise DataError("the question is empty; ask like this: polm chat 'What is 2 + 3?'")
     return question
+
+
+def _not_text(error: UnicodeDecodeError) -> DataError:
+    what = f"byte {error.start + 1} of the question is no {error.encoding} ({error.reason})"
+    return DataError(f"{what}; convert it: iconv -f ITS_ENCODING -t {error.encoding}")
 
 
 def answer(folder: Path, question: str, *, max_new_tokens: int, temperature: float, console: Console) -> None:
@@ -164,6 +172,9 @@ def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, c
             return
         except KeyboardInterrupt:
             console.print(f"\n{HELP}", style="dim", markup=False, highlight=False)
+            continue
+        except UnicodeDecodeError as e:
+            console.print(str(_not_text(e)), style="red", markup=False, highlight=False)
             continue
         if question == "/quit":
             return

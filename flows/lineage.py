@@ -74,6 +74,7 @@ def find(what: str) -> Lineage:
     Raises:
         GateError: nothing of that name.
     """
+    what = what.encode(errors="replace").decode()  # a byte that is no UTF-8 has no place in a database's query
     api = store.client()
     name = store.experiment(workspace.active_recipe())
     answer = _answer(api, name, what) if what.startswith(("tr-", "chatcmpl-")) else None

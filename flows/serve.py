@@ -2,6 +2,7 @@
 
 POST /v1/chat/completions   whole, or by server-sent events with `stream: true`
 GET  /v1/models             the registered model, with the version served now
+GET  /v1/models/<id>        the same, by its name or its version
 GET  /health                200 once it answers; needs no key
 GET  /metrics               for Prometheus
 """
@@ -12,6 +13,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -20,18 +22,22 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows import _openai, workspace
+from flows import _json, _openai, _request, workspace
 from flows._desk import Desk, Exchange, Limits
 from flows._openai import RequestError
 from flows._served import Follower
 from flows._traces import Traces
-from flows._version import TAGS
 from tasks._errors import ConfigError
 
 log = logging.getLogger("polm")
 KEY = "POLM_API_KEY"
 """Environment variable with the key that requests must carry; none is asked for without it."""
+READ = ["GET", "HEAD"]
+"""Methods of what can be read; load balancers ask with HEAD."""
 
 
 def build(desk: Desk, key: str | None) -> FastAPI:
@@ -51,35 +57,51 @@ def build(desk: Desk, key: str | None) -> FastAPI:
     locked = [Depends(authorised)]
     _refusals(app, desk)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READ)
     async def _health() -> Response:
         alive = desk.follower.current.worker.alive
         state = {"status": "ok" if alive else "loading", "model": desk.follower.current.label}
         return JSONResponse(state, status_code=200 if alive else 503)
 
-    @app.get("/v1/models", dependencies=locked)
+    @app.api_route("/v1/models", methods=READ, dependencies=locked)
     async def _models() -> dict[str, Any]:
-        served = desk.follower.current
-        shown = {tag: served.tags[tag] for tag in TAGS}
-        model = {"id": served.name, "object": "model", "created": 0, "owned_by": "polm", "version": served.version}
-        return {"object": "list", "data": [model | {"alias": desk.follower.alias, "tags": shown}]}
+        return {"object": "list", "data": [desk.model()]}
 
-    @app.get("/metrics", dependencies=locked)
+    @app.api_route("/v1/models/{name:path}", methods=READ, dependencies=locked)
+    async def _model(name: str) -> dict[str, Any]:
+        desk.check(name)
+        return desk.model()
+
+    @app.api_route("/metrics", methods=READ, dependencies=locked)
     async def _metrics() -> Response:
         return PlainTextResponse(desk.metrics.page(), media_type=desk.metrics.media_type)
 
     @app.post("/v1/chat/completions", dependencies=locked)
     async def _chat(request: Request) -> Response:
-        asked = _openai.parse(await _body(request))
+        asked = _request.parse(await _body(request))
         exchange = await desk.open(asked)
         headers = {"x-request-id": exchange.name, "x-model-version": exchange.served.version}
         if asked.stream:
             options = asked.stream_options
-            events = _stream(desk, exchange, usage=options is not None and options.include_usage)
+            events = _stream(desk, exchange, usage=bool(options and options.include_usage))
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         return JSONResponse(await _whole(desk, exchange, request), headers=headers)
 
+    app.add_middleware(_Slashes)
     return app
+
+
+class _Slashes:
+    """Takes a path as it was meant: clients join a base URL that ends with a slash, and paths that begin with one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer."""
+        if scope["type"] == "http":
+            scope = {**scope, "path": re.sub("/+", "/", scope["path"]).rstrip("/") or "/"}
+        await self._app(scope, receive, send)
 
 
 def _refusals(app: FastAPI, desk: Desk) -> None:
@@ -88,8 +110,12 @@ def _refusals(app: FastAPI, desk: Desk) -> None:
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def _unknown(request: Request, error: Any) -> Response:
-        what = f"{request.method} {request.url.path} is not known; there is POST /v1/chat/completions"
-        return _refuse(RequestError(error.status_code, what))
+        path = request.scope["path"]
+        known = any(f"/v1{path}" == route.path for route in app.routes if isinstance(route, Route))
+        hint = f"the base URL ends with /v1: ask /v1{path}" if known else "there is POST /v1/chat/completions"
+        answer = _refuse(RequestError(error.status_code, f"{request.method} {path} is not known; {hint}"))
+        answer.headers.update(error.headers or {})  # of a 405: the methods that there are
+        return answer
 
     @app.exception_handler(RequestError)
     async def _refused(request: Request, error: Any) -> Response:
@@ -148,11 +174,17 @@ async def _stream(desk: Desk, exchange: Exchange, *, usage: bool) -> AsyncIterat
 
 async def _body(request: Request) -> bytes:
     """The body, as far as `parse` needs it to refuse a long one."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise RequestError(415, f"the body has the content encoding {_json.shown(coding)}; send it as it is")
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _openai.BODY_LIMIT:
-            break
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _request.BODY_LIMIT:
+                break
+    except ClientDisconnect:
+        raise RequestError(499, "the client went away") from None
     return body
 
 
@@ -169,8 +201,14 @@ def _carries(request: Request, key: str) -> bool:
 
 
 def _foreign(request: Request) -> str | None:
-    """The header which shows that a web page asks, and no program of this machine: a browser lets pages reach both."""
-    urls = {"Host": f"//{request.headers.get('host', '')}", "Origin": request.headers.get("origin", "//localhost")}
+    """The header which shows that a web page asks, and no program of this machine: a browser lets pages reach both.
+
+    Without a `Host`, it is no browser: only HTTP/1.0 may leave it out.
+    """
+    urls = {
+        "Host": f"//{request.headers.get('host', 'localhost')}",
+        "Origin": request.headers.get("origin", "//localhost"),
+    }
     for header, url in urls.items():
         try:
             name = urlsplit(url).hostname

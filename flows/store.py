@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from flows import _moved
 from tasks import _artifact as artifact
 from tasks._config import read_yaml
 from tasks._errors import ConfigError
@@ -25,7 +26,10 @@ def experiment(recipe: str) -> str:
 
 
 def client() -> Any:
-    """MLflow's client for `MLFLOW_TRACKING_URI`, or for the store under `.polm/`. Loads MLflow on the first call."""
+    """MLflow's client for `MLFLOW_TRACKING_URI`, or for the store under `.polm/`, whose files may have been moved.
+
+    Loads MLflow on the first call.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -33,7 +37,9 @@ def client() -> Any:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
     )  # 7 by default: minutes for each call to a dead server
     artifact.STATE.mkdir(exist_ok=True)
-    uri = os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(artifact.STATE / 'mlflow.db').resolve()}")
+    uri = os.environ.setdefault("MLFLOW_TRACKING_URI", _moved.uri())
+    if _moved.is_ours(uri):
+        _moved.mend()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -47,7 +53,7 @@ def experiment_id(api: Any, recipe: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:")
-    location = (artifact.STATE / "mlartifacts").resolve().as_uri() if local else None
+    location = _moved.files() if local else None
     return str(api.create_experiment(experiment(recipe), artifact_location=location))
 
 

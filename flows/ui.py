@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import execute
+from flows import _moved, execute
 from flows.workspace import EVENTS
 from tasks import _artifact as artifact
 from tasks._errors import PolmError
@@ -70,10 +70,9 @@ def prefect_server(owner: str, port: int, *, ui: bool) -> Server:
 
 def mlflow_server(owner: str, port: int) -> Server:
     """Start MLflow's server on the store under `.polm/`."""
-    store = f"sqlite:///{(artifact.STATE / 'mlflow.db').resolve()}"
-    files = (artifact.STATE / "mlartifacts").resolve().as_uri()
+    _moved.mend()
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store, "--artifacts-destination", files]
+    command += ["--backend-store-uri", _moved.uri(), "--artifacts-destination", _moved.files()]
     return _start(owner, "mlflow", command, port, "/health")
 
 

@@ -11,6 +11,7 @@ not to those who need the OpenAI ChatCompletion format, for an agent's requests 
 """
 
 import json
+import re
 import threading
 import uuid
 import warnings
@@ -32,7 +33,6 @@ from mlflow.types.llm import (
     TokenUsageStats,
 )
 
-ROLES = ("system", "user", "assistant")
 SEARCH: dict[str, Any] = {
     "do_sample": False,
     "temperature": 1.0,
@@ -47,6 +47,8 @@ SEARCH: dict[str, Any] = {
     "diversity_penalty": 0.0,
 }
 """A search that takes the likeliest token: the request alone says how to draw, and the folder's settings nothing."""
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""Role of a message to its name in chat templates: `developer` is OpenAI's newer name of `system`."""
 UNSUPPORTED = ("tools", "frequency_penalty", "presence_penalty", "custom_inputs")
 
 
@@ -103,8 +105,9 @@ class OnnxChat(ChatModel):
 
     def _prompt(self, messages: list[ChatMessage], params: ChatParams) -> list[int]:
         """Token ids of a checked request."""
+        _read_unlimited(params)
         _check(messages, params)
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        turns = [{"role": ROLES[m.role], "content": m.content} for m in messages]
         try:
             text = self._tokenizer.apply_chat_template(json.dumps(turns), add_generation_prompt=True)
         except RuntimeError as e:
@@ -160,6 +163,12 @@ class _Answer:
     reason = "length"
 
 
+def _read_unlimited(params: ChatParams) -> None:
+    """Read -1 as no limit of tokens, as llama.cpp does, and as every token in `top_k`, as vLLM does."""
+    params.max_tokens = None if params.max_tokens == -1 else params.max_tokens
+    params.top_k = 0 if params.top_k == -1 else params.top_k
+
+
 def _check(messages: list[ChatMessage], params: ChatParams) -> None:
     """Refuse what would be ignored or misunderstood. Raises MlflowException."""
     if not messages:
@@ -169,6 +178,8 @@ def _check(messages: list[ChatMessage], params: ChatParams) -> None:
             raise _refusal(f"messages[{number}].role is '{message.role}'; known roles: {', '.join(ROLES)}")
         if not isinstance(message.content, str) or not message.content.strip():
             raise _refusal(f"messages[{number}].content must be a text that is not empty")
+        if re.search("[\0\ud800-\udfff]", message.content):  # the tokenizer would cut the text there, or fail
+            raise _refusal(f"messages[{number}].content holds the character NUL or half a character; leave it out")
     if messages[-1].role != "user":
         raise _refusal(f"the last message has the role '{messages[-1].role}'; it must be the user's, to be answered")
     for name in UNSUPPORTED:
@@ -182,8 +193,8 @@ def _check(messages: list[ChatMessage], params: ChatParams) -> None:
         raise _refusal(f"'temperature' is {params.temperature}; it must lie between 0 (the likeliest token) and 2")
     if params.top_p is not None and not 0 < params.top_p <= 1:
         raise _refusal(f"'top_p' is {params.top_p}; it must be above 0 and at most 1")
-    if params.top_k is not None and params.top_k < 1:
-        raise _refusal(f"'top_k' is {params.top_k}; it must be at least 1")
+    if params.top_k is not None and params.top_k < 0:
+        raise _refusal(f"'top_k' is {params.top_k}; it must be at least 1, or 0 for every token")
     if any(not s for s in params.stop or []):
         raise _refusal("'stop' holds an empty text")
 

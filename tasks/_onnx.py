@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks._ends import turn_end
-from tasks._errors import ConfigError, ModelError
+from tasks._errors import ConfigError, DataError, ModelError
 from tasks._models import load_tokenizer
 
 log = logging.getLogger("polm")
@@ -183,8 +184,11 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     """Text of a conversation by the folder's own chat template, up to where the assistant begins.
 
     Raises:
+        DataError: a message holds a character that would not reach the model.
         ModelError: the template refuses these messages.
     """
+    for message in messages:
+        check_text(message["content"])
     try:
         return str(tokenizer.apply_chat_template(json.dumps(list(messages)), add_generation_prompt=True))
     except RuntimeError as e:
@@ -192,7 +196,12 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text. Special tokens written out in it become special tokens, as in the trainers."""
+    """Token ids of a text. Special tokens written out in it become special tokens, as in the trainers.
+
+    Raises:
+        DataError: the text holds a character that would not reach the model.
+    """
+    check_text(text)
     return [int(i) for i in tokenizer.encode(text)]
 
 
@@ -201,6 +210,19 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     import numpy as np
 
     return str(tokenizer.decode(np.asarray(ids, dtype=np.int32)))
+
+
+def check_text(text: str) -> None:
+    """Raise DataError for a NUL, at which ONNX Runtime GenAI cuts a text, and for half of a surrogate pair."""
+    found = re.search("[\0\ud800-\udfff]", text)
+    if found is None:
+        return
+    what = f"half a character (\\u{ord(found[0]):04x} alone)"
+    if found[0] == "\0":
+        what = "the character NUL"
+    elif "\udc80" <= found[0] <= "\udcff":  # as Python keeps what it could not decode
+        what = f"the byte 0x{ord(found[0]) - 0xDC00:02x}, which is no UTF-8"
+    raise DataError(f"character {found.start() + 1} of the text is {what}; leave it out")
 
 
 def logits(model: Any, ids: Sequence[int]) -> Any:

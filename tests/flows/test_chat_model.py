@@ -94,6 +94,17 @@ def test_sampling_differs_from_the_likeliest_and_top_k_of_one_does_not(served: A
     assert one == likeliest
 
 
+def test_what_changes_nothing_is_taken(served: Any) -> None:
+    plain = served.predict(request())["choices"]
+    for changes in ({"tools": []}, {"top_k": -1}, {"top_k": 0}, {"stop": []}, {"n": 1}, {"presence_penalty": 0.0}):
+        assert served.predict(request(**changes))["choices"] == plain
+    longest = served.predict(request(max_tokens=None))["choices"]
+    assert served.predict(request(max_tokens=-1))["choices"] == longest != plain
+    system, question = {"role": "system", "content": "Be brief."}, request()["messages"]
+    as_system = served.predict(request(messages=[system, *question]))["choices"]
+    assert served.predict(request(messages=[system | {"role": "developer"}, *question]))["choices"] == as_system
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -107,7 +118,9 @@ def test_sampling_differs_from_the_likeliest_and_top_k_of_one_does_not(served: A
         ({"max_tokens": 0}, "'max_tokens' is 0"),
         ({"temperature": -1.0}, "'temperature' is -1.0"),
         ({"top_p": 0.0}, "'top_p' is 0.0"),
-        ({"top_k": 0}, "'top_k' is 0"),
+        ({"top_k": -2}, "'top_k' is -2"),
+        ({"max_tokens": -2}, "'max_tokens' is -2"),
+        ({"messages": [{"role": "user", "content": "a\0b"}]}, r"messages\[0\].content holds the character NUL"),
         ({"stop": [""]}, "'stop' holds an empty text"),
         ({"presence_penalty": 0.5}, "'presence_penalty' is not supported"),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def expected(chat_onnx: Path) -> str:
 def test_the_openai_client_gets_whole_and_streamed_answers(url: str, expected: str) -> None:
     client = OpenAI(base_url=url, api_key="none")
     assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).id == client.models.retrieve(f"{NAME}/1").id == NAME
     options: Any = {"model": NAME, "messages": MESSAGES, "max_tokens": 20, "temperature": 0}
     answer = client.chat.completions.create(**options)
     assert answer.choices[0].message.content == expected
@@ -113,7 +115,11 @@ def test_curl(url: str, expected: str) -> None:
     [
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hi"}, "messages", "should be a valid array"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "'system', 'user' or 'assistant'"),
+        (
+            {"messages": [{"role": "wizard", "content": "x"}]},
+            "messages[0].role",
+            "'system', 'developer', 'user' or 'assistant'",
+        ),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content", "empty"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "valid string"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
@@ -129,7 +135,7 @@ def test_curl(url: str, expected: str) -> None:
         ({"stop": 3}, "stop", "valid string"),
         ({"stream": "yes"}, "stream", "boolean"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
-        ({"tools": []}, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"presence_penalty": 0.5}, "presence_penalty", "less than or equal to 0"),
     ],
 )
@@ -149,6 +155,28 @@ def test_other_wrong_requests(url: str) -> None:
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
     assert httpx.get(f"{url}/nothing").json()["error"]["type"] == "invalid_request_error"
     assert httpx.get(f"{url}/chat/completions").status_code == 405
+
+
+def test_a_client_of_http_1_0_and_one_that_leaves_midway(url: str, project: Path) -> None:
+    port, body = (
+        int(url.split(":")[2].removesuffix("/v1")),
+        json.dumps({"messages": MESSAGES, "max_tokens": 3}).encode(),
+    )
+
+    def talk(head: str, sent: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as s:
+            s.sendall(f"POST /v1/chat/completions {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + sent)
+            if len(sent) < len(body):
+                return b""
+            with s.makefile("rb") as said:
+                return said.read()
+
+    assert talk("HTTP/1.0", body).startswith(b"HTTP/1.1 200")
+    for header in ("Host: evil.example.org", "Origin: http://evil.example.org"):
+        assert talk(f"HTTP/1.0\r\n{header}", body).startswith(b"HTTP/1.1 403")
+    talk("HTTP/1.1\r\nHost: localhost", body[:10])
+    assert talk("HTTP/1.0", body).startswith(b"HTTP/1.1 200")
+    assert "Traceback" not in (project / "serve.log").read_text()
 
 
 def test_an_answer_leads_to_its_trace(url: str, project: Path) -> None:
