@@ -8,6 +8,7 @@ until its files, the stages' code, `dvc.yaml` or the packages change: `.polm/che
 """
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from tasks import _artifact as artifact
 from tasks._config import check_trainer, load, read_yaml
-from tasks._errors import ConfigError, PolmError
+from tasks._errors import ConfigError, PolmError, kind, refusal
 from tasks._stage import OFFLINE_AND_QUIET
 from tasks._train import TrainerConfig, Verbatim
 
@@ -106,7 +107,8 @@ def fingerprint(recipe: Path) -> str:
     """Hash of all that the check depends on."""
     state = hashlib.sha256(" ".join(f"{name}={version(name)}" for name in PACKAGES).encode())
     for path in [Path("dvc.yaml"), *sorted(recipe.glob("*.yaml")), *sorted(Path(__file__).parent.glob("*.py"))]:
-        state.update(f"{path.name} {artifact.sha256(path)}\n".encode())
+        content = artifact.sha256(path) if path.is_file() else kind(path)  # the check itself names what is no file
+        state.update(f"{path.name} {content}\n".encode())
     return state.hexdigest()
 
 
@@ -127,11 +129,14 @@ def main() -> None:
         errors = check(recipe)
     except PolmError as e:
         errors = [str(e)]
+    except OSError as e:
+        errors = [refusal(e) or f"{recipe}: {e}"]
     if errors:
         log.error("%s", "\n".join(errors))
         sys.exit(2)
-    passed.parent.mkdir(parents=True, exist_ok=True)
-    passed.write_text(state)
+    with contextlib.suppress(OSError):  # a check that cannot be remembered is made again
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.write_text(state)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ One with a default may be left out of the command, and is then no input:
 """
 
 import argparse
-import errno
 import hashlib
 import inspect
 import logging
@@ -26,7 +25,7 @@ from typing import Any, TypeVar
 
 from tasks import _artifact as artifact
 from tasks._config import StageConfig, TrainConfig, digest, load
-from tasks._errors import ArtifactError, PolmError
+from tasks._errors import ArtifactError, PolmError, refusal
 from tasks._progress import Progress
 
 C = TypeVar("C", bound=StageConfig)
@@ -83,10 +82,11 @@ def stage(main: Callable[..., None], config_class: type[C]) -> None:
     except PolmError as e:
         log.error("error: %s", e)
         sys.exit(2)
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as e:
+        said = refusal(e)
+        if said is None:
             raise
-        log.error("error: %s: the disk is full; free some space and run again, nothing was lost", e.filename)
+        log.error("error: %s", said)
         sys.exit(2)
 
 
