@@ -219,11 +219,13 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
         check = pipeline.start_check(recipe)
         # MLflow takes seconds too; while the server starts there is time for it.
         with ThreadPoolExecutor(1) as pool:
-            tracked = pool.submit(store.check, recipe)
+            logbook = pool.submit(store.check, recipe)
             while server is not None and not server.ready() and not check.poll():
+                if logbook.done():
+                    logbook.result()  # raises at once what would end the run anyway
                 time.sleep(0.1)
             pipeline.finish_check(recipe)
-        tracked.result()
+            logbook.result()
         if server is not None:
             pipeline.crash_killed_runs()
     return pipeline.pipeline(recipe, targets, jobs, force, return_state=True)

@@ -8,15 +8,19 @@ import contextlib
 import logging
 import os
 import re
+import socket
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tasks._errors import PolmError, refusal
 
 SECONDS = 5.0
 """That a server has for its first answer; `MLFLOW_HTTP_REQUEST_TIMEOUT` says otherwise for MLflow."""
+_DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _lock = threading.Lock()
 _answered: set[str] = set()
 """Addresses that have answered this process: they are not asked again."""
@@ -42,14 +46,34 @@ def mlflow_client(uri: str) -> Any:
     with _lock:
         start = time.monotonic()
         try:
-            with _bounded() if uri not in _answered else contextlib.nullcontext():
+            if uri in _answered:
+                return MlflowClient(uri)
+            if _DATABASE.match(uri):
+                _try_database(uri)
+            with _bounded():
                 api = MlflowClient(uri)
-                if uri not in _answered:
-                    api.search_experiments(max_results=1)
-                    _answered.add(uri)
+                api.search_experiments(max_results=1)
+            _answered.add(uri)
+            return api
         except Exception as e:
             raise PolmError(_mlflow_trouble(uri, e, time.monotonic() - start)) from e
-    return api
+
+
+def _try_database(uri: str) -> None:
+    """Connect once, as MLflow does not: it tries for two minutes. Raises what the system or the driver says."""
+    import sqlalchemy
+
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() == "sqlite" and url.database:
+        path = Path(url.database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb" if path.exists() else "ab"):  # the system's reason says more than SQLite's
+            pass
+    if url.host and url.port:
+        socket.create_connection((url.host, url.port), timeout=SECONDS).close()
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        sqlalchemy.inspect(connection).get_table_names()
 
 
 def prefect() -> None:
@@ -81,13 +105,17 @@ def unreachable(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """The innermost reason of a failed call, in a few words."""
     chain = list(_chain(error))
+    if isinstance(error, PolmError):
+        return str(error)
     if any("Timeout" in type(e).__name__ and "ConnectTimeout" not in type(e).__name__ for e in chain):
         return "it takes the connection and does not answer"
     for e in reversed(chain):
         if isinstance(e, OSError) and e.strerror and not isinstance(e.strerror, bytes):
             return refusal(e) or e.strerror.lower()
     first = shown(str(error)).strip().splitlines()
-    return re.sub(r"^\(.*?\) ", "", first[0])[:300] if first else type(error).__name__
+    return (
+        textwrap.shorten(re.sub(r"^\(.*?\) ", "", first[0]), 300, placeholder=" …") if first else type(error).__name__
+    )
 
 
 def shown(uri: str) -> str:
@@ -99,7 +127,9 @@ def _mlflow_trouble(uri: str, error: Exception, seconds: float) -> str:
     why, address = reason(error), shown(uri)
     if uri.startswith("sqlite:///"):
         path = uri.removeprefix("sqlite:///")
-        return f"MLflow's store {path}: {why}; give access to it, or move it away: the next command begins a new one"
+        if "file is not a database" in why:
+            why = f"{why}; move it away: the next command begins a new one"
+        return f"MLflow's store {path}: {why.removeprefix(f'{path}: ')}"
     remedy = "mend MLFLOW_TRACKING_URI, or unset it: the store is then a file under .polm/"
     if uri.startswith(("http:", "https:")):
         why, remedy = f"{why}, tried for {seconds:.1f} s", f"start that server, or {remedy}"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from flows import reach
 from tasks import _artifact as artifact
 from tasks._config import read_yaml
-from tasks._errors import ConfigError, PolmError
+from tasks._errors import ConfigError, PolmError, kind
 
 RUNS = artifact.STATE / "mlflow_runs.json"
 """Stage to `{"version", "run_id", "url"}` of the run that shows what `artifacts/` holds now."""
@@ -36,9 +36,9 @@ def client() -> Any:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(artifact.STATE / 'mlflow.db').resolve()}")
     api = reach.mlflow_client(uri)
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-    )  # 7 by default: minutes for each call to a dead server
+    # 7 tries of 120 s by default: a quarter of an hour for each call to a server that takes it and does not answer.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     return api
 
 
@@ -136,8 +136,8 @@ def locked_outputs() -> dict[str, str]:
 
 
 def known_runs() -> dict[str, dict[str, str]]:
-    """What `.polm/mlflow_runs.json` says; empty when nothing was logged yet."""
-    runs: dict[str, dict[str, str]] = artifact.read_json(RUNS) if RUNS.exists() else {}
+    """What `.polm/mlflow_runs.json` says; empty when nothing was logged yet, or `.polm` is closed to us."""
+    runs: dict[str, dict[str, str]] = artifact.read_json(RUNS) if kind(RUNS) == "a file" else {}
     return runs
 
 

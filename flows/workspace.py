@@ -46,7 +46,13 @@ def enter(*, writes: bool = True) -> Path:
     Raises:
         PolmError: no `dvc.yaml` here or above, or `.polm` cannot be written, or is somebody else's.
     """
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+        here.joinpath("dvc.yaml").exists()
+    except FileNotFoundError:
+        raise PolmError("the working directory was deleted; go into your clone of the repository") from None
+    except OSError as e:
+        raise PolmError(refusal(e) or f"{here}: cannot be read ({e.strerror})") from None
     root = next((folder for folder in [here, *here.parents] if os.path.lexists(folder / "dvc.yaml")), None)
     if root is None:
         raise PolmError(f"{here}: no dvc.yaml here or in a folder above; go into your clone of the repository")
@@ -81,7 +87,7 @@ def own(state: Path) -> None:
         with tempfile.TemporaryFile(dir=state):
             pass
     except OSError as e:
-        e.filename = e.filename or str(state)
+        e.filename = str(state)  # and not that of the trial file
         raise PolmError(refusal(e) or f"{state}: cannot be written ({e.strerror})") from None
 
 

@@ -124,7 +124,7 @@ def main() -> None:
     try:
         _require(recipe)
         state = fingerprint(recipe)
-        if passed.exists() and passed.read_text() == state:
+        if kind(passed) == "a file" and passed.read_text() == state:
             return
         errors = check(recipe)
     except PolmError as e:

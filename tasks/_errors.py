@@ -24,9 +24,10 @@ _NO_ROOM = {
     errno.EFBIG: "larger than a file may be here (see `ulimit -f`); raise the limit and run again, nothing was lost",
     errno.EROFS: "the file system is read-only; work in a copy that you can write",
 }
-_NO_ACCESS = {
+_REFUSED = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
+    errno.EEXIST: "a file stands where a folder is expected; move it away",
     errno.EISDIR: "a folder stands where a file is expected; move it away",
     errno.ENOTDIR: "a file stands where a folder is expected; move it away",
     errno.ELOOP: "a loop of symbolic links; remove it",
@@ -74,11 +75,13 @@ def refusal(error: Exception) -> str | None:
     number = error.errno or 0
     if number in _NO_ROOM:
         return f"{error.filename or _crammed()}: {_NO_ROOM[number]}"
-    if error.filename is None or number not in _NO_ACCESS:
+    if error.filename is None or number not in _REFUSED:
+        return None
+    if number == errno.EEXIST and not isinstance(error.filename, int) and Path(os.fsdecode(error.filename)).is_dir():
         return None
     if number in (errno.EACCES, errno.EPERM):
-        return f"{error.filename}: {_NO_ACCESS[number]}; {_owner(error.filename)}"
-    return f"{error.filename}: {_NO_ACCESS[number]}"
+        return f"{error.filename}: {_REFUSED[number]}; {_owner(error.filename)}"
+    return f"{error.filename}: {_REFUSED[number]}"
 
 
 def kind(path: Path) -> str:
@@ -114,7 +117,7 @@ def _user(number: int) -> str:
 
 
 def _crammed() -> str:
-    """The folders that we write to and that have no room left; the working directory when each has some."""
+    """Name the folders that we write to and that have no room left."""
     full = []
     for place in (".", ".polm", "artifacts", ".dvc", os.environ.get("TMPDIR", "/tmp")):
         try:
@@ -123,4 +126,4 @@ def _crammed() -> str:
             continue
         if free.f_bavail * free.f_frsize < 1_000_000 or free.f_favail == 0 < free.f_files:
             full.append(str(Path(place).resolve()))
-    return ", ".join(dict.fromkeys(full)) or str(Path.cwd())
+    return ", ".join(dict.fromkeys(full)) or "a file, or the standard output"

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from tasks import _artifact as artifact
 from tasks._config import StageConfig, TrainConfig, digest, load
-from tasks._errors import ArtifactError, PolmError, refusal
+from tasks._errors import ArtifactError, PolmError, kind, refusal
 from tasks._progress import Progress
 
 C = TypeVar("C", bound=StageConfig)
@@ -136,7 +136,7 @@ def write_measurements(out: Path, measured: dict[str, Any]) -> None:
 def read_measurements(out: Path) -> dict[str, Any]:
     """Measurements of `out` as it is now; empty when it was restored from a cache and never measured here."""
     path = measurements_path(out)
-    if not path.exists() or not (out / artifact.MANIFEST).exists():
+    if kind(path) != "a file" or not (out / artifact.MANIFEST).exists():
         return {}
     measured: dict[str, Any] = artifact.read_json(path)
     return measured if measured.pop("artifact", None) == artifact.read_manifest(out).digest else {}
