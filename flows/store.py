@@ -114,8 +114,9 @@ def _git(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def _git_remedy(said: str) -> str:
     """One line: the first that git said, and what to do about it."""
-    first = next((line for line in said.splitlines() if line.startswith(("fatal:", "error:"))), said.strip())
-    first = first.removeprefix("fatal: ").strip()
+    lines = said.strip().splitlines()
+    first = next((line for start in ("fatal: ", "error: ") for line in lines if line.startswith(start)), said.strip())
+    first = first.removeprefix("fatal: ").removeprefix("error: ").strip()
     command = re.search(r"git config --global --add safe\.directory .+", said)
     if command:
         return f"{first}; if you trust it: `{command[0]}`"
