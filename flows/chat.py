@@ -37,7 +37,7 @@ def main(words: Sequence[str], folder: Path | None, *, max_new_tokens: int, temp
     from flows import registry, workspace
 
     folder = folder.resolve() if folder is not None else None  # before the working directory becomes the project's
-    workspace.enter()
+    workspace.enter(writes=False)
     asked = question_from(words, sys.stdin)
     known = contextlib.nullcontext((folder, str(folder))) if folder is not None else registry.champion()
     with known as (path, title):

@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +46,7 @@ def show() -> None:
     """Print the leaderboard of the last report."""
     from flows import summary, workspace
 
-    workspace.enter()
+    workspace.enter(writes=False)
     summary.show()
 
 
@@ -67,13 +66,14 @@ def ui(
 @app.command()
 def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * *" for every night at two.')]) -> None:
     """Run the pipeline at the given times until Ctrl-C. Needs a running `polm ui` or PREFECT_API_URL."""
-    from flows import ui, workspace
+    from flows import reach, ui, workspace
 
     workspace.enter()
     if not ui.use_served():
         raise PolmError(
             "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"
         )
+    reach.prefect()
     from flows.pipeline import scheduled
 
     scheduled.serve(name="polm", cron=cron, parameters={"jobs": JOBS})
@@ -104,7 +104,7 @@ def doctor(
     """Check this machine, the recipe and the workspace before the first expensive step."""
     from flows import doctor, workspace
 
-    workspace.enter()
+    workspace.enter(writes=False)
     doctor.main(recipe)
 
 
@@ -153,26 +153,19 @@ def lineage(
     """Print what an answer or a version comes from, down to the rows of data."""
     from flows import lineage, workspace
 
-    workspace.enter()
+    workspace.enter(writes=False)
     lineage.show(what)
 
 
 def main() -> None:
-    """Run the command. Exits 2 for what the user can mend, 1 when a stage failed, 130 when interrupted."""
+    """Run the command; `flows.exits` says with which exit code it ends."""
+    from flows import exits
+
     logger = logging.getLogger("polm")
     logger.addHandler(_Stderr())
     logger.propagate = False
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app()
-    except PolmError as e:
-        from rich.console import Console
-        from rich.markup import escape
-
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(e))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exits.leave(lambda: app(prog_name="polm"))
 
 
 def _run(targets: list[str], jobs: int, force: list[str]) -> None:
@@ -211,22 +204,28 @@ def _end_leftovers() -> None:
 
 def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
     """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from rich.console import Console
 
-    from flows import ui
+    from flows import reach, store, ui
 
     server = ui.prefect_for_run()
+    if server is None:
+        reach.prefect()
     with Console(stderr=True).status("checking the recipe, starting Prefect …"):
         from flows import pipeline
 
         check = pipeline.start_check(recipe)
         # MLflow takes seconds too; while the server starts there is time for it.
-        warm = threading.Thread(target=pipeline.warm_up, daemon=True)
-        warm.start()
-        while server is not None and not server.ready() and not check.poll():
-            time.sleep(0.1)
-        pipeline.finish_check(recipe)
-        warm.join()
+        with ThreadPoolExecutor(1) as pool:
+            logbook = pool.submit(store.check, recipe)
+            while server is not None and not server.ready() and not check.poll():
+                if logbook.done():
+                    logbook.result()  # raises at once what would end the run anyway
+                time.sleep(0.1)
+            pipeline.finish_check(recipe)
+            logbook.result()
         if server is not None:
             pipeline.crash_killed_runs()
     return pipeline.pipeline(recipe, targets, jobs, force, return_state=True)
@@ -248,3 +247,7 @@ def _say(text: str) -> None:
     from rich.console import Console
 
     Console().print(text, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 Each check is a function that yields findings. `fail` is kept for what makes a run impossible; the exit code is 1 then.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import gates, machine, store, workspace
+from flows import gates, machine, reach, store, workspace
 from flows.graph import Graph
 from flows.machine import BASE, Finding
+from tasks import _artifact as artifact
 from tasks._chat import marks_generation
 from tasks._errors import PolmError
 
@@ -45,7 +47,7 @@ def main(recipe: str | None = None) -> None:
 
 def examine(recipe: str) -> list[Finding]:
     """Every finding, for the working directory."""
-    findings = [*python(), *packages(), *recipe_files(recipe), *git(), *dvc()]
+    findings = [*python(), *packages(), *recipe_files(recipe), *git(), *state(), *services(), *dvc()]
     if Path("params", recipe).is_dir():
         findings += machine.examine(Path("params", recipe))
     return [*findings, *chat_template()]
@@ -108,16 +110,45 @@ def recipe_files(recipe: str) -> Iterator[Finding]:
 
 
 def git() -> Iterator[Finding]:
-    """A commit to go back to, and nothing uncommitted."""
+    """A commit to go back to, and nothing uncommitted; what git itself says when it fails."""
     state = store.git_state()
-    if state["commit"] == "none":
-        yield Finding("warn", "git", "no commit", "`git init && git add -A && git commit`: promotion records a commit")
+    commit = state["commit"][:12]
+    if "git_error" in state:
+        found, _, remedy = state["git_error"].partition("; ")
+        yield Finding("warn", "git", found if commit == "none" else f"{commit}; {found}", remedy or "see `git status`")
     elif state["dirty"] == "true":
-        yield Finding(
-            "warn", "git", f"{state['commit'][:12]} and uncommitted changes", "commit what should be reproducible"
-        )
+        yield Finding("warn", "git", f"{commit} and uncommitted changes", "commit what should be reproducible")
     else:
-        yield Finding("ok", "git", state["commit"][:12])
+        yield Finding("ok", "git", commit)
+
+
+def state() -> Iterator[Finding]:
+    """The folder `.polm`: ours, and writable."""
+    try:
+        workspace.own(artifact.STATE.absolute())
+        yield Finding("ok", "state", str(artifact.STATE))
+    except PolmError as e:
+        yield _failure("state", e)
+
+
+def services() -> Iterator[Finding]:
+    """Whether the servers answer that the environment names; where it names none, they are our own."""
+    for variable, name, contact in (
+        ("MLFLOW_TRACKING_URI", "MLflow", store.client),
+        ("PREFECT_API_URL", "Prefect", reach.prefect),
+    ):
+        if variable not in os.environ:
+            continue
+        try:
+            contact()
+            yield Finding("ok", name, f"{reach.shown(os.environ[variable])} answers")
+        except PolmError as e:
+            yield _failure(name, e)
+
+
+def _failure(check: str, error: PolmError) -> Finding:
+    found, _, remedy = str(error).partition("; ")
+    return Finding("fail", check, found, remedy)
 
 
 def dvc() -> Iterator[Finding]:
@@ -132,14 +163,14 @@ def dvc() -> Iterator[Finding]:
 
     repo = Repo()
     cache = Path(repo.cache.local.path)
-    cache.mkdir(parents=True, exist_ok=True)
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             yield Finding("ok", "DVC cache", str(cache))
     except OSError as e:
         yield Finding("fail", "DVC cache", f"{cache}: {e.strerror}", "make it writable, or `dvc cache dir` another one")
     site = Path(repo.site_cache_dir)
-    if site.stat().st_mode & 0o022:
+    if site.exists() and site.stat().st_mode & 0o022:
         remedy = "`dvc config core.site_cache_dir` to a folder of your own: others could plant a pickle there"
         yield Finding("warn", "DVC site cache", f"{site} is writable for others", remedy)
     else:

@@ -57,7 +57,7 @@ class Evidence:
     stale: list[str]
     """Stages of the candidate whose code, params, inputs or outputs are not those in `dvc.lock`."""
     git: dict[str, str]
-    """`commit` and `dirty`."""
+    """`commit` and `dirty`, and `git_error` where git could not say: see `store.git_state`."""
 
 
 def collect(model: str, form: str, champion: Scores | None) -> Evidence:

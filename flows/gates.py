@@ -214,11 +214,10 @@ def _workspace(e: Evidence) -> Verdict:
 def _commit(e: Evidence, policy: Policy) -> Verdict:
     required = "a git commit" + ("" if policy.allow_dirty else ", nothing uncommitted")
     if e.git["commit"] == "none":
-        return Verdict("commit", required, "no commit here; commit your work first", False)
+        return Verdict("commit", required, e.git["git_error"], False)
     dirty = e.git["dirty"] == "true"
-    return Verdict(
-        "commit", required, e.git["commit"][:12] + (" and changes" if dirty else ""), policy.allow_dirty or not dirty
-    )
+    changes = f" and {e.git.get('git_error', 'changes')}" if dirty else ""
+    return Verdict("commit", required, e.git["commit"][:12] + changes, policy.allow_dirty or not dirty)
 
 
 def _parity(e: Evidence, policy: Policy) -> Iterator[Verdict]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _config as config
-from tasks._errors import ArtifactError, ConfigError, PolmError
+from tasks._errors import ArtifactError, ConfigError, PolmError, refusal
 
 
 class Meta(config.Strict):
@@ -142,6 +142,8 @@ def _load() -> dict[str, tuple[Any, list[Any]]]:
                 f"what is in the cache is then found again without running"
             ) from None
         raise ConfigError(f"dvc.yaml: {e}") from None
+    except OSError as e:
+        raise PolmError(f"DVC cannot work here: {refusal(e) or e}") from e
     return {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
 
 

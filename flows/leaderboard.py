@@ -10,6 +10,7 @@ from rich.text import Text
 from flows import store
 from flows.console import duration, size
 from tasks import _artifact as artifact
+from tasks._errors import kind
 from tasks._stage import read_measurements
 
 LOCAL = artifact.STATE / "report" / "leaderboard.json"
@@ -30,7 +31,7 @@ COLOURS = {"▲": "green", "▼": "red", "=": "dim"}
 def read() -> dict[str, Any] | None:
     """The leaderboard of the last run, or of the last report where artifacts have changed since; None without one."""
     for path in (LOCAL, FILE):
-        if path.exists():
+        if kind(path) == "a file":  # `.polm` may be closed to us: then there is still the report of the whole DAG
             board: dict[str, Any] = artifact.read_json(path)
             if path is FILE or all(_at_hand(node) for node in board["lineage"]):
                 return board

@@ -4,7 +4,6 @@ The graph comes from `dvc.yaml`, what has to run from DVC; Prefect schedules, re
 out. `flows.session` runs the stages; here is what stands around them.
 """
 
-import contextlib
 import functools
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows import store, summary, track, workspace
+from flows import summary, track, workspace
 from flows.console import Board, screen
 from flows.graph import Graph
 from flows.session import Session
@@ -65,12 +64,6 @@ def scheduled(jobs: int) -> State[Any]:
     workspace.enter()
     with workspace.run_lock():
         return pipeline(workspace.active_recipe(), [], jobs, [], return_state=True)
-
-
-def warm_up() -> None:
-    """Import MLflow and open its store, which is created the first time. What fails here fails later, loudly."""
-    with contextlib.suppress(Exception):
-        store.client().search_experiments(max_results=1)
 
 
 def crash_killed_runs() -> None:

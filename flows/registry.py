@@ -84,9 +84,10 @@ def rollback() -> None:
             raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
         if before.get("previous", before["champion"]) == before["champion"]:
             raise GateError(f"{name}: there is no champion before v{before['champion']} to go back to")
+        experiment = store.experiment_id(api, recipe)  # what can be refused is refused before an alias moves
         _move(api, name, {"champion": before["previous"], "previous": before["champion"]})
         tags = {"kind": "rollback", "from": before["champion"], "to": before["previous"], **store.git_state()}
-        run = api.create_run(store.experiment_id(api, recipe), run_name="rollback", tags=tags)
+        run = api.create_run(experiment, run_name="rollback", tags=tags)
         api.set_terminated(run.info.run_id)
     Console().print(
         f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous"
@@ -122,7 +123,7 @@ def _exclusive() -> Iterator[None]:
     with path.open("a") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             log.warning("waiting for another promotion to end …")
             fcntl.flock(f, fcntl.LOCK_EX)
         yield

@@ -1,17 +1,17 @@
 """Where MLflow keeps things: the connection, the names of experiments and models, and the state of git beside them."""
 
-import logging
 import os
+import re
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flows import _moved
+from flows import _moved, reach
 from tasks import _artifact as artifact
 from tasks._config import read_yaml
-from tasks._errors import ConfigError
+from tasks._errors import ConfigError, PolmError, kind
 
 RUNS = artifact.STATE / "mlflow_runs.json"
 """Stage to `{"version", "run_id", "url"}` of the run that shows what `artifacts/` holds now."""
@@ -29,32 +29,51 @@ def client() -> Any:
     """MLflow's client for `MLFLOW_TRACKING_URI`, or for the store under `.polm/`, whose files may have been moved.
 
     Loads MLflow on the first call.
+
+    Raises:
+        PolmError: the store does not answer, or cannot be opened.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-    )  # 7 by default: minutes for each call to a dead server
-    artifact.STATE.mkdir(exist_ok=True)
     uri = os.environ.setdefault("MLFLOW_TRACKING_URI", _moved.uri())
     if _moved.is_ours(uri):
         _moved.mend()
-    from mlflow import MlflowClient
+    api = reach.mlflow_client(uri)
+    # 7 tries of 120 s by default: a quarter of an hour for each call to a server that takes it and does not answer.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    return api
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(uri)
+
+def check(recipe: str) -> None:
+    """Look whether a run could be logged now. Raises PolmError: no store that answers, or a deleted experiment."""
+    _refuse_deleted(client().get_experiment_by_name(experiment(recipe)))
 
 
 def experiment_id(api: Any, recipe: str) -> str:
-    """Find or create a recipe's experiment. Local artifacts go to `.polm/mlartifacts`."""
+    """Find or create a recipe's experiment. Local artifacts go to `.polm/mlartifacts`.
+
+    Raises:
+        PolmError: it was deleted in MLflow.
+    """
     found = api.get_experiment_by_name(experiment(recipe))
+    _refuse_deleted(found)
     if found is not None:
         return str(found.experiment_id)
     local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:")
     location = _moved.files() if local else None
     return str(api.create_experiment(experiment(recipe), artifact_location=location))
+
+
+def _refuse_deleted(found: Any) -> None:
+    """Raise PolmError for an experiment that somebody deleted: MLflow keeps its name, and takes nothing for it."""
+    if found is not None and found.lifecycle_stage == "deleted":
+        uri = reach.shown(os.environ["MLFLOW_TRACKING_URI"])
+        raise PolmError(
+            f"MLflow's experiment '{found.name}' was deleted; restore it: "
+            f"`MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
 
 
 def run_url(experiment: str, run_id: str) -> str:
@@ -65,12 +84,51 @@ def run_url(experiment: str, run_id: str) -> str:
 
 
 def git_state() -> dict[str, str]:
-    """`{"commit", "dirty"}` of the working directory; `none` and `true` where there is no commit to go back to."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    """`{"commit", "dirty"}` of the working directory; `none` and `true` where there is no commit to go back to.
+
+    Then there is also `git_error`: git's own words, and what to do.
+    """
+    head = _git("rev-parse", "--verify", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=normal")
     if head.returncode:
-        return {"commit": "none", "dirty": "true"}
-    status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
+        return {"commit": "none", "dirty": "true", "git_error": _git_remedy(head.stderr)}
+    if status.returncode:  # nothing said is not nothing changed
+        return {"commit": head.stdout.strip(), "dirty": "true", "git_error": _git_remedy(status.stderr)}
     return {"commit": head.stdout.strip(), "dirty": str(bool(status.stdout.strip())).lower()}
+
+
+def _git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run git, in English; a program that cannot be started looks like one that failed."""
+    command = ["git", *arguments]
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except FileNotFoundError:
+        why = "git is not installed; install it: promotion records a commit"
+    except OSError as e:
+        why = f"git cannot be started ({e.strerror}); mend its installation"
+    return subprocess.CompletedProcess(command, 127, "", why)
+
+
+def _git_remedy(said: str) -> str:
+    """One line: the first that git said, and what to do about it."""
+    lines = said.strip().splitlines()
+    first = next((line for start in ("fatal: ", "error: ") for line in lines if line.startswith(start)), said.strip())
+    first = first.removeprefix("fatal: ").removeprefix("error: ").strip()
+    command = re.search(r"git config --global --add safe\.directory .+", said)
+    if command:
+        return f"{first}; if you trust it: `{command[0]}`"
+    if "not a git repository" in first:
+        return f"{first}; `git init && git add -A && git commit`: promotion records a commit"
+    if "Needed a single revision" in first:
+        return "no commit; `git add -A && git commit`: promotion records a commit"
+    return first or "git failed and said nothing"
 
 
 def locked_outputs() -> dict[str, str]:
@@ -83,8 +141,8 @@ def locked_outputs() -> dict[str, str]:
 
 
 def known_runs() -> dict[str, dict[str, str]]:
-    """What `.polm/mlflow_runs.json` says; empty when nothing was logged yet."""
-    runs: dict[str, dict[str, str]] = artifact.read_json(RUNS) if RUNS.exists() else {}
+    """What `.polm/mlflow_runs.json` says; empty when nothing was logged yet, or `.polm` is closed to us."""
+    runs: dict[str, dict[str, str]] = artifact.read_json(RUNS) if kind(RUNS) == "a file" else {}
     return runs
 
 

@@ -15,7 +15,7 @@ from flows.execute import StageFailed
 from flows.graph import Graph
 from tasks import _artifact as artifact
 from tasks import _audit as audit
-from tasks._errors import ArtifactError
+from tasks._errors import ArtifactError, kind
 from tasks._stage import read_measurements
 
 REPORT = leaderboard.LOCAL.parent / "index.html"
@@ -56,7 +56,7 @@ def show() -> None:
         raise ArtifactError(f"{leaderboard.FILE}: no report yet; make it with `polm run`")
     console = screen()
     leaderboard.show(console, board)
-    if REPORT.exists():
+    if kind(REPORT) == "a file":
         console.print(f"report: {REPORT}", highlight=False, soft_wrap=True)
 
 

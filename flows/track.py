@@ -16,14 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import records, store
+from flows import reach, records, store
 from tasks import _artifact as artifact
+from tasks._errors import PolmError
 from tasks._stage import read_measurements
 
 log = logging.getLogger("polm")
 
 FLUSH_SECONDS = 5.0
 """Live metrics are sent together, this often."""
+AWAY_SECONDS = 60.0
+"""For so long MLflow is not asked for what can wait, once it did not answer: each try holds a stage's thread up."""
 SAMPLE_SECONDS = 5
 """Seconds between two samples of CPU, memory, disk, network and GPU."""
 TAIL_LINES = 200
@@ -50,7 +53,7 @@ class StageRun:
         """Show one progress event (`tasks/_progress.py`). Cheap: metrics are sent together."""
         for key, value in event["metrics"].items():
             self._add(int(event["done"]), records.metric_name(key), float(value), event["time"])
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if time.monotonic() - self._flushed > FLUSH_SECONDS and not self._parent.away:
             self._flush()
 
     def finish(self, out: Path, state: State, logfile: Path | None = None) -> None:
@@ -64,15 +67,19 @@ class StageRun:
         self.ended = True
         if state != "FINISHED":
             self._parent.failed = True
-        try:
-            self._log_params()
-            if state == "FINISHED":
-                self._log_artifact(out)
-            elif logfile is not None and logfile.exists():
-                tail = logfile.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-                self._parent.api.log_text(self.run_id, "\n".join(tail) + "\n", "log_tail.txt")
-            self._flush()
-        finally:
+        with self._parent.contact():
+            try:
+                self._log_params()
+                if state == "FINISHED":
+                    self._log_artifact(out)
+                elif logfile is not None and logfile.exists():
+                    tail = logfile.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+                    self._parent.api.log_text(self.run_id, "\n".join(tail) + "\n", "log_tail.txt")
+                self._flush()
+            except Exception as e:
+                if not reach.unreachable(e):  # else the run's end could not be told either, after as long a wait
+                    self._parent.api.set_terminated(self.run_id, state)
+                raise
             self._parent.api.set_terminated(self.run_id, state)
         if state == "FINISHED":
             self._parent.remember(self, out)
@@ -131,10 +138,12 @@ class StageRun:
         self._buffer.append(Metric(key, value, int(seconds * 1000), step))
 
     def _flush(self) -> None:
-        """Send what is buffered, at most 1000 metrics a request (MLflow's limit)."""
-        rows, self._buffer, self._flushed = self._buffer, [], time.monotonic()
-        for start in range(0, len(rows), 1000):
-            self._parent.api.log_batch(self.run_id, metrics=rows[start : start + 1000])
+        """Send what is buffered, at most 1000 metrics a request (MLflow's limit). What was not taken stays buffered."""
+        self._flushed = time.monotonic()
+        with self._parent.contact():
+            while self._buffer:
+                self._parent.api.log_batch(self.run_id, metrics=self._buffer[:1000])
+                del self._buffer[:1000]
 
 
 class PipelineRun:
@@ -144,6 +153,7 @@ class PipelineRun:
         self.recipe, self.failed, self.run_id, self.experiment_id = recipe, False, "", ""
         self.api: Any = None
         self.lock = threading.Lock()
+        self._asked_again = 0.0
         self._git: dict[str, str] = {}
         self._finished: dict[str, str] = {}
 
@@ -151,6 +161,26 @@ class PipelineRun:
     def url(self) -> str | None:
         """Address of the parent run; None when nothing had to be logged."""
         return store.run_url(self.experiment_id, self.run_id) if self.run_id else None
+
+    @property
+    def away(self) -> bool:
+        """Whether MLflow did not answer a short time ago."""
+        return time.monotonic() < self._asked_again
+
+    def refuse_while_away(self) -> None:
+        """Raise PolmError while there is no point in asking MLflow."""
+        if self.away:
+            raise PolmError(f"MLflow did not answer; it is asked again after {AWAY_SECONDS:.0f} s")
+
+    @contextmanager
+    def contact(self) -> Iterator[None]:
+        """Calls of MLflow, in this block: when it does not answer, nothing that can wait is sent for a while."""
+        try:
+            yield
+        except Exception as e:
+            if reach.unreachable(e):
+                self._asked_again = time.monotonic() + AWAY_SECONDS
+            raise
 
     @contextmanager
     def stage(self, name: str, version: str) -> Iterator[StageRun]:
@@ -174,12 +204,14 @@ class PipelineRun:
         known = store.known_runs().get(name, {})
         if (known.get("version"), known.get("artifact")) == (version, str(out)):
             return
-        self._start()
-        found = self.api.search_runs(
-            [self.experiment_id],
-            f"tags.stage = '{name}' and tags.version = '{version}' and attributes.status = 'FINISHED'",
-            max_results=1,
-        )
+        self.refuse_while_away()
+        with self.contact():
+            self._start()
+            found = self.api.search_runs(
+                [self.experiment_id],
+                f"tags.stage = '{name}' and tags.version = '{version}' and attributes.status = 'FINISHED'",
+                max_results=1,
+            )
         if found:
             run_id = found[0].info.run_id
             store.remember_run(name, version, run_id, store.run_url(self.experiment_id, run_id), out)
@@ -208,11 +240,13 @@ class PipelineRun:
                     self.api.set_tag(self._finished[name], "dvc.out", digest)
             self.api.set_terminated(self.run_id, state)
         except MlflowException as e:
-            log.warning("the run was not closed in MLflow: %s", e)
+            log.warning("the run was not closed in MLflow: %s", reach.reason(e))
 
     def _open(self, name: str, version: str, tags: dict[str, str]) -> StageRun:
-        self._start()
-        return StageRun(self, name, version, tags)
+        self.refuse_while_away()
+        with self.contact():
+            self._start()
+            return StageRun(self, name, version, tags)
 
     def _start(self) -> None:
         with self.lock:
@@ -220,6 +254,8 @@ class PipelineRun:
                 return
             self.api = store.client()
             self._git = store.git_state()
+            if "git_error" in self._git:
+                log.warning("the run is logged with commit '%s': %s", self._git["commit"], self._git["git_error"])
             self.experiment_id = store.experiment_id(self.api, self.recipe)
             self.run_id = self.create(time.strftime("run %Y-%m-%d %H:%M:%S"), {"kind": "pipeline"})
 

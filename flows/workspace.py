@@ -1,18 +1,20 @@
 """The working copy a command runs in: where it is, its environment, and who may run in it now."""
 
+import atexit
 import contextlib
 import difflib
 import fcntl
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tasks import _artifact as artifact
 from tasks._config import read_yaml
-from tasks._errors import ConfigError, PolmError
+from tasks._errors import ConfigError, PolmError, kind, refusal
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -32,37 +34,71 @@ EVENTS = "POLM_EVENTS"
 """Environment variable that names the file for a stage's progress; also the mark of all processes of that stage."""
 
 
-def enter() -> Path:
+def enter(*, writes: bool = True) -> Path:
     """Go to the root of the working copy and set the environment up.
+
+    Args:
+        writes: whether the command has to write there. One that only reads works in a copy of somebody else too.
 
     Returns:
         The root, now the working directory.
 
     Raises:
-        PolmError: no `dvc.yaml` here or above.
+        PolmError: no `dvc.yaml` here or above, or `.polm` cannot be written, or is somebody else's.
     """
-    here = Path.cwd()
-    root = next((folder for folder in [here, *here.parents] if (folder / "dvc.yaml").is_file()), None)
+    try:
+        here = Path.cwd()
+        here.joinpath("dvc.yaml").exists()
+    except FileNotFoundError:
+        raise PolmError("the working directory was deleted; go into your clone of the repository") from None
+    except OSError as e:
+        raise PolmError(refusal(e) or f"{here}: cannot be read ({e.strerror})") from None
+    root = next((folder for folder in [here, *here.parents] if os.path.lexists(folder / "dvc.yaml")), None)
     if root is None:
         raise PolmError(f"{here}: no dvc.yaml here or in a folder above; go into your clone of the repository")
+    if (what := kind(root / "dvc.yaml")) != "a file":
+        raise PolmError(f"{root / 'dvc.yaml'}: is {what}; restore the file with `git checkout dvc.yaml`")
     os.chdir(root)
-    state = root / artifact.STATE
-    state.mkdir(exist_ok=True)
-    state.chmod(0o700)  # DVC opens its own part to everybody, and reads pickles from it
-    private = {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(state / "dvc")}
-    for name, value in (QUIET | private).items():
+    state, site = root / artifact.STATE, root / artifact.STATE / "dvc"
+    try:
+        own(state)
+    except PolmError:
+        if writes:
+            raise
+        # DVC reads pickles from its part of `.polm`: never those of somebody else.
+        scratch = tempfile.TemporaryDirectory(prefix="polm-")
+        atexit.register(scratch.cleanup)
+        site = Path(scratch.name)
+    for name, value in (QUIET | {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(site)}).items():
         os.environ.setdefault(name, value)
     # Stages run as `python -m …`: that must be this interpreter also where no virtual environment is active.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return root
 
 
+def own(state: Path) -> None:
+    """Create the folder, or see that it is ours, closed to others and can be written. Raises PolmError."""
+    if (what := kind(state)) not in ("a folder", "missing"):
+        raise PolmError(f"{state}: is {what}; polm keeps its state in a folder of this name: move that away")
+    try:
+        state.mkdir(exist_ok=True)
+        if state.stat().st_mode & 0o777 != 0o700:
+            state.chmod(0o700)  # DVC opens its own part to everybody, and reads pickles from it
+        with tempfile.TemporaryFile(dir=state):
+            pass
+    except OSError as e:
+        e.filename = str(state)  # and not that of the trial file
+        raise PolmError(refusal(e) or f"{state}: cannot be written ({e.strerror})") from None
+
+
 def active_recipe() -> str:
-    """The recipe that `params/recipe.yaml` names. Raises ConfigError."""
+    """Read which recipe `params/recipe.yaml` names. Raises ConfigError."""
     values = read_yaml(RECIPE)
     if "recipe" not in values:
         raise ConfigError(f"{RECIPE}: missing key 'recipe'")
-    return str(values["recipe"])
+    if not isinstance(values["recipe"], str):
+        raise ConfigError(f"{RECIPE}: 'recipe' is {values['recipe']!r}; name a folder under params/")
+    return values["recipe"]
 
 
 def choose_recipe(recipe: str) -> bool:
@@ -86,15 +122,18 @@ def choose_recipe(recipe: str) -> bool:
 
 
 def check_recipe(recipe: str) -> None:
-    """Raise ConfigError unless `params/` has such a recipe."""
-    known = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
+    """Raise ConfigError unless `params/` has such a recipe, made of files."""
+    known = sorted(folder.name for folder in Path("params").glob("*") if folder.is_dir())
     if recipe not in known:
         near = difflib.get_close_matches(recipe, known, n=1)
         hint = f"did you mean '{near[0]}'?; " if near else ""
         raise ConfigError(
-            f"params/{recipe}: no such recipe; {hint}there are: {', '.join(known)} (a new one: `cp -r params/tiny "
-            f"params/{recipe}`)"
+            f"params/{recipe}: no such recipe; {hint}there are: {', '.join(known) or 'none'} (a new one: `cp -r "
+            f"params/tiny params/{recipe}`)"
         )
+    for path in sorted(Path("params", recipe).glob("*.yaml")):
+        if (what := kind(path)) != "a file":  # before DVC looks at it: it would wait for ever for a pipe
+            raise ConfigError(f"{path}: is {what}; expected a YAML file")
 
 
 @contextlib.contextmanager
@@ -109,13 +148,15 @@ def run_lock() -> Iterator[None]:
     with path.open("a+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             f.seek(0)
             holder = f.read().strip() or "unknown"
             raise PolmError(
                 f"another `polm run` is at work here (process {holder}); wait for it, or end it with Ctrl-C in its "
                 f"terminal or `kill {holder}`"
             ) from None
+        except OSError as e:
+            raise PolmError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()

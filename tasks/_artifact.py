@@ -7,7 +7,6 @@ no time and no host, so equal inputs give equal bytes, and the chain of manifest
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks._config import Strict, digest
-from tasks._errors import ArtifactError
+from tasks._errors import ArtifactError, kind, refusal
 
 STATE = Path(".polm")
 """Working state that is no artifact: locks, temporary folders, measurements, logs. Never shared, safe to delete."""
@@ -56,6 +55,8 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{folder}: no {MANIFEST}; this artifact was not made yet (run `polm run`)") from None
+    except OSError as e:
+        raise ArtifactError(refusal(e) or f"{folder / MANIFEST}: cannot be read ({e.strerror})") from None
     except ValueError as e:
         raise ArtifactError(f"{folder / MANIFEST}: unreadable ({e}); {_remedy(folder)}") from None
 
@@ -104,17 +105,19 @@ def lock(out: Path) -> Iterator[None]:
     """Hold the right to write `out` for the life of the process.
 
     Raises:
-        ArtifactError: another process is writing it.
+        ArtifactError: another process is writing it, or the file system has no locks.
     """
     path = STATE / "locks" / f"{_slug(out)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ArtifactError(
                 f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)"
             ) from None
+        except OSError as e:
+            raise ArtifactError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
         yield
 
 
@@ -125,7 +128,8 @@ def writing(out: Path, *, stage: str, params: str, inputs: dict[str, str]) -> It
     The caller holds `lock(out)`.
 
     Raises:
-        ArtifactError: the disk is full. Nothing is left behind, and an older `out` stays as it was.
+        ArtifactError: the disk is full, or a folder must not be written. Nothing is left behind, and an older `out`
+            stays as it was.
     """
     temp = STATE / "tmp" / _slug(out)
     old = temp.with_name(temp.name + ".old")
@@ -142,10 +146,11 @@ def writing(out: Path, *, stage: str, params: str, inputs: dict[str, str]) -> It
         if out.exists():
             out.rename(old)
         temp.rename(out)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ArtifactError(f"{out}: the disk is full; free some space and run again, nothing was lost") from e
-        raise
+    except Exception as e:
+        said = refusal(e)
+        if said is None:
+            raise
+        raise ArtifactError(f"{out}: not written: {said}") from e
     finally:
         for leftover in (temp, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -159,7 +164,10 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises ArtifactError naming the file when it is missing or broken."""
+    """Read JSON. Raises ArtifactError naming the file when it is missing, broken, or no file."""
+    what = kind(path)
+    if what not in ("a file", "missing"):
+        raise ArtifactError(f"{path}: is {what}; expected a JSON file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

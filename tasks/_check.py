@@ -9,6 +9,7 @@ the recipe's data and base model are made already, their rows are held against t
 """
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -22,7 +23,7 @@ from pathlib import Path
 from tasks import _artifact as artifact
 from tasks._check_rows import BASE, DATA, check_rows
 from tasks._config import check_trainer, load, read_yaml
-from tasks._errors import ConfigError, PolmError
+from tasks._errors import ConfigError, PolmError, kind, refusal
 from tasks._stage import OFFLINE_AND_QUIET
 from tasks._train import TrainerConfig, Verbatim
 
@@ -110,7 +111,8 @@ def fingerprint(recipe: Path) -> str:
     made = [path for path in (DATA / artifact.MANIFEST, BASE / artifact.MANIFEST) if path.exists()]
     code = sorted(Path(__file__).parent.glob("*.py"))
     for path in [Path("dvc.yaml"), *sorted(recipe.glob("*.yaml")), *code, *made]:
-        state.update(f"{path.name} {artifact.sha256(path)}\n".encode())
+        content = artifact.sha256(path) if path.is_file() else kind(path)  # the check itself names what is no file
+        state.update(f"{path.name} {content}\n".encode())
     return state.hexdigest()
 
 
@@ -126,16 +128,19 @@ def main() -> None:
     try:
         _require(recipe)
         state = fingerprint(recipe)
-        if passed.exists() and passed.read_text() == state:
+        if kind(passed) == "a file" and passed.read_text() == state:
             return
         errors = check(recipe)
     except PolmError as e:
         errors = [str(e)]
+    except OSError as e:
+        errors = [refusal(e) or f"{recipe}: {e}"]
     if errors:
         log.error("%s", "\n".join(errors))
         sys.exit(2)
-    passed.parent.mkdir(parents=True, exist_ok=True)
-    passed.write_text(state)
+    with contextlib.suppress(OSError):  # a check that cannot be remembered is made again
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.write_text(state)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks._errors import ConfigError
+from tasks._errors import ConfigError, kind, refusal
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -42,8 +42,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping the way DVC does (YAML 1.2: `1e-4` is a number).
 
     Raises:
-        ConfigError: no such file, not YAML, a repeated key, or not a mapping.
+        ConfigError: no such file, something else than a file, unreadable, not YAML, a repeated key, or not a mapping.
     """
+    what = kind(path)
+    if what not in (
+        "a file",
+        "missing",
+    ):  # a pipe would be waited for, and a link to nowhere would be its own nearest name
+        raise ConfigError(f"{path}: is {what}; expected a YAML file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -52,6 +58,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file{hint}") from None
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: not UTF-8 at byte {e.start}; save the file as UTF-8") from None
+    except OSError as e:
+        raise ConfigError(refusal(e) or f"{path}: cannot be read ({e.strerror})") from None
     try:
         data = YAML(typ="safe", pure=True).load(text)
     except YAMLError as e:

@@ -8,8 +8,31 @@
     ├── ParityError         an export that does not match the model it was made from
     └── GateError           a promotion that the registry policy refuses
 
-Anything else that escapes a stage is a bug and keeps its traceback (exit code 1).
+The same goes for a system that refuses a file or has no room for it: `refusal` says which and what to do. Anything else
+that escapes a stage is a bug and keeps its traceback (exit code 1).
 """
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full; free some space and run again, nothing was lost",
+    errno.EDQUOT: "your quota of the disk is used up; free some space and run again, nothing was lost",
+    errno.EFBIG: "larger than a file may be here (see `ulimit -f`); raise the limit and run again, nothing was lost",
+    errno.EROFS: "the file system is read-only; work in a copy that you can write",
+}
+_REFUSED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EEXIST: "a file stands where a folder is expected; move it away",
+    errno.EISDIR: "a folder stands where a file is expected; move it away",
+    errno.ENOTDIR: "a file stands where a folder is expected; move it away",
+    errno.ELOOP: "a loop of symbolic links; remove it",
+    errno.ENAMETOOLONG: "the name is too long for the file system; shorten it",
+}
 
 
 class PolmError(Exception):
@@ -38,3 +61,69 @@ class ParityError(PolmError):
 
 class GateError(PolmError):
     """A promotion was refused."""
+
+
+def refusal(error: Exception) -> str | None:
+    """Say which file or folder the system refused, and what to do; None for an error that no user can mend.
+
+    A write to a full disk does not say which file it was for: then the folders are named that have no room. Libraries
+    in Rust (safetensors, tokenizers) raise errors of their own, which end with the system's number: `(os error 28)`.
+    """
+    if not isinstance(error, OSError):
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        return refusal(OSError(int(found[1]), os.strerror(int(found[1])))) if found else None
+    number = error.errno or 0
+    if number in _NO_ROOM:
+        return f"{error.filename or _crammed()}: {_NO_ROOM[number]}"
+    if error.filename is None or number not in _REFUSED:
+        return None
+    if number == errno.EEXIST and not isinstance(error.filename, int) and Path(os.fsdecode(error.filename)).is_dir():
+        return None
+    if number in (errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {_REFUSED[number]}; {_owner(error.filename)}"
+    return f"{error.filename}: {_REFUSED[number]}"
+
+
+def kind(path: Path) -> str:
+    """Say in words what stands at a path: `a file`, `a folder`, `a symbolic link to x, which does not exist`, …"""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return f"a symbolic link to {path.readlink()}, which does not exist" if path.is_symlink() else "missing"
+    except OSError as e:
+        return "a loop of symbolic links" if e.errno == errno.ELOOP else f"out of reach ({e.strerror})"
+    names = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return names.get(stat.S_IFMT(mode), "a device")
+
+
+def _owner(name: str | bytes | int) -> str:
+    """Say of the nearest part of a path that exists whose it is, and who asks."""
+    path = Path("." if isinstance(name, int) else os.fsdecode(name)).absolute()
+    nearest = next((p for p in (path, *path.parents) if os.path.lexists(p)), Path("/"))
+    status, me = nearest.lstat(), os.geteuid()
+    if status.st_uid == me:
+        return f"the mode of {nearest} ({stat.filemode(status.st_mode)}) forbids it: `chmod u+rwX {nearest}`"
+    owner, user = _user(status.st_uid), _user(me)
+    return f"{nearest} belongs to user {owner} and this is user {user}: work as that user, or in a copy of your own"
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _crammed() -> str:
+    """Name the folders that we write to and that have no room left."""
+    full = []
+    for place in (".", ".polm", "artifacts", ".dvc", os.environ.get("TMPDIR", "/tmp")):
+        try:
+            free = os.statvfs(place)
+        except OSError:
+            continue
+        if free.f_bavail * free.f_frsize < 1_000_000 or free.f_favail == 0 < free.f_files:
+            full.append(str(Path(place).resolve()))
+    return ", ".join(dict.fromkeys(full)) or "a file, or the standard output"

@@ -9,7 +9,6 @@ One with a default may be left out of the command, and is then no input:
 """
 
 import argparse
-import errno
 import hashlib
 import inspect
 import logging
@@ -27,7 +26,7 @@ from typing import Any, TypeVar
 from tasks import _artifact as artifact
 from tasks import _launch
 from tasks._config import StageConfig, TrainConfig, digest, load
-from tasks._errors import ArtifactError, PolmError
+from tasks._errors import ArtifactError, PolmError, kind, refusal
 from tasks._progress import Progress
 
 C = TypeVar("C", bound=StageConfig)
@@ -87,10 +86,11 @@ def stage(main: Callable[..., None], config_class: type[C]) -> None:
         log.error("error: %s", e)
         _launch.hand_on(e)
         sys.exit(2)
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as e:
+        said = refusal(e)
+        if said is None:
             raise
-        log.error("error: %s: the disk is full; free some space and run again, nothing was lost", e.filename)
+        log.error("error: %s", said)
         sys.exit(2)
 
 
@@ -144,7 +144,7 @@ def write_measurements(out: Path, measured: dict[str, Any]) -> None:
 def read_measurements(out: Path) -> dict[str, Any]:
     """Measurements of `out` as it is now; empty when it was restored from a cache and never measured here."""
     path = measurements_path(out)
-    if not path.exists() or not (out / artifact.MANIFEST).exists():
+    if kind(path) != "a file" or not (out / artifact.MANIFEST).exists():
         return {}
     measured: dict[str, Any] = artifact.read_json(path)
     return measured if measured.pop("artifact", None) == artifact.read_manifest(out).digest else {}

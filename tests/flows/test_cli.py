@@ -1,6 +1,8 @@
 """The `polm` command: what it says before anything runs."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,27 @@ def test_a_recipe_file_without_recipe_is_named(project: toy.Toy) -> None:
     workspace.RECIPE.write_text("recip: toy\n")
     with pytest.raises(ConfigError, match=r"params/recipe\.yaml: missing key 'recipe'"):
         workspace.active_recipe()
+
+
+@pytest.mark.parametrize("text", ["recipe:\n", "recipe: [toy]\n", "recipe: 7\n"])
+def test_a_recipe_that_is_no_name_is_told(project: toy.Toy, text: str) -> None:
+    workspace.RECIPE.write_text(text)
+    with pytest.raises(ConfigError, match=r"params/recipe\.yaml: 'recipe' is .*; name a folder under params/"):
+        workspace.active_recipe()
+
+
+def test_a_recipe_file_that_would_be_waited_for_ends_the_run_at_once(project: toy.Toy) -> None:
+    Path("params/toy/left.yaml").unlink()
+    os.mkfifo("params/toy/left.yaml")
+    code, said = project.polm("run")
+    assert (code, said) == (2, "error: params/toy/left.yaml: is a named pipe; expected a YAML file\n")
+    assert project.ran() == []
+
+
+def test_a_project_without_recipes_says_so(project: toy.Toy) -> None:
+    shutil.rmtree("params/toy")
+    with pytest.raises(ConfigError, match="params/toy: no such recipe; there are: none"):
+        workspace.check_recipe("toy")
 
 
 def test_the_lock_is_gone_with_its_holder_and_names_it(project: toy.Toy) -> None:

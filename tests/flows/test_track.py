@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from flows import records, store, track
 from tasks import _artifact as artifact
+from tasks._errors import PolmError
 from tasks._stage import write_measurements
 
 Make = Callable[..., artifact.Manifest]
@@ -196,3 +198,51 @@ def test_figures_of_evaluation_and_export_are_read(workspace: Path) -> None:
     found = records.final_metrics(workspace)
     assert found["sums/helpful"] == 0.5 and found["sums/helpful/low"] == 0.4
     assert found["sums/groups/digits/2/helpful"] == 0.5 and found["parity/int8/kl_per_token"] == 0.01
+
+
+def test_metrics_wait_while_mlflow_is_away_and_are_sent_when_it_is_back(
+    sft: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track, "FLUSH_SECONDS", 0.0)
+    database = Path(".polm/mlflow.db")
+    with track.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
+        good = database.read_bytes()
+        database.write_bytes(b"no database" * 10_000)
+        with pytest.raises(MlflowException):
+            run.log_event(event(1, entropy=3.0))
+        start = time.monotonic()
+        for step in range(2, 100):
+            run.log_event(event(step, entropy=3.0 - step))  # asks nobody, and so cannot fail
+        with pytest.raises(PolmError, match="MLflow did not answer"), pipeline.stage("dpo", "1"):
+            pass
+        with pytest.raises(PolmError, match="MLflow did not answer"):
+            pipeline.log_cached("kto", "1", sft)
+        assert time.monotonic() - start < 5
+        database.write_bytes(good)
+        run.finish(sft, "FINISHED")
+    api = store.client()
+    assert history(api, run.run_id, "entropy") == [(1, 3.0)] + [(step, 3.0 - step) for step in range(2, 100)]
+    assert api.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_an_mlflow_that_is_back_is_asked_again(sft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(track, "AWAY_SECONDS", 0.0)
+    database = Path(".polm/mlflow.db")
+    with track.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
+        good = database.read_bytes()
+        database.write_bytes(b"no database" * 10_000)
+        with pytest.raises(MlflowException):
+            run.log_event(event(1, entropy=3.0))
+        database.write_bytes(good)
+        run.log_event(event(2, entropy=2.0))
+        assert history(pipeline.api, run.run_id, "entropy") == [(1, 3.0), (2, 2.0)]
+        run.finish(sft, "FINISHED")
+
+
+def test_a_value_that_mlflow_refuses_keeps_nobody_else_waiting(sft: Path) -> None:
+    with track.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
+        with pytest.raises(MlflowException), pipeline.contact():
+            pipeline.api.log_metric(run.run_id, "no\nname", 1.0)
+        assert not pipeline.away
+        run.finish(sft, "FINISHED")
