@@ -74,9 +74,9 @@ def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * 
             "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"
         )
     reach.prefect()
-    from flows.pipeline import scheduled
+    from flows import pipeline
 
-    scheduled.serve(name="polm", cron=cron, parameters={"jobs": JOBS})
+    pipeline.serve(cron, JOBS)
 
 
 @app.command()
@@ -214,7 +214,7 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
     if server is None:
         reach.prefect()
     with Console(stderr=True).status("checking the recipe, starting Prefect …"):
-        from flows import pipeline
+        from flows import _flow_runs, pipeline
 
         check = pipeline.start_check(recipe)
         # MLflow takes seconds too; while the server starts there is time for it.
@@ -226,9 +226,8 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
                 time.sleep(0.1)
             pipeline.finish_check(recipe)
             logbook.result()
-        if server is not None:
-            pipeline.crash_killed_runs()
-    return pipeline.pipeline(recipe, targets, jobs, force, return_state=True)
+        _flow_runs.crash_killed()
+    return pipeline.run(recipe, targets, jobs, force)
 
 
 class _Stderr(logging.Handler):

@@ -23,8 +23,8 @@ import psutil
 from flows.workspace import EVENTS
 from tasks._errors import PolmError
 
-GRACE = 10.0
-"""Seconds between asking processes to end and making them."""
+GRACE = 8.0
+"""Seconds between asking processes to end and making them: a run that is cancelled in Prefect ends within ten."""
 POLL = 0.2
 """Seconds between two looks at a stage's events."""
 

@@ -5,22 +5,29 @@ out. `flows.session` runs the stages; here is what stands around them.
 """
 
 import functools
+import re
 import subprocess
 import sys
 from typing import Any
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.artifacts import create_table_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import State, StateType
-from prefect.states import Cancelled, Completed, Crashed, Failed
+from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
+from prefect.states import Cancelled, Completed, Failed
 
-from flows import summary, track, workspace
+from flows import _flow_runs, execute, summary, track, workspace
 from flows.console import Board, screen
 from flows.graph import Graph
 from flows.session import Session
+from tasks import _artifact as artifact
 from tasks._errors import ConfigError
+
+
+def run(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
+    """Run the flow `polm`, marked as this working copy's; for the arguments see `pipeline`."""
+    with tags(_flow_runs.home()):
+        return pipeline(recipe, targets, jobs, force, return_state=True)
 
 
 @flow(name="polm", flow_run_name="{recipe}", persist_result=False)
@@ -34,7 +41,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
         force: stages to run even if nothing changed.
 
     Returns:
-        Completed, Failed when a stage failed, Cancelled when the run was interrupted.
+        Completed, Failed when a stage failed, Cancelled when the run was interrupted, or cancelled in Prefect.
     """
     finish_check(recipe)
     graph = Graph()
@@ -44,9 +51,11 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     forced = {name for target in force for name in graph.resolve(target)}
     interrupted = False
     try:
-        with track.pipeline_run(recipe) as tracked, board.shown():
+        # The mark is for the flow run; a tag of a task run is a limit that Prefect asks its server about.
+        with track.pipeline_run(recipe) as tracked, board.shown(), TagsContext(current_tags=set()):
             session = Session(graph, board, folder, tracked, forced, graph.settled(names, forced))
-            session.run(names, jobs)
+            with _flow_runs.watched(session.cancel):
+                session.run(names, jobs)
     except KeyboardInterrupt:
         interrupted = True
     rows = summary.after_run(console, board, graph, folder)
@@ -63,18 +72,18 @@ def scheduled(jobs: int) -> State[Any]:
     """What `polm schedule` runs: the whole pipeline, unless somebody is running it here already."""
     workspace.enter()
     with workspace.run_lock():
-        return pipeline(workspace.active_recipe(), [], jobs, [], return_state=True)
+        execute.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
+        _flow_runs.crash_killed()
+        return run(workspace.active_recipe(), [], jobs, [])
 
 
-def crash_killed_runs() -> None:
-    """Mark runs of a killed process as crashed: Prefect shows them as running for ever.
+def serve(cron: str, jobs: int) -> None:
+    """Run the flow at the given times until interrupted, as a deployment of this working copy's own.
 
-    To be called by the holder of the workspace's lock, with the workspace's own server: nothing can be running there.
+    Two working copies that share a server would otherwise take each other's schedule and runs.
     """
-    alive = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=alive)):
-            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+    home = _flow_runs.home()
+    scheduled.serve(name=re.sub(r"[^\w.:-]", "-", home), cron=cron, parameters={"jobs": jobs}, tags=[home])
 
 
 @functools.cache

@@ -10,14 +10,12 @@ GET  /metrics               for Prometheus
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import logging
 import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request
@@ -28,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows import _json, _openai, _request, workspace
 from flows._desk import Desk, Exchange, Limits
+from flows._loopback import foreign, is_loopback
 from flows._openai import RequestError
 from flows._served import Follower
 from flows._traces import Traces
@@ -44,7 +43,7 @@ def build(desk: Desk, key: str | None) -> FastAPI:
     """The application. `key` is what requests must carry; None asks for none."""
 
     async def local(request: Request) -> None:
-        if key is None and (header := _foreign(request)) is not None:
+        if key is None and (header := foreign(request.headers)) is not None:
             message = f"the header '{header}' is not of this machine, and the server has no key; set {KEY} for others"
             raise RequestError(403, message, code="foreign_request")
 
@@ -200,25 +199,6 @@ def _carries(request: Request, key: str) -> bool:
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), os.fsencode(key))
 
 
-def _foreign(request: Request) -> str | None:
-    """The header which shows that a web page asks, and no program of this machine: a browser lets pages reach both.
-
-    Without a `Host`, it is no browser: only HTTP/1.0 may leave it out.
-    """
-    urls = {
-        "Host": f"//{request.headers.get('host', 'localhost')}",
-        "Origin": request.headers.get("origin", "//localhost"),
-    }
-    for header, url in urls.items():
-        try:
-            name = urlsplit(url).hostname
-        except ValueError:
-            name = None
-        if not _loopback(name or ""):
-            return header
-    return None
-
-
 def _refuse(error: RequestError) -> Response:
     headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
     return JSONResponse(error.body, status_code=error.status, headers=headers)
@@ -244,7 +224,7 @@ def serve(
         ModelError: its model cannot be loaded.
     """
     key = os.environ.get(KEY) or None
-    if key is None and not _loopback(host):
+    if key is None and not is_loopback(host):
         raise ConfigError(
             f"--host {host} can be reached by others: set {KEY} to a key that they must send, or leave it"
         )
@@ -265,13 +245,6 @@ def serve(
         finally:
             follower.close()
             traces.close()
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -45,13 +45,14 @@ class Session:
     stopping: threading.Event = field(default_factory=threading.Event)
     futures: dict[str, PrefectFuture[Any]] = field(default_factory=dict)
     ended: dict[str, State[Any]] = field(default_factory=dict)
-    finished: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
+    finished: "queue.SimpleQueue[str | None]" = field(default_factory=queue.SimpleQueue)
+    """Stages as they end; None wakes the loop when the run is to end."""
 
     def run(self, names: list[str], jobs: int) -> None:
         """Run the stages, `jobs` at a time; returns when all are settled.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after every process was ended.
+            KeyboardInterrupt: Ctrl-C, SIGTERM or `cancel`, after every process was ended.
         """
         free = slots.Slots(jobs, slots.cores(), slots.visible_gpus())
         free.check(self.graph.stages[name] for name in names)
@@ -67,6 +68,11 @@ class Session:
                     self.board.state(name, "stopped")
             raise KeyboardInterrupt from None
 
+    def cancel(self) -> None:
+        """End the run as Ctrl-C does; called from another thread."""
+        self.stopping.set()
+        self.finished.put(None)
+
     def _loop(self, names: list[str], free: slots.Slots) -> None:
         """Submit what is ready, longest chain first; wait until a stage has ended; repeat."""
         waiting = sorted(names, key=self.graph.depth, reverse=True)
@@ -80,10 +86,12 @@ class Session:
                 if gpus is not None:
                     waiting.remove(name)
                     self._submit(name, gpus)
-            name = self.finished.get()
-            self.futures[name].wait()
-            self.ended[name] = self.futures[name].state
-            free.give_back(name)
+            ended = self.finished.get()
+            if ended is None or self.stopping.is_set():
+                raise KeyboardInterrupt
+            self.futures[ended].wait()
+            self.ended[ended] = self.futures[ended].state
+            free.give_back(ended)
 
     def _drain(self) -> None:
         """Wait until no stage runs any more; impatience does not help, the processes are ending already."""

@@ -23,6 +23,8 @@ from tasks._errors import PolmError
 HOST = "127.0.0.1"
 STATE = artifact.STATE / "ui.json"
 """Says where the servers of a running `polm ui` are, for `polm run` to use."""
+KEY = "PREFECT_SERVER_API_AUTH_STRING"
+"""Prefect's setting with the key, `USER:PASSWORD`, that its server asks for; none without it."""
 BOOT = 300.0
 """Seconds that a server may take to answer: ten on a quiet machine, many more on a busy one whose database is new."""
 
@@ -63,9 +65,15 @@ class Server:
 
 
 def prefect_server(owner: str, port: int, *, ui: bool) -> Server:
-    """Start Prefect's server with the database in `PREFECT_HOME`."""
-    command = ["prefect", "server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
-    return _start(owner, "prefect", command, port, "/api/health")
+    """Start Prefect's server with the database in `PREFECT_HOME`. Other sites' pages get no answer from it."""
+    settings = {
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_ENABLED": str(ui),
+        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
+    }
+    return _start(owner, "prefect", ["flows._prefect_server"], port, "/api/health", settings)
 
 
 def mlflow_server(owner: str, port: int) -> Server:
@@ -73,7 +81,7 @@ def mlflow_server(owner: str, port: int) -> Server:
     _moved.mend()
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", _moved.uri(), "--artifacts-destination", _moved.files()]
-    return _start(owner, "mlflow", command, port, "/health")
+    return _start(owner, "mlflow", command, port, "/health", {})
 
 
 def free_port() -> int:
@@ -95,6 +103,8 @@ def running() -> dict[str, str] | None:
 
 def use_served() -> bool:
     """Point Prefect at `PREFECT_API_URL`, else at a running `polm ui`; False when there is neither."""
+    if KEY in os.environ:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", os.environ[KEY])
     served = running()
     if served:
         os.environ.setdefault("PREFECT_API_URL", f"{served['prefect']}/api")
@@ -154,7 +164,7 @@ def serve(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> No
         raise PolmError(f"{ended.name} ended by itself; see {ended.log}")
 
 
-def _start(owner: str, name: str, module: list[str], port: int, health: str) -> Server:
+def _start(owner: str, name: str, module: list[str], port: int, health: str, settings: dict[str, str]) -> Server:
     """Start `python -m …` in a session of its own, with a mark that tells it from the stages."""
     log = artifact.STATE / "logs" / f"{owner}-{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +175,7 @@ def _start(owner: str, name: str, module: list[str], port: int, health: str) -> 
             stdin=subprocess.DEVNULL,
             stdout=f,
             stderr=f,
-            env=os.environ | {EVENTS: mark},
+            env=os.environ | settings | {EVENTS: mark},
             start_new_session=True,
         )
     return Server(name, f"http://{HOST}:{port}", f"http://{HOST}:{port}{health}", log, process, mark)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flows import slots, ui
@@ -49,6 +50,13 @@ class Prefect:
 
     def create(self, what: str, **values: Any) -> str:
         return str(self.ask(f"{what}/", values)["id"])
+
+    def set(self, run: str, kind: str, *, force: bool = False) -> None:
+        """Propose a state of a flow run, as the dashboard does."""
+        self.ask(f"flow_runs/{run}/set_state", {"state": {"type": kind}, "force": force})
+
+    def flow_name(self, run: dict[str, Any]) -> str:
+        return str(self.find("flows", flows={"id": {"any_": [run["flow_id"]]}})[0]["name"])
 
     def last_flow(self) -> dict[str, Any]:
         return self.find("flow_runs", flows={"name": {"any_": ["polm"]}}, sort="START_TIME_DESC", limit=1)[0]
@@ -186,17 +194,104 @@ def test_an_output_that_comes_out_the_same_changes_nothing_below(project: toy.To
     assert project.ran() == ["source"]
 
 
+def run_until_left(project: toy.Toy, value: int, *command: str) -> "subprocess.Popen[str]":
+    """Start a command that runs the pipeline; returns when its stage `left`, which takes minutes, is running."""
+    project.set("left", value=value, sleep=600)
+    marker = project.root / ".polm/started-left"
+    marker.unlink(missing_ok=True)
+    process = project.start(*command)
+    while not marker.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    return process
+
+
+def wait_until_stopped(project: toy.Toy) -> float:
+    """Wait until nothing of the stage `left` is left; returns the seconds that it took."""
+    start = time.monotonic()
+    pid = int((project.root / ".polm/started-left").read_text())
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - start < 60, "the stage goes on"
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize(("kind", "force"), [("CANCELLING", False), ("CANCELLED", True)])
+def test_a_run_that_is_cancelled_in_prefect_ends_its_stages(
+    project: toy.Toy, prefect: Prefect, kind: str, force: bool
+) -> None:
+    process = run_until_left(project, 70, "run")
+    run = prefect.last_flow()["id"]
+    prefect.set(run, kind, force=force)
+    assert wait_until_stopped(project) < 10
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert toy.survivors(project) == []
+    assert (states(project)["left"], states(project)["tail@x"]) == ("stopped", "stopped")
+    assert (prefect.last_flow()["id"], prefect.last_flow()["state_name"]) == (run, "Cancelled")
+    assert prefect.tasks()["left"][1] == "Cancelled"
+    project.ran()
+
+
+def test_a_killed_run_on_a_shared_server_is_crashed_by_the_next_one_there(project: toy.Toy, prefect: Prefect) -> None:
+    process = run_until_left(project, 71, "run", "--target", "left")
+    process.kill()
+    process.communicate()
+    killed = prefect.last_flow()
+    flow, running = killed["flow_id"], {"type": "RUNNING"}
+    other_place = [tag.replace(str(project.root), "/another/place") for tag in killed["tags"]]
+    other_machine = [tag.replace(tag.rpartition(":")[2], "0" * 12) for tag in killed["tags"]]
+    others = [
+        prefect.create("flow_runs", flow_id=flow, state=running, tags=t) for t in ([], other_place, other_machine)
+    ]
+    project.set("left", value=72)
+    code, said = project.polm("run", "--target", "left")
+    assert code == 0, said
+    assert prefect.last_flow()["state_name"] == "Completed"
+    ids = {"id": {"any_": [killed["id"], *others]}}
+    assert {run["id"]: run["state_name"] for run in prefect.find("flow_runs", flow_runs=ids)} == {
+        killed["id"]: "Crashed"
+    } | dict.fromkeys(others, "Running")
+    for run in others:
+        prefect.set(run, "CANCELLED", force=True)
+    project.ran()
+
+
+@pytest.mark.parametrize("which", ["polm-scheduled", "polm"])
+def test_a_scheduled_run_and_its_subflow_are_cancelled_together(project: toy.Toy, prefect: Prefect, which: str) -> None:
+    schedule = project.start("schedule", "--cron", "0 2 1 1 *")
+    try:
+        project.set("left", value=73, sleep=600)
+        marker = project.root / ".polm/started-left"
+        marker.unlink(missing_ok=True)
+        while not (found := [d for d in prefect.find("deployments") if str(project.root) in str(d["tags"])]):
+            assert schedule.poll() is None, schedule.communicate()[0]
+            time.sleep(0.2)
+        prefect.ask(f"deployments/{found[0]['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        while not marker.exists():
+            assert schedule.poll() is None, schedule.communicate()[0]
+            time.sleep(0.2)
+        runs = prefect.find("flow_runs", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
+        names = [prefect.flow_name(run) for run in runs]
+        assert sorted(names) == ["polm", "polm-scheduled"]
+        prefect.set(runs[names.index(which)]["id"], "CANCELLING")
+        assert wait_until_stopped(project) < 10
+        deadline = time.monotonic() + 60
+        query = {"id": {"any_": [run["id"] for run in runs]}}
+        while {now["state_name"] for now in prefect.find("flow_runs", flow_runs=query)} != {"Cancelled"}:
+            assert time.monotonic() < deadline, prefect.find("flow_runs", flow_runs=query)
+            time.sleep(0.2)
+    finally:
+        schedule.send_signal(signal.SIGINT)
+        schedule.communicate(timeout=60)
+    assert toy.survivors(project) == []
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_and_is_cancelled(
     project: toy.Toy, prefect: Prefect, how: signal.Signals
 ) -> None:
-    project.set("left", value=how.value, sleep=600)
-    process = project.start("run")
-    marker = project.root / ".polm/started-left"
-    marker.unlink(missing_ok=True)
-    while not marker.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
+    process = run_until_left(project, how.value, "run")
     code, said = project.polm("run")
     assert code == 2
     assert f"another `polm run` is at work here (process {process.pid})" in said
