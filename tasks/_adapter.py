@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks._errors import ModelError
-from tasks._folder import ADAPTER_CONFIG, brief, check_links, check_numbers, names, read_object
+from tasks._folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, brief, check_links, check_numbers, names, read_object
 from tasks._models import refuse_code
-from tasks._whole import check_finite, settle_ties
+from tasks._whole import check_finite, load_adapter, settle_ties
 
 log = logging.getLogger("polm")
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before the names that a model's own modules have."""
-COPIES = ("modules_to_save", "original_module")
-"""Parts of names under which PEFT writes a resized embedding once more, beside the name that it loads."""
 
 
 def merge_adapter(model: Any, folder: Path, base: str) -> Any:
@@ -53,18 +50,11 @@ def merge_adapter(model: Any, folder: Path, base: str) -> Any:
     config.base_model_name_or_path = None  # PEFT warns where it is another folder's
     try:
         adapted = PeftModel(model, config)
-        found = adapted.load_adapter(str(folder), "default", torch_device="cpu")
     except Exception as e:  # PEFT raises every kind there is for an adapter of another model
         raise ModelError(
-            f"{folder}: PEFT cannot load this adapter into {base} ({brief(e)}); take the model that it was trained on"
+            f"{folder}: PEFT cannot put this adapter on {base} ({brief(e)}); take the model that it was trained on"
         ) from e
-    extra = [key for key in found.unexpected_keys if not _is_copy(key, shapes)]
-    if found.missing_keys or extra:
-        wrong = f"lacks {names(found.missing_keys)}" if found.missing_keys else f"has no place for its {names(extra)}"
-        raise ModelError(
-            f"{folder / ADAPTER_WEIGHTS}: {wrong} as an adapter of {base} by {ADAPTER_CONFIG}; take the model that it "
-            f"was trained on, or save the adapter again"
-        )
+    load_adapter(adapted, folder)
     check_finite(adapted, folder)
     _warn_if_idle(adapted, folder)
     merged = adapted.merge_and_unload()
@@ -96,8 +86,8 @@ def _read_config(folder: Path) -> Any:
         raise ModelError(f"{path}: PEFT cannot read it ({brief(e)}); save the adapter again") from e
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise ModelError(
-            f"{path}: {config.peft_type.value} is a soft prompt, vectors ahead of the text, which cannot be merged into "
-            f"the weights; take a LoRA or DoRA adapter"
+            f"{path}: {config.peft_type.value} is a soft prompt, vectors ahead of the text, which cannot be merged "
+            f"into the weights; take a LoRA or DoRA adapter"
         )
     if config.task_type not in (None, "CAUSAL_LM"):
         raise ModelError(f"{path}: an adapter for {config.task_type}; take one of a causal language model (CAUSAL_LM)")
@@ -117,7 +107,7 @@ def _resize(model: Any, shapes: dict[str, list[int]], folder: Path) -> None:
     """Give the embedding as many rows as the adapter's has, where it brings one."""
     modules = {id(module): name for name, module in model.named_modules()}
     ends = [modules[id(module)] for module in (model.get_input_embeddings(), model.get_output_embeddings())]
-    copies = ("", ".base_layer", *(f".{copy}" for copy in COPIES))
+    copies = ("", ".base_layer", ".modules_to_save", ".original_module")
     keys = [f"{PREFIX}{end}{copy}.weight" for end in ends for copy in copies]
     rows = {shapes[key][0] for key in keys if key in shapes}
     if len(rows) > 1:
@@ -128,10 +118,6 @@ def _resize(model: Any, shapes: dict[str, list[int]], folder: Path) -> None:
         [count] = rows
         log.info("%s: resizing the embedding to the adapter's %d tokens", folder, count)
         model.resize_token_embeddings(count, mean_resizing=False)
-
-
-def _is_copy(key: str, shapes: dict[str, list[int]]) -> bool:
-    return any(f".{copy}." in key and key.replace(f".{copy}", "") in shapes for copy in COPIES)
 
 
 def _untie(model: Any, shapes: dict[str, list[int]]) -> None:

@@ -14,6 +14,7 @@ from tasks._errors import ModelError
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FLOATS = {"F64", "F32", "F16", "BF16"}
 """Types of numbers, as safetensors calls them, that are weights by themselves; fewer bits need a scale beside them."""
 NAMED = 3

@@ -94,7 +94,7 @@ def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = Fal
 
     check_folder(folder, soft_prompt, quantized)
     _folder.check_causal(folder)
-    options = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if _is_packed(folder):
         return _unpacked(folder, options)
     model = _whole.load_whole(AutoModelForCausalLM, folder, **options)
@@ -137,7 +137,7 @@ def _prompted(model: Any, folder: Path) -> Any:
     if not config.is_prompt_learning:
         raise ModelError(f"{folder}: {config.peft_type.value} is no soft prompt; merge it into the weights")
     prompted = Prompted(model, config)
-    prompted.load_adapter(folder, "default")
+    _whole.load_adapter(prompted, folder)
     return prompted.requires_grad_(False).eval()
 
 

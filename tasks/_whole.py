@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks._errors import ModelError
-from tasks._folder import brief, names
+from tasks._folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, brief, names
 
 log = logging.getLogger("polm")
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 """Settings of `generation_config.json` that only count with `do_sample: true`."""
+ELSEWHERE = (".modules_to_save.", ".original_module.", "prompt_embeddings")
+"""Parts of names that PEFT calls unexpected and has loaded: a soft prompt, and a resized embedding's second copy."""
 PENALTIES = ("repetition_penalty", "diversity_penalty", "encoder_repetition_penalty")
 """Settings of `generation_config.json` that always count."""
 BEAMS = ("early_stopping", "length_penalty")
@@ -83,6 +85,26 @@ def check_found(model: Any, found: dict[str, Any], folder: Path, new_head: bool 
             f"{folder}: {names(extra)} {_are(extra)} in its files, and {kind} by config.json has no place for "
             f"them; take the config.json that belongs to these weights, or remove the tensors that the model does "
             f"without"
+        )
+
+
+def load_adapter(adapted: Any, folder: Path) -> None:
+    """Load an adapter's weights into a `PeftModel` that has it as `default`, all of them and no others.
+
+    Raises:
+        ModelError: PEFT cannot load them, or some are missing or left over.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        found = adapted.load_adapter(str(folder), "default", torch_device="cpu")
+    except Exception as e:  # as in `load_whole`
+        raise ModelError(f"{path}: PEFT cannot load it ({brief(e)}); take the model that it was trained on") from e
+    extra = [key for key in found.unexpected_keys if not any(part in key for part in ELSEWHERE)]
+    if found.missing_keys or extra:
+        wrong = f"lacks {names(found.missing_keys)}" if found.missing_keys else f"has no place for its {names(extra)}"
+        raise ModelError(
+            f"{path}: {wrong} on this model by {ADAPTER_CONFIG}; take the model that it was trained on, or save the "
+            f"adapter again"
         )
 
 

@@ -419,7 +419,7 @@ def test_a_padded_embedding_and_several_files_are_read_as_they_are(
 def test_a_reward_model_may_have_a_new_head_and_no_new_body(folder: Path) -> None:
     from transformers import AutoModelForSequenceClassification as Classifier
 
-    options = {"num_labels": 1, "use_safetensors": True, "pad_token_id": 3}
+    options: dict[str, Any] = {"num_labels": 1, "use_safetensors": True, "pad_token_id": 3}
     assert _whole.load_whole(Classifier, folder, new_head=True, **options).score.out_features == 1
     with pytest.raises(ModelError, match=r"score\.weight of LlamaForSequenceClassification is in none of its files"):
         _whole.load_whole(Classifier, folder, **options)
