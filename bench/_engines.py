@@ -52,9 +52,12 @@ class Transformers:
 
         model = load_causal_lm(folder, dtype, quantized=True)
         if adapter is not None:
-            from peft import PeftModel
+            from peft import PeftConfig, PeftModel
 
-            model = PeftModel.from_pretrained(model, adapter)
+            from tasks import _whole
+
+            model = PeftModel(model, PeftConfig.from_pretrained(adapter))
+            _whole.load_adapter(model, adapter)
         self._model = model.eval()
         self._tokenizer = load_tokenizer(adapter.parent if adapter else folder)
         self._reference = Reference(self._model, self._tokenizer)

@@ -10,10 +10,15 @@ import logging
 import re
 from typing import Any
 
+from jinja2 import TemplateError, TemplateSyntaxError
+
 from tasks._ends import turn_end
 from tasks._errors import ModelError
 
 log = logging.getLogger("polm")
+
+RAISED = (TypeError, ValueError, LookupError, AttributeError)
+"""What a template may raise by way of Python, besides Jinja's own errors."""
 
 CHATML = """\
 {%- for message in messages %}
@@ -65,10 +70,12 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
         folder: where it came from, for the message.
 
     Raises:
-        ModelError: it has no template, or one that no marked template known here renders the same bytes as.
+        ModelError: it has no template, one that fails on a question and an answer, or one that no marked template known
+            here renders the same bytes as.
     """
     if not tokenizer.chat_template:
         raise ModelError(f"{folder}: no chat template; set `chat_template` in the recipe's base.yaml")
+    _check_renders(tokenizer, folder)
     if marks_generation(tokenizer):
         return
     original = tokenizer.chat_template
@@ -97,6 +104,17 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
     )
 
 
+def _check_renders(tokenizer: Any, folder: Any) -> None:
+    try:
+        tokenizer.apply_chat_template(_PROBES[0], tokenize=False)
+    except (TemplateError, *RAISED) as e:
+        line = f", line {e.lineno}" if isinstance(e, TemplateSyntaxError) else ""
+        raise ModelError(
+            f"{folder}: the chat template cannot write a question and its answer ({type(e).__name__}{line}: {e}); "
+            f"correct chat_template.jinja"
+        ) from None
+
+
 def _candidates(original: str) -> list[str]:
     """Marked templates worth trying: plain ChatML, and ChatML that opens with the original's own system message."""
     system = re.search(r"<\|im_start\|>system(?:\\n|\n)(.*?)<\|im_end\|>", original, re.S)
@@ -110,10 +128,19 @@ def _same_bytes(tokenizer: Any, a: str, b: str) -> bool:
     for probe in _PROBES:
         for prompt in (False, True):
             messages = probe[:-1] if prompt else probe
-            texts = [
-                tokenizer.apply_chat_template(messages, chat_template=t, tokenize=False, add_generation_prompt=prompt)
-                for t in (a, b)
-            ]
+            texts = [_rendered(tokenizer, t, messages, prompt) for t in (a, b)]
             if texts[0] != texts[1]:
                 return False
     return True
+
+
+def _rendered(tokenizer: Any, template: str, messages: list[dict[str, str]], prompt: bool) -> str | None:
+    """Text of a conversation; None where the template refuses it, as some do with a system message."""
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=prompt
+            )
+        )
+    except (TemplateError, *RAISED):
+        return None

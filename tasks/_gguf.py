@@ -8,6 +8,7 @@ fields (`tokenizer.ggml.*`) decide here.
 from pathlib import Path
 from typing import Any
 
+from tasks import _whole
 from tasks._errors import ModelError
 
 SPLITS_DIGITS = {"smollm": True, "gpt-2": False}
@@ -22,13 +23,13 @@ def load_gguf(path: Path, dtype: str) -> tuple[Any, Any]:
         dtype: torch dtype of the dense weights, e.g. `float32`.
 
     Raises:
-        ModelError: a tokenizer that is not a byte-level BPE of a kind known here.
+        ModelError: a tokenizer that is not a byte-level BPE of a kind known here, or weights that are not whole.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     _follow_the_file(tokenizer, path)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    model = _whole.load_whole(AutoModelForCausalLM, path.parent, gguf_file=path.name, dtype=dtype)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

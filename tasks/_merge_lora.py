@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks._errors import ConfigError, ModelError
+from tasks._folder import names as listed
 from tasks._models import load_causal_lm, load_tokenizer, save_model
 
 PARAMETERS = {"weight", "rank", "combination_type", "density"}
@@ -96,7 +97,12 @@ def _fill(adapted: Any, name: str, folder: Path, difference: Mapping[str, Any]) 
 
     own = _is_lora(folder)
     if own:
-        set_peft_model_state_dict(adapted, load_file(folder / ADAPTER / "adapter_model.safetensors"), adapter_name=name)
+        path = folder / ADAPTER / "adapter_model.safetensors"
+        found = set_peft_model_state_dict(adapted, load_file(path), adapter_name=name)
+        lacking = [key for key in found.missing_keys if f".{name}." in key]
+        if lacking or found.unexpected_keys:
+            wrong = f"lacks {listed(lacking)}" if lacking else f"has no place for its {listed(found.unexpected_keys)}"
+            raise ModelError(f"{path}: {wrong} by {ADAPTER}/adapter_config.json; make {folder} again")
     missed = {key: delta.square().sum().item() for key, delta in difference.items()}
     total = sum(missed.values())
     with torch.no_grad():

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks import _folder, _whole
 from tasks._ends import settle, turn_end
 from tasks._errors import ModelError
 
@@ -29,30 +30,19 @@ def check_folder(folder: Path, soft_prompt: bool = False, quantized: bool = Fals
         quantized: whether the caller only reads the model, so that its weights may be packed in few bits.
 
     Raises:
-        ModelError: no `config.json`, a pickle, a Python file, a config that asks for remote code (`auto_map`), a soft
-            prompt, unless `soft_prompt`, or packed weights, unless `quantized`.
+        ModelError: as `_folder.check_files`, a pickle, a Python file, a config that asks for remote code (`auto_map`),
+            a soft prompt, unless `soft_prompt`, or packed weights, unless `quantized`.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
+    refuse_code(folder)
+    _folder.check_files(folder)
     if (folder / PROMPT).exists() and not soft_prompt:
         raise ModelError(
             f"{folder / PROMPT}: a soft prompt is not in the weights, so the model can be evaluated, but neither "
             f"trained further nor exported; take one whose adapter is merged (LoRA, DoRA)"
         )
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in PICKLES:
-            raise ModelError(
-                f"{path}: a pickle can run code when it is loaded; convert the weights to safetensors "
-                f"(`AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)` in a sandbox) and remove it"
-            )
-        if path.suffix == ".py":
-            raise ModelError(f"{path}: code inside a model folder is never run; remove it")
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
-        try:
-            config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as e:
-            raise ModelError(f"{path}: not JSON ({e})") from None
+        config = _folder.read_object(path) if path.exists() else {}
         if "auto_map" in config:
             raise ModelError(
                 f"{path}: 'auto_map' asks for remote code, which is never run; use a built-in architecture"
@@ -64,6 +54,18 @@ def check_folder(folder: Path, soft_prompt: bool = False, quantized: bool = Fals
             )
 
 
+def refuse_code(folder: Path) -> None:
+    """Refuse a folder with a file that could run code. Raises ModelError."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in PICKLES:
+            raise ModelError(
+                f"{path}: a pickle can run code when it is loaded; convert the weights to safetensors "
+                f"(`AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)` in a sandbox) and remove it"
+            )
+        if path.suffix == ".py":
+            raise ModelError(f"{path}: code inside a model folder is never run; remove it")
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Load a tokenizer, with a pad token, and with its ends among the special tokens, which are no text.
 
@@ -72,7 +74,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AddedToken, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = _folder.read_tokenizer(AutoTokenizer, folder)
     if tokenizer.eos_token is None:
         raise ModelError(f"{folder}: the tokenizer has no eos_token, so that no answer would ever end")
     if tokenizer.pad_token is None:
@@ -101,9 +103,10 @@ def load_causal_lm(folder: Path, dtype: str = "float32", soft_prompt: bool = Fal
     from transformers import AutoModelForCausalLM
 
     check_folder(folder, soft_prompt, quantized)
-    options = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    _folder.check_causal(folder)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     packed = _is_packed(folder)
-    model = _unpacked(folder, options) if packed else AutoModelForCausalLM.from_pretrained(folder, **options)
+    model = _unpacked(folder, options) if packed else _whole.load_whole(AutoModelForCausalLM, folder, **options)
     settle(model, load_tokenizer(folder), folder)
     return _prompted(model, folder / PROMPT) if (folder / PROMPT).exists() else model
 
@@ -119,7 +122,7 @@ def _unpacked(folder: Path, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = _whole.load_whole(AutoModelForCausalLM, folder, **options)
         model(torch.zeros(1, 1, dtype=torch.long))
     return model
 
@@ -144,7 +147,7 @@ def _prompted(model: Any, folder: Path) -> Any:
     if not config.is_prompt_learning:
         raise ModelError(f"{folder}: {config.peft_type.value} is no soft prompt; merge it into the weights")
     prompted = Prompted(model, config)
-    prompted.load_adapter(folder, "default")
+    _whole.load_adapter(prompted, folder)
     return prompted.requires_grad_(False).eval()
 
 

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from tasks import _artifact as artifact
+from tasks._adapter import has_tokenizer, merge_adapter
 from tasks._chat import mark_generation
 from tasks._config import StageConfig, Strict
 from tasks._ends import require_turn_end
 from tasks._errors import ModelError
+from tasks._folder import check_tokens
 from tasks._gguf import load_gguf
 from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks._pretrain import Pretraining, pretrain
@@ -31,6 +33,8 @@ class HubModel(Strict):
     """Hub id, e.g. `Qwen/Qwen3-0.6B`; a folder of that relative path stands in for it."""
     revision: str
     """Commit, tag or branch. A commit is the only one that stays what it is."""
+    adapter: str | None
+    """Adapter of it to merge: a folder, or a hub id with its revision, `org/name@commit`; null merges none."""
     licence: str
     """SPDX identifier, or the licence's name."""
 
@@ -40,6 +44,8 @@ class FolderModel(Strict):
 
     folder: Path
     """Path relative to the repository's root."""
+    adapter: str | None
+    """Adapter of it to merge, as in `HubModel`."""
     licence: str
     """SPDX identifier, or the licence's name."""
 
@@ -82,18 +88,25 @@ def main(config: Config, run: Run, *, data: Path) -> None:
     if isinstance(source, ScratchModel):
         model, tokenizer, figures = pretrain(source.scratch, config.seed, data, run)
         artifact.write_json(run.out / "metrics.json", figures)
+        place: Any = run.params_file
         origin: dict[str, Any] = {"kind": "scratch"}
     elif isinstance(source, PackageSource):
-        path = package_member(source.package, source.version, source.sha256, source.member)
-        model, tokenizer = load_gguf(path, config.dtype)
+        place = package_member(source.package, source.version, source.sha256, source.member)
+        model, tokenizer = load_gguf(place, config.dtype)
         origin = {"kind": "package", **source.model_dump()}
     else:
-        folder = download(source) if isinstance(source, HubModel) else source.folder
-        check_folder(folder)
-        model, tokenizer = load_causal_lm(folder, config.dtype), load_tokenizer(folder)
-        origin = json.loads(source.model_dump_json())
-    mark_generation(tokenizer, origin)
-    require_turn_end(tokenizer, origin)
+        place = download(source) if isinstance(source, HubModel) else source.folder
+        check_folder(place)
+        model, tokenizer = load_causal_lm(place, config.dtype), load_tokenizer(place)
+        if source.adapter is not None:
+            adapter = adapter_folder(source.adapter)
+            model = merge_adapter(model, adapter, source.hub if isinstance(source, HubModel) else place.name)
+            if has_tokenizer(adapter):
+                place, tokenizer = adapter, load_tokenizer(adapter)
+            check_tokens(tokenizer, place, len(model.get_input_embeddings().weight))
+        origin = json.loads(source.model_dump_json(exclude_none=True))
+    mark_generation(tokenizer, place)
+    require_turn_end(tokenizer, place)
     save_model(model, tokenizer, run.out)
     artifact.write_json(run.out / "origin.json", origin)
     if not (run.out / "metrics.json").exists():
@@ -106,21 +119,35 @@ def download(source: HubModel) -> Path:
     Raises:
         ModelError: no network, no such model or revision, or it has no safetensors.
     """
-    if Path(source.hub).is_dir():
-        return Path(source.hub)
+    return Path(source.hub) if Path(source.hub).is_dir() else _fetch(source.hub, source.revision)
+
+
+def adapter_folder(adapter: str) -> Path:
+    """Find an adapter here, or fetch it from the hub. Raises ModelError as `download`."""
+    hub, at, revision = adapter.rpartition("@")
+    if Path(adapter).exists():
+        return Path(adapter)
+    if not at:
+        raise ModelError(
+            f"adapter {adapter}: no such folder; give one, or a hub id with its revision, e.g. org/name@main"
+        )
+    return _fetch(hub, revision)
+
+
+def _fetch(hub: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
     try:
-        folder = Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
+        folder = Path(snapshot_download(hub, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
         raise ModelError(
-            f"{source.hub}@{source.revision}: cannot be fetched ({type(e).__name__}); check the id, the revision, the "
-            f"network and your hub login, or put the model's folder at {source.hub}"
+            f"{hub}@{revision}: cannot be fetched ({type(e).__name__}); check the id, the revision, the "
+            f"network and your hub login, or put the model's folder at {hub}"
         ) from None
     if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{source.hub}: no safetensors (a {' / '.join(sorted(PICKLES))} file is never loaded)")
+        raise ModelError(f"{hub}: no safetensors (a {' / '.join(sorted(PICKLES))} file is never loaded)")
     return folder
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import _artifact as artifact
-from tasks import _rl, _train
+from tasks import _rl, _train, _whole
 from tasks._config import Strict, check_trainer
 from tasks._errors import ConfigError, ModelError
 from tasks._models import check_folder, load_causal_lm, load_tokenizer
@@ -120,9 +120,10 @@ def load_classifier(folder: Path, tokenizer: Any) -> Any:
     built = AutoConfig.from_pretrained(folder).architectures or ["nothing"]
     if not built[0].endswith("ForSequenceClassification"):
         raise ModelError(f"{folder}: holds {built[0]} and no reward model; --reward takes what the reward stage wrote")
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id
-    )
+    return _whole.load_whole(
+        AutoModelForSequenceClassification, folder,
+        num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

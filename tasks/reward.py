@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import _artifact as artifact
-from tasks import _audit, _rows, _train
+from tasks import _audit, _rows, _train, _whole
 from tasks._errors import DataError
 from tasks._models import check_folder, load_tokenizer
 from tasks._stage import Run, stage
@@ -45,8 +45,14 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
     torch.manual_seed(config.seed)
     trainer = RewardTrainer(
-        model=AutoModelForSequenceClassification.from_pretrained(
-            model, num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id
+        model=_whole.load_whole(
+            AutoModelForSequenceClassification,
+            model,
+            new_head=True,
+            num_labels=1,
+            dtype="float32",
+            use_safetensors=True,
+            pad_token_id=tokenizer.pad_token_id,
         ),
         args=arguments,
         train_dataset=_rows.examples(data, config.dataset, "train"),

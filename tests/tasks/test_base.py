@@ -85,7 +85,9 @@ def test_a_local_folder_stands_in_for_the_hub(
     make_run: MakeRun, chat_model: Path, sums_data: Path, workspace: Path, key: str
 ) -> None:
     shutil.copytree(chat_model, workspace / "Org/Model", ignore=shutil.ignore_patterns("manifest.json"))
-    source = {key: "Org/Model", "licence": "Apache-2.0"} | ({"revision": "main"} if key == "hub" else {})
+    source = {key: "Org/Model", "adapter": None, "licence": "Apache-2.0"} | (
+        {"revision": "main"} if key == "hub" else {}
+    )
     run = make_run("base")
     base.main(configured(source), run, data=sums_data)
     assert (run.out / "model.safetensors").read_bytes() == (chat_model / "model.safetensors").read_bytes()
@@ -98,11 +100,11 @@ def test_a_folder_with_a_pickle_is_refused(
     shutil.copytree(chat_model, workspace / "m")
     (workspace / "m/pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match="a pickle can run code"):
-        base.main(configured({"folder": "m", "licence": "MIT"}), make_run("base"), data=sums_data)
+        base.main(configured({"folder": "m", "adapter": None, "licence": "MIT"}), make_run("base"), data=sums_data)
 
 
 def test_no_network_says_what_to_do(make_run: MakeRun, sums_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = {"hub": "nobody/nothing", "revision": "main", "licence": "MIT"}
+    source = {"hub": "nobody/nothing", "revision": "main", "adapter": None, "licence": "MIT"}
     with pytest.raises(
         ModelError, match=r"nobody/nothing@main: cannot be fetched .* put the model's folder at nobody/nothing"
     ):
