@@ -12,13 +12,10 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from tasks._ends import turn_end
+from tasks._ends import RAISED, turn_end
 from tasks._errors import ModelError
 
 log = logging.getLogger("polm")
-
-RAISED = (TypeError, ValueError, LookupError, AttributeError)
-"""What a template may raise by way of Python, besides Jinja's own errors."""
 
 CHATML = """\
 {%- for message in messages %}

@@ -17,6 +17,8 @@ from tasks._errors import ModelError
 log = logging.getLogger("polm")
 PROBE = "polm"
 """An answer to render; no template changes it."""
+RAISED = (TypeError, ValueError, LookupError, AttributeError)
+"""What a chat template may raise by way of Python, besides Jinja's own errors."""
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Settings of `generation_config.json` that stay."""
 NEUTRAL = {
@@ -44,7 +46,7 @@ def rendered_end(tokenizer: Any) -> str | None:
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
-    except TemplateError:
+    except (TemplateError, *RAISED):
         return None
     _, answer, after = text.rpartition(PROBE)
     return after if answer else None

@@ -19,7 +19,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
 
 from tasks._config import suggest
-from tasks._ends import end_tokens
+from tasks._ends import RAISED, end_tokens
 from tasks._errors import ConfigError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._progress import Progress
@@ -76,7 +76,7 @@ class ReportingLM(HFLM):
                     **self.chat_template_args,
                 )
             )
-        except TemplateError as e:
+        except (TemplateError, *RAISED) as e:
             roles = ", ".join(message["role"] for message in chat_history)
             raise ModelError(f"the chat template refuses a conversation of {roles} ({e})") from e
 

@@ -33,7 +33,7 @@ class HubModel(Strict):
     """Hub id, e.g. `Qwen/Qwen3-0.6B`; a folder of that relative path stands in for it."""
     revision: str
     """Commit, tag or branch. A commit is the only one that stays what it is."""
-    adapter: str | None
+    adapter: str | None = None
     """Adapter of it to merge: a folder, or a hub id with its revision, `org/name@commit`; null merges none."""
     licence: str
     """SPDX identifier, or the licence's name."""
@@ -44,7 +44,7 @@ class FolderModel(Strict):
 
     folder: Path
     """Path relative to the repository's root."""
-    adapter: str | None
+    adapter: str | None = None
     """Adapter of it to merge, as in `HubModel`."""
     licence: str
     """SPDX identifier, or the licence's name."""

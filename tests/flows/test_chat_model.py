@@ -96,6 +96,7 @@ def test_sampling_differs_from_the_likeliest_and_top_k_of_one_does_not(served: A
 
 def test_what_changes_nothing_is_taken(served: Any) -> None:
     plain = served.predict(request())["choices"]
+    changes: dict[str, Any]
     for changes in ({"tools": []}, {"top_k": -1}, {"top_k": 0}, {"stop": []}, {"n": 1}, {"presence_penalty": 0.0}):
         assert served.predict(request(**changes))["choices"] == plain
     longest = served.predict(request(max_tokens=None))["choices"]

@@ -112,7 +112,7 @@ def _evaluated(model: Path) -> list[str]:
         (recipe / "eval").mkdir(parents=True)
         task = read_yaml(REPO / "params/tiny/eval/sums.yaml")
         task["generation_kwargs"] = {"do_sample": False, "max_gen_toks": LONGEST, "until": []}
-        choice = {"file": "eval/sums.yaml", "limit": None, "group_by": []}
+        choice: dict[str, Any] = {"file": "eval/sums.yaml", "limit": None, "group_by": []}
         settings = read_yaml(REPO / "params/tiny/evaluate.yaml") | {"tasks": [choice], "batch_size": 16}
         for path, content in ((recipe / "eval/sums.yaml", task), (recipe / "evaluate.yaml", settings)):
             with path.open("w") as f:

@@ -212,7 +212,7 @@ def test_measures_by_hand() -> None:
         patch.setattr(_onnx, "logits", lambda model, ids: shifted)
         patch.setattr(_onnx, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
         patch.setattr(_onnx, "decode", lambda tokenizer, ids: "".join("abc"[i] for i in ids))
-        reference = SimpleNamespace(ends=[2], text=lambda answer: "".join("abc"[i] for i in answer))
+        reference: Any = SimpleNamespace(ends=[2], text=lambda answer: "".join("abc"[i] for i in answer))
         session.compare(_parity.Prompt([], "text", [1, 1]), [0, 2], p, reference)
     measures = session.measures()
     expected = (0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2
