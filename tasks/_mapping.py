@@ -31,8 +31,6 @@ TRAINED = ("sft", "preferences", "feedback")
 """Kinds whose rows TRL's trainers learn from as they are written."""
 PARTED = {"prompt", "completion"}
 """Instead of `messages`, in an `sft` set: of the prompt nothing is learnt, not even what an assistant says in it."""
-
-
 TURNS = ("messages", "prompt", "chosen", "rejected", "completion")
 """Columns that hold messages, in whatever set."""
 HONOURED_ELSEWHERE = {

@@ -165,6 +165,11 @@ CSV: list[tuple[str | bytes, dict[int, str]]] = [
     (b'two,"lines\nof caf\xe9"', {10: "not UTF-8 at byte 7"}),
     ('"He said "hi" to\nme, ok\nand left",b', {9: "not CSV", 10: "inside the quotes", 11: "inside the quotes"}),
     ('two,"lines\nof, text",and more', {9: "has 3 fields", 10: "inside the quotes that line 9 opens"}),
+    (
+        'bad,"He said "hi" to\nno comma here\nok,"and then',
+        {9: "not CSV", 10: "inside the quotes", 11: "inside the quotes"},
+    ),
+    ("\n \n\t", {}),
     ("a\rb,c", {9: "has 1 fields"}),
 ]
 
@@ -177,7 +182,7 @@ def test_bad_records_of_csv(workspace: Path, bad: str | bytes, reasons: dict[int
     out = run(workspace, recipe(sources={"mine": file_source("rows.csv")}))
     if b"\r" in broken:  # a carriage return ends a line: here the second half is a row of its own
         (counts,) = report(out)["sets"]["sft"]["sources"].values()
-        assert counts["read"] == 31
+        assert (counts["read"], len(read(out / "rejects.jsonl"))) == (31, 1)
         return
     assert {r["line"] for r in read(out / "rejects.jsonl")} == set(reasons)
     assert all(reasons[r["line"]] in r["reason"] for r in read(out / "rejects.jsonl"))
