@@ -44,9 +44,9 @@ class TrainerConfig(TrainConfig):
 
     dataset: str
     """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
-    max_left_out: float = Field(0.0, ge=0, le=1)
+    max_left_out: float = Field(default=0.0, ge=0, le=1)
     """Largest share of a split's rows of which nothing is learnt because they are too long; none, if not given."""
-    max_cut: float = Field(0.0, ge=0, le=1)
+    max_cut: float = Field(default=0.0, ge=0, le=1)
     """Largest share of a split's rows that are learnt in part because they are too long; none, if not given."""
     trainer: dict[str, Any]
     """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
