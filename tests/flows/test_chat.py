@@ -163,6 +163,39 @@ def test_the_question_comes_from_the_words_or_the_pipe(words: list[str], piped: 
     assert chat.question_from(words, io.StringIO(piped)) == expected
 
 
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("What\0 is 2 + 3?", "character 5 of the text is the character NUL"),
+        ("half \ud83d", r"character 6 .* is half a character \(.ud83d alone\)"),
+        ("caf\udce9", "character 4 .* is the byte 0xe9, which is no UTF-8"),
+    ],
+)
+def test_what_would_not_reach_the_model_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, question: str, message: str
+) -> None:
+    conversation = chat.Conversation(folder, max_new_tokens=4, temperature=0.0)
+    with pytest.raises(DataError, match=message):
+        list(conversation.ask(question))
+    assert not conversation.messages and list(conversation.ask(QUESTION)), "the conversation goes on"
+    assert "leave it out" in talk(folder, [question, QUESTION, "/quit"], monkeypatch)
+    _, tokenizer = _onnx.load(folder)
+    with pytest.raises(DataError, match=message):
+        _onnx.encode(tokenizer, question)
+
+
+def test_bytes_of_another_encoding_are_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe and a terminal that Python reads strictly, as in most locales."""
+    piped = io.TextIOWrapper(io.BytesIO("café".encode("latin-1")), encoding="utf-8")
+    with pytest.raises(DataError, match=r"byte 4 of the question is no utf-8 .*; convert it: iconv"):
+        chat.question_from([], piped)
+    console = Console(file=io.StringIO(), width=200)
+    typed = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    chat.chat(folder, title="t", max_new_tokens=4, temperature=0.0, console=console)
+    assert "is no utf-8" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_no_question_means_talking_only_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
