@@ -85,6 +85,11 @@ def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any
             f"{run.params_file}: trainer.save_steps is {kept}, no multiple of trainer.logging_steps ({every}); a run "
             f"that goes on from such a checkpoint would log other means than one that was not stopped"
         )
+    if config.trainer.get("completion_only_loss") is False:
+        raise ConfigError(
+            f"{run.params_file}: trainer.completion_only_loss is false, which would learn the prompts, and the turns of "
+            f"weight 0 in them; take it out"
+        )
     fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
     try:
         built = config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)

@@ -96,13 +96,8 @@ def test_sampling_differs_from_the_likeliest_and_top_k_of_one_does_not(served: A
 
 def test_what_changes_nothing_is_taken(served: Any) -> None:
     plain = served.predict(request())["choices"]
-<<<<<<< HEAD
-    changes: dict[str, Any]
-    for changes in ({"tools": []}, {"top_k": -1}, {"top_k": 0}, {"stop": []}, {"n": 1}, {"presence_penalty": 0.0}):
-=======
     neutral: list[dict[str, Any]] = [{"tools": []}, {"top_k": -1}, {"top_k": 0}, {"stop": []}, {"n": 1}]
     for changes in [*neutral, {"presence_penalty": 0.0}]:
->>>>>>> 4b94c5be2cb7281d15bedaa512c4b36c4a5340a0
         assert served.predict(request(**changes))["choices"] == plain
     unlimited = request()
     del unlimited["max_tokens"]
