@@ -345,3 +345,23 @@ def test_the_summary_of_a_run_names_what_was_lost(workspace: Path) -> None:
     assert summary.lost_rows(board, graph) == [f"sft: {lost}", f"dpo: {lost}"]
     metrics = records.final_metrics(workspace / "sft")
     assert metrics["audit/train/left_out"] == metrics["audit/train/used"] == metrics["audit/train/cut"] == 1
+
+
+def test_kto_refuses_thumbs_that_point_one_way_once_long_rows_are_gone(
+    make_run: MakeRun, workspace: Path, chat_model: Path, overhead: tuple[int, int]
+) -> None:
+    data = workspace / "data"
+    rows = [
+        {
+            "id": str(i),
+            "prompt": turn("user", 70 if i % 2 else 8),
+            "completion": turn("assistant", 4),
+            "label": not i % 2,
+        }
+        for i in range(16)
+    ]
+    for split in ("train", "validation"):
+        artifact.write_jsonl(data / "feedback" / f"{split}.jsonl", rows)
+    config = lenient(test_rl.configured(kto, "feedback", {"max_length": LIMIT}))
+    with pytest.raises(DataError, match=r"all 8 labels are True"):
+        kto.main(config, make_run("kto"), model=chat_model, data=data)
