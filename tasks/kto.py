@@ -37,7 +37,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from trl import KTOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
+    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
     splits = [answers(_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")]
     trainer = KTOTrainer(
         model=load_causal_lm(model),

@@ -226,7 +226,7 @@ def test_a_limit_that_does_not_fit_the_rows_stops_the_stage(
     names = {adapt: "lora", distill: "alone", prune: "pruned_magnitude"}
     run = make_run(names.get(module, "trained"))
     inputs = {"teacher": chat_model} if module is distill else {}
-    with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.*\(max_left_out\)"):
+    with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.* nothing is left to"):
         module.main(strict(module), run, model=chat_model, data=sums_data, **inputs)
     assert list(run.out.iterdir()) == []
 
@@ -365,3 +365,14 @@ def test_kto_refuses_thumbs_that_point_one_way_once_long_rows_are_gone(
     config = lenient(test_rl.configured(kto, "feedback", {"max_length": LIMIT}))
     with pytest.raises(DataError, match=r"all 8 labels are True"):
         kto.main(config, make_run("kto"), model=chat_model, data=data)
+
+
+def test_rows_beyond_the_models_context_are_not_trained_on(
+    make_run: MakeRun, workspace: Path, chat_model: Path
+) -> None:
+    rows = [{"id": str(i), "messages": turn("user", 8) + turn("assistant", 4 if i else 300)} for i in range(4)]
+    for split in ("train", "validation"):
+        artifact.write_jsonl(workspace / "data/sft" / f"{split}.jsonl", rows)
+    config = test_train.configured(sft, assistant_only_loss=True, max_length=400)
+    with pytest.raises(DataError, match=r"rows of up to 3\d\d tokens .* is 256: set trainer.max_length .* to no more"):
+        sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")

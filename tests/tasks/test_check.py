@@ -137,7 +137,7 @@ def made(recipes: Path, chat_model: Path, make_artifact: Any, words: int) -> Non
     whole = {"messages": question + answer}
     pair = {"prompt": question, "chosen": answer, "rejected": [{"role": "assistant", "content": "8"}]}
     rated = {"prompt": question, "completion": answer, "label": True}
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "preferences": pair,
         "feedback": rated,
         "prompts": {"prompt": question},
