@@ -201,6 +201,7 @@ def test_what_is_lost_is_written_and_said(
         lost = {name for name, (_, _, state) in LENGTHS.items() if state != "used"}
         assert set(record["cut_ids"]) | set(record["left_out_ids"]) == lost
         assert f"warning: {split}: {record['left_out']} left out" in caplog.text
+    assert artifact.read_json(run.out / "tokenizer.json")["truncation"] is None, "whoever loads it would cut in silence"
     if module is reward:
         assert sum(part["pairs"] for part in artifact.read_json(run.out / "calibration.json")) == 2
 
