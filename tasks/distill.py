@@ -118,11 +118,12 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
     sizes = _sizes(student.num_parameters(), master.num_parameters(), config.student.largest_share, run)
     if method.teacher_weight > 0:
         _distill.same_tokens(tokenizer, load_tokenizer(teacher), (model, teacher))
+    taught = _settings(method, arguments, tokenizer, run) if method.teacher_weight > 0 else {}
     rows, counts = _learnt(config, method, arguments, run, tokenizer, model, master, teacher, data)
     learnt = {"train_dataset": rows, "eval_dataset": _rows.examples(data, config.dataset, "validation")}
     common = {"model": student, "args": arguments, "processing_class": tokenizer, **learnt}
     if method.teacher_weight > 0:
-        trainer: Any = _distill.Distillation(**common, teacher=master, **_settings(method, arguments, tokenizer, run))
+        trainer: Any = _distill.Distillation(**common, teacher=master, **taught)
     else:
         trainer = SFTTrainer(**common)
     audit = _sft.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
