@@ -51,15 +51,21 @@ def longest_prompt(model: Path, answer: int, key: str) -> Limit:
         answer: most tokens of an answer.
         key: of the recipe, that says so.
     """
+    whole = context(model)
+    limited_by = f"the model's context of {whole} less {key}"
+    return Limit(None if whole is None else whole - answer, limited_by, f"lower {key.split()[-1]}")
+
+
+def context(model: Path) -> int | None:
+    """The positions that a model knows; None where its configuration names no number."""
     from transformers import AutoConfig
 
-    context = AutoConfig.from_pretrained(model).get_text_config().to_dict().get("max_position_embeddings")
-    limited_by = f"the model's context of {context} less {key}"
-    return Limit(None if context is None else context - answer, limited_by, f"lower {key.split()[-1]}")
+    found: int | None = AutoConfig.from_pretrained(model).get_text_config().to_dict().get("max_position_embeddings")
+    return found
 
 
 def audited(
-    config: "TrainerConfig", run: "Run", data: Path, dataset: str, tokenizer: Any, config_class: type[Any]
+    config: "TrainerConfig", run: "Run", data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
 ) -> dict[str, Record]:
     """Audit both splits of a set that a trainer reads whole, and write `audit.json`.
 
@@ -70,17 +76,19 @@ def audited(
         dataset: set of it.
         tokenizer: with the chat template of the training.
         config_class: of TRL, whose trainer reads the rows.
+        model: folder of the model that is trained.
 
     Returns:
         Name of the split to its record.
 
     Raises:
-        DataError: no such set, or more of it is left out or cut than the recipe allows.
+        DataError: no such set, more of it is left out or cut than the recipe allows, or what is left of a row is longer
+            than the model's context.
     """
     found = {}
     for split in ("train", "validation"):
         rows, source = _rows.read(data, dataset, split), _rows.file(data, dataset, split)
-        found[split] = learnt(config, run, split, rows, (dataset, source), tokenizer, config_class)
+        found[split] = learnt(config, run, split, rows, (dataset, source), tokenizer, config_class, model)
     write(run, found)
     return found
 
@@ -93,12 +101,20 @@ def learnt(
     source: tuple[str, Path],
     tokenizer: Any,
     config_class: type[Any],
+    model: Path,
 ) -> Record:
     """Audit rows that a trainer reads whole: `source` is their set and where they lie. Raises as `audited`."""
     fates = _fates.of_rows(rows, tokenizer, config.trainer, config_class)
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)
+    learnt_tokens = max(fate.tokens for fate in fates if fate.state != "left_out")
+    learnt_tokens = learnt_tokens if limit.tokens is None else min(learnt_tokens, limit.tokens)
+    if learnt_tokens > (most := context(model) or learnt_tokens):
+        raise DataError(
+            f"{source[1]}: rows of up to {learnt_tokens} tokens would be trained on, and the context of {model} is "
+            f"{most}: set trainer.max_length in {run.params_file} to no more than that"
+        )
     return record
 
 
@@ -157,8 +173,10 @@ def sentence(record: Mapping[str, Any]) -> str | None:
 
 def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
     """The message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
+    if record["left_out"] == record["rows"]:
+        return f"{sentence(record)}; nothing is left to learn from: {limit.remedy}, or shorten the rows"
     for state, key, most in (("left_out", "max_left_out", config.max_left_out), ("cut", "max_cut", config.max_cut)):
-        if record[state] > most * record["rows"] or record["left_out"] == record["rows"]:
+        if record[state] > most * record["rows"]:
             return (
                 f"{sentence(record)}; {where} allows a share of {most:g} ({key}): {limit.remedy}, shorten or drop the "
                 f"longest rows, or raise {key}"

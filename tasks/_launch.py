@@ -92,8 +92,23 @@ def check_processes(wanted: Asked, where: Path, environment: Mapping[str, str]) 
         )
 
 
-def check_trainer(wanted: Asked, where: Path, accelerator: Any) -> None:
-    """Raises ConfigError when accelerate made something else of the processes than the recipe asks for."""
+def check_trainer(wanted: Asked, where: Path, accelerator: Any, gpus: int) -> None:
+    """Hold the state that really came up against the recipe.
+
+    Args:
+        wanted: from `asked`.
+        where: recipe file, for messages.
+        accelerator: the trainer's.
+        gpus: that this process trains on.
+
+    Raises:
+        ConfigError: accelerate made something else of the processes, or one process takes several GPUs.
+    """
+    if gpus > 1:
+        raise ConfigError(
+            f"{where}: one process sees {gpus} GPUs and would train on as many times the batch; set "
+            f"CUDA_VISIBLE_DEVICES to one of them (`polm run` does), or start a process for each with launch"
+        )
     kind = str(accelerator.distributed_type.value).upper()
     sharding = next((name for name in SHARDED if name == kind), None)
     if (accelerator.num_processes, sharding) != (wanted.processes, wanted.sharding):

@@ -161,7 +161,7 @@ def run_rounds(
             start = model if config.restart else current
             train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
             source = f"round {number + 1}", folder / "rows.jsonl"
-            record = _audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class())
+            record = _audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class(), start)
             artifact.write_json(folder / _audit.FILE, record)
             artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)

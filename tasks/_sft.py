@@ -42,7 +42,7 @@ def fine_tune(
 
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
-    _audit.audited(config, run, data, dataset, tokenizer, type(arguments))
+    _audit.audited(config, run, data, dataset, tokenizer, type(arguments), model)
     trainer = SFTTrainer(
         model=load_causal_lm(model),
         args=arguments,

@@ -126,7 +126,7 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
     """
     from transformers import PrinterCallback
 
-    _launch.check_trainer(run.launched, run.params_file, trainer.accelerator)
+    _launch.check_trainer(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(run))
     before = _fingerprint(trainer.model)

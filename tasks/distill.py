@@ -119,12 +119,13 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
     sizes = _sizes(student.num_parameters(), master.num_parameters(), config.student.largest_share, run)
     if method.teacher_weight > 0:
         _distill.same_tokens(tokenizer, load_tokenizer(teacher), (model, teacher))
-    rows, counts = _learnt(config, method, arguments, run, tokenizer, master, teacher, data)
+    ends = end_tokens(student, tokenizer)
+    taught = _settings(method, arguments, ends, tokenizer.pad_token_id, run) if method.teacher_weight > 0 else {}
+    rows, counts = _learnt(config, method, arguments, run, tokenizer, model, master, teacher, data)
     learnt = {"train_dataset": rows, "eval_dataset": _rows.examples(data, config.dataset, "validation")}
     common = {"model": student, "args": arguments, "processing_class": tokenizer, **learnt}
     if method.teacher_weight > 0:
-        settings = _settings(method, arguments, end_tokens(student, tokenizer), tokenizer.pad_token_id, run)
-        trainer: Any = _distill.Distillation(**common, teacher=master, **settings)
+        trainer: Any = _distill.Distillation(**common, teacher=master, **taught)
     else:
         trainer = SFTTrainer(**common)
     audit = _sft.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
@@ -136,21 +137,33 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
 
 
 def _learnt(
-    config: Config, method: Method, arguments: Any, run: Run, tokenizer: Any, master: Any, teacher: Path, data: Path
+    config: Config,
+    method: Method,
+    arguments: Any,
+    run: Run,
+    tokenizer: Any,
+    model: Path,
+    master: Any,
+    teacher: Path,
+    data: Path,
 ) -> tuple[Any, dict[str, int]]:
     """The rows to learn, a `datasets.Dataset`, and counts for `metrics.json`; writes `audit.json`."""
     from datasets import Dataset
 
     if method.answers is None:
-        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
+        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
         return _rows.examples(data, config.dataset, "train"), {}
     rows, source = _rows.read(data, config.dataset, "validation"), _rows.file(data, config.dataset, "validation")
-    held_out = _audit.learnt(config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class())
+    held_out = _audit.learnt(
+        config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), model
+    )
     with arguments.main_process_first():
         answers, counts, asked = _distill_rows.answered(
             config, method.answers, run, master.to(arguments.device), teacher, data
         )
-    train = _audit.learnt(config, run, "train", answers, ("the teacher's answers", teacher), tokenizer, trainer_class())
+    train = _audit.learnt(
+        config, run, "train", answers, ("the teacher's answers", teacher), tokenizer, trainer_class(), model
+    )
     _audit.write(run, {"prompts": asked, "train": train, "validation": held_out})
     return Dataset.from_list(answers), counts
 

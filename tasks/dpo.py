@@ -40,7 +40,7 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
         from trl import DPOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    _audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class())
+    _audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), model)
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,

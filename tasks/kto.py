@@ -37,9 +37,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from trl import KTOTrainer
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
+    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
     splits = [answers(_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")]
-    balance = thumbs(splits[0]["label"], data / artifact.set_folder(config.dataset))
     trainer = KTOTrainer(
         model=load_causal_lm(model),
         args=arguments,
@@ -48,6 +47,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         processing_class=tokenizer,
         peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
     )
+    balance = thumbs(trainer.train_dataset["label"], data / artifact.set_folder(config.dataset))  # of what it kept
     figures = _train.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **balance})

@@ -124,7 +124,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
     if method.heal:
-        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
+        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
     calibration, record = _calibration.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     counted = sum(p.numel() for p in policy.parameters())

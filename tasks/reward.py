@@ -40,7 +40,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class())
+    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
     import torch
 
     torch.manual_seed(config.seed)

@@ -201,6 +201,7 @@ def test_what_is_lost_is_written_and_said(
         lost = {name for name, (_, _, state) in LENGTHS.items() if state != "used"}
         assert set(record["cut_ids"]) | set(record["left_out_ids"]) == lost
         assert f"warning: {split}: {record['left_out']} left out" in caplog.text
+    assert artifact.read_json(run.out / "tokenizer.json")["truncation"] is None, "whoever loads it would cut in silence"
     if module is reward:
         assert sum(part["pairs"] for part in artifact.read_json(run.out / "calibration.json")) == 2
 
@@ -226,7 +227,7 @@ def test_a_limit_that_does_not_fit_the_rows_stops_the_stage(
     names = {adapt: "lora", distill: "alone", prune: "pruned_magnitude"}
     run = make_run(names.get(module, "trained"))
     inputs = {"teacher": chat_model} if module is distill else {}
-    with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.*\(max_left_out\)"):
+    with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.* nothing is left to"):
         module.main(strict(module), run, model=chat_model, data=sums_data, **inputs)
     assert list(run.out.iterdir()) == []
 
@@ -345,3 +346,34 @@ def test_the_summary_of_a_run_names_what_was_lost(workspace: Path) -> None:
     assert summary.lost_rows(board, graph) == [f"sft: {lost}", f"dpo: {lost}"]
     metrics = records.final_metrics(workspace / "sft")
     assert metrics["audit/train/left_out"] == metrics["audit/train/used"] == metrics["audit/train/cut"] == 1
+
+
+def test_kto_refuses_thumbs_that_point_one_way_once_long_rows_are_gone(
+    make_run: MakeRun, workspace: Path, chat_model: Path, overhead: tuple[int, int]
+) -> None:
+    data = workspace / "data"
+    rows = [
+        {
+            "id": str(i),
+            "prompt": turn("user", 70 if i % 2 else 8),
+            "completion": turn("assistant", 4),
+            "label": not i % 2,
+        }
+        for i in range(16)
+    ]
+    for split in ("train", "validation"):
+        artifact.write_jsonl(data / "feedback" / f"{split}.jsonl", rows)
+    config = lenient(test_rl.configured(kto, "feedback", {"max_length": LIMIT}))
+    with pytest.raises(DataError, match=r"all 8 labels are True"):
+        kto.main(config, make_run("kto"), model=chat_model, data=data)
+
+
+def test_rows_beyond_the_models_context_are_not_trained_on(
+    make_run: MakeRun, workspace: Path, chat_model: Path
+) -> None:
+    rows = [{"id": str(i), "messages": turn("user", 8) + turn("assistant", 4 if i else 300)} for i in range(4)]
+    for split in ("train", "validation"):
+        artifact.write_jsonl(workspace / "data/sft" / f"{split}.jsonl", rows)
+    config = test_train.configured(sft, assistant_only_loss=True, max_length=400)
+    with pytest.raises(DataError, match=r"rows of up to 3\d\d tokens .* is 256: set trainer.max_length .* to no more"):
+        sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")

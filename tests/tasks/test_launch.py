@@ -50,6 +50,18 @@ def test_processes_that_nobody_asked_for_are_refused() -> None:
     _launch.check_processes(_launch.Asked(2, None), WHERE, {"WORLD_SIZE": "2"})
 
 
+def test_the_state_that_came_up_is_held_against_the_recipe() -> None:
+    from accelerate import Accelerator
+
+    alone = Accelerator(cpu=True)
+    _launch.check_trainer(_launch.ONE, WHERE, alone, 1)
+    for wanted in (_launch.Asked(2, None), _launch.Asked(1, "FSDP")):
+        with pytest.raises(ConfigError, match=r"accelerate made 1 process\(es\) without sharding of it"):
+            _launch.check_trainer(wanted, WHERE, alone, 1)
+    with pytest.raises(ConfigError, match=r"one process sees 2 GPUs .* as many times the batch"):
+        _launch.check_trainer(_launch.ONE, WHERE, alone, 2)
+
+
 def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: Path, sums_data: Path) -> None:
     run = make_run("rft")
     run.launched = _launch.Asked(2, None)
