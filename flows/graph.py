@@ -141,13 +141,17 @@ def _load() -> dict[str, tuple[Any, list[Any]]]:
                 f"dvc.lock cannot be read ({_first_line(e)}); restore it with `git checkout dvc.lock`, or delete it: "
                 f"what is in the cache is then found again without running"
             ) from None
-        raise ConfigError(f"dvc.yaml: {e}") from None
+        config.read_yaml(Path("dvc.yaml"))  # says the line, where DVC says only that there is one
+        raise ConfigError(f"dvc.yaml: {e}{f' ({_first_line(e.__cause__)})' if e.__cause__ else ''}") from None
     except OSError as e:
         raise PolmError(f"DVC cannot work here: {refusal(e) or e}") from e
-    return {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
+    stages = {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
+    if not stages:
+        raise ConfigError("dvc.yaml: no stages; restore it with `git checkout dvc.yaml`")
+    return stages
 
 
-def _first_line(e: Exception) -> str:
+def _first_line(e: BaseException) -> str:
     return str(e).strip().splitlines()[0]
 
 

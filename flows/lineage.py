@@ -74,8 +74,8 @@ def find(what: str) -> Lineage:
     Raises:
         GateError: nothing of that name.
     """
-    api = store.client()
     name = store.experiment(workspace.active_recipe())
+    api = store.client()
     answer = _answer(api, name, what) if what.startswith(("tr-", "chatcmpl-")) else None
     if answer is not None:
         name, number = answer["model_name"], answer["model_version"]

@@ -93,6 +93,8 @@ def own(state: Path) -> None:
 
 def active_recipe() -> str:
     """Read which recipe `params/recipe.yaml` names. Raises ConfigError."""
+    if kind(RECIPE) == "missing":
+        raise ConfigError(f"{RECIPE}: no such file; restore it with `git checkout {RECIPE}`")
     values = read_yaml(RECIPE)
     if "recipe" not in values:
         raise ConfigError(f"{RECIPE}: missing key 'recipe'")
