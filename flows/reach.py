@@ -76,6 +76,16 @@ def _try_database(uri: str) -> None:
         sqlalchemy.inspect(connection).get_table_names()
 
 
+def require_writable(uri: str) -> None:
+    """Raise PolmError for a file of SQLite that can only be read; a server decides for itself."""
+    if uri.startswith("sqlite:///"):
+        try:
+            with Path(uri.removeprefix("sqlite:///")).open("ab"):
+                pass
+        except OSError as e:
+            raise PolmError(_mlflow_trouble(uri, e, 0.0)) from e
+
+
 def prefect() -> None:
     """Ask the server at `PREFECT_API_URL` whether it is well. Raises PolmError when it is not there."""
     import httpx
