@@ -69,6 +69,12 @@ def enter(*, writes: bool = True) -> Path:
         scratch = tempfile.TemporaryDirectory(prefix="polm-")
         atexit.register(scratch.cleanup)
         site = Path(scratch.name)
+    try:
+        Path.home()
+    except (
+        RuntimeError
+    ):  # a user without a name, as containers have them: MLflow, Prefect and DVC refuse to be imported
+        os.environ["HOME"] = str(site.parent if site.parent == state else site)
     for name, value in (QUIET | {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(site)}).items():
         os.environ.setdefault(name, value)
     # Stages run as `python -m …`: that must be this interpreter also where no virtual environment is active.
