@@ -69,6 +69,7 @@ def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * 
     from flows import reach, ui, workspace
 
     workspace.enter()
+    workspace.check_recipe(workspace.active_recipe())
     if not ui.use_served():
         raise PolmError(
             "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"

@@ -7,6 +7,7 @@
 141   whoever read the output went away, e.g. `polm show | head -1`
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -55,6 +56,8 @@ def explain(error: Exception) -> str | None:
     said = refusal(error)
     if said is not None:
         return said
+    if "disk is full" in str(error):  # SQLite's words, below DVC and MLflow; they name no file
+        return refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     library = type(error).__module__.split(".")[0]
     if library == "mlflow":
         from flows import reach

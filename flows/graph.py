@@ -7,13 +7,15 @@ start. Nothing here writes: running a stage is `flows.execute`'s.
 import hashlib
 import json
 import logging
+import sqlite3
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import exits
 from tasks import _config as config
-from tasks._errors import ArtifactError, ConfigError, PolmError, refusal
+from tasks._errors import ArtifactError, ConfigError, PolmError
 
 
 class Meta(config.Strict):
@@ -141,13 +143,17 @@ def _load() -> dict[str, tuple[Any, list[Any]]]:
                 f"dvc.lock cannot be read ({_first_line(e)}); restore it with `git checkout dvc.lock`, or delete it: "
                 f"what is in the cache is then found again without running"
             ) from None
-        raise ConfigError(f"dvc.yaml: {e}") from None
-    except OSError as e:
-        raise PolmError(f"DVC cannot work here: {refusal(e) or e}") from e
-    return {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
+        config.read_yaml(Path("dvc.yaml"))  # says the line, where DVC says only that there is one
+        raise ConfigError(f"dvc.yaml: {e}{f' ({_first_line(e.__cause__)})' if e.__cause__ else ''}") from None
+    except (OSError, sqlite3.Error) as e:
+        raise PolmError(f"DVC cannot work here: {exits.explain(e) or e}") from e
+    stages = {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
+    if not stages:
+        raise ConfigError("dvc.yaml: no stages; restore it with `git checkout dvc.yaml`")
+    return stages
 
 
-def _first_line(e: Exception) -> str:
+def _first_line(e: BaseException) -> str:
     return str(e).strip().splitlines()[0]
 
 

@@ -75,8 +75,8 @@ def find(what: str) -> Lineage:
         GateError: nothing of that name.
     """
     what = what.encode(errors="replace").decode()  # a byte that is no UTF-8 has no place in a database's query
-    api = store.client()
     name = store.experiment(workspace.active_recipe())
+    api = store.client()
     answer = _answer(api, name, what) if what.startswith(("tr-", "chatcmpl-")) else None
     if answer is not None:
         name, number = answer["model_name"], answer["model_version"]

@@ -26,6 +26,33 @@ _answered: set[str] = set()
 """Addresses that have answered this process: they are not asked again."""
 
 
+class Pause:
+    """Remembers that a server did not answer, so that it is left alone for a while: each try holds its caller up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._end = seconds, 0.0
+
+    @property
+    def on(self) -> bool:
+        """Whether the server did not answer a short time ago."""
+        return time.monotonic() < self._end
+
+    def refuse(self) -> None:
+        """Raise PolmError while there is no point in asking."""
+        if self.on:
+            raise PolmError(f"MLflow did not answer; it is asked again after {self._seconds:.0f} s")
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Calls of the server, in this block: one that nobody answers begins the pause, and is raised."""
+        try:
+            yield
+        except Exception as e:
+            if unreachable(e):
+                self._end = time.monotonic() + self._seconds
+            raise
+
+
 def mlflow_client(uri: str) -> Any:
     """MLflow's client for a store that has answered; creates a local one the first time. Loads MLflow.
 
@@ -74,6 +101,16 @@ def _try_database(uri: str) -> None:
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         sqlalchemy.inspect(connection).get_table_names()
+
+
+def require_writable(uri: str) -> None:
+    """Raise PolmError for a file of SQLite that can only be read; a server decides for itself."""
+    if uri.startswith("sqlite:///"):
+        try:
+            with Path(uri.removeprefix("sqlite:///")).open("ab"):
+                pass
+        except OSError as e:
+            raise PolmError(_mlflow_trouble(uri, e, 0.0)) from e
 
 
 def prefect() -> None:

@@ -22,7 +22,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed
 
-from flows import execute, slots, store, track
+from flows import execute, reach, slots, store, track
 from flows.console import Board
 from flows.graph import Graph
 from tasks._errors import PolmError
@@ -210,4 +210,4 @@ def _logging_may_fail(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        log.warning("%s: not logged (%s: %s)", name, type(e).__name__, e)
+        log.warning("%s: not logged (%s: %s)", name, type(e).__name__, reach.reason(e))

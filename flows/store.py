@@ -47,8 +47,10 @@ def client() -> Any:
 
 
 def check(recipe: str) -> None:
-    """Look whether a run could be logged now. Raises PolmError: no store that answers, or a deleted experiment."""
-    _refuse_deleted(client().get_experiment_by_name(experiment(recipe)))
+    """Look whether a run could be logged now. Raises PolmError: no store that takes it, or a deleted experiment."""
+    api = client()
+    reach.require_writable(os.environ["MLFLOW_TRACKING_URI"])
+    _refuse_deleted(api.get_experiment_by_name(experiment(recipe)))
 
 
 def experiment_id(api: Any, recipe: str) -> str:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 from flows import reach, records, store
 from tasks import _artifact as artifact
-from tasks._errors import PolmError
 from tasks._stage import read_measurements
 
 log = logging.getLogger("polm")
@@ -53,7 +52,7 @@ class StageRun:
         """Show one progress event (`tasks/_progress.py`). Cheap: metrics are sent together."""
         for key, value in event["metrics"].items():
             self._add(int(event["done"]), records.metric_name(key), float(value), event["time"])
-        if time.monotonic() - self._flushed > FLUSH_SECONDS and not self._parent.away:
+        if time.monotonic() - self._flushed > FLUSH_SECONDS and not self._parent.pause.on:
             self._flush()
 
     def finish(self, out: Path, state: State, logfile: Path | None = None) -> None:
@@ -67,7 +66,7 @@ class StageRun:
         self.ended = True
         if state != "FINISHED":
             self._parent.failed = True
-        with self._parent.contact():
+        with self._parent.pause.watch():
             try:
                 self._log_params()
                 if state == "FINISHED":
@@ -140,7 +139,7 @@ class StageRun:
     def _flush(self) -> None:
         """Send what is buffered, at most 1000 metrics a request (MLflow's limit). What was not taken stays buffered."""
         self._flushed = time.monotonic()
-        with self._parent.contact():
+        with self._parent.pause.watch():
             while self._buffer:
                 self._parent.api.log_batch(self.run_id, metrics=self._buffer[:1000])
                 del self._buffer[:1000]
@@ -153,7 +152,7 @@ class PipelineRun:
         self.recipe, self.failed, self.run_id, self.experiment_id = recipe, False, "", ""
         self.api: Any = None
         self.lock = threading.Lock()
-        self._asked_again = 0.0
+        self.pause = reach.Pause(AWAY_SECONDS)
         self._git: dict[str, str] = {}
         self._finished: dict[str, str] = {}
 
@@ -161,26 +160,6 @@ class PipelineRun:
     def url(self) -> str | None:
         """Address of the parent run; None when nothing had to be logged."""
         return store.run_url(self.experiment_id, self.run_id) if self.run_id else None
-
-    @property
-    def away(self) -> bool:
-        """Whether MLflow did not answer a short time ago."""
-        return time.monotonic() < self._asked_again
-
-    def refuse_while_away(self) -> None:
-        """Raise PolmError while there is no point in asking MLflow."""
-        if self.away:
-            raise PolmError(f"MLflow did not answer; it is asked again after {AWAY_SECONDS:.0f} s")
-
-    @contextmanager
-    def contact(self) -> Iterator[None]:
-        """Calls of MLflow, in this block: when it does not answer, nothing that can wait is sent for a while."""
-        try:
-            yield
-        except Exception as e:
-            if reach.unreachable(e):
-                self._asked_again = time.monotonic() + AWAY_SECONDS
-            raise
 
     @contextmanager
     def stage(self, name: str, version: str) -> Iterator[StageRun]:
@@ -204,8 +183,8 @@ class PipelineRun:
         known = store.known_runs().get(name, {})
         if (known.get("version"), known.get("artifact")) == (version, str(out)):
             return
-        self.refuse_while_away()
-        with self.contact():
+        self.pause.refuse()
+        with self.pause.watch():
             self._start()
             found = self.api.search_runs(
                 [self.experiment_id],
@@ -243,8 +222,8 @@ class PipelineRun:
             log.warning("the run was not closed in MLflow: %s", reach.reason(e))
 
     def _open(self, name: str, version: str, tags: dict[str, str]) -> StageRun:
-        self.refuse_while_away()
-        with self.contact():
+        self.pause.refuse()
+        with self.pause.watch():
             self._start()
             return StageRun(self, name, version, tags)
 

@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import fcntl
 import os
+import pwd
 import re
 import sys
 import tempfile
@@ -69,11 +70,21 @@ def enter(*, writes: bool = True) -> Path:
         scratch = tempfile.TemporaryDirectory(prefix="polm-")
         atexit.register(scratch.cleanup)
         site = Path(scratch.name)
+    _name_user(state if site.parent == state else site)
     for name, value in (QUIET | {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(site)}).items():
         os.environ.setdefault(name, value)
     # Stages run as `python -m …`: that must be this interpreter also where no virtual environment is active.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return root
+
+
+def _name_user(home: Path) -> None:
+    """Give a user whom the system does not know, as containers have them, what DVC and MLflow ask for at once."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        os.environ.setdefault("HOME", str(home))
+        os.environ.setdefault("USER", str(os.geteuid()))
 
 
 def own(state: Path) -> None:
@@ -93,6 +104,8 @@ def own(state: Path) -> None:
 
 def active_recipe() -> str:
     """Read which recipe `params/recipe.yaml` names. Raises ConfigError."""
+    if kind(RECIPE) == "missing":
+        raise ConfigError(f"{RECIPE}: no such file; restore it with `git checkout {RECIPE}`")
     values = read_yaml(RECIPE)
     if "recipe" not in values:
         raise ConfigError(f"{RECIPE}: missing key 'recipe'")

@@ -87,8 +87,8 @@ def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any
         )
     if config.trainer.get("completion_only_loss") is False:
         raise ConfigError(
-            f"{run.params_file}: trainer.completion_only_loss is false, which would learn the prompts, and the turns of "
-            f"weight 0 in them; take it out"
+            f"{run.params_file}: trainer.completion_only_loss is false, which would learn the prompts, and the "
+            f"turns of weight 0 in them; take it out"
         )
     fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows import doctor, gates, machine, slots
+from flows import doctor, gates, machine, slots, ui
 from flows.machine import Finding
 from tasks import _artifact as artifact
 from tasks import _check
@@ -190,3 +190,33 @@ def test_a_recipe_without_gates_is_told(project: Path) -> None:
     shutil.copyfile(".polm/checked/tiny", ".polm/checked/mine")
     finding = found(doctor.recipe_files("mine"), "gates")
     assert finding.level == "warn" and str(gates.POLICY) in finding.found
+
+
+def test_a_state_that_is_no_folder(project: Path) -> None:
+    assert found(doctor.state(), "state").level == "ok"
+    shutil.rmtree(".polm")
+    Path(".polm").touch()
+    finding = found(doctor.state(), "state")
+    assert finding.level == "fail" and finding.found.endswith(".polm: is a file") and "move that away" in finding.remedy
+
+
+def test_services_are_asked_where_the_environment_names_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert not list(doctor.services())
+    port = ui.free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    for check in ("MLflow", "Prefect"):
+        finding = found(doctor.services(), check)
+        assert (
+            finding.level == "fail" and "connection refused" in finding.found and "start that server" in finding.remedy
+        )
+
+
+def test_a_recipe_with_a_folder_for_a_file_is_told(project: Path) -> None:
+    Path("params/tiny/dpo.yaml").unlink()
+    Path("params/tiny/dpo.yaml").mkdir()
+    finding = found(doctor.recipe_files("tiny"), "recipe")
+    assert finding.level == "fail" and "params/tiny/dpo.yaml: is a folder; expected a YAML file" in finding.found
+    assert "Traceback" not in finding.found

@@ -90,7 +90,7 @@ def test_in_a_copy_of_somebody_else_commands_that_read_work(project: toy.Toy, th
     Path(".polm").mkdir(mode=0o700)
     project.root.chmod(0o755)
     give_away(project.root / theirs)
-    for arguments in (("run",), ("promote", "sft"), ("schedule", "--cron", "0 2 * * *"), ("serve",)):
+    for arguments in (("run",), ("promote", "sft")):
         code, said = outside(project, *arguments)
         assert code == 2 and one_line(said), said
         assert f"{project.root}/.polm: permission denied" in said and "belongs to user" in said
@@ -125,11 +125,24 @@ def test_on_a_read_only_file_system(project: toy.Toy) -> None:
 
 
 @in_namespace
+def test_a_user_without_a_name_and_a_home(project: toy.Toy) -> None:
+    """As in a container that is run with a user of its own."""
+    environment = project.environment()
+    environment.pop("HOME", None)
+    code = "from flows import workspace; workspace.enter(); from dvc.repo import Repo; Repo()"
+    command = ["unshare", "--user", "--map-user=54321", "--map-group=54321", sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@in_namespace
 def test_a_full_disk_is_named(project: toy.Toy) -> None:
     Path(".polm").mkdir()
     full = "mount -t tmpfs -o size=64k none .polm && { dd if=/dev/zero of=.polm/fill bs=1k 2>/dev/null; true; } &&"
     code, said = outside(project, "run", shell=full)
-    assert code == 2 and one_line(said) and f"{project.root}/.polm" in said and "disk is full" in said
+    assert code == 2 and one_line(said) and f"{project.root}/.polm: the disk is full" in said
+    code, said = outside(project, "doctor", shell=full)
+    assert code == 1 and "Traceback" not in said and "the disk is full" in said
     assert project.ran() == []
 
 

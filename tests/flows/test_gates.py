@@ -78,8 +78,9 @@ def test_a_changed_workspace_is_refused(evidence: Evidence) -> None:
 
 
 def test_commit_and_dirt(evidence: Evidence) -> None:
-    (verdict,) = failed(replace(evidence, git={"commit": "none", "dirty": "true"}))
-    assert verdict.gate == "commit"
+    broken = {"commit": "none", "dirty": "true", "git_error": "dubious ownership"}
+    (verdict,) = failed(replace(evidence, git=broken))
+    assert verdict.gate == "commit" and verdict.found == "dubious ownership"
     (verdict,) = failed(evidence, allow_dirty=False)
     assert verdict.gate == "commit" and "and changes" in verdict.found
     assert not failed(replace(evidence, git={"commit": "c", "dirty": "false"}), allow_dirty=False)

@@ -156,3 +156,27 @@ def test_no_dvc_folder_has_a_remedy(project: toy.Toy, monkeypatch: pytest.Monkey
     (project.root / ".dvc").rename(project.root / "elsewhere")
     with pytest.raises(PolmError, match=r"git checkout \.dvc"):
         Graph()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [", r"dvc\.yaml:1: "),
+        ("stages:\n  a:\n   cmd: x\n  b: [\n", r"dvc\.yaml:[45]: "),
+        ("- a\n", r"dvc\.yaml: expected a mapping of keys to values, found list"),
+        ("", r"dvc\.yaml: .*nothing|dvc\.yaml: no stages; restore it with `git checkout dvc\.yaml`"),
+        ("stages: {}\n", r"dvc\.yaml: no stages; restore it with `git checkout dvc\.yaml`"),
+    ],
+)
+def test_a_dvc_yaml_without_stages_is_not_up_to_date(project: toy.Toy, text: str, said: str) -> None:
+    (project.root / "dvc.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        Graph()
+
+
+def test_a_dvc_folder_that_cannot_be_written_is_named(project: toy.Toy) -> None:
+    (project.root / ".dvc/tmp").touch()
+    with pytest.raises(
+        PolmError, match=r"DVC cannot work here: .*\.dvc/tmp.*: a file stands where a folder is expected"
+    ):
+        Graph()

@@ -1,7 +1,10 @@
 """Services outside: an answer within seconds or one line that says what was tried."""
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,8 @@ import pytest
 from flows import reach, registry, store
 from flows.ui import free_port
 from tasks._errors import PolmError
+
+REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -124,3 +129,22 @@ def test_a_deleted_experiment_is_named_and_nothing_moves(tracking: Path, monkeyp
     assert f"mlflow experiments restore --experiment-id {number}`" in str(e.value)
     api.restore_experiment(number)
     store.check("tiny")
+
+
+def test_a_store_that_can_only_be_read_is_told_before_a_run(tracking: Path) -> None:
+    """In a user namespace that holds no rights over the file, so that root is refused too."""
+    database = tracking / ".polm/mlflow.db"
+    database.chmod(0o444)
+    code = f"from flows import reach; reach.require_writable('sqlite:///{database}')"
+    command = [sys.executable, "-c", code]
+    if os.geteuid() == 0:
+        if shutil.which("unshare") is None:
+            pytest.skip("no user namespace")
+        os.chown(database, 12345, 12345)
+        command = ["unshare", "--map-root-user", *command]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert f"PolmError: MLflow's store {database}: permission denied; " in done.stderr
+    database.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(database, 0, 0)
+    reach.require_writable(f"sqlite:///{database}")

@@ -242,7 +242,7 @@ def test_an_mlflow_that_is_back_is_asked_again(sft: Path, monkeypatch: pytest.Mo
 
 def test_a_value_that_mlflow_refuses_keeps_nobody_else_waiting(sft: Path) -> None:
     with track.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
-        with pytest.raises(MlflowException), pipeline.contact():
+        with pytest.raises(MlflowException), pipeline.pause.watch():
             pipeline.api.log_metric(run.run_id, "no\nname", 1.0)
-        assert not pipeline.away
+        assert not pipeline.pause.on
         run.finish(sft, "FINISHED")

@@ -66,7 +66,7 @@ def test_wrong_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected a mapping of keys to values, found NoneType"),
+        ("", "expected a mapping of keys to values, found nothing"),
         ("- a\n", "expected a mapping"),
         ("a: [1\nb: 2", "params/sft.yaml:2:"),
         ("a: 1\na: 2\n", 'found duplicate key "a"'),
