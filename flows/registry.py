@@ -1,9 +1,8 @@
 """The model registry: one registered model per recipe, moved only here.
 
 Aliases: `candidate` is the last version that passed the gates, `champion` is what is served, `previous` is what it
-replaced. MLflow moves an alias for whoever comes last, so a move is serialised by a file lock in this working copy,
-done only when the champion is still the one the gates looked at, and read back. A move interrupted between two aliases
-is finished by the next command: what was meant stands in the tag `moving` of the registered model.
+replaced. Commands of one working copy wait for each other; among several of them, only one wins (`flows._aliases`), and
+only when the champion is still the one that the gates looked at.
 """
 
 import contextlib
@@ -12,6 +11,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from flows import _version, evidence, gates, store, workspace
+from flows._aliases import Aliases
 from flows.evidence import Evidence, Scores
 from flows.gates import Policy, Verdict
 from tasks import _artifact as artifact
@@ -51,7 +52,9 @@ def promote(model: str) -> None:
     with _exclusive(), workspace.run_lock(), tempfile.TemporaryDirectory() as temp:
         api = store.client()
         name = store.experiment(recipe)
-        before = _aliases(api, name)
+        aliases = Aliases(api, name)
+        state = aliases.state()
+        before = state.aliases
         found = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
         if _is_champion(api, name, before, found, policy):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
@@ -60,12 +63,15 @@ def promote(model: str) -> None:
         console.print(gates.table(model, verdicts))
         _refuse(model, verdicts)
         version = _register(api, recipe, found, policy, verdicts)
-        if _aliases(api, name).get("champion") != before.get("champion"):
+        if aliases.read().get("champion") != before.get("champion"):
             raise GateError(
                 f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
             )
         moved = {"candidate": version, "champion": version}
-        _move(api, name, moved | ({"previous": before["champion"]} if "champion" in before else {}))
+        moved |= {"previous": before["champion"]} if "champion" in before else {}
+        what = f"made v{version} ({model}, {policy.form}) the champion"
+        remedy = f"v{version} stays unpromoted; promote again to hold {model} against the new champion"
+        aliases.move(state, moved, what, remedy)
     console.print(f"[bold]{name} v{version}[/] is the champion: {model}, {policy.form}")
 
 
@@ -75,21 +81,27 @@ def rollback() -> None:
     Raises:
         GateError: there is no previous champion.
     """
+    start = time.monotonic()
     recipe = workspace.active_recipe()
     with _exclusive():
         api = store.client()
         name = store.experiment(recipe)
-        before = _aliases(api, name)
+        aliases = Aliases(api, name)
+        state = aliases.state()
+        before = state.aliases
         if "champion" not in before:
             raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
         if before.get("previous", before["champion"]) == before["champion"]:
             raise GateError(f"{name}: there is no champion before v{before['champion']} to go back to")
-        _move(api, name, {"champion": before["previous"], "previous": before["champion"]})
+        moved = {"champion": before["previous"], "previous": before["champion"]}
+        what = f"rolled back from v{before['champion']} to v{before['previous']}"
+        aliases.move(state, moved, what, "nothing was rolled back here; look at `polm ui`, then decide again")
         tags = {"kind": "rollback", "from": before["champion"], "to": before["previous"], **store.git_state()}
         run = api.create_run(store.experiment_id(api, recipe), run_name="rollback", tags=tags)
         api.set_terminated(run.info.run_id)
     Console().print(
-        f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous"
+        f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous "
+        f"({time.monotonic() - start:.1f} s)"
     )
 
 
@@ -106,7 +118,7 @@ def champion() -> Iterator[tuple[Path, str]]:
     """
     api = store.client()
     name = store.experiment(workspace.active_recipe())
-    aliases = _aliases(api, name)
+    aliases = Aliases(api, name).read()
     if "champion" not in aliases:
         raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
     version = api.get_model_version(name, aliases["champion"])
@@ -126,34 +138,6 @@ def _exclusive() -> Iterator[None]:
             log.warning("waiting for another promotion to end …")
             fcntl.flock(f, fcntl.LOCK_EX)
         yield
-
-
-def _aliases(api: Any, name: str) -> dict[str, str]:
-    """Alias to version, after an interrupted move has been finished; empty when nothing was ever registered."""
-    found = list(api.search_registered_models(f"name = '{name}'"))
-    if not found:
-        return {}
-    model = api.get_registered_model(name)
-    if "moving" in model.tags:
-        log.warning("%s: finishing a move of aliases that was interrupted", name)
-        _move(api, name, json.loads(model.tags["moving"]))
-        model = api.get_registered_model(name)
-    return {alias: str(version) for alias, version in model.aliases.items()}
-
-
-def _move(api: Any, name: str, aliases: dict[str, str]) -> None:
-    """Set the aliases and read them back. Raises GateError when one is not where it was put."""
-    api.set_registered_model_tag(name, "moving", json.dumps(aliases))
-    for alias, version in aliases.items():
-        api.set_registered_model_alias(name, alias, version)
-    actual = api.get_registered_model(name).aliases
-    api.delete_registered_model_tag(name, "moving")
-    for alias, version in aliases.items():
-        if str(actual.get(alias)) != version:
-            raise GateError(
-                f"{name}: alias '{alias}' was set to v{version} and reads v{actual.get(alias)}: somebody else moved it "
-                f"at the same time; look at the registry (`polm ui`) and promote or roll back again"
-            )
 
 
 def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -> Scores | None:
@@ -210,8 +194,7 @@ def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: 
             input_example=EXAMPLE,
             pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
         )
-    if not api.search_registered_models(f"name = '{name}'"):
-        api.create_registered_model(name, description=f"What recipe {recipe} serves: the alias `champion`.")
+    _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
     quality = next(v for v in verdicts if v.gate == "quality")
     made = api.create_model_version(
         name,
@@ -222,6 +205,18 @@ def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: 
         model_id=logged.model_id,
     )
     return str(made.version)
+
+
+def _create(api: Any, name: str, description: str) -> None:
+    """Create the registered model unless it is there; somebody else may do so at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    if not api.search_registered_models(f"name = '{name}'"):
+        try:
+            api.create_registered_model(name, description=description)
+        except MlflowException as e:
+            if e.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
 
 def _gather(folder: Path, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> None:

@@ -48,7 +48,14 @@ def experiment_id(api: Any, recipe: str) -> str:
         return str(found.experiment_id)
     local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:")
     location = (artifact.STATE / "mlartifacts").resolve().as_uri() if local else None
-    return str(api.create_experiment(experiment(recipe), artifact_location=location))
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(api.create_experiment(experiment(recipe), artifact_location=location))
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(api.get_experiment_by_name(experiment(recipe)).experiment_id)  # somebody else was faster
 
 
 def run_url(experiment: str, run_id: str) -> str:
