@@ -46,6 +46,7 @@ def home() -> str:
     known = artifact.read_json(HOME) if HOME.exists() else {}
     if {key: known.get(key) for key in here} != here:
         known = here | {"id": uuid.uuid4().hex[:12]}
+        HOME.parent.mkdir(exist_ok=True)
         artifact.write_json(HOME, known)
     return f"polm:{known['host']}:{known['root']}:{known['id']}"
 
