@@ -4,6 +4,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -38,3 +39,5 @@ def test_a_server_that_is_away_is_one_line_before_a_run_and_nothing_during_it(wo
             _flow_runs.crash_killed()
         with _flow_runs.watched(cancelled.set):
             assert not cancelled.wait(2 * _flow_runs.LOOK)
+    children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not [command for command in children if "prefect.server" in command], "Prefect started one of its own"
