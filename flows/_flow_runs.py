@@ -32,6 +32,8 @@ HOME = artifact.STATE / "home.json"
 """Names this working copy on a shared server: `{"host", "root", "id"}`."""
 LOOK = 1.0
 """Seconds between two looks whether the run was cancelled."""
+ANSWER = 10.0
+"""Seconds that the server may take to answer a look."""
 UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 CANCELLED = [StateType.CANCELLING, StateType.CANCELLED]
 
@@ -46,6 +48,7 @@ def home() -> str:
     known = artifact.read_json(HOME) if HOME.exists() else {}
     if {key: known.get(key) for key in here} != here:
         known = here | {"id": uuid.uuid4().hex[:12]}
+        HOME.parent.mkdir(exist_ok=True)
         artifact.write_json(HOME, known)
     return f"polm:{known['host']}:{known['root']}:{known['id']}"
 
@@ -60,15 +63,16 @@ def watched(cancel: Callable[[], None]) -> Iterator[None]:
     cancelled = FlowRunFilterState(type=FlowRunFilterStateType(any_=CANCELLED))
     asked = FlowRunFilter(id=FlowRunFilterId(any_=ids), state=cancelled)
     ended = threading.Event()
+    # A client of the thread's own, made here: settings of the flow are not seen from another thread.
+    client = get_client(sync_client=True, httpx_settings={"timeout": ANSWER})
 
     def look() -> None:
-        while not ended.wait(LOOK):
-            with contextlib.suppress(Exception), get_client(sync_client=True) as client:
-                while not client.read_flow_runs(flow_run_filter=asked):
-                    if ended.wait(LOOK):
+        with client:
+            while not ended.wait(LOOK):
+                with contextlib.suppress(Exception):
+                    if client.read_flow_runs(flow_run_filter=asked):
+                        cancel()
                         return
-                cancel()
-                return
 
     threading.Thread(target=look, name="cancellation", daemon=True).start()
     try:

@@ -1,7 +1,9 @@
 """The registry: a promotion moves every alias or none, and what it rested on can be read again."""
 
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,20 @@ def test_promote_twice_and_roll_back(project: Path, capsys: pytest.CaptureFixtur
     api = store.client()
     runs = api.search_runs([store.experiment_id(api, "tiny")], "tags.kind = 'rollback'")
     assert sorted((r.data.tags["from"], r.data.tags["to"]) for r in runs) == [("1", "2"), ("2", "1")]
+
+
+def test_a_rollback_says_its_seconds_and_loads_no_more_than_it_needs(project: Path) -> None:
+    registry.promote("sft")
+    registry.promote("dpo")
+    code = """
+import sys
+from flows import registry
+registry.rollback()
+print([name for name in ("torch", "transformers", "prefect", "dvc", "onnxruntime") if name in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"{NAME} v1 is the champion again; v2 is the previous \(\d+\.\d s\)\n\[\]\n$", said), said
+    assert aliases()["champion"] == "1"
 
 
 def test_the_evidence_stays_with_the_version_and_the_model_loads(project: Path) -> None:

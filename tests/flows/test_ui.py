@@ -75,7 +75,7 @@ def check_guard(url: str) -> None:
 
 
 def test_both_servers_answer_on_loopback_and_end_with_it(
-    served: tuple[toy.Toy, "subprocess.Popen[str]", int, int],
+    served: tuple[toy.Toy, "subprocess.Popen[str]", int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, process, mlflow, prefect = served
     urls = {"mlflow": f"http://127.0.0.1:{mlflow}", "prefect": f"http://127.0.0.1:{prefect}"}
@@ -93,6 +93,9 @@ def test_both_servers_answer_on_loopback_and_end_with_it(
     assert {address.ip for address in listening if address.port in (mlflow, prefect)} == {"127.0.0.1"}
     code, again = project.polm("ui")
     assert (code, "`polm ui` runs already" in again) == (2, True)
+    monkeypatch.delenv(ui.KEY)
+    code, refused = project.polm("run", "--target", "source")
+    assert (code, "refuses this command (401): set PREFECT_API_AUTH_STRING" in refused) == (2, True), refused
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
