@@ -107,7 +107,7 @@ def over(rows: Rows, bounds: Mapping[str, dict[str, float | None]]) -> str | Non
     """What is over its threshold, as `_parity.check` says it; None when nothing is."""
     unbound: dict[str, float | None] = dict.fromkeys((*_parity.LOWER_IS_BETTER, *_parity.HIGHER_IS_BETTER))
     try:
-        _parity.check(rows, {form: unbound | bounds.get(form, {}) for form in rows})
+        _parity.check(rows, {form: unbound | bounds.get(form, {}) for form in rows}, exact=())
     except ParityError as e:
         return str(e)
     return None

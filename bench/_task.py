@@ -29,9 +29,11 @@ def main() -> None:
     quiet = Progress(None)
     lm: Any
     if (place / "genai_config.json").is_file():
-        lm = OnnxLM(place, config.threads, config.batch_size, config.chat_template_args, quiet)
+        lm = OnnxLM(place, config.threads, config.batch_size, config.chat_template_args, config.too_long, quiet)
     else:
-        lm = _harness.load(place, config.device, sys.argv[5], config.batch_size, config.chat_template_args, quiet)
+        lm = _harness.load(
+            place, config.device, sys.argv[5], config.batch_size, config.chat_template_args, config.too_long, quiet
+        )
     scores = {
         name: {metric: {row["id"]: row["scores"][metric] for row in rows} for metric in rows[0]["scores"]}
         for name, rows in _harness.ask(lm, tasks, config.seed).items()

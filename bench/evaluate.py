@@ -43,11 +43,19 @@ def main() -> None:
     quiet = Progress(None)
     engines: dict[str, Any] = {
         "pytorch": _harness.load(
-            args.model, config.device, config.dtype, config.batch_size, config.chat_template_args, quiet
+            args.model,
+            config.device,
+            config.dtype,
+            config.batch_size,
+            config.chat_template_args,
+            config.too_long,
+            quiet,
         )
     }
     for form in forms:
-        engines[form.name] = OnnxLM(form, config.threads, config.batch_size, config.chat_template_args, quiet)
+        engines[form.name] = OnnxLM(
+            form, config.threads, config.batch_size, config.chat_template_args, config.too_long, quiet
+        )
     print(f"{'engine':<10}{'task':<16}{'seconds':>9}{'x PyTorch':>11}  metric and difference from PyTorch")
     found: dict[tuple[str, str], tuple[float, list[dict[str, Any]]]] = {}
     for made in tasks:

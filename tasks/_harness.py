@@ -17,11 +17,14 @@ from jinja2.exceptions import TemplateError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
 
+from tasks import _context
 from tasks._config import suggest
+from tasks._context import TooLong
 from tasks._ends import RAISED, end_tokens
 from tasks._errors import ConfigError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer
+from tasks._models import PROMPT, load_causal_lm, load_tokenizer
 from tasks._progress import Progress
 
 logging.getLogger("lm_eval").setLevel(logging.WARNING)
@@ -42,20 +45,31 @@ class RowsTask(ConfigurableTask):
 class ReportingLM(HFLM):
     """A Hugging Face model that reports each batch."""
 
-    def __init__(self, *args: Any, progress: Progress, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, progress: Progress, too_long: TooLong, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._progress = progress
+        self._too_long = too_long
+        self.unanswered: set[tuple[str, str]] = set()
         self._asked = self._done = 0
         self._ends = end_tokens(self.model, self.tokenizer)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Answer all requests, greedily or as the task says."""
-        self._asked, self._done = len(requests), 0
-        answers: list[str] = super().generate_until(requests, disable_tqdm=True)
-        return answers
+        """Answer the requests, greedily or as the task says; one that is left out as too long gets "".
+
+        Raises:
+            DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
+        """
+        prompts, answers = generation_lengths(self, requests, self.max_gen_toks)
+        asked, left = _context.answerable(requests, prompts, answers, self.max_length, self._too_long)
+        self.unanswered |= left
+        self._asked, self._done = len(asked), 0
+        texts = super().generate_until([requests[i] for i in asked], disable_tqdm=True) if asked else []
+        given = dict(zip(asked, texts, strict=True))
+        return [given.get(i, "") for i in range(len(requests))]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probabilities in nats of the given continuations."""
+        """Log-probabilities in nats of the given continuations. Raises DataError when one does not fit the context."""
+        _context.require_scorable(requests, *pair_lengths(self, requests), self.max_length)
         self._asked, self._done = len(requests), 0
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
@@ -106,6 +120,18 @@ class ReportingLM(HFLM):
         self._progress.update(min(self._done, self._asked), self._asked, label)
 
 
+def generation_lengths(lm: Any, requests: list[Any], default: int) -> tuple[list[int], list[int]]:
+    """Tokens of each prompt, and those that each answer may have: `max_gen_toks` of the task, or `default`."""
+    prompts = [len(lm.tok_encode(request.args[0])) for request in requests]
+    return prompts, [normalize_gen_kwargs(dict(r.args[1]), default)["max_gen_toks"] for r in requests]
+
+
+def pair_lengths(lm: Any, requests: list[Any]) -> tuple[list[int], list[int]]:
+    """Tokens of each prompt and of each given answer."""
+    pairs = [lm._encode_pair(*request.args) for request in requests]
+    return [len(prompt) for prompt, _ in pairs], [len(answer) for _, answer in pairs]
+
+
 def build_task(path: Path, task: dict[str, Any], rows: list[dict[str, Any]]) -> RowsTask:
     """Build one task. Raises ConfigError for a key that lm-eval does not know, or more than one filter."""
     known = set(TaskConfig.__dataclass_fields__)
@@ -118,10 +144,17 @@ def build_task(path: Path, task: dict[str, Any], rows: list[dict[str, Any]]) -> 
 
 
 def load(
-    folder: Path, device: str, dtype: str, batch_size: int, chat_template_args: dict[str, Any], progress: Progress
+    folder: Path,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    chat_template_args: dict[str, Any],
+    too_long: TooLong,
+    progress: Progress,
 ) -> ReportingLM:
     """Load a model folder for evaluation, on `device` in `dtype`."""
     model = load_causal_lm(folder, dtype, soft_prompt=True, quantized=True).to(device)
+    soft = model.active_peft_config.num_virtual_tokens if (folder / PROMPT).exists() else 0
     tokenizer = load_tokenizer(folder)
     notices = logging.getLogger("lm_eval.models.huggingface")
     notices.setLevel(logging.ERROR)  # it warns that a loaded model ignores the arguments for loading one
@@ -131,18 +164,20 @@ def load(
         add_bos_token=False,  # the chat template writes every special token there is
         batch_size=batch_size,
         chat_template_args=chat_template_args,
+        too_long=too_long,
         progress=progress,
+        max_length=resolve_max_length(model.config, tokenizer) - soft,  # a soft prompt takes its place in the context
     )
     notices.setLevel(logging.WARNING)
     return lm
 
 
-def ask(lm: ReportingLM, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, Any]]]:
+def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, Any]]]:
     """Ask every row of every task.
 
     Returns:
         For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
-        was scored) and `scores`.
+        was scored), `scores`, and `unanswered: true` for a question left out as too long, whose scores are 0.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -157,15 +192,18 @@ def ask(lm: ReportingLM, tasks: list[RowsTask], seed: int) -> dict[str, list[dic
         fewshot_as_multiturn=True,
         log_samples=True,
     )
-    return {task.task_name: [_row(task, sample) for sample in results["samples"][task.task_name]] for task in tasks}
+    samples = results["samples"]
+    return {task.task_name: [_row(task, sample, lm.unanswered) for sample in samples[task.task_name]] for task in tasks}
 
 
-def _row(task: RowsTask, sample: dict[str, Any]) -> dict[str, Any]:
+def _row(task: RowsTask, sample: dict[str, Any], unanswered: set[tuple[str, str]]) -> dict[str, Any]:
     doc, response = sample["doc"], sample["filtered_resps"][0]
+    left = (task.task_name, doc["id"]) in unanswered
     return {
         "id": doc["id"],
         "question": str(task.doc_to_text(doc)),
         "answer": str(task.doc_to_target(doc)),
         "response": response if isinstance(response, str) else "",
-        "scores": {name: float(sample[name]) for name in sample["metrics"]},
+        "scores": {name: 0.0 if left else float(sample[name]) for name in sample["metrics"]},
+        **({"unanswered": True} if left else {}),
     }

@@ -15,11 +15,15 @@ import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from tasks import _onnx
-from tasks._errors import ConfigError, DataError
+from tasks import _context, _onnx
+from tasks._context import TooLong
+from tasks._errors import ConfigError
+from tasks._harness import generation_lengths, pair_lengths
 from tasks._models import load_tokenizer
 from tasks._progress import Progress
 
+DEFAULT_TOKENS = 256
+"""Longest answer of a task without `max_gen_toks`, in tokens: the harness's own."""
 MOST_ROWS = 32
 """Rows that ONNX Runtime GenAI takes at once, at most."""
 
@@ -28,7 +32,13 @@ class OnnxLM(TemplateLM):
     """Answers and scores rows in batches on ONNX Runtime."""
 
     def __init__(
-        self, folder: Path, threads: int, batch_size: int, chat_template_args: dict[str, Any], progress: Progress
+        self,
+        folder: Path,
+        threads: int,
+        batch_size: int,
+        chat_template_args: dict[str, Any],
+        too_long: TooLong,
+        progress: Progress,
     ) -> None:
         """Load the form.
 
@@ -38,12 +48,15 @@ class OnnxLM(TemplateLM):
             batch_size: rows at once, at most.
             chat_template_args: passed to the chat template. ONNX Runtime GenAI cannot, so with any the template is
                 rendered by transformers, from the same file.
+            too_long: what becomes of a question that does not fit the context.
             progress: where each batch is reported.
         """
         super().__init__()
         self._model, self._tok = _onnx.load(folder, threads)
         self._context, self._progress = _onnx.context_length(folder), progress
         self._batch_size = min(batch_size, MOST_ROWS)
+        self._too_long = too_long
+        self.unanswered: set[tuple[str, str]] = set()
         self._template_args = chat_template_args
         self._template = load_tokenizer(folder) if chat_template_args else None
         self._ends = {int(token) for token in self._tok.eos_token_ids}
@@ -77,17 +90,20 @@ class OnnxLM(TemplateLM):
         return self.tok_encode(context), self.tok_encode(continuation)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Answer all requests greedily.
+        """Answer the requests greedily; one that is left out as too long gets "".
 
         Raises:
             ConfigError: a task asks for sampling.
-            DataError: a prompt and its answer are longer than the context.
+            DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
         """
-        asked = [(self.tok_encode(context), options) for context, options in (request.args for request in requests)]
-        answers = [""] * len(asked)
+        prompts, longest = generation_lengths(self, requests, DEFAULT_TOKENS)
+        fit, left = _context.answerable(requests, prompts, longest, self._context, self._too_long)
+        self.unanswered |= left
+        asked = [(self.tok_encode(requests[i].args[0]), requests[i].args[1]) for i in fit]
+        answers = [""] * len(requests)
         done = 0
         for batch in self._batches([len(ids) for ids, _ in asked], [repr(options) for _, options in asked]):
-            options = normalize_gen_kwargs(dict(asked[batch[0]][1]), default_max_gen_toks=256)
+            options = normalize_gen_kwargs(dict(asked[batch[0]][1]), default_max_gen_toks=DEFAULT_TOKENS)
             if options.pop("do_sample", False) or options.pop("temperature", 0.0):
                 raise ConfigError("generation_kwargs ask for sampling; an ONNX form is evaluated greedily")
             until = handle_stop_sequences(options.pop("until", None), eos=None)
@@ -99,13 +115,14 @@ class OnnxLM(TemplateLM):
                 )
             texts = self._answer([asked[i][0] for i in batch], new_tokens, until)
             for i, text in zip(batch, texts, strict=True):
-                answers[i] = postprocess_generated_text(text, stop=until, think_end_token=None)
+                answers[fit[i]] = postprocess_generated_text(text, stop=until, think_end_token=None)
             done += len(batch)
             self._progress.update(done, len(asked), "answering")
         return answers
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probabilities in nats of the given continuations."""
+        """Log-probabilities in nats of the given continuations. Raises DataError when one does not fit the context."""
+        _context.require_scorable(requests, *pair_lengths(self, requests), self._context)
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
@@ -115,7 +132,7 @@ class OnnxLM(TemplateLM):
         done = 0
         for batch in self._batches([len(context) + len(answer) for _, context, answer in requests]):
             rows = [requests[i][1] + requests[i][2] for i in batch]
-            generator = self._generator(rows, 1)
+            generator = self._generator(rows, 0)
             logits = np.asarray(generator.get_output("logits"), dtype=np.float32)
             for i, row, found in zip(batch, rows, logits, strict=True):
                 answer = requests[i][2]
@@ -145,16 +162,12 @@ class OnnxLM(TemplateLM):
         import onnxruntime_genai as og
 
         width = max(map(len, rows))
-        if width + new_tokens > self._context:
-            raise DataError(
-                f"a prompt of {width} tokens leaves no room for {new_tokens} more in the context of {self._context}; "
-                f"lower max_gen_toks of the task, or ask shorter questions"
-            )
         ids = np.full((len(rows), width), self._tok.pad_token_id, dtype=np.int32)
         for padded, row in zip(ids, rows, strict=True):
             padded[: len(row)] = row
         params = og.GeneratorParams(self._model)
-        params.set_search_options(**_onnx.SEARCH, batch_size=len(rows), max_length=width + new_tokens)
+        longest = min(width + max(new_tokens, 1), self._context)
+        params.set_search_options(**_onnx.SEARCH, batch_size=len(rows), max_length=longest)
         generator = og.Generator(self._model, params)
         generator.append_tokens(ids)
         return generator

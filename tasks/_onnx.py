@@ -59,7 +59,8 @@ def builder_options(model: Path, form: str, precision: str, weights: Mapping[str
 
     Raises:
         ConfigError: a key or value the builder refuses.
-        ModelError: no readable model there, or one with heads that ONNX Runtime cannot run.
+        ModelError: no readable model there, one with heads that ONNX Runtime cannot run, or one with a matrix that the
+            builder would take for the head.
     """
     if not (model / "config.json").is_file():
         raise ModelError(f"{model}: no config.json; expected a Hugging Face model folder")
@@ -77,6 +78,7 @@ def builder_options(model: Path, form: str, precision: str, weights: Mapping[str
         known = ", ".join(map(str, BLOCKS))
         raise ConfigError(f"forms.{form}.weights.block_size is {weights['block_size']}; it must be one of {known}")
     _check_heads(model, options["hf_details"]["hf_config"])
+    _check_widths(model, options["hf_details"]["hf_config"])
     return options
 
 
@@ -144,6 +146,30 @@ def _check_heads(model: Path, config: Any) -> None:
             f"{model}: its attention heads are {head} wide, and ONNX Runtime needs a multiple of {HEAD_MULTIPLE}; "
             f"choose another `hidden_size` or `num_attention_heads` in the recipe's base.yaml"
         )
+
+
+def _check_widths(model: Path, config: Any) -> None:
+    """Refuse a model with a matrix of as many rows as the vocabulary: the builder knows the two ends by that alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config)
+    rows, ends = config.get_text_config().vocab_size, (made.get_input_embeddings(), made.get_output_embeddings())
+    for name, module in made.named_modules():
+        if module not in ends and _rows(module) == rows:
+            raise ModelError(
+                f"{model}: {name} has {rows} rows, as many as the vocabulary, and the ONNX builder would take it "
+                f"for the embedding or the head; give the embedding another number of rows "
+                f"(`model.resize_token_embeddings({rows + 1})`; in a recipe that trains from scratch, another "
+                f"`vocab_size` or width)"
+            )
+
+
+def _rows(module: Any) -> int | None:
+    import torch
+
+    return len(module.weight) if isinstance(module, torch.nn.Linear | torch.nn.Embedding) else None
 
 
 def load(folder: Path, threads: int | None = None) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ settings of the folder's own.
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from tasks._ends import end_tokens
 from tasks._errors import ModelError, ParityError
 
 LOWER_IS_BETTER = ("max_logprob_difference", "kl_per_token")
+EXACT_ADVICE = (
+    "the exporter has made another model of this one; no setting mends that, and the other forms inherit it: "
+    "serve the PyTorch model, or export one of an architecture that the builder knows"
+)
 HIGHER_IS_BETTER = ("argmax_agreement", "greedy_agreement")
 IDENTICAL = {
     "chat_template_identical": "the export would not read what the model was trained on",
@@ -165,13 +169,20 @@ def prompts(tokenizer: Any, conversations: Sequence[list[dict[str, str]]]) -> li
     return made
 
 
-def check(forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]]) -> None:
+def check(
+    forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]], exact: Collection[str]
+) -> None:
     """Hold the measures of every form against its thresholds; null means measured only.
+
+    Args:
+        forms: name to measures.
+        thresholds: name to bounds.
+        exact: forms whose weights are not rounded, so that no rounding explains a difference.
 
     Raises:
         ParityError: naming every form and measure that is over (or not a number), with its value and its threshold.
     """
-    failed = []
+    failed, rounded = [], False
     for form, measures in forms.items():
         for name, why in IDENTICAL.items():
             if name not in measures:
@@ -187,11 +198,18 @@ def check(forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mappi
             if not good:
                 bound = "at most" if name in LOWER_IS_BETTER else "at least"
                 failed.append(f"{form}: {name} is {value:.6g}, must be {bound} {limit:g}")
+                rounded |= form not in exact
     if failed:
+        whole = [form for form in forms if form in exact and any(line.startswith(f"{form}: ") for line in failed)]
         raise ParityError(
             "the export does not answer like the PyTorch model:\n  "
             + "\n  ".join(failed)
-            + "\nchange `forms.<form>.weights` to quantise less, or the thresholds beside it"
+            + (f"\n{', '.join(whole)}: not quantised, so that {EXACT_ADVICE}" if whole else "")
+            + (
+                "\nchange `forms.<form>.weights` to quantise less, or the thresholds beside it"
+                if rounded and not whole
+                else ""
+            )
         )
 
 

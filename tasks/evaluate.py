@@ -22,6 +22,7 @@ from typing import Any
 from tasks import _graders
 from tasks._artifact import read_jsonl, write_json, write_jsonl
 from tasks._config import StageConfig, Strict, read_yaml, suggest
+from tasks._context import TooLong
 from tasks._errors import ArtifactError, ConfigError
 from tasks._stage import Run, stage
 from tasks._stats import mean_interval
@@ -51,6 +52,8 @@ class Config(StageConfig):
     """Data type of the weights, a torch name."""
     chat_template_args: dict[str, Any]
     """Passed to the chat template, e.g. `enable_thinking: false`."""
+    too_long: TooLong
+    """A question that does not fit the context with its answer: `error`, or `unanswered`, which scores 0."""
     resamples: int
     """Bootstrap samples of each interval."""
     confidence: float
@@ -63,6 +66,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     for choice in config.tasks:
         path = run.params_file.parent / choice.file
         tasks.append((path, task := load_task(path), read_rows(path, task, choice, data)))
+        _check_too_long(config, run.params_file, path, task)
     os.environ["TQDM_DISABLE"] = "1"  # the stage has a progress report of its own
     with run.timed("import"):
         from tasks import _harness as harness
@@ -83,16 +87,27 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     write_json(run.out / "results.json", {"model": run.name, **form, "tasks": results})
 
 
+def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[str, Any]) -> None:
+    """Refuse to count an unanswered question as 0 where 0 is the best."""
+    lower = [metric["metric"] for metric in task["metric_list"] if not metric["higher_is_better"]]
+    if config.too_long == "unanswered" and task["output_type"] == "generate_until" and lower:
+        raise ConfigError(
+            f"{params_file}: `too_long: unanswered` scores 0, the best of {', '.join(lower)} in {path}; set `error`"
+        )
+
+
 def _load(config: Config, run: Run, model: Path) -> Any:
     from tasks import _harness as harness
 
-    return harness.load(model, config.device, config.dtype, config.batch_size, config.chat_template_args, run.progress)
+    return harness.load(
+        model, config.device, config.dtype, config.batch_size, config.chat_template_args, config.too_long, run.progress
+    )
 
 
 def _load_export(config: Config, run: Run, folder: Path) -> Any:
     from tasks._harness_onnx import OnnxLM
 
-    return OnnxLM(folder, config.threads, config.batch_size, config.chat_template_args, run.progress)
+    return OnnxLM(folder, config.threads, config.batch_size, config.chat_template_args, config.too_long, run.progress)
 
 
 def load_task(path: Path) -> dict[str, Any]:
@@ -177,6 +192,7 @@ def _summarise(
     return {
         "output_type": task["output_type"],
         "samples": len(rows),
+        **({"unanswered": left} if (left := sum("unanswered" in sample for sample in answered)) else {}),
         "metrics": metrics(answered),
         "higher_is_better": {metric["metric"]: metric["higher_is_better"] for metric in task["metric_list"]},
         "groups": groups,

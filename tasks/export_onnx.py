@@ -135,7 +135,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     measures = {name: session.measures() for name, session in exported.items()}
     _log_table(measures)
     thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
-    _parity.check(measures, thresholds)
+    _parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
     write_json(run.out / "parity.json", {
         "forms": measures, "thresholds": thresholds, "prompts": len(prompts), "calibration": calibrations,
     })  # fmt: skip

@@ -137,7 +137,7 @@ def ask(folder: Path, data: Path, task: str, batch_size: int) -> list[dict[str, 
     rows = read_rows(path, load_task(path), TaskChoice(file="", limit=6, group_by=[]), data)
     brief = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 8, "until": ["<|im_end|>"]}}
     built = _harness.build_task(path, load_task(path) | (brief if task == "sums" else {}), rows)
-    lm = _harness.load(folder, "cpu", "float32", batch_size, {}, Progress(None))
+    lm = _harness.load(folder, "cpu", "float32", batch_size, {}, "error", Progress(None))
     return _harness.ask(lm, [built], 0)[load_task(path)["task"]]
 
 

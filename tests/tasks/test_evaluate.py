@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from tasks import _artifact as artifact
 from tasks._config import load, parse, read_yaml
-from tasks._errors import ArtifactError, ConfigError
+from tasks._errors import ArtifactError, ConfigError, DataError
 from tasks._progress import Progress
 from tasks._stage import Run, read_measurements
 from tasks.evaluate import Config, TaskChoice, load_task, main, read_rows
@@ -182,8 +183,116 @@ def test_arguments_reach_the_chat_template_of_an_export(export: Path) -> None:
     template.chmod(0o644)
     template.write_text(template.read_text().rstrip() + "{{ '<loud>' if loud is defined and loud else '' }}")
     asked = [{"role": "user", "content": "What is 1 + 1?"}]
-    quiet, loud = (OnnxLM(export / "fp32", 1, 4, args, Progress(None)) for args in ({}, {"loud": True}))
+    quiet, loud = (OnnxLM(export / "fp32", 1, 4, args, "error", Progress(None)) for args in ({}, {"loud": True}))
     assert loud.apply_chat_template(asked) == quiet.apply_chat_template(asked) + "<loud>"
+
+
+def overfill(data: Path, recipe: Path, tokens: int, **settings: Any) -> None:
+    """Make question q2 so long that its prompt has that many tokens, and set keys of the recipe."""
+    from tasks._models import load_tokenizer
+
+    tokenizer = load_tokenizer(Path("artifacts/models/lively"))
+
+    def length(text: str) -> int:
+        asked = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    rows = artifact.read_jsonl(data / "eval" / "sums.jsonl")
+    question = rows[2]["question"]
+    rows[2]["question"] = "7" * (tokens - length(question)) + question
+    assert length(rows[2]["question"]) == tokens, "each digit is a token"
+    artifact.write_jsonl(data / "eval" / "sums.jsonl", rows)
+    with recipe.open("r+") as f:
+        values = YAML(typ="safe").load(f) | settings
+        f.seek(0)
+        f.truncate()
+        YAML(typ="safe").dump(values, f)
+
+
+def answered_by(model: Path, recipe: Path, data: Path) -> Path:
+    run = Run(Path(f"by-{model.name}"), recipe, model.name, Path("x"), {}, Progress(None), main_process=True)
+    main(load(recipe, Config), run, model=model, data=data)
+    return run.out
+
+
+def test_a_question_that_does_not_fit_is_the_same_error_from_every_engine(
+    recipe: Path, data: Path, lively: Path, export: Path
+) -> None:
+    overfill(data, recipe, 193)  # and an answer of 64, in a context of 256
+    said = []
+    for model in (lively, export / "fp32"):
+        with pytest.raises(
+            DataError, match=r"task sums, row q2: a prompt of 193 tokens .* answer of 64 .* of 256"
+        ) as e:
+            answered_by(model, recipe, data)
+        said.append(str(e.value))
+    assert said[0] == said[1]
+    assert "(1 of 6 rows do not fit)" in said[0] and "`too_long: unanswered`" in said[0]
+
+
+def test_a_question_that_just_fits_is_asked_whole_by_every_engine(
+    recipe: Path, data: Path, lively: Path, export: Path
+) -> None:
+    overfill(data, recipe, 192)
+    answers = [
+        [row["response"] for row in artifact.read_jsonl(answered_by(model, recipe, data) / "samples" / "sums.jsonl")]
+        for model in (lively, export / "fp32")
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_question_that_does_not_fit_counts_as_unanswered_where_the_recipe_says_so(
+    recipe: Path, data: Path, lively: Path, export: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = artifact.read_jsonl(answered_by(lively, recipe, data) / "samples" / "sums.jsonl")
+    overfill(data, recipe, 193, too_long="unanswered")
+    for model in (lively, export / "fp32"):
+        out = answered_by(model, recipe, data)
+        rows = artifact.read_jsonl(out / "samples" / "sums.jsonl")
+        assert rows[2]["unanswered"] and rows[2]["response"] == "" and set(rows[2]["scores"].values()) == {0.0}
+        others = [n for n in range(6) if n != 2]
+        assert [rows[n]["response"] for n in others] == [whole[n]["response"] for n in others]
+        assert not any("unanswered" in rows[n] for n in others)
+        assert artifact.read_json(out / "results.json")["tasks"]["sums"]["unanswered"] == 1
+        assert any("1 of 6 questions do not fit the context of 256 tokens" in message for message in caplog.messages)
+        caplog.clear()
+
+
+def test_a_reference_that_does_not_fit_is_an_error_from_every_engine(
+    recipe: Path, data: Path, lively: Path, export: Path
+) -> None:
+    rows = artifact.read_jsonl(data / "sft" / "validation.jsonl")
+    rows[1]["messages"][1]["content"] = "7" * 256
+    artifact.write_jsonl(data / "sft" / "validation.jsonl", rows)
+    overfill(data, recipe, 100, too_long="unanswered")
+    for model in (lively, export / "fp32"):
+        with pytest.raises(DataError, match=r"task reference, row c1: .* answer of 256 in the context of 256"):
+            answered_by(model, recipe, data)
+
+
+def test_a_reference_may_fill_the_context(recipe: Path, data: Path, lively: Path, export: Path) -> None:
+    from tasks._models import load_tokenizer
+
+    tokenizer = load_tokenizer(lively)
+    rows = artifact.read_jsonl(data / "sft" / "validation.jsonl")
+    asked = tokenizer.apply_chat_template(rows[1]["messages"][:1], tokenize=False, add_generation_prompt=True)
+    used = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+    rows[1]["messages"][1]["content"] = "7" * (256 - used)
+    artifact.write_jsonl(data / "sft" / "validation.jsonl", rows)
+    losses = [
+        artifact.read_jsonl(answered_by(model, recipe, data) / "samples" / "reference.jsonl")[1]["scores"]
+        for model in (lively, export / "fp32")
+    ]
+    assert losses[0]["nats_per_byte"] == pytest.approx(losses[1]["nats_per_byte"], abs=1e-4)
+
+
+def test_unanswered_never_counts_as_the_best_score(recipe: Path, data: Path, lively: Path) -> None:
+    path = recipe.parent / "eval" / "sums.yaml"
+    path.write_text(path.read_text().replace("higher_is_better: true", "higher_is_better: false"))
+    overfill(data, recipe, 100, too_long="unanswered")
+    with pytest.raises(ConfigError, match=r"`too_long: unanswered` scores 0, the best of exact_match"):
+        answered_by(lively, recipe, data)
 
 
 def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path) -> None:

@@ -182,7 +182,7 @@ def test_what_was_tampered_with_is_noticed(
     name = {"chat_template": "chat_template_identical", "tokenizer": "tokenizer_identical", "weights": "kl_per_token"}
     name |= {"ends": "end_tokens_identical", "search": "search_plain"}
     with pytest.raises(ParityError, match=rf"fp32: {name[tampered]} is"):
-        _parity.check({"fp32": measures}, {"fp32": bounds})
+        _parity.check({"fp32": measures}, {"fp32": bounds}, ["fp32"])
 
 
 def test_not_a_number_never_passes() -> None:
@@ -190,7 +190,7 @@ def test_not_a_number_never_passes() -> None:
     measures |= {"max_logprob_difference": 0.0, "argmax_agreement": float("nan"), "greedy_agreement": 1.0}
     bounds = {"max_logprob_difference": None, "kl_per_token": 0.1, "argmax_agreement": 0.5, "greedy_agreement": None}
     with pytest.raises(ParityError, match=r"(?s)kl_per_token is nan.*argmax_agreement is nan"):
-        _parity.check({"int8": measures}, {"int8": bounds})
+        _parity.check({"int8": measures}, {"int8": bounds}, [])
 
 
 def test_measures_by_hand() -> None:
@@ -318,3 +318,51 @@ def test_every_recipe_parses() -> None:
         limits = config.forms["int8"].thresholds
         assert limits.kl_per_token is not None and limits.argmax_agreement is not None
         assert limits.kl_per_token <= 0.02 and limits.argmax_agreement >= 0.93
+
+
+def widened(chat_model: Path, folder: Path, rows: int) -> Path:
+    """The chat model with an embedding of more rows than its tokenizer has tokens, as padding gives."""
+    from tasks._models import load_causal_lm, load_tokenizer, save_model
+
+    model = load_causal_lm(chat_model)
+    model.resize_token_embeddings(rows)
+    save_model(model, load_tokenizer(chat_model), folder)
+    return folder
+
+
+@pytest.mark.parametrize("rows", [352, 384])
+def test_a_vocabulary_as_wide_as_another_matrix_is_named_before_anything_is_built(
+    chat_model: Path, tmp_path: Path, rows: int
+) -> None:
+    from tasks._models import load_causal_lm, load_tokenizer, save_model
+
+    folder = widened(chat_model, tmp_path / "wide", rows)
+    assert _onnx.builder_options(folder, "fp32", "fp32", {})
+    from transformers import LlamaForCausalLM
+
+    config = load_causal_lm(folder).config
+    config.intermediate_size = rows
+    save_model(LlamaForCausalLM(config), load_tokenizer(chat_model), folder)
+    with pytest.raises(
+        ModelError, match=rf"wide: model\.layers\.0\.mlp\.gate_proj has {rows} rows, as many as the vocabulary"
+    ):
+        _onnx.builder_options(folder, "fp32", "fp32", {})
+
+
+def test_a_padded_embedding_is_exported_as_it_is(chat_model: Path, data: Path, tmp_path: Path) -> None:
+    folder = widened(chat_model, tmp_path / "wide", 352)
+    forms = {"fp32": config_for().model_dump()["forms"]["fp32"]}
+    export(config_for(forms=forms), folder, data, tmp_path)
+    assert artifact.read_json(tmp_path / "parity.json")["forms"]["fp32"]["argmax_agreement"] == 1
+
+
+def test_an_exact_form_that_differs_is_never_said_to_be_quantised_too_much() -> None:
+    good = {"chat_template_identical": True, "tokenizer_identical": True, "kl_per_token": 0.0}
+    good |= {"max_logprob_difference": 0.0, "argmax_agreement": 1.0, "greedy_agreement": 1.0}
+    bad, bounds = good | {"kl_per_token": 2.0}, dict.fromkeys(good) | {"kl_per_token": 0.1}
+    with pytest.raises(ParityError) as error:
+        _parity.check({"fp32": bad, "int8": bad}, {"fp32": bounds, "int8": bounds}, ["fp32"])
+    assert "fp32: not quantised, so that the exporter has made another model" in str(error.value)
+    assert "quantise less" not in str(error.value)
+    with pytest.raises(ParityError, match=r"change `forms.<form>.weights` to quantise less"):
+        _parity.check({"fp32": good, "int8": bad}, {"fp32": bounds, "int8": bounds}, ["fp32"])

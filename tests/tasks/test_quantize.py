@@ -79,7 +79,7 @@ def test_it_is_small_and_answers_nearly_alike(name: str, make_run: MakeRun, shar
 
 def test_the_evaluation_loads_it_and_nothing_else_does(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
     folder, _ = quantized(make_run, configured(), "gptq", sharp, sums_data)
-    lm = _harness.load(folder, "cpu", "float32", 4, {}, Progress(None))
+    lm = _harness.load(folder, "cpu", "float32", 4, {}, "error", Progress(None))
     ids = torch.tensor([[5, 6, 7]])
     with torch.inference_mode():
         ours, parents = lm.model(ids).logits, load_causal_lm(sharp)(ids).logits
