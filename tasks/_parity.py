@@ -18,7 +18,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks import _onnx
 from tasks._artifact import read_json
@@ -169,10 +169,47 @@ def prompts(tokenizer: Any, conversations: Sequence[list[dict[str, str]]]) -> li
     return made
 
 
+class Failure(NamedTuple):
+    """One thing in which a form is not like its model."""
+
+    form: str
+    measure: str
+    sentence: str
+    """The form, the measure, and why it fails."""
+
+
+def failures(
+    forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]]
+) -> list[Failure]:
+    """Hold the measures of every form against its thresholds; null means measured only.
+
+    Args:
+        forms: name to measures.
+        thresholds: name to bounds.
+    """
+    found = []
+    for form, measures in forms.items():
+        for name, why in IDENTICAL.items():
+            if name not in measures:
+                said = "was not measured by the version that exported it; run `polm run` again"
+                found.append(Failure(form, name, f"{form}: {name} {said}"))
+            elif not measures[name]:
+                found.append(Failure(form, name, f"{form}: {name} is false; {why}"))
+        for name in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+            value, limit = measures[name], thresholds[form][name]
+            if limit is None:
+                continue
+            good = value <= limit if name in LOWER_IS_BETTER else value >= limit  # both are false for NaN
+            if not good:
+                bound = "at most" if name in LOWER_IS_BETTER else "at least"
+                found.append(Failure(form, name, f"{form}: {name} is {value:.6g}, must be {bound} {limit:g}"))
+    return found
+
+
 def check(
     forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]], exact: Collection[str]
 ) -> None:
-    """Hold the measures of every form against its thresholds; null means measured only.
+    """Refuse forms that differ from their model.
 
     Args:
         forms: name to measures.
@@ -182,35 +219,18 @@ def check(
     Raises:
         ParityError: naming every form and measure that is over (or not a number), with its value and its threshold.
     """
-    failed, rounded = [], False
-    for form, measures in forms.items():
-        for name, why in IDENTICAL.items():
-            if name not in measures:
-                failed.append(f"{form}: {name} was not measured by the version that exported it; run `polm run` again")
-            elif not measures[name]:
-                failed.append(f"{form}: {name} is false; {why}")
-        limits = thresholds[form]
-        for name in LOWER_IS_BETTER + HIGHER_IS_BETTER:
-            value, limit = measures[name], limits[name]
-            if limit is None:
-                continue
-            good = value <= limit if name in LOWER_IS_BETTER else value >= limit  # both are false for NaN
-            if not good:
-                bound = "at most" if name in LOWER_IS_BETTER else "at least"
-                failed.append(f"{form}: {name} is {value:.6g}, must be {bound} {limit:g}")
-                rounded |= form not in exact
-    if failed:
-        whole = [form for form in forms if form in exact and any(line.startswith(f"{form}: ") for line in failed)]
-        raise ParityError(
-            "the export does not answer like the PyTorch model:\n  "
-            + "\n  ".join(failed)
-            + (f"\n{', '.join(whole)}: not quantised, so that {EXACT_ADVICE}" if whole else "")
-            + (
-                "\nchange `forms.<form>.weights` to quantise less, or the thresholds beside it"
-                if rounded and not whole
-                else ""
-            )
-        )
+    found = failures(forms, thresholds)
+    if not found:
+        return
+    over = [failure.form for failure in found if failure.measure not in IDENTICAL]
+    whole = sorted({form for form in over if form in exact})
+    advice = []
+    if whole:
+        advice = [f"{', '.join(whole)}: not quantised, so that {EXACT_ADVICE}"]
+    elif over:
+        advice = ["change `forms.<form>.weights` to quantise less, or the thresholds beside it"]
+    lines = "\n  ".join(failure.sentence for failure in found)
+    raise ParityError("\n".join([f"the export does not answer like the PyTorch model:\n  {lines}", *advice]))
 
 
 class _Clock:

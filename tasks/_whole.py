@@ -21,8 +21,6 @@ ELSEWHERE = (".modules_to_save.", ".original_module.", "prompt_embeddings")
 """Parts of names that PEFT calls unexpected and has loaded: a soft prompt, and a resized embedding's second copy."""
 PENALTIES = ("repetition_penalty", "diversity_penalty", "encoder_repetition_penalty")
 """Settings of `generation_config.json` that always count."""
-BEAMS = ("early_stopping", "length_penalty")
-"""Settings of `generation_config.json` that only count with more than one beam."""
 
 
 def load_whole(auto: Any, folder: Path, new_head: bool = False, **options: Any) -> Any:
@@ -45,8 +43,6 @@ def load_whole(auto: Any, folder: Path, new_head: bool = False, **options: Any) 
     check_found(model, found, folder, new_head)
     check_finite(model, folder)
     settle_ties(model, folder)
-    if model.can_generate():
-        settle_generation(model, folder)
     return model
 
 
@@ -155,34 +151,6 @@ def _check_generation(folder: Path) -> None:
         value = getattr(settings, key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ModelError(f"{path}: {key} is {value!r}, and must be a number; correct the file or remove it")
-
-
-def settle_generation(model: Any, folder: Path) -> None:
-    """Leave out generation settings that nothing reads and that transformers therefore refuses to write.
-
-    Raises:
-        ModelError: settings that contradict each other in another way.
-    """
-    settings = model.generation_config
-    try:
-        settings.validate(strict=True)
-        return
-    except ValueError as e:
-        why = brief(e)
-    idle = (*(() if settings.do_sample else SAMPLING), *(BEAMS if (settings.num_beams or 1) == 1 else ()))
-    plain, path = type(settings)(), folder / "generation_config.json"
-    ignored = {key: value for key in idle if (value := getattr(settings, key)) != getattr(plain, key)}
-    for key in ignored:
-        setattr(settings, key, getattr(plain, key))
-    try:
-        settings.validate(strict=True)
-    except ValueError:
-        raise ModelError(f"{path}: {why}; correct the file or remove it") from None
-    log.warning(
-        "warning: %s: %s without `do_sample: true` (or beams) is never used; left out",
-        path,
-        ", ".join(f"{key}: {value}" for key, value in ignored.items()),
-    )
 
 
 def _are(items: list[str]) -> str:

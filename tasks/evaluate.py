@@ -52,7 +52,7 @@ class Config(StageConfig):
     """Data type of the weights, a torch name."""
     chat_template_args: dict[str, Any]
     """Passed to the chat template, e.g. `enable_thinking: false`."""
-    too_long: TooLong
+    too_long: TooLong = "error"
     """A question that does not fit the context with its answer: `error`, or `unanswered`, which scores 0."""
     resamples: int
     """Bootstrap samples of each interval."""

@@ -228,10 +228,10 @@ def test_a_measure_of_an_older_export_is_missed_and_not_passed() -> None:
         [*_parity.LOWER_IS_BETTER, *_parity.HIGHER_IS_BETTER], 0.0
     )
     bounds = dict.fromkeys([*_parity.LOWER_IS_BETTER, *_parity.HIGHER_IS_BETTER])
-    _parity.check({"int8": measures}, {"int8": bounds})
+    _parity.check({"int8": measures}, {"int8": bounds}, [])
     del measures["end_tokens_identical"]
     with pytest.raises(ParityError, match=r"int8: end_tokens_identical was not measured .* run `polm run` again"):
-        _parity.check({"int8": measures}, {"int8": bounds})
+        _parity.check({"int8": measures}, {"int8": bounds}, [])
 
 
 @pytest.mark.parametrize(
