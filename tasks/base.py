@@ -80,6 +80,8 @@ class Config(StageConfig):
         ),
     ]
     """Where the model comes from."""
+    chat_template: str | None = None
+    """Jinja text that takes the place of the model's own chat template, as a base model has none; null keeps that."""
 
 
 def main(config: Config, run: Run, *, data: Path) -> None:
@@ -105,6 +107,8 @@ def main(config: Config, run: Run, *, data: Path) -> None:
                 place, tokenizer = adapter, load_tokenizer(adapter)
             check_tokens(tokenizer, place, len(model.get_input_embeddings().weight))
         origin = json.loads(source.model_dump_json(exclude_none=True))
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
     mark_generation(tokenizer, place)
     require_turn_end(tokenizer, place)
     save_model(model, tokenizer, run.out)

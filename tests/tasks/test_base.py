@@ -9,7 +9,7 @@ import pytest
 
 from tasks import _artifact as artifact
 from tasks import base
-from tasks._chat import marks_generation
+from tasks._chat import CHATML, marks_generation
 from tasks._config import load, parse
 from tasks._errors import DataError, ModelError
 from tasks._models import load_causal_lm, load_tokenizer, save_model
@@ -133,3 +133,36 @@ def test_the_qwen3_recipe_with_a_folder_in_place_of_the_hub(
     assert type(made).__name__ == "Qwen3ForCausalLM"
     assert str(made.dtype) == "torch.bfloat16"
     assert marks_generation(load_tokenizer(run.out))
+
+
+def without_template(chat_model: Path, folder: Path) -> Path:
+    """The chat model as base models come: without a chat template."""
+    shutil.copytree(chat_model, folder)
+    (folder / "chat_template.jinja").chmod(0o644)
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def test_a_base_model_takes_the_recipes_chat_template(
+    make_run: MakeRun, sums_data: Path, chat_model: Path, tmp_path: Path
+) -> None:
+    source = {"folder": str(without_template(chat_model, tmp_path / "raw")), "licence": "own"}
+    with pytest.raises(ModelError, match=r"no chat template; set `chat_template` in the recipe's base\.yaml"):
+        base.main(configured(source), make_run("refused"), data=sums_data)
+    plain = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    run = make_run("base")
+    base.main(configured(source).model_copy(update={"chat_template": plain}), run, data=sums_data)
+    tokenizer = load_tokenizer(run.out)
+    assert marks_generation(tokenizer)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == text
+
+
+def test_a_template_of_tokens_that_the_model_has_not_is_refused(
+    make_run: MakeRun, sums_data: Path, chat_model: Path, tmp_path: Path
+) -> None:
+    source = {"folder": str(without_template(chat_model, tmp_path / "raw")), "licence": "own"}
+    strange = CHATML.replace("<|im_end|>", "<|eot_id|>")
+    with pytest.raises(ModelError, match=r"(?s)writes '<\|eot_id\|>\\n' behind an answer.*no answer would ever end"):
+        base.main(configured(source).model_copy(update={"chat_template": strange}), make_run("base"), data=sums_data)
