@@ -179,17 +179,20 @@ class Failure(NamedTuple):
 
 
 def failures(
-    forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]]
+    forms: Mapping[str, Mapping[str, Any]],
+    thresholds: Mapping[str, Mapping[str, float | None]],
+    identical: Mapping[str, str] = IDENTICAL,
 ) -> list[Failure]:
     """Hold the measures of every form against its thresholds; null means measured only.
 
     Args:
         forms: name to measures.
         thresholds: name to bounds.
+        identical: measures that must be true, and what it means if they are not.
     """
     found = []
     for form, measures in forms.items():
-        for name, why in IDENTICAL.items():
+        for name, why in identical.items():
             if name not in measures:
                 said = "was not measured by the version that exported it; run `polm run` again"
                 found.append(Failure(form, name, f"{form}: {name} {said}"))
@@ -207,7 +210,10 @@ def failures(
 
 
 def check(
-    forms: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, Mapping[str, float | None]], exact: Collection[str]
+    forms: Mapping[str, Mapping[str, Any]],
+    thresholds: Mapping[str, Mapping[str, float | None]],
+    exact: Collection[str],
+    identical: Mapping[str, str] = IDENTICAL,
 ) -> None:
     """Refuse forms that differ from their model.
 
@@ -215,11 +221,12 @@ def check(
         forms: name to measures.
         thresholds: name to bounds.
         exact: forms whose weights are not rounded, so that no rounding explains a difference.
+        identical: as in `failures`.
 
     Raises:
         ParityError: naming every form and measure that is over (or not a number), with its value and its threshold.
     """
-    found = failures(forms, thresholds)
+    found = failures(forms, thresholds, identical)
     if not found:
         return
     over = [failure.form for failure in found if failure.measure not in IDENTICAL]
