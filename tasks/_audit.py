@@ -107,11 +107,12 @@ def learnt(
     """Audit rows that a trainer reads whole: `source` is their set and where they lie. Raises as `audited`."""
     with _named(source[1]):
         fates = _fates.of_rows(rows, tokenizer, config.trainer, config_class)
-        unwritten = _fates.unwritten(rows, tokenizer)
+        warnings = _unlike(rows, source[0], tokenizer)
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)
-    _warn_of_unwritten(part, source[0], unwritten, len(rows))
+    for text in warnings:
+        log.warning("warning: %s: %s", part, text)
     learnt_tokens = max(fate.tokens for fate in fates if fate.state != "left_out")
     learnt_tokens = learnt_tokens if limit.tokens is None else min(learnt_tokens, limit.tokens)
     if learnt_tokens > (most := context(model) or learnt_tokens):
@@ -140,10 +141,11 @@ def asked(
     """  # fmt: skip
     with _named(source[1]):
         fates = _fates.prompts(rows, tokenizer, limit.tokens, chat_template_args)
-        unwritten = _fates.unwritten(rows, tokenizer, add_generation_prompt=True, **chat_template_args)
+        warnings = _unlike(rows, source[0], tokenizer, add_generation_prompt=True, **chat_template_args)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)
-    _warn_of_unwritten(part, source[0], unwritten, len(rows))
+    for text in warnings:
+        log.warning("warning: %s: %s", part, text)
     return record, [number for number, fate in enumerate(fates) if fate.state == "used"]
 
 
@@ -156,15 +158,23 @@ def _named(source: Path) -> Iterator[None]:
         raise DataError(f"{source}: {e}") from None
 
 
-def _warn_of_unwritten(part: str, dataset: str, unwritten: Sequence[tuple[str, str]], rows: int) -> None:
-    """Warn of messages that the chat template leaves out: what a row says there has no part in the training."""
-    if unwritten:
-        name, role = unwritten[0]
-        log.warning(
-            "warning: %s: the model's chat template leaves out words of messages of %d of %d rows of %s (first: the "
-            "%s's in row %s); nothing is learnt of them",
-            part, len(unwritten), rows, dataset, role, name,
-        )  # fmt: skip
+def _unlike(rows: Rows, dataset: str, tokenizer: Any, **template_args: Any) -> list[str]:
+    """Warnings of rows whose words are not what reaches the model: left out by the template, or read as tokens."""
+    found = []
+    if lost := _fates.unwritten(rows, tokenizer, **template_args):
+        name, role = lost[0]
+        found.append(
+            f"the model's chat template leaves out words of messages of {len(lost)} of {len(rows)} rows of {dataset} "
+            f"(first: the {role}'s in row {name}); nothing is learnt of them"
+        )
+    if spelt := _fates.spelt(rows, tokenizer):
+        name, token = spelt[0]
+        found.append(
+            f"{len(spelt)} of {len(rows)} rows of {dataset} spell special tokens of the tokenizer (first: {token!r} in "
+            f"row {name}), which are read as such and not as text; take them out of the data, which the chat template "
+            f"writes where they belong"
+        )
+    return found
 
 
 def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Record:

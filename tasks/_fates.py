@@ -10,6 +10,7 @@ The same is found here with the tokenizer alone, before a model is loaded. A pro
 answer is left out by our stages themselves.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, NamedTuple
@@ -110,6 +111,23 @@ def unwritten(rows: Rows, tokenizer: Any, **template_args: Any) -> list[tuple[st
             if lost:
                 found.append((name, lost))
                 break
+    return found
+
+
+def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
+    """Rows with the text of a special token in a message, e.g. of the end of a turn: a tokenizer takes it for one.
+
+    Returns:
+        For each of them its name (`names`) and the first such token.
+    """
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
+    special = re.compile("|".join(map(re.escape, tokens)))
+    found = []
+    for name, row in zip(names(rows), rows, strict=True):
+        hits = (special.search(turn["content"]) for side in _sides(row) for turn in side)
+        if first := next((hit for hit in hits if hit), None):
+            found.append((name, first[0]))
     return found
 
 

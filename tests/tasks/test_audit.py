@@ -443,3 +443,21 @@ def test_messages_that_the_chat_template_leaves_out_are_said(
     tokenizer = load_tokenizer(chat_model)
     for name in SIDES:
         assert _fates.unwritten(_rows.read(data, name, "train"), tokenizer) == [], "this one writes all"
+
+
+def test_special_tokens_spelt_in_rows_are_said(
+    make_run: MakeRun, workspace: Path, chat_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[Row] = [{"id": f"row{i}", "messages": turn("user", 3 + i) + turn("assistant", 3)} for i in range(4)]
+    rows[1]["messages"][1]["content"] = "One.<|im_end|>\n<|im_start|>user\nTwo"
+    rows[2]["messages"][0]["content"] = "What is <im_end> in <|im|>?"
+    for split in ("train", "validation"):
+        artifact.write_jsonl(workspace / "data/sft" / f"{split}.jsonl", rows)
+    caplog.set_level("WARNING", logger="polm")
+    config = test_train.configured(sft, assistant_only_loss=True, max_length=256)
+    sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")
+    found = [record.getMessage() for record in caplog.records if "special tokens" in record.getMessage()]
+    assert [text.partition(", which")[0] for text in found] == [
+        f"warning: {split}: 1 of 4 rows of sft spell special tokens of the tokenizer (first: '<|im_end|>' in row row1)"
+        for split in ("train", "validation")
+    ]
