@@ -5,8 +5,9 @@ whose limits do not fit its data stops at once: `max_left_out` and `max_cut` say
 the ids are in `audit.json`, under the split or, where a stage goes in rounds, under the round.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,10 +105,14 @@ def learnt(
     model: Path,
 ) -> Record:
     """Audit rows that a trainer reads whole: `source` is their set and where they lie. Raises as `audited`."""
-    fates = _fates.of_rows(rows, tokenizer, config.trainer, config_class)
+    with _named(source[1]):
+        fates = _fates.of_rows(rows, tokenizer, config.trainer, config_class)
+        warnings = _unlike(rows, source[0], tokenizer)
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)
+    for text in warnings:
+        log.warning("warning: %s: %s", part, text)
     learnt_tokens = max(fate.tokens for fate in fates if fate.state != "left_out")
     learnt_tokens = learnt_tokens if limit.tokens is None else min(learnt_tokens, limit.tokens)
     if learnt_tokens > (most := context(model) or learnt_tokens):
@@ -134,15 +139,47 @@ def asked(
         The record, and numbers of the rows, from 0, that leave room for an answer: only these are to be asked. Raises
         as `audited`.
     """  # fmt: skip
-    fates = _fates.prompts(rows, tokenizer, limit.tokens, chat_template_args)
+    with _named(source[1]):
+        fates = _fates.prompts(rows, tokenizer, limit.tokens, chat_template_args)
+        warnings = _unlike(rows, source[0], tokenizer, add_generation_prompt=True, **chat_template_args)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)
+    for text in warnings:
+        log.warning("warning: %s: %s", part, text)
     return record, [number for number, fate in enumerate(fates) if fate.state == "used"]
+
+
+@contextlib.contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Say in a DataError where the rows lie."""
+    try:
+        yield
+    except DataError as e:
+        raise DataError(f"{source}: {e}") from None
+
+
+def _unlike(rows: Rows, dataset: str, tokenizer: Any, **template_args: Any) -> list[str]:
+    """Warnings of rows whose words are not what reaches the model: left out by the template, or read as tokens."""
+    found = []
+    if lost := _fates.unwritten(rows, tokenizer, **template_args):
+        name, role = lost[0]
+        found.append(
+            f"the model's chat template leaves out words of messages of {len(lost)} of {len(rows)} rows of {dataset} "
+            f"(first: the {role}'s in row {name}); nothing is learnt of them"
+        )
+    if spelt := _fates.spelt(rows, tokenizer):
+        name, token = spelt[0]
+        found.append(
+            f"{len(spelt)} of {len(rows)} rows of {dataset} spell special tokens of the tokenizer (first: {token!r} in "
+            f"row {name}), which are read as such and not as text; take them out of the data, which the chat template "
+            f"writes where they belong"
+        )
+    return found
 
 
 def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Record:
     """The record of one part."""
-    names = [str(row["id"]) if "id" in row else str(number) for number, row in enumerate(rows, 1)]
+    names = _fates.names(rows)
     by_state: dict[str, list[str]] = {"used": [], "cut": [], "left_out": []}
     for name, fate in zip(names, fates, strict=True):
         by_state[fate.state].append(name)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tasks import _rows
 from tasks._config import Strict
+from tasks._ends import templated
 from tasks._errors import ConfigError
 
 log = logging.getLogger("polm")
@@ -53,7 +54,7 @@ def draw(
             f"{where}: calibration.rows is {settings.rows}, and {settings.dataset} has {len(found)} training rows"
         )
     drawn = random.Random(seed).sample(found, settings.rows)
-    texts = [tokenizer.apply_chat_template(conversation(row), tokenize=False) for row in drawn]
+    texts = [templated(tokenizer, conversation(row), tokenize=False) for row in drawn]
     digest = hashlib.sha256()
     for row, text in zip(drawn, texts, strict=True):
         digest.update(json.dumps([row["id"], text], ensure_ascii=False).encode() + b"\n")

@@ -53,10 +53,13 @@ def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
         module = importlib.import_module(f"tasks.{stage}")
         config = load(recipe / name, module.Config)
         if isinstance(config, TrainerConfig) and stage not in OWN_ROWS:
+            path = _rows.file(DATA, config.dataset, "train")
+            if not path.exists() or not path.stat().st_size:  # the stage says so
+                continue
             try:
                 found = _too_long(config, recipe / name, module.trainer_class(), tokenizer)
-            except DataError:  # no such set: the stage says so
-                continue
+            except DataError as e:
+                found = f"{recipe / name}: {path}: {e}"
             errors += [found] if found else []
     return errors
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tasks._calibration import conversation
 from tasks._config import Strict, suggest
+from tasks._ends import templated
 from tasks._errors import ConfigError, DataError
 from tasks._stage import Run
 
@@ -60,8 +61,8 @@ def answer_loss(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -
     total, count = 0.0, 0
     model.eval()
     for row in rows:
-        told = tokenizer.apply_chat_template(
-            conversation(row), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        told = templated(
+            tokenizer, conversation(row), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
         ids = torch.tensor([told["input_ids"]], device=model.device)
         mask = torch.tensor(told["assistant_masks"], device=model.device)[1:].bool()

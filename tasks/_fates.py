@@ -10,9 +10,12 @@ The same is found here with the tokenizer alone, before a model is loaded. A pro
 answer is left out by our stages themselves.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, NamedTuple
+
+from tasks._ends import templated
 
 State = Literal["used", "cut", "left_out"]
 Rows = Sequence[Mapping[str, Any]]
@@ -89,6 +92,53 @@ def prompts(rows: Rows, tokenizer: Any, limit: int | None, template_args: Mappin
     return [Fate(tokens, "used" if limit is None or tokens <= limit else "left_out") for tokens in lengths]
 
 
+def names(rows: Rows) -> list[str]:
+    """The rows' ids; a row without one goes by its number, from 1."""
+    return [str(row["id"]) if "id" in row else str(number) for number, row in enumerate(rows, 1)]
+
+
+def unwritten(rows: Rows, tokenizer: Any, **template_args: Any) -> list[tuple[str, str]]:
+    """Rows of which the chat template does not write all, white space aside: some drop a system message or a thought.
+
+    Returns:
+        For each of them its name (`names`) and the role of the first such message.
+    """
+    found = []
+    for name, row in zip(names(rows), rows, strict=True):
+        for side in _sides(row):
+            text = "".join(templated(tokenizer, side, tokenize=False, **template_args).split())
+            lost = next((turn["role"] for turn in side if "".join(turn["content"].split()) not in text), None)
+            if lost:
+                found.append((name, lost))
+                break
+    return found
+
+
+def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
+    """Rows with the text of a special token in a message, e.g. of the end of a turn: a tokenizer takes it for one.
+
+    Returns:
+        For each of them its name (`names`) and the first such token.
+    """
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
+    special = re.compile("|".join(map(re.escape, tokens)))
+    found = []
+    for name, row in zip(names(rows), rows, strict=True):
+        hits = (special.search(turn["content"]) for side in _sides(row) for turn in side)
+        if first := next((hit for hit in hits if hit), None):
+            found.append((name, first[0]))
+    return found
+
+
+def _sides(row: Mapping[str, Any]) -> list[Any]:
+    """The conversations that a row holds: one, two for a pair, none for a text."""
+    if "messages" in row:
+        return [row["messages"]]
+    sides = [row[key] for key in ("completion", "chosen", "rejected") if key in row]
+    return [[*row["prompt"], *side] for side in sides or [[]]] if "prompt" in row else []
+
+
 def _by_prompt(
     rows: Rows,
     sides: Sequence[Sequence[str]],
@@ -122,7 +172,7 @@ def _said(row: Mapping[str, Any]) -> Any:
 def _lengths(said: Sequence[Any], tokenizer: Any, **template_args: Any) -> list[int]:
     """Tokens of each conversation, through the chat template, or of each text."""
     texts = [
-        turns if isinstance(turns, str) else tokenizer.apply_chat_template(turns, tokenize=False, **template_args)
+        turns if isinstance(turns, str) else templated(tokenizer, turns, tokenize=False, **template_args)
         for turns in said
     ]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

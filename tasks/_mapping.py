@@ -206,10 +206,12 @@ def _parted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _feedback(row: dict[str, Any]) -> dict[str, Any]:
-    parted = _parted(row)
-    if not isinstance(row["label"], bool):
-        raise BadRow(f"'label' is {row['label']!r}, not true or false")
-    return {"prompt": parted["prompt"], "completion": answer("completion", parted["completion"]), "label": row["label"]}
+    parted, label = _parted(row), row["label"]
+    if isinstance(label, str):  # a CSV holds nothing but text
+        label = {"true": True, "false": False}.get(label.strip().lower(), label)
+    if not isinstance(label, bool):
+        raise BadRow(f"'label' is {label!r}, not true or false")
+    return {"prompt": parted["prompt"], "completion": answer("completion", parted["completion"]), "label": label}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:

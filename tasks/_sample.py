@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from tasks._config import Strict
-from tasks._ends import end_tokens
+from tasks._ends import end_tokens, templated
 
 log = logging.getLogger("polm")
 
@@ -99,7 +99,7 @@ def sample_counted(
     if sampling.temperature > 0:
         config.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
     rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
-    texts = [tokenizer.apply_chat_template(prompt, **rendered) for prompt in prompts]
+    texts = [templated(tokenizer, prompt, **rendered) for prompt in prompts]
     _warn_of_context(model, tokenizer, texts, sampling.max_new_tokens)
     count = sampling.samples_per_prompt
     size = max(1, sampling.batch_size // count)

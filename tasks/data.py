@@ -261,7 +261,9 @@ def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], le
     for file, items in files.items():
         kept = _mix(config, name, items, ledger)
         if not kept:
-            reasons = ", ".join(f"{count} {why}" for why, count in ledger.why(name).items()) or "no row was read"
+            why = [f"{count} {reason}" for reason, count in ledger.why(name).items()]
+            why += [f"{len(others)} in {other}.jsonl" for other, others in files.items() if others]
+            reasons = ", ".join(why) or "no row was read"
             raise DataError(
                 f"{run.params_file}: set '{name}' has no row left for {file}.jsonl ({reasons}); "
                 f"add rows, or change 'split' or what drops them"

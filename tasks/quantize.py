@@ -30,6 +30,7 @@ from tasks._calibration import Calibration
 from tasks._chat import mark_generation
 from tasks._compress import HeldOut
 from tasks._config import StageConfig, Strict, check_trainer
+from tasks._ends import templated
 from tasks._models import load_causal_lm, load_tokenizer
 from tasks._stage import Run, stage
 
@@ -101,7 +102,7 @@ def rendered(
 ) -> list[list[int]]:
     """Token ids of conversations, each up to where the assistant begins to answer."""
     options = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
-    texts = [tokenizer.apply_chat_template(messages, **options) for messages in conversations]
+    texts = [templated(tokenizer, messages, **options) for messages in conversations]
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 

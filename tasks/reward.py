@@ -40,7 +40,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = _train.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    found = _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    _require_pairs(found["validation"]["used"], config.calibration_bins)
     import torch
 
     torch.manual_seed(config.seed)
@@ -80,6 +81,12 @@ def accuracy(margins: list[float], config: Config) -> dict[str, float]:
     return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))
 
 
+def _require_pairs(count: int, bins: int) -> None:
+    """Refuse fewer held-out pairs than calibration bins. Raises DataError."""
+    if count < bins:
+        raise DataError(f"{count} held-out pairs for {bins} calibration bins; lower calibration_bins")
+
+
 def calibration(margins: list[float], bins: int) -> list[dict[str, float]]:
     """Predicted against observed win probability, in bins of equal count by the size of the margin.
 
@@ -91,8 +98,7 @@ def calibration(margins: list[float], bins: int) -> list[dict[str, float]]:
     """
     import numpy as np
 
-    if len(margins) < bins:
-        raise DataError(f"{len(margins)} held-out pairs for {bins} calibration bins; lower calibration_bins")
+    _require_pairs(len(margins), bins)
     values = np.array(sorted(margins, key=abs))
     return [
         {

@@ -1,5 +1,6 @@
 """The audit against TRL itself: rows of known lengths, and what each trainer keeps of them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -377,3 +378,86 @@ def test_rows_beyond_the_models_context_are_not_trained_on(
     config = test_train.configured(sft, assistant_only_loss=True, max_length=400)
     with pytest.raises(DataError, match=r"rows of up to 3\d\d tokens .* is 256: set trainer.max_length .* to no more"):
         sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")
+
+
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+"""As Gemma's template begins."""
+UNHEARD = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+"""A template that passes over a system message in silence, as that of Phi-3 medium does."""
+
+
+def told(chat_model: Path, folder: Path, opening: str, make_artifact: Any) -> tuple[Path, Path]:
+    """A model whose template begins with `opening`, and data of which one row in each set has a system message."""
+    shutil.copytree(chat_model, folder / "model")
+    template = folder / "model/chat_template.jinja"
+    template.write_text(opening + template.read_text())
+    for name, sides in SIDES.items():
+        rows = []
+        for i in range(4):
+            prompt = [{"role": "system", "content": "Be short."}] * (i == 2) + turn("user", 3 + i)
+            rows.append(
+                {"id": f"row{i}", "prompt": prompt, **sides, **({"label": i % 2 == 0} if name == "feedback" else {})}
+            )
+        if name == "sft":
+            rows = [{"id": row["id"], "messages": row["prompt"] + row["completion"]} for row in rows]
+        for split in ("train", "validation"):
+            artifact.write_jsonl(folder / "data" / name / f"{split}.jsonl", rows)
+    make_artifact(folder / "data")
+    return folder / "model", folder / "data"
+
+
+SIDES: dict[str, Row] = {
+    "sft": {"completion": turn("assistant", 3)},
+    "feedback": {"completion": turn("assistant", 3)},
+    "preferences": {"chosen": turn("assistant", 3), "rejected": turn("assistant", 4)},
+    "prompts": {"answer": "7"},
+}
+
+
+@pytest.mark.parametrize("module", [sft, dpo, kto, reward, adapt, rejection], ids=lambda module: module.__name__)
+def test_a_row_that_the_chat_template_refuses_is_named(
+    module: Any, make_run: MakeRun, workspace: Path, chat_model: Path, make_artifact: Any
+) -> None:
+    model, data = told(chat_model, workspace, NO_SYSTEM, make_artifact)
+    config = answering(module) if module is rejection else strict(module)
+    with pytest.raises(
+        DataError, match=r"data/\w+/train.jsonl: .*refuses the row of system, user.*'Be short.* \(System"
+    ):
+        module.main(config, make_run("lora" if module is adapt else "trained"), model=model, data=data)
+
+
+def test_messages_that_the_chat_template_leaves_out_are_said(
+    make_run: MakeRun, workspace: Path, chat_model: Path, make_artifact: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, data = told(chat_model, workspace, UNHEARD, make_artifact)
+    caplog.set_level("WARNING", logger="polm")
+    sft.main(
+        test_train.configured(sft, assistant_only_loss=True, max_length=256), make_run("sft"), model=model, data=data
+    )
+    found = [record.getMessage() for record in caplog.records if "leaves out" in record.getMessage()]
+    assert [text.partition(" (")[0] for text in found] == [
+        f"warning: {split}: the model's chat template leaves out words of messages of 1 of 4 rows of sft"
+        for split in ("train", "validation")
+    ]
+    assert "the system's in row row2" in found[0]
+    tokenizer = load_tokenizer(chat_model)
+    for name in SIDES:
+        assert _fates.unwritten(_rows.read(data, name, "train"), tokenizer) == [], "this one writes all"
+
+
+def test_special_tokens_spelt_in_rows_are_said(
+    make_run: MakeRun, workspace: Path, chat_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[Row] = [{"id": f"row{i}", "messages": turn("user", 3 + i) + turn("assistant", 3)} for i in range(4)]
+    rows[1]["messages"][1]["content"] = "One.<|im_end|>\n<|im_start|>user\nTwo"
+    rows[2]["messages"][0]["content"] = "What is <im_end> in <|im|>?"
+    for split in ("train", "validation"):
+        artifact.write_jsonl(workspace / "data/sft" / f"{split}.jsonl", rows)
+    caplog.set_level("WARNING", logger="polm")
+    config = test_train.configured(sft, assistant_only_loss=True, max_length=256)
+    sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")
+    found = [record.getMessage() for record in caplog.records if "special tokens" in record.getMessage()]
+    assert [text.partition(", which")[0] for text in found] == [
+        f"warning: {split}: 1 of 4 rows of sft spell special tokens of the tokenizer (first: '<|im_end|>' in row row1)"
+        for split in ("train", "validation")
+    ]

@@ -176,6 +176,19 @@ def test_rows_that_do_not_fit_are_found_before_any_training(
     assert "limit 216, the model's context of 256 less trainer.max_completion_length" in ppo
 
 
+def test_a_row_that_the_chat_template_refuses_is_found_before_any_training(
+    recipes: Path, chat_model: Path, make_artifact: Any
+) -> None:
+    made(recipes, chat_model, make_artifact, words=4)
+    template = Path("artifacts/models/base/chat_template.jinja")
+    template.write_text(
+        "{% if messages[0].content.startswith('12') %}{{ raise_exception('no') }}{% endif %}" + template.read_text()
+    )
+    errors = _check.check(Path("params/tiny"))
+    assert [e for e in errors if e.startswith("params/tiny/sft.yaml: artifacts/data/sft/train.jsonl: the model's chat")]
+    assert all("refuses the row of user" in error for error in errors)
+
+
 def test_rows_that_fit_and_rows_of_other_settings_pass(recipes: Path, chat_model: Path, make_artifact: Any) -> None:
     made(recipes, chat_model, make_artifact, words=4)
     assert _check.check(Path("params/tiny")) == []

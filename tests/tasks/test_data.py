@@ -233,6 +233,12 @@ def test_a_set_without_rows_names_the_reasons(workspace: Path) -> None:
         run(workspace, recipe())
 
 
+def test_a_share_of_none_says_where_the_rows_are(workspace: Path) -> None:
+    write_rows(workspace, numbered(4))
+    with pytest.raises(DataError, match=r"'sft' has no row left for sft/validation\.jsonl \(4 in sft/train\.jsonl\)"):
+        run(workspace, recipe(split={"validation": 0.0, "test": 0.0}))
+
+
 def test_unknown_source_and_misspelt_keys(workspace: Path) -> None:
     write_rows(workspace, numbered(10))
     with pytest.raises(DataError, match="sets name the source 'yours'; known: mine"):

@@ -75,6 +75,10 @@ def test_feedback_has_one_answer_and_a_thumb(workspace: Path) -> None:
     assert {row["label"] for row in kept} == {True, False}
     assert kept[0]["completion"][0]["role"] == "assistant"
     assert [row["reason"] for row in read(out / "rejects.jsonl")] == ["'label' is 'yes', not true or false"]
+    spelt = [row | {"liked": row["liked"] if row["liked"] == "yes" else str(row["liked"])} for row in items]
+    write_rows(workspace, spelt)  # as a CSV holds them
+    again = run(workspace, recipe(sets={"feedback": {"near_duplicates": False, "rows": [rows("mine", template)]}}))
+    assert read(again / "feedback/train.jsonl") == kept
 
 
 def test_a_kind_of_set_may_come_several_times_by_name(workspace: Path) -> None:

@@ -139,6 +139,16 @@ def test_reward_model_tells_the_sides_apart(make_run: MakeRun, chat_model: Path,
     assert all(0.5 <= part["predicted"] <= 1 for part in table)
 
 
+def test_too_few_held_out_pairs_are_refused_before_training(
+    make_run: MakeRun, chat_model: Path, sums_data: Path
+) -> None:
+    run = make_run("reward")
+    config = configured(reward).model_copy(update={"calibration_bins": 99})
+    with pytest.raises(DataError, match="16 held-out pairs for 99 calibration bins"):
+        reward.main(config, run, model=chat_model, data=sums_data)
+    assert not (run.out / "curves.jsonl").exists()
+
+
 def test_calibration_bins_by_the_size_of_the_margin() -> None:
     table = reward.calibration([0.1, -0.1, 3.0, 3.0], 2)
     assert [part["observed"] for part in table] == [0.5, 1.0]
