@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from tasks._ends import RAISED, turn_end
+from tasks._ends import NO_TEMPLATE, RAISED, turn_end
 from tasks._errors import ModelError
 
 log = logging.getLogger("polm")
@@ -71,7 +71,7 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
             here renders the same bytes as.
     """
     if not tokenizer.chat_template:
-        raise ModelError(f"{folder}: no chat template; set `chat_template` in the recipe's base.yaml")
+        raise ModelError(f"{folder}: no chat template; {NO_TEMPLATE}")
     _check_renders(tokenizer, folder)
     if marks_generation(tokenizer):
         return

@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks._ends import turn_end
 from tasks._errors import ConfigError, DataError, ModelError
+from tasks._folder import brief
 from tasks._models import load_tokenizer
 
 log = logging.getLogger("polm")
@@ -102,6 +103,11 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
             builder.create_model("", str(model), str(out), precision, PROVIDER, cache, **options)
     except NotImplementedError as e:
         raise ModelError(f"{model}: the ONNX model builder cannot export it: {e}") from e
+    except Exception as e:  # the builder raises every kind there is for a model of a shape that it does not expect
+        raise ModelError(
+            f"{model}: the ONNX model builder cannot export it ({brief(e)}); serve the PyTorch model, or export one of "
+            f"an architecture that the builder knows"
+        ) from e
     finally:
         log.debug("%s", said.getvalue())
     end = turn_end(load_tokenizer(model))

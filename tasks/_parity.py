@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from tasks import _onnx
 from tasks._artifact import read_json
-from tasks._ends import end_tokens
+from tasks._ends import NO_TEMPLATE, end_tokens
 from tasks._errors import ModelError, ParityError
 
 LOWER_IS_BETTER = ("max_logprob_difference", "kl_per_token")
@@ -161,7 +161,7 @@ class Exported:
 def prompts(tokenizer: Any, conversations: Sequence[list[dict[str, str]]]) -> list[Prompt]:
     """Render and tokenize conversations with the Hugging Face tokenizer. Raises ModelError without a chat template."""
     if not tokenizer.chat_template:
-        raise ModelError("the model has no chat template; set `chat_template` in the recipe's base.yaml")
+        raise ModelError(f"the model has no chat template; {NO_TEMPLATE}")
     made = []
     for messages in conversations:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

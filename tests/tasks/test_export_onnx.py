@@ -285,6 +285,23 @@ def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_pat
         _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
 
 
+def test_a_model_that_the_builder_stumbles_over_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:
+    """It reads one `rope_parameters` where Gemma 3 has one for each kind of layer, and fails with a KeyError."""
+    import shutil
+
+    from transformers import Gemma3TextConfig
+
+    folder = tmp_path / "model"
+    shutil.copytree(chat_model, folder)
+    Gemma3TextConfig(
+        architectures=["Gemma3ForCausalLM"], vocab_size=320, hidden_size=64, intermediate_size=128, head_dim=32,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+    ).save_pretrained(folder)  # fmt: skip
+    options = _onnx.builder_options(folder, "fp32", "fp32", {})
+    with pytest.raises(ModelError, match=r"cannot export it \(KeyError: 'rope_type'\); serve the PyTorch model"):
+        _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
+
+
 def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path: Path, chat_model: Path) -> None:
     import shutil
 
