@@ -237,6 +237,37 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return [int(i) for i in tokenizer.encode(text)]
 
 
+def drops_space(folder: Path) -> bool:
+    """Whether transformers leaves out the space that a text's first token begins with, as Llama 2 and Mistral have it.
+
+    It is a step of the decoder in `tokenizer.json`, which ONNX Runtime GenAI does not take.
+    """
+    path = folder / "tokenizer.json"
+    decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") if path.exists() else None
+    steps = (decoder or {}).get("decoders", [decoder] if decoder else [])
+    return any(
+        (step["type"] == "Strip" and step["content"] == " " and step["start"] > 0)
+        or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
+        for step in steps
+    )
+
+
+class Stream:
+    """The text of one answer, token by token, as transformers makes it of all of them."""
+
+    def __init__(self, tokenizer: Any, drops_space: bool) -> None:
+        """Args: tokenizer: from `load`; drops_space: from the function of that name."""
+        self._stream, self._at_start = tokenizer.create_stream(), drops_space
+
+    def decode(self, token: int) -> str:
+        """Return the text that a token adds; empty where it only begins a character."""
+        text = str(self._stream.decode(token))
+        if self._at_start and text:
+            self._at_start = False
+            return text.removeprefix(" ")
+        return text
+
+
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """Text of token ids."""
     import numpy as np

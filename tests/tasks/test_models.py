@@ -25,8 +25,12 @@ def folder(chat_model: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "sub/weights.pkl"])
 def test_a_pickle_is_refused(folder: Path, name: str) -> None:
+    """And it is said whether the weights are in it, or whether it is what a trainer left beside them."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match=rf"{name}: a pickle can run code .* beside it are safetensors.* remove it"):
+        load_causal_lm(folder)
+    (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=rf"{name}: a pickle can run code .* convert the weights to safetensors"):
         load_causal_lm(folder)
 
