@@ -46,6 +46,7 @@ class Engine:
         """
         model, self._tokenizer = _onnx.load(folder, threads)
         self.context = _onnx.context_length(folder)
+        self._drops_space = _onnx.drops_space(folder)
         settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self._vocabulary = int(settings["model"]["vocab_size"])
         self._ends = {int(i) for i in self._tokenizer.eos_token_ids}
@@ -82,7 +83,7 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ModelError("this model is no longer served; ask again")
-            answer = Answer(ids, sampling, emit, self._tokenizer.create_stream())
+            answer = Answer(ids, sampling, emit, _onnx.Stream(self._tokenizer, self._drops_space))
             self._inbox.put(answer)
         return answer
 

@@ -68,6 +68,7 @@ class OnnxChat(ChatModel):
         self._tokenizer = og.Tokenizer(self._model)
         settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self._context_length = int(settings["model"]["context_length"])
+        self._drops_space = _drops_space(folder)
         # One answer at a time: two would share the cores, and each would take twice as long.
         self._lock = threading.Lock()
 
@@ -129,7 +130,7 @@ class OnnxChat(ChatModel):
         search = og.GeneratorParams(self._model)
         search.set_search_options(max_length=min(limit, self._context_length), **_sampling(params))
         ends = {int(i) for i in self._tokenizer.eos_token_ids}
-        stream = self._tokenizer.create_stream()
+        stream, at_start = self._tokenizer.create_stream(), self._drops_space
         stops = params.stop or []
         held = ""  # the end of the text so far that might be the beginning of a stop string
         with self._lock:
@@ -142,7 +143,10 @@ class OnnxChat(ChatModel):
                 if token in ends:
                     answer.reason = "stop"
                     break
-                held += stream.decode(token)
+                text = stream.decode(token)
+                if at_start and text:
+                    text, at_start = text.removeprefix(" "), False
+                held += text
                 found = [held.index(s) for s in stops if s in held]
                 if found:
                     held = held[: min(found)]
@@ -161,6 +165,18 @@ class _Answer:
 
     tokens = 0
     reason = "length"
+
+
+def _drops_space(folder: Path) -> bool:
+    """Whether transformers leaves out the space that a text begins with (`tasks._onnx.drops_space` says more)."""
+    path = folder / "tokenizer.json"
+    decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") if path.exists() else None
+    steps = (decoder or {}).get("decoders", [decoder] if decoder else [])
+    return any(
+        (step["type"] == "Strip" and step["content"] == " " and step["start"] > 0)
+        or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
+        for step in steps
+    )
 
 
 def _read_unlimited(params: ChatParams) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from tasks._ends import RAISED, turn_end
+from tasks._ends import NO_TEMPLATE, RAISED, turn_end
 from tasks._errors import ModelError
 
 log = logging.getLogger("polm")
@@ -71,7 +71,7 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
             here renders the same bytes as.
     """
     if not tokenizer.chat_template:
-        raise ModelError(f"{folder}: no chat template; set `chat_template` in the recipe's base.yaml")
+        raise ModelError(f"{folder}: no chat template; {NO_TEMPLATE}")
     _check_renders(tokenizer, folder)
     if marks_generation(tokenizer):
         return
@@ -101,9 +101,31 @@ def mark_generation(tokenizer: Any, folder: Any) -> None:
     )
 
 
+def warn_of_other_prompt(tokenizer: Any, folder: Any) -> None:
+    """Warn of a template that asks for an answer with other tokens than stand before one in a conversation.
+
+    A prompt that ends in a space is the common case: in a conversation the space belongs to the answer's first token,
+    so that what the model has learnt there is not what it is asked for.
+    """
+    question = _PROBES[0][:1]
+    asked = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    known = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": "The answer"}], tokenize=False)
+    prompt, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, known))
+    if whole[: len(prompt)] != prompt:
+        first = next(i for i, token in enumerate([*whole, None]) if i >= len(prompt) or token != prompt[i])
+        ends = [tokenizer.convert_ids_to_tokens(ids[first : first + 3]) for ids in (prompt, whole)]
+        log.warning(
+            "warning: %s: the chat template asks for an answer with other tokens than a conversation has before one "
+            "(%s, and there %s), so that the model is asked otherwise than it is trained; let `add_generation_prompt` "
+            "write the same text, and end it in no space",
+            folder, *ends,
+        )  # fmt: skip
+
+
 def _check_renders(tokenizer: Any, folder: Any) -> None:
     try:
         tokenizer.apply_chat_template(_PROBES[0], tokenize=False)
+        tokenizer.apply_chat_template(_PROBES[0][:1], tokenize=False, add_generation_prompt=True)
     except (TemplateError, *RAISED) as e:
         line = f", line {e.lineno}" if isinstance(e, TemplateSyntaxError) else ""
         raise ModelError(

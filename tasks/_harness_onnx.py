@@ -54,6 +54,7 @@ class OnnxLM(TemplateLM):
         super().__init__()
         self._model, self._tok = _onnx.load(folder, threads)
         self._context, self._progress = _onnx.context_length(folder), progress
+        self._drops_space = _onnx.drops_space(folder)
         self._batch_size = min(batch_size, MOST_ROWS)
         self._too_long = too_long
         self.unanswered: set[tuple[str, str]] = set()
@@ -175,7 +176,7 @@ class OnnxLM(TemplateLM):
     def _answer(self, prompts: Sequence[Sequence[int]], new_tokens: int, until: Sequence[str]) -> list[str]:
         """Greedy answers, each until its end token, one of the texts in `until`, or so many tokens."""
         generator = self._generator(prompts, new_tokens)
-        streams = [self._tok.create_stream() for _ in prompts]
+        streams = [_onnx.Stream(self._tok, self._drops_space) for _ in prompts]
         texts, live = [""] * len(prompts), set(range(len(prompts)))
         for _ in range(new_tokens):  # a short row of the batch would be given more than it may have
             if generator.is_done() or not live:

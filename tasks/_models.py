@@ -58,10 +58,13 @@ def refuse_code(folder: Path) -> None:
     """Refuse a folder with a file that could run code. Raises ModelError."""
     for path in sorted(folder.rglob("*")):
         if path.suffix in PICKLES:
-            raise ModelError(
-                f"{path}: a pickle can run code when it is loaded; convert the weights to safetensors "
-                f"(`AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)` in a sandbox) and remove it"
+            advice = (  # trainers leave training_args.bin, optimizer.pt and the like beside what they save
+                "the weights beside it are safetensors, so that it is not needed: remove it"
+                if any(folder.glob("*.safetensors"))
+                else "convert the weights to safetensors (`AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)` "
+                "in a sandbox) and remove it"
             )
+            raise ModelError(f"{path}: a pickle can run code when it is loaded; {advice}")
         if path.suffix == ".py":
             raise ModelError(f"{path}: code inside a model folder is never run; remove it")
 

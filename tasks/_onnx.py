@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks._ends import turn_end
 from tasks._errors import ConfigError, DataError, ModelError
+from tasks._folder import brief
 from tasks._models import load_tokenizer
 
 log = logging.getLogger("polm")
@@ -102,6 +103,11 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
             builder.create_model("", str(model), str(out), precision, PROVIDER, cache, **options)
     except NotImplementedError as e:
         raise ModelError(f"{model}: the ONNX model builder cannot export it: {e}") from e
+    except Exception as e:  # the builder raises every kind there is for a model of a shape that it does not expect
+        raise ModelError(
+            f"{model}: the ONNX model builder cannot export it ({brief(e)}); serve the PyTorch model, or export one of "
+            f"an architecture that the builder knows"
+        ) from e
     finally:
         log.debug("%s", said.getvalue())
     end = turn_end(load_tokenizer(model))
@@ -229,6 +235,37 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     """
     check_text(text)
     return [int(i) for i in tokenizer.encode(text)]
+
+
+def drops_space(folder: Path) -> bool:
+    """Whether transformers leaves out the space that a text's first token begins with, as Llama 2 and Mistral have it.
+
+    It is a step of the decoder in `tokenizer.json`, which ONNX Runtime GenAI does not take.
+    """
+    path = folder / "tokenizer.json"
+    decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") if path.exists() else None
+    steps = (decoder or {}).get("decoders", [decoder] if decoder else [])
+    return any(
+        (step["type"] == "Strip" and step["content"] == " " and step["start"] > 0)
+        or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
+        for step in steps
+    )
+
+
+class Stream:
+    """The text of one answer, token by token, as transformers makes it of all of them."""
+
+    def __init__(self, tokenizer: Any, drops_space: bool) -> None:
+        """Args: tokenizer: from `load`; drops_space: from the function of that name."""
+        self._stream, self._at_start = tokenizer.create_stream(), drops_space
+
+    def decode(self, token: int) -> str:
+        """Return the text that a token adds; empty where it only begins a character."""
+        text = str(self._stream.decode(token))
+        if self._at_start and text:
+            self._at_start = False
+            return text.removeprefix(" ")
+        return text
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from tasks import _onnx
 from tasks._artifact import read_json
-from tasks._ends import end_tokens
+from tasks._ends import NO_TEMPLATE, end_tokens
 from tasks._errors import ModelError, ParityError
 
 LOWER_IS_BETTER = ("max_logprob_difference", "kl_per_token")
@@ -39,6 +39,12 @@ IDENTICAL = {
     "search_plain": "the export's genai_config.json has settings of its own, which change even a greedy answer",
 }
 """Measures that must be true, and what it would mean if they were not."""
+TEXTUAL = {"chat_template_identical", "tokenizer_identical", "decoding_identical"}
+TEXT_ADVICE = (
+    "ONNX Runtime GenAI has a template engine and a tokenizer of its own, and they read these files otherwise; no "
+    "setting of export_onnx.yaml mends that: write chat_template.jinja in plainer Jinja if it is the template, see "
+    "whether `tokenizer_class` in tokenizer_config.json is the model family's own, or serve the PyTorch model"
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Exported:
         """Args: folder: an ONNX Runtime GenAI folder; threads: of ONNX Runtime."""
         self.model, self.tokenizer = _onnx.load(folder, threads)
         self.bytes = _onnx.folder_bytes(folder)
+        self._drops_space = _onnx.drops_space(folder)
         self._config = read_json(folder / "genai_config.json")
         self._templates_same = self._tokens_same = self._texts_same = self._ends_same = True
         self._max = self._kl = 0.0
@@ -123,7 +130,8 @@ class Exported:
         self._templates_same &= _onnx.render(self.tokenizer, prompt.messages) == prompt.text
         self._tokens_same &= _onnx.encode(self.tokenizer, prompt.text) == prompt.ids
         said = [token for token in answer if token not in reference.ends]
-        ours, theirs = _onnx.decode(self.tokenizer, said).strip(), reference.text(said).strip()
+        stream, theirs = _onnx.Stream(self.tokenizer, self._drops_space), reference.text(said)
+        ours = "".join(stream.decode(token) for token in said)
         # Half of a character, where an answer is cut off, is written otherwise by each runtime.
         self._texts_same &= ours == theirs or "\ufffd" in theirs
         self._ends_same &= _onnx.end_tokens(self._config) == reference.ends
@@ -161,7 +169,7 @@ class Exported:
 def prompts(tokenizer: Any, conversations: Sequence[list[dict[str, str]]]) -> list[Prompt]:
     """Render and tokenize conversations with the Hugging Face tokenizer. Raises ModelError without a chat template."""
     if not tokenizer.chat_template:
-        raise ModelError("the model has no chat template; set `chat_template` in the recipe's base.yaml")
+        raise ModelError(f"the model has no chat template; {NO_TEMPLATE}")
     made = []
     for messages in conversations:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -236,6 +244,8 @@ def check(
         advice = [f"{', '.join(whole)}: not quantised, so that {EXACT_ADVICE}"]
     elif over:
         advice = ["change `forms.<form>.weights` to quantise less, or the thresholds beside it"]
+    if {failure.measure for failure in found} & TEXTUAL:
+        advice.append(TEXT_ADVICE)
     lines = "\n  ".join(failure.sentence for failure in found)
     raise ParityError("\n".join([f"the export does not answer like the PyTorch model:\n  {lines}", *advice]))
 

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Tag
 
 from tasks import _artifact as artifact
 from tasks._adapter import has_tokenizer, merge_adapter
-from tasks._chat import mark_generation
+from tasks._chat import mark_generation, warn_of_other_prompt
 from tasks._config import StageConfig, Strict
 from tasks._ends import require_turn_end
 from tasks._errors import ModelError
@@ -110,6 +110,7 @@ def main(config: Config, run: Run, *, data: Path) -> None:
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     mark_generation(tokenizer, place)
+    warn_of_other_prompt(tokenizer, place)
     require_turn_end(tokenizer, place)
     save_model(model, tokenizer, run.out)
     artifact.write_json(run.out / "origin.json", origin)

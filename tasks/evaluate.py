@@ -23,7 +23,8 @@ from tasks import _graders
 from tasks._artifact import read_jsonl, write_json, write_jsonl
 from tasks._config import StageConfig, Strict, read_yaml, suggest
 from tasks._context import TooLong
-from tasks._errors import ArtifactError, ConfigError
+from tasks._errors import ArtifactError, ConfigError, PolmError
+from tasks._folder import brief
 from tasks._stage import Run, stage
 from tasks._stats import mean_interval
 
@@ -129,8 +130,7 @@ def load_task(path: Path) -> dict[str, Any]:
         wrong = str(task["process_results"])
         raise ConfigError(f"{path}: unknown process_results '{wrong}'{suggest(wrong, known)}")
     row = {"answer": "1", "messages": [{"role": "assistant", "content": "1"}]}
-    trial: list[Any] = ["1"] if task["output_type"] == "generate_until" else [(-1.0, False)]
-    given, listed = set(grader(row, trial)), {metric["metric"] for metric in task["metric_list"]}
+    given, listed = set(grader(row, _trial(task))), {metric["metric"] for metric in task["metric_list"]}
     if given != listed:
         raise ConfigError(f"{path}: metric_list has {sorted(listed)}, but {grader.__name__} gives {sorted(given)}")
     return {**task, "process_results": grader}
@@ -145,7 +145,7 @@ def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) 
 
     Raises:
         ConfigError: the task names no file.
-        ArtifactError: the data artifact has no such rows, or a row lacks a column.
+        ArtifactError: the data artifact has no such rows, or one that lacks a column or that the grader cannot grade.
     """
     try:
         file = data / task["dataset_kwargs"]["data_files"]["test"]
@@ -161,7 +161,27 @@ def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) 
         for column in ("id", *choice.group_by):
             if column not in row:
                 raise ArtifactError(f"{file}:{number}: no column '{column}'{suggest(column, row)}")
+        _try_grader(task, row, f"{file}:{number}")
     return rows
+
+
+def _try_grader(task: dict[str, Any], row: dict[str, Any], place: str) -> None:
+    """Grade a made-up response to a row: what a grader cannot read would else show once the model has answered."""
+    grader = task["process_results"]
+    try:
+        grader(row, _trial(task))
+    except KeyError as e:
+        raise ArtifactError(f"{place}: no key {e}, which the grader {grader.__name__} reads") from None
+    except (PolmError, ValueError, ArithmeticError, TypeError, AttributeError, IndexError) as e:
+        held = {key: row[key] for key in ("answer", "messages", "instructions") if key in row}
+        raise ArtifactError(
+            f"{place}: the grader {grader.__name__} cannot grade this row ({brief(e)}), which has {str(held)[:200]}; "
+            f"correct the row, or name another grader as `process_results` of the task"
+        ) from None
+
+
+def _trial(task: dict[str, Any]) -> list[Any]:
+    return ["1"] if task["output_type"] == "generate_until" else [(-1.0, False)]
 
 
 def _summarise(

@@ -1,8 +1,12 @@
 """The engine behind `polm serve` and `polm chat`: many answers at a time, each as if it were alone."""
 
+import importlib.util
+import json
 import queue
+import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from flows._answer import Answer, Piece, Sampling, overlap
 from flows._engine import Engine, together
 from tasks import _onnx
 from tasks._errors import DataError, ModelError
+from tests.conftest import REPO
 
 QUESTION = [{"role": "user", "content": "What is 12 + 345?"}]
 
@@ -53,6 +58,65 @@ def test_answers_together_are_those_alone(engine: Engine, chat_onnx: Path) -> No
         text, tokens, reason = hear(pieces)
         assert text == str(tokenizer.decode(np.asarray(said, dtype=np.int32)))
         assert (tokens, reason) == (len(said), "stop" if ended else "length")
+
+
+@pytest.fixture(scope="module")
+def spaced(chat_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export with a tokenizer as Llama 2 and Mistral have it: most tokens begin a word, `▁word`."""
+    folder = tmp_path_factory.mktemp("spaced") / "fp32"
+    shutil.copytree(chat_onnx / "fp32", folder)
+    path = folder / "tokenizer.json"
+    path.chmod(0o644)
+    core = json.loads(path.read_text(encoding="utf-8"))
+    kept = [token["content"] for token in core["added_tokens"]]
+    letters = [*"▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+?\n"]
+    words = [f"▁w{n}" for n in range(320 - len(kept) - len(letters))]
+    core["model"] |= {"vocab": {t: n for n, t in enumerate([*kept, *letters, *words])}, "merges": []}
+    core["pre_tokenizer"] = None
+    core["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    replace = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    core["decoder"] = {"type": "Sequence", "decoders": [replace, {"type": "Fuse"}, strip]}
+    path.write_text(json.dumps(core), encoding="utf-8")
+    template = folder / "chat_template.jinja"  # the model repeats the last token of its prompt
+    template.chmod(0o644)
+    template.write_text(template.read_text(encoding="utf-8").replace("\\n", " "), encoding="utf-8")
+    return folder
+
+
+def test_the_space_before_the_first_word_is_left_out_as_by_transformers(spaced: Path) -> None:
+    """In the server and the chat, in the evaluation of a form, and in a registered model."""
+    from mlflow.types.llm import ChatMessage, ChatParams
+    from transformers import AutoTokenizer
+
+    from tasks._harness_onnx import OnnxLM
+    from tasks._progress import Progress
+
+    theirs = AutoTokenizer.from_pretrained(spaced)
+    model, _ = _onnx.load(spaced, threads=1)
+    engine, judged = Engine(spaced, batch=1, threads=1), OnnxLM(spaced, 1, 1, {}, "error", Progress(None))
+    spec = importlib.util.spec_from_file_location("chat_model", REPO / "mlflow" / "chat_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    registered = module.OnnxChat()
+    registered.load_context(SimpleNamespace(artifacts={"onnx": str(spaced)}, model_config={"threads": 1}))
+    ends, first = {int(i) for i in engine._tokenizer.eos_token_ids}, set()
+    for n in range(6):
+        messages = [{"role": "user", "content": "a" * (n + 1)}]
+        ids = engine.encode(messages)
+        said = [token for token in _onnx.generate(model, ids, max_new_tokens=6) if token not in ends]
+        expected = theirs.decode(said)
+        first |= {token[:1] for token in theirs.convert_ids_to_tokens(said[:1])}
+        assert hear(begin(engine, ids, Sampling(6, 0.0))[1])[0] == expected
+        assert judged._answer([ids], 6, []) == [expected]
+        answer = registered.predict(
+            None, [ChatMessage("user", messages[0]["content"])], ChatParams(max_tokens=6, temperature=0.0)
+        )
+        assert answer.choices[0].message.content == expected
+    assert "▁" in first, "else nothing was left out"
+    engine.close()
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine) -> None:

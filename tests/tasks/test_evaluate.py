@@ -333,6 +333,33 @@ def test_missing_column_names_file_and_line(recipe: Path, data: Path) -> None:
         read_rows(path, load_task(path), choice, data)
 
 
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("sums", {"answer": "1,234 or so"}, r"rows\.jsonl:2: the grader sums cannot grade this row .*'1,234 or so'"),
+        ("sums", {"answer": None}, r"rows\.jsonl:2: the grader sums cannot grade this row"),
+        ("sums", {"reply": "3"}, r"rows\.jsonl:2: no key 'answer', which the grader sums reads"),
+        (
+            "instructions",
+            {"answer": "3", "instructions": [{"kind": "x"}]},
+            r"rows\.jsonl:2: the grader instructions cannot grade .*unknown check",
+        ),
+        ("reference", {"messages": []}, r"rows\.jsonl:2: the grader reference_loss cannot grade"),
+        ("reference", {"messages": [{"role": "assistant", "content": ""}]}, r"rows\.jsonl:2: .*reference_loss cannot"),
+    ],
+)
+def test_a_row_that_cannot_be_graded_is_named_before_the_model_is_loaded(
+    recipe: Path, data: Path, task: str, row: dict[str, Any], message: str
+) -> None:
+    path = recipe.parent / f"eval/{task}.yaml"
+    good = {"answer": "1", "instructions": [], "messages": [{"role": "assistant", "content": "1"}]}
+    artifact.write_jsonl(data / "rows.jsonl", [{"id": "a", **good}, {"id": "b", **row}])
+    loaded = load_task(path) | {"dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}}
+    with pytest.raises(ArtifactError, match=message):
+        read_rows(path, loaded, TaskChoice(file="", limit=None, group_by=[]), data)
+    assert len(read_rows(path, loaded, TaskChoice(file="", limit=1, group_by=[]), data)) == 1
+
+
 def test_misspelt_key_in_the_recipe(recipe: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'batchsize'; did you mean 'batch_size'"):
         parse(recipe, {**read_yaml(recipe), "batchsize": 3}, Config)

@@ -181,8 +181,11 @@ def test_what_was_tampered_with_is_noticed(
     bounds = {"max_logprob_difference": 1e-3, "kl_per_token": 1e-6, "argmax_agreement": None, "greedy_agreement": None}
     name = {"chat_template": "chat_template_identical", "tokenizer": "tokenizer_identical", "weights": "kl_per_token"}
     name |= {"ends": "end_tokens_identical", "search": "search_plain"}
-    with pytest.raises(ParityError, match=rf"fp32: {name[tampered]} is"):
+    with pytest.raises(ParityError, match=rf"fp32: {name[tampered]} is") as error:
         _parity.check({"fp32": measures}, {"fp32": bounds}, ["fp32"])
+    assert ("a template engine and a tokenizer of its own" in str(error.value)) == (
+        tampered in ("chat_template", "tokenizer")
+    )
 
 
 def test_not_a_number_never_passes() -> None:
@@ -199,10 +202,11 @@ def test_measures_by_hand() -> None:
 
     p = np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
     q = np.log([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]])
+    letters = SimpleNamespace(create_stream=lambda: SimpleNamespace(decode="abc".__getitem__))
     session = _parity.Exported.__new__(_parity.Exported)
     session.__dict__.update(
-        model=None, tokenizer=None, bytes=7, _templates_same=True, _tokens_same=True, _texts_same=True,
-        _ends_same=True, _max=0.0, _kl=0.0, _positions=0, _argmax=0, _greedy=0,
+        model=None, tokenizer=letters, bytes=7, _drops_space=False, _templates_same=True,
+        _tokens_same=True, _texts_same=True, _ends_same=True, _max=0.0, _kl=0.0, _positions=0, _argmax=0, _greedy=0,
         _config={"model": {"eos_token_id": [2]}, "search": dict(_onnx.SEARCH)},
     )  # fmt: skip
     shifted = np.vstack([np.zeros((1, 3)), q + 5.0, np.zeros((1, 3))])  # logits are log-probabilities up to a constant
@@ -211,7 +215,6 @@ def test_measures_by_hand() -> None:
         patch.setattr(_onnx, "encode", lambda tokenizer, text: [1, 1])
         patch.setattr(_onnx, "logits", lambda model, ids: shifted)
         patch.setattr(_onnx, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
-        patch.setattr(_onnx, "decode", lambda tokenizer, ids: "".join("abc"[i] for i in ids))
         reference: Any = SimpleNamespace(ends=[2], text=lambda answer: "".join("abc"[i] for i in answer))
         session.compare(_parity.Prompt([], "text", [1, 1]), [0, 2], p, reference)
     measures = session.measures()
@@ -282,6 +285,23 @@ def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_pat
     path.write_text(json.dumps(config | {"architectures": ["UnheardOfForCausalLM"]}))
     options = _onnx.builder_options(folder, "fp32", "fp32", {})
     with pytest.raises(ModelError, match="cannot export it"):
+        _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
+
+
+def test_a_model_that_the_builder_stumbles_over_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:
+    """It reads one `rope_parameters` where Gemma 3 has one for each kind of layer, and fails with a KeyError."""
+    import shutil
+
+    from transformers import Gemma3TextConfig
+
+    folder = tmp_path / "model"
+    shutil.copytree(chat_model, folder)
+    Gemma3TextConfig(
+        architectures=["Gemma3ForCausalLM"], vocab_size=320, hidden_size=64, intermediate_size=128, head_dim=32,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+    ).save_pretrained(folder)  # fmt: skip
+    options = _onnx.builder_options(folder, "fp32", "fp32", {})
+    with pytest.raises(ModelError, match=r"cannot export it \(KeyError: 'rope_type'\); serve the PyTorch model"):
         _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
 
 

@@ -1,12 +1,13 @@
 """Model folders that must not be loaded, and chat templates that must mark what the assistant wrote."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tasks._chat import CHATML, mark_generation, marks_generation
+from tasks._chat import CHATML, mark_generation, marks_generation, warn_of_other_prompt
 from tasks._errors import ModelError
 from tasks._models import check_folder, load_causal_lm, load_tokenizer, save_model
 
@@ -25,8 +26,12 @@ def folder(chat_model: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "sub/weights.pkl"])
 def test_a_pickle_is_refused(folder: Path, name: str) -> None:
+    """And it is said whether the weights are in it, or whether it is what a trainer left beside them."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match=rf"{name}: a pickle can run code .* beside it are safetensors.* remove it"):
+        load_causal_lm(folder)
+    (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=rf"{name}: a pickle can run code .* convert the weights to safetensors"):
         load_causal_lm(folder)
 
@@ -66,6 +71,29 @@ def test_chatml_marks_the_answer_and_its_end(chat_model: Path) -> None:
     encoded = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
     kept = [i for i, m in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if m]
     assert tokenizer.decode(kept) == "b<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "warned"),
+    [
+        ("<|im_start|>assistant\\n", "<|im_start|>assistant\\n", False),
+        (": ", ": ", True),
+        (":\\n", ":\\n<|pad|>", True),
+    ],
+)
+def test_a_prompt_that_no_conversation_has_is_a_warning(
+    chat_model: Path, caplog: pytest.LogCaptureFixture, before: str, asked: str, warned: bool
+) -> None:
+    """In ` The` the space is the answer's, and a prompt that ends in one leaves it to another token."""
+    tokenizer = load_tokenizer(chat_model)
+    assert tokenizer.tokenize(" The")[0] != "Ġ"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' %}{{ '" + before + "' }}{% else %}: {% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}assistant{{ '" + asked + "' }}{% endif %}"
+    )
+    with caplog.at_level(logging.WARNING, "polm"):
+        warn_of_other_prompt(tokenizer, "folder")
+    assert ("asked otherwise than it is trained" in caplog.text) == warned
 
 
 def test_smollm2_template_is_marked_with_the_same_bytes(chat_model: Path) -> None:
