@@ -135,6 +135,12 @@ class ChatRequest(_Body):
     min_p: Zero = None
     top_a: Zero = None
     typical_p: One = None
+    repeat_penalty: One = None
+    length_penalty: One = None
+    use_beam_search: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None
+    add_generation_prompt: Literal[True] | None = None
+    continue_final_message: Literal[False] | None = None
     logit_bias: dict[str, Zero] | None = None
     response_format: Format | None = None
     modalities: list[Literal["text"]] | None = None
@@ -153,6 +159,7 @@ class ChatRequest(_Body):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    cache_prompt: bool | None = None
 
     def turns(self) -> list[dict[str, str]]:
         """The conversation for a chat template."""
@@ -168,7 +175,7 @@ class ChatRequest(_Body):
 
     def settings(self) -> dict[str, Any]:
         """The settings that the client gave, for the trace."""
-        hints = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+        hints = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "cache_prompt"}
         return self.model_dump(exclude={"messages", "model", *hints}, exclude_none=True)
 
     def sampling(self, room: int) -> Sampling:

@@ -22,10 +22,7 @@ PROBE = "polm"
 """An answer to render; no template changes it."""
 RAISED = (TypeError, ValueError, LookupError, AttributeError)
 """What a chat template may raise by way of Python, besides Jinja's own errors."""
-NO_TEMPLATE = (
-    "write one into its chat_template.jinja, with {% generation %} … {% endgeneration %} around the assistant's "
-    "content and the token behind it (a hub model is taken from a folder, with `folder:` in the recipe's base.yaml)"
-)
+NO_TEMPLATE = "set `chat_template` in the recipe's base.yaml to a template's text"
 """Advice for a model without a chat template, as most base models are."""
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Settings of `generation_config.json` that stay."""
