@@ -86,6 +86,7 @@ def rollback() -> None:
     with _exclusive():
         api = store.client()
         name = store.experiment(recipe)
+        experiment = store.experiment_id(api, recipe)  # what can be refused is refused before an alias moves
         aliases = Aliases(api, name)
         state = aliases.state()
         before = state.aliases
@@ -93,7 +94,6 @@ def rollback() -> None:
             raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
         if before.get("previous", before["champion"]) == before["champion"]:
             raise GateError(f"{name}: there is no champion before v{before['champion']} to go back to")
-        experiment = store.experiment_id(api, recipe)  # what can be refused is refused before an alias moves
         moved = {"champion": before["previous"], "previous": before["champion"]}
         what = f"rolled back from v{before['champion']} to v{before['previous']}"
         aliases.move(state, moved, what, "nothing was rolled back here; look at `polm ui`, then decide again")
