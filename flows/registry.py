@@ -117,7 +117,7 @@ def champion() -> Iterator[tuple[Path, str]]:
         GateError: there is none yet.
         ModelError: it was not registered by `polm promote`.
     """
-    api = store.client()
+    api = store.client(writes=False)
     name = store.experiment(workspace.active_recipe())
     aliases = Aliases(api, name).read()
     if "champion" not in aliases:
