@@ -148,8 +148,8 @@ def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -
     version = api.get_model_version(name, aliases["champion"])
     if not version.run_id or not {"model", "digest", "export", "form"} <= version.tags.keys():
         raise GateError(
-            f"{name} v{version.version} is the champion and was not registered by `polm promote`, so it has no evidence "
-            f"to compare with; remove its alias `champion` in MLflow (`polm ui`), and promote again"
+            f"{name} v{version.version} is the champion and was not registered by `polm promote`: there is nothing to "
+            f"compare with; remove its alias `champion` in MLflow (`polm ui`), and promote again"
         )
     folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
     label = f"champion v{version.version} ({version.tags['model']})"
