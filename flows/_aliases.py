@@ -77,12 +77,12 @@ class Aliases:
             GateError: somebody else was first, who is named; or moves aliases by hand.
         """
         run = self._run()
-        if run is None:
+        if run is None and before.run is None:
             raise GateError(
-                f"{self._name}: none of its versions was registered by `polm promote`, which keeps the record of moves "
-                f"in their runs; promote a model first"
+                f"{self._name}: no version has an MLflow run, where moves are written down; only what `polm promote` "
+                f"registered can be moved: promote first"
             )
-        if before.run not in (None, run.info.run_id):
+        if run is None or before.run not in (None, run.info.run_id):
             raise GateError(f"{self._name}: versions were deleted meanwhile; nothing was moved, try again")
         by = f"{platform.node()}:{Path.cwd()}, process {os.getpid()}"
         record = {"aliases": aliases, "by": by, "what": what, "token": uuid.uuid4().hex}
@@ -144,7 +144,7 @@ class Aliases:
         from mlflow.exceptions import MlflowException
 
         for version in self._api.search_model_versions(f"name = '{self._name}'", order_by=["version_number ASC"]):
-            if not version.run_id:  # registered by hand
+            if not version.run_id:  # registered by hand, from a folder
                 continue
             try:
                 run = self._api.get_run(version.run_id)

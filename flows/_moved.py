@@ -5,8 +5,11 @@ store under `.polm/` moves with the working copy, so an address of its experimen
 elsewhere is from before the move. Other addresses, and other stores, are never touched.
 """
 
+import atexit
 import logging
+import os
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -31,8 +34,14 @@ WAIT_SECONDS = 60.0
 
 
 def uri() -> str:
-    """SQLAlchemy's address of the store under `.polm/`."""
-    return f"sqlite:///{DATABASE.resolve()}"
+    """SQLAlchemy's address of the store under `.polm/`. Raises PolmError where the path cannot be written as one."""
+    path = DATABASE.resolve()
+    if "?" in str(path):  # where a query begins: the store would be another file, outside
+        raise PolmError(
+            f"{path}: MLflow cannot open a store below a folder with a '?' in its name; rename that folder, or set "
+            f"MLFLOW_TRACKING_URI to another store"
+        )
+    return f"sqlite:///{path}"
 
 
 def is_ours(tracking_uri: str) -> bool:
@@ -46,32 +55,61 @@ def files() -> str:
     return FILES.resolve().as_uri()
 
 
-def mend() -> None:
+def mended(*, writes: bool) -> str:
+    """Address the store under `.polm/` for a command, once its files are known where they are now.
+
+    A command that only reads, in a copy that is read-only or somebody else's, reads a mended copy of the database.
+
+    Args:
+        writes: whether the command changes the store.
+
+    Raises:
+        PolmError: another program keeps the database locked, or it cannot be written and has to be.
+    """
+    if not DATABASE.exists() or not _old():
+        return uri()
+    if writes or (os.access(DATABASE, os.W_OK) and os.access(DATABASE.parent, os.W_OK)):
+        mend()
+        return uri()
+    scratch = tempfile.TemporaryDirectory(prefix="polm-")
+    atexit.register(scratch.cleanup)
+    copy = Path(scratch.name, DATABASE.name)
+    with closing(sqlite3.connect(DATABASE)) as ours, closing(sqlite3.connect(copy)) as other:
+        ours.backup(other)
+    mend(copy)
+    return f"sqlite:///{copy}"
+
+
+def mend(store: Path = DATABASE) -> None:
     """Let the store under `.polm/` know its files where they are now, and say so; nothing happens when it does.
 
     All addresses are changed in one transaction, by the first of several commands that find them wrong.
 
+    Args:
+        store: its database, or a copy of that.
+
     Raises:
-        PolmError: another program keeps the database locked.
+        PolmError: another program keeps the database locked, or it cannot be written.
     """
     if not DATABASE.exists() or not _old():
         return
     here, rows = files(), 0
     try:
-        with closing(sqlite3.connect(DATABASE, timeout=WAIT_SECONDS, isolation_level=None)) as database:
+        with closing(sqlite3.connect(store, timeout=WAIT_SECONDS, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
             found = _elsewhere(database, here)  # again: another command may have been faster
             for old in found:
                 rows += sum(_replace(database, *column, old, here) for column in _columns(database))
             database.execute("COMMIT")
     except sqlite3.OperationalError as e:
+        locked = "lock" in str(e)
+        remedy = "end the other programs that use it, and try again" if locked else "make it writable for you"
         raise PolmError(
-            f"{DATABASE}: the working copy was moved, and the addresses in there cannot be mended ({e}); end the other "
-            f"programs that use it, and try again"
+            f"{DATABASE}: the working copy was moved, and the addresses in there cannot be mended ({e}); {remedy}"
         ) from e
     if rows:
         places = ", ".join(str(_path(old).parent.parent) for old in found)
-        log.warning("%s: this working copy was at %s; mended %d addresses of files", DATABASE, places, rows)
+        log.warning("%s: this working copy was at %s; mended %d addresses of files", store, places, rows)
 
 
 def _old() -> list[str]:

@@ -74,7 +74,7 @@ def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * 
         raise PolmError(
             "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"
         )
-    reach.prefect()
+    reach.prefect(otherwise="unset PREFECT_API_URL and start `polm ui` in another terminal")
     from flows import pipeline
 
     pipeline.serve(cron, JOBS)

@@ -224,7 +224,9 @@ def _parity(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     """Every form answers like the model it was made from, and the one that is served was held to a bound."""
     forms, thresholds = e.parity["forms"], e.parity["thresholds"]
     required = "every form within its thresholds"
-    failed = "; ".join(failure.sentence for failure in parity.failures(forms, thresholds))
+    lacking = parity.unmeasured(forms)
+    wrong = [*(failure.sentence for failure in parity.failures(forms, thresholds)), *lacking]
+    failed = "; ".join([*wrong, *(["`polm run` exports again and measures it"] if lacking else [])])
     shown = ", ".join(f"{name} KL {measures['kl_per_token']:g}" for name, measures in forms.items())
     yield Verdict("parity", required, failed or shown, not failed)
     form = policy.form

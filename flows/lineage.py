@@ -76,7 +76,7 @@ def find(what: str) -> Lineage:
     """
     what = what.encode(errors="replace").decode()  # a byte that is no UTF-8 has no place in a database's query
     name = store.experiment(workspace.active_recipe())
-    api = store.client()
+    api = store.client(writes=False)
     answer = _answer(api, name, what) if what.startswith(("tr-", "chatcmpl-")) else None
     if answer is not None:
         name, number = answer["model_name"], answer["model_version"]

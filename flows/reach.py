@@ -91,6 +91,8 @@ def _try_database(uri: str) -> None:
     import sqlalchemy
 
     url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise PolmError("names no file: a store in memory would end with this command, and all in it")
     if url.get_backend_name() == "sqlite" and url.database:
         path = Path(url.database)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +115,15 @@ def require_writable(uri: str) -> None:
             raise PolmError(_mlflow_trouble(uri, e, 0.0)) from e
 
 
-def prefect() -> None:
-    """Ask the server at `PREFECT_API_URL` whether it is well. Raises PolmError when it is not there."""
+def prefect(otherwise: str = "unset PREFECT_API_URL: a run then starts one of its own") -> None:
+    """Ask the server at `PREFECT_API_URL` whether it is well.
+
+    Args:
+        otherwise: what helps as well as starting that server.
+
+    Raises:
+        PolmError: it is not there.
+    """
     import httpx
 
     uri = os.environ["PREFECT_API_URL"]
@@ -126,8 +135,7 @@ def prefect() -> None:
         why = f"answers with status {answer.status_code}; the address of a Prefect server ends with /api"
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as e:
         why = f"{reason(e)}, tried for {time.monotonic() - start:.1f} s"
-    remedy = "start that server, or unset PREFECT_API_URL: a run then starts one of its own"
-    raise PolmError(f"Prefect at {shown(uri)} (PREFECT_API_URL): {why}; {remedy}")
+    raise PolmError(f"Prefect at {shown(uri)} (PREFECT_API_URL): {why}; start that server, or {otherwise}")
 
 
 def unreachable(error: BaseException) -> bool:
@@ -162,8 +170,8 @@ def shown(uri: str) -> str:
 
 def _mlflow_trouble(uri: str, error: Exception, seconds: float) -> str:
     why, address = reason(error), shown(uri)
-    if uri.startswith("sqlite:///"):
-        path = uri.removeprefix("sqlite:///")
+    path = uri.removeprefix("sqlite:///")
+    if path not in (uri, "", ":memory:"):
         if "file is not a database" in why:
             why = f"{why}; move it away: the next command begins a new one"
         return f"MLflow's store {path}: {why.removeprefix(f'{path}: ')}"

@@ -117,7 +117,7 @@ def champion() -> Iterator[tuple[Path, str]]:
         GateError: there is none yet.
         ModelError: it was not registered by `polm promote`.
     """
-    api = store.client()
+    api = store.client(writes=False)
     name = store.experiment(workspace.active_recipe())
     aliases = Aliases(api, name).read()
     if "champion" not in aliases:
@@ -146,6 +146,11 @@ def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -
     if "champion" not in aliases:
         return None
     version = api.get_model_version(name, aliases["champion"])
+    if not version.run_id or not {"model", "digest", "export", "form"} <= version.tags.keys():
+        raise GateError(
+            f"{name} v{version.version} is the champion and was not registered by `polm promote`: there is nothing to "
+            f"compare with; remove its alias `champion` in MLflow (`polm ui`), and promote again"
+        )
     folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
     label = f"champion v{version.version} ({version.tags['model']})"
     return evidence.read_scores(folder, label, version.tags["digest"])

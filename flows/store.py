@@ -25,10 +25,13 @@ def experiment(recipe: str) -> str:
     return f"polm-{recipe}"
 
 
-def client() -> Any:
+def client(*, writes: bool = True) -> Any:
     """MLflow's client for `MLFLOW_TRACKING_URI`, or for the store under `.polm/`, whose files may have been moved.
 
     Loads MLflow on the first call.
+
+    Args:
+        writes: whether the command changes the store. One that only reads works in a read-only copy that was moved.
 
     Raises:
         PolmError: the store does not answer, or cannot be opened.
@@ -36,9 +39,11 @@ def client() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = os.environ.setdefault("MLFLOW_TRACKING_URI", _moved.uri())
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = _moved.uri()
+    uri = os.environ["MLFLOW_TRACKING_URI"]
     if _moved.is_ours(uri):
-        _moved.mend()
+        uri = os.environ["MLFLOW_TRACKING_URI"] = _moved.mended(writes=writes)
     api = reach.mlflow_client(uri)
     # 7 tries of 120 s by default: a quarter of an hour for each call to a server that takes it and does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

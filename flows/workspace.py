@@ -29,6 +29,9 @@ QUIET = {
 }
 """Nobody is phoned, no model is unpickled, Prefect's log lines go to its server and not into our table, and MLflow's
 server does without its seven processes for jobs that nobody gives it. A value already set is kept."""
+SERVICES = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_SITE_CACHE_DIR")
+"""Variables that say where things are. An empty one, as an env file leaves it, says nothing: MLflow and Prefect would
+take it for an address, or for a store of their own."""
 RECIPE = Path("params/recipe.yaml")
 """Names the active recipe; `dvc.yaml` reads it too."""
 EVENTS = "POLM_EVENTS"
@@ -71,6 +74,9 @@ def enter(*, writes: bool = True) -> Path:
         atexit.register(scratch.cleanup)
         site = Path(scratch.name)
     _name_user(state if site.parent == state else site)
+    for name in SERVICES:
+        if not os.environ.get(name, "").strip():
+            os.environ.pop(name, None)
     for name, value in (QUIET | {"PREFECT_HOME": str(state / "prefect"), "DVC_SITE_CACHE_DIR": str(site)}).items():
         os.environ.setdefault(name, value)
     # Stages run as `python -m …`: that must be this interpreter also where no virtual environment is active.

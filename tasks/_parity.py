@@ -189,22 +189,17 @@ class Failure(NamedTuple):
 def failures(
     forms: Mapping[str, Mapping[str, Any]],
     thresholds: Mapping[str, Mapping[str, float | None]],
-    identical: Mapping[str, str] = IDENTICAL,
 ) -> list[Failure]:
     """Hold the measures of every form against its thresholds; null means measured only.
 
     Args:
-        forms: name to measures.
+        forms: name to measures. What `IDENTICAL` names and they lack is not judged: see `unmeasured`.
         thresholds: name to bounds.
-        identical: measures that must be true, and what it means if they are not.
     """
     found = []
     for form, measures in forms.items():
-        for name, why in identical.items():
-            if name not in measures:
-                said = "was not measured by the version that exported it; run `polm run` again"
-                found.append(Failure(form, name, f"{form}: {name} {said}"))
-            elif not measures[name]:
+        for name, why in IDENTICAL.items():
+            if not measures.get(name, True):
                 found.append(Failure(form, name, f"{form}: {name} is false; {why}"))
         for name in LOWER_IS_BETTER + HIGHER_IS_BETTER:
             value, limit = measures[name], thresholds[form][name]
@@ -217,11 +212,18 @@ def failures(
     return found
 
 
+def unmeasured(forms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say of each form which of `IDENTICAL` its measures lack, as those of an export by an older version do."""
+    lacking = {form: [name for name in IDENTICAL if name not in measures] for form, measures in forms.items()}
+    return [
+        f"{form}: {', '.join(names)}: not measured when it was exported" for form, names in lacking.items() if names
+    ]
+
+
 def check(
     forms: Mapping[str, Mapping[str, Any]],
     thresholds: Mapping[str, Mapping[str, float | None]],
     exact: Collection[str],
-    identical: Mapping[str, str] = IDENTICAL,
 ) -> None:
     """Refuse forms that differ from their model.
 
@@ -229,12 +231,11 @@ def check(
         forms: name to measures.
         thresholds: name to bounds.
         exact: forms whose weights are not rounded, so that no rounding explains a difference.
-        identical: as in `failures`.
 
     Raises:
         ParityError: naming every form and measure that is over (or not a number), with its value and its threshold.
     """
-    found = failures(forms, thresholds, identical)
+    found = failures(forms, thresholds)
     if not found:
         return
     over = [failure.form for failure in found if failure.measure not in IDENTICAL]

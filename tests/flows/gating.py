@@ -9,7 +9,7 @@ from flows import gates
 from flows.evidence import Evidence, Scores
 from flows.gates import Policy, Verdict
 from tasks import _artifact as artifact
-from tasks import _parity as parity
+from tasks import _parity
 
 POLICY = Policy.model_validate(
     {
@@ -28,7 +28,7 @@ FORM = {
     "argmax_agreement": 0.99,
     "greedy_agreement": 0.99,
     "bytes": 1000,
-    **dict.fromkeys(parity.IDENTICAL, True),
+    **dict.fromkeys(_parity.IDENTICAL, True),
 }
 LIMITS = {"max_logprob_difference": None, "kl_per_token": 0.02, "argmax_agreement": 0.9, "greedy_agreement": None}
 

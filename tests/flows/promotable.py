@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import _artifact as artifact
-from tasks import _parity as parity
+from tasks import _parity
 
 Make = Callable[..., artifact.Manifest]
 HELPFUL = {"base": 0.1, "sft": 0.5, "dpo": 0.8, "worse": 0.3}
@@ -76,7 +76,7 @@ def fill(root: Path, make: Make) -> None:
         (export / "int8").mkdir(parents=True)
         (export / "int8/model.onnx").write_text(f"{model} in int8")
         form = {"max_logprob_difference": 0.1, "kl_per_token": 0.01, "argmax_agreement": 0.99, "greedy_agreement": 0.9}
-        form |= {"bytes": 9, **dict.fromkeys(parity.IDENTICAL, True)}
+        form |= {"bytes": 9, **dict.fromkeys(_parity.IDENTICAL, True)}
         limits = dict.fromkeys(("max_logprob_difference", "argmax_agreement", "greedy_agreement"))
         artifact.write_json(
             export / "parity.json",

@@ -36,6 +36,14 @@ def test_an_unfaithful_export_is_refused(evidence: Evidence, form: str, change: 
     assert verdict.gate == "parity" and form in verdict.found and next(iter(change)) in verdict.found
 
 
+def test_an_export_by_an_older_version_is_refused_in_one_sentence(evidence: Evidence) -> None:
+    old = {k: v for k, v in FORM.items() if k not in ("decoding_identical", "search_plain")}
+    (verdict,) = failed(replace(evidence, parity=evidence.parity | {"forms": evidence.parity["forms"] | {"int8": old}}))
+    assert verdict.gate == "parity"
+    said = "int8: decoding_identical, search_plain: not measured when it was exported; `polm run` exports again"
+    assert verdict.found.startswith(said) and verdict.found.count("`polm run`") == 1
+
+
 def test_an_export_of_other_weights_is_refused(evidence: Evidence) -> None:
     other = evidence.export.model_copy(update={"inputs": evidence.export.inputs | {"model": "older"}})
     assert evidence.served is not None

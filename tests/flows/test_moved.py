@@ -1,6 +1,7 @@
 """A working copy that was moved: its store knows the files again, and no other store is touched."""
 
 import io
+import os
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -197,3 +198,31 @@ def test_a_database_that_is_locked_or_broken_says_so(first: Path, monkeypatch: p
             _moved.mend()
     Path(".polm/mlflow.db").write_bytes(b"no database" * 1000)
     _moved.mend()  # MLflow says what is wrong with it
+
+
+def test_a_folder_whose_name_ends_the_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "what?x=1"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(PolmError, match="rename that folder"):
+        store.client()
+    assert not (tmp_path / "what").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    store.client()
+
+
+def test_a_moved_copy_that_cannot_be_written_is_read(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = first.with_name("second")
+    first.rename(second)
+    enter(second, monkeypatch)
+    before = Path(".polm/mlflow.db").read_bytes()
+    access = os.access  # root may write everywhere: so this is the system's answer to somebody else
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(".polm") and access(path, mode))
+    api = store.client(writes=False)
+    [run] = api.search_runs([api.get_experiment_by_name("polm-tiny").experiment_id])
+    assert Path(api.download_artifacts(run.info.run_id, "note.txt")).read_text() == "kept"
+    assert Path(".polm/mlflow.db").read_bytes() == before
+    enter(second, monkeypatch)  # another command, which writes: never into a copy
+    store.client()
+    assert Path(".polm/mlflow.db").read_bytes() != before

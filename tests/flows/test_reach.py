@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import reach, registry, store
+from flows import cli, reach, registry, store
 from flows.ui import free_port
+from flows.workspace import SERVICES, enter
 from tasks._errors import PolmError
 
 REPO = Path(__file__).parents[2]
@@ -129,6 +130,8 @@ def test_a_deleted_experiment_is_named_and_nothing_moves(tracking: Path, monkeyp
     assert f"mlflow experiments restore --experiment-id {number}`" in str(e.value)
     api.restore_experiment(number)
     store.check("tiny")
+    with pytest.raises(PolmError, match="no version has an MLflow run"):  # they were registered by hand
+        registry.rollback()
 
 
 def test_a_store_that_can_only_be_read_is_told_before_a_run(tracking: Path) -> None:
@@ -148,3 +151,31 @@ def test_a_store_that_can_only_be_read_is_told_before_a_run(tracking: Path) -> N
     if os.geteuid() == 0:
         os.chown(database, 0, 0)
     reach.require_writable(f"sqlite:///{database}")
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_refused(quick: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, _ = refused(uri, monkeypatch)
+    assert "names no file" in said and "MLFLOW_TRACKING_URI" in said
+
+
+def test_an_empty_address_is_none(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workspace / "dvc.yaml").write_text("stages: {}\n")
+    for name in SERVICES:
+        monkeypatch.setenv(name, "")
+    enter()
+    assert "MLFLOW_TRACKING_URI" not in os.environ and "PREFECT_API_URL" not in os.environ
+    assert os.environ["PREFECT_HOME"] == str(workspace / ".polm/prefect")
+    assert os.environ["DVC_SITE_CACHE_DIR"] == str(workspace / ".polm/dvc")
+
+
+def test_a_schedule_is_not_told_to_start_a_server_of_its_own(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SERVICES:
+        monkeypatch.setenv(name, "")
+    files = {"dvc.yaml": "stages: {}", "params/recipe.yaml": "recipe: t", "params/t/a.yaml": "seed: 0"}
+    for name, text in files.items():
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text(f"{text}\n")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    with pytest.raises(PolmError, match="start that server, or unset PREFECT_API_URL and start `polm ui`"):
+        cli.schedule(cron="0 2 * * *")

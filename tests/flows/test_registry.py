@@ -73,6 +73,18 @@ print([name for name in ("torch", "transformers", "prefect", "dvc", "onnxruntime
     assert aliases()["champion"] == "1"
 
 
+def test_a_champion_that_was_set_by_hand_is_refused_in_words(project: Path) -> None:
+    api = store.client()
+    api.create_registered_model(NAME)
+    api.create_model_version(NAME, source="file:///x")
+    api.set_registered_model_alias(NAME, "champion", "1")
+    with pytest.raises(GateError, match=r"v1 is the champion and was not registered by.*remove its alias"):
+        registry.promote("sft")
+    api.delete_registered_model_alias(NAME, "champion")
+    registry.promote("sft")
+    assert aliases()["champion"] == "2"
+
+
 def test_the_evidence_stays_with_the_version_and_the_model_loads(project: Path) -> None:
     import mlflow
 
