@@ -43,6 +43,10 @@ def test_there_are_recipes() -> None:
     assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
 
 
+OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template"}
+"""Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_fits_its_stages(recipes: Path, recipe: str) -> None:
     assert _check.check(Path("params", recipe)) == []
@@ -55,7 +59,7 @@ def test_every_misspelt_key_of_every_file_is_named(recipes: Path, path: Path) ->
     said = only_error(path)
     for key in data:
         assert f"unknown key '{key}x'; did you mean '{key}'?" in said
-        assert f"missing key '{key}'" in said
+        assert f"missing key '{key}'" in said or key in OPTIONAL
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name in ("sft.yaml", "dpo.yaml", "reward.yaml")], ids=str)
