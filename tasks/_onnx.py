@@ -98,7 +98,12 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
     builder = _builder()
     said = io.StringIO()
     try:
-        with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(said), warnings.catch_warnings():
+        with (
+            tempfile.TemporaryDirectory() as cache,
+            contextlib.redirect_stdout(said),
+            warnings.catch_warnings(),
+            _without_git(),
+        ):
             warnings.simplefilter("ignore", RuntimeWarning)  # k_quant: 0 / 0 in constant blocks
             builder.create_model("", str(model), str(out), precision, PROVIDER, cache, **options)
     except NotImplementedError as e:
@@ -112,6 +117,20 @@ def build(model: Path, out: Path, *, precision: str, options: dict[str, Any]) ->
         log.debug("%s", said.getvalue())
     end = turn_end(load_tokenizer(model))
     settle(out, [] if end is None else [end])
+
+
+@contextlib.contextmanager
+def _without_git() -> Iterator[None]:
+    """Hide the working copy from git: the builder would write its commit into the graph, as if it were its own."""
+    before = os.environ.get("GIT_DIR")
+    os.environ["GIT_DIR"] = os.devnull
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GIT_DIR"]
+        else:
+            os.environ["GIT_DIR"] = before
 
 
 def settle(folder: Path, ends: Sequence[int]) -> None:

@@ -112,6 +112,18 @@ def test_a_second_export_from_elsewhere_is_the_same_bytes(
             assert str(tmp_path).encode() not in path.read_bytes(), f"{path} names the folder it was built in"
 
 
+def test_the_graph_does_not_hold_the_commit_of_the_working_copy(exported: tuple[Path, Run]) -> None:
+    """Its bytes would be others with every commit; the builder takes the repository around for its own."""
+    import onnx
+    import onnxruntime_genai
+
+    commit = getattr(onnxruntime_genai, "__commit__", None)
+    expected = onnxruntime_genai.__version__ + (f"+{commit[:7]}" if commit else "")
+    for form in FORMS:
+        graph = onnx.load(exported[0] / form / "model.onnx", load_external_data=False)
+        assert graph.producer_version == expected
+
+
 def test_a_form_over_its_threshold_fails_after_the_whole_table_was_logged(
     chat_model: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
