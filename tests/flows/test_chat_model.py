@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tasks import _onnx
 from tests.conftest import REPO
 from tests.flows.test_chat import QUESTION, greedy
 
@@ -92,6 +93,11 @@ def test_sampling_differs_from_the_likeliest_and_top_k_of_one_does_not(served: A
     assert sampled != {likeliest}
     one = served.predict(request(max_tokens=40, temperature=2.0, top_k=1))["choices"][0]["message"]["content"]
     assert one == likeliest
+
+
+def test_its_plain_search_is_that_of_the_other_engines(served: Any) -> None:
+    """The file imports nothing of this repository, so it has a copy, which must stay one."""
+    assert sys.modules[type(served.get_raw_model()).__module__].SEARCH == _onnx.SEARCH
 
 
 def test_what_changes_nothing_is_taken(served: Any) -> None:
