@@ -22,16 +22,16 @@ def main() -> None:
     parser.add_argument("params", type=Path, help="the recipe's evaluate.yaml")
     args = parser.parse_args()
 
-    from tasks._config import load
     from tasks.evaluate import Config, load_task, read_rows
+    from tasks.stage.config import load
 
     config = load(args.params, Config)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # before torch is imported
     os.environ["TQDM_DISABLE"] = "1"
-    from tasks import _harness
-    from tasks._harness_onnx import OnnxLM
-    from tasks._progress import Progress
-    from tasks._stats import paired_difference
+    from tasks.evaluation import harness
+    from tasks.evaluation.onnx_model import OnnxLM
+    from tasks.grading.bootstrap import paired_difference
+    from tasks.stage.progress import Progress
 
     forms = sorted(p.parent for p in args.onnx.glob("*/genai_config.json"))
     if not forms:
@@ -42,7 +42,7 @@ def main() -> None:
         tasks.append((path, task := load_task(path), read_rows(path, task, choice, args.data)))
     quiet = Progress(None)
     engines: dict[str, Any] = {
-        "pytorch": _harness.load(
+        "pytorch": harness.load(
             args.model,
             config.device,
             config.dtype,
@@ -60,9 +60,9 @@ def main() -> None:
     found: dict[tuple[str, str], tuple[float, list[dict[str, Any]]]] = {}
     for made in tasks:
         for name, lm in engines.items():
-            task = _harness.build_task(*made)
+            task = harness.build_task(*made)
             start = time.perf_counter()
-            rows = _harness.ask(lm, [task], config.seed)[task.task_name]
+            rows = harness.ask(lm, [task], config.seed)[task.task_name]
             found[name, task.task_name] = took, _ = time.perf_counter() - start, rows
             base, theirs = found["pytorch", task.task_name]
             scores = []

@@ -1,4 +1,4 @@
-"""Tokens per second of `tasks/_generate.py` against `model.generate` of transformers, side by side in one run.
+"""Tokens per second of `tasks/sampling/generate.py` against `model.generate` of transformers, side by side in one run.
 
     python -m bench.generate
     python -m bench.generate --large MODEL --large-data DATA    # also a model of another recipe; minutes a turn
@@ -27,8 +27,8 @@ def sides(folder: Path, questions: list[Any], copies: int, length: int) -> dict[
     import torch
     from transformers import GenerationConfig
 
-    from tasks import _generate
-    from tasks._models import load_causal_lm, load_tokenizer
+    from tasks.models.folder import load_causal_lm, load_tokenizer
+    from tasks.sampling import generate
 
     model, tokenizer = load_causal_lm(folder).eval(), load_tokenizer(folder)
     asked = tokenizer.apply_chat_template(questions, add_generation_prompt=True)["input_ids"]
@@ -38,9 +38,9 @@ def sides(folder: Path, questions: list[Any], copies: int, length: int) -> dict[
         max_new_tokens=length, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, disable_compile=True,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    how = _generate.plan(model, config)
+    how = generate.plan(model, config)
     if how is None:
-        raise SystemExit(f"{folder}: no model that tasks/_generate.py draws from")
+        raise SystemExit(f"{folder}: no model that tasks/sampling/generate.py draws from")
 
     def transformers() -> int:
         with torch.no_grad():
@@ -49,7 +49,7 @@ def sides(folder: Path, questions: list[Any], copies: int, length: int) -> dict[
         return int((ended.cumsum(1) - ended.long() == 0).sum())
 
     def ours() -> int:
-        return sum(map(len, _generate.draw(model, prompts, how).ids))
+        return sum(map(len, generate.draw(model, prompts, how).ids))
 
     return {"transformers": transformers, "ours": ours}
 

@@ -1,4 +1,4 @@
-"""Seconds of one optimizer step over the tiny model's matrices: `torch.optim.Muon` against `tasks/_muon.py`.
+"""Seconds of one optimizer step over the tiny model's matrices: `torch.optim.Muon` against `tasks/base_models/muon.py`.
 
     python bench/muon.py
 
@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from tasks._muon import Muon
+from tasks.base_models.muon import Muon
 
 SHAPES = [(128, 128)] * 16 + [(384, 128)] * 8 + [(128, 384)] * 4
 REPEATS = 30
@@ -42,7 +42,7 @@ def main() -> None:
             apart = max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)) / 0.02
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"torch.optim.Muon  {medians['torch'] * 1e3:7.1f} ms a step")
-    print(f"tasks/_muon.py    {medians['ours'] * 1e3:7.1f} ms a step")
+    print(f"tasks/base_models/muon.py    {medians['ours'] * 1e3:7.1f} ms a step")
     print(
         f"ratio             {medians['torch'] / medians['ours']:7.2f} x   (first update at most {apart:.3f} lr apart)"
     )

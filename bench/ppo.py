@@ -1,4 +1,4 @@
-"""PPO of `tasks/_ppo.py` against the last one TRL had (1.12), from the same folders, on the same prompts and seeds.
+"""PPO of `tasks/rl/ppo.py` against the last one TRL had (1.12), from the same folders, on the same prompts and seeds.
 
     python -m bench.ppo --samples 640 --seeds 1 2
 
@@ -46,12 +46,12 @@ COMMON: dict[str, Any] = {
 
 
 def ours(model: Path, reward: Path, prompts: list[Any], out: Path, seed: int) -> float:
-    """Train with `tasks/_ppo.py`; returns the seconds."""
+    """Train with `tasks/rl/ppo.py`; returns the seconds."""
     from datasets import Dataset
 
-    from tasks._models import load_causal_lm, load_tokenizer
-    from tasks._ppo import PPOConfig, PPOTrainer
+    from tasks.models.folder import load_causal_lm, load_tokenizer
     from tasks.ppo import load_classifier
+    from tasks.rl.ppo import PPOConfig, PPOTrainer
 
     tokenizer = load_tokenizer(model)
     trainer = PPOTrainer(
@@ -115,8 +115,8 @@ def judge(folder: Path, model: Path, reward: Path, rows: list[dict[str, Any]]) -
     """Mean reward, KL to the model it started from (nats an answer) and share of helpful answers of a policy."""
     import torch
 
-    from tasks._graders import sums
-    from tasks._models import load_causal_lm, load_tokenizer
+    from tasks.grading.answers import sums
+    from tasks.models.folder import load_causal_lm, load_tokenizer
     from tasks.ppo import load_classifier
 
     tokenizer = load_tokenizer(model)

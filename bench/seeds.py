@@ -19,8 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tasks import _page, report
-from tasks._config import load
+from tasks import report
+from tasks.reporting import page
+from tasks.stage.config import load
 
 REPO = Path(__file__).resolve().parents[1]
 KEPT = {"data", "evaluate", "export_onnx", "report"}
@@ -44,7 +45,7 @@ def train(work: Path, recipe: str) -> dict[str, Any]:
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--recipe", recipe]
     subprocess.run([*command, "--target", "evaluate"], check=True, cwd=work, env=environment)
     settings = work / "params" / recipe / "report.yaml"
-    found = _page.folders(*(work / "artifacts" / name for name in _page.FOLDERS))
+    found = page.folders(*(work / "artifacts" / name for name in page.FOLDERS))
     return report.leaderboard(load(settings, report.Config), found, settings)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tasks import _artifact as artifact
+from tasks.stage import artifact
 
 NAME = "polm-tiny"
 

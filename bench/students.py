@@ -22,11 +22,11 @@ from typing import Any
 
 import yaml
 
-from bench._children import environment
-from tasks._artifact import read_jsonl
-from tasks._config import load, read_yaml
-from tasks._stats import mean_interval, paired_difference
+from bench.forms.children import environment
 from tasks.distill import Config
+from tasks.grading.bootstrap import mean_interval, paired_difference
+from tasks.stage.artifact import read_jsonl
+from tasks.stage.config import load, read_yaml
 
 SURE: dict[str, Any] = {"resamples": 4000, "confidence": 0.95, "seed": 0}
 Scores = dict[str, float]

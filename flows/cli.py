@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tasks._errors import PolmError
+from tasks.stage.errors import PolmError
 
 app = typer.Typer(
     help="A post-training pipeline for language models: every method a stage, every stage measured.",
@@ -44,7 +44,8 @@ def run(
 @app.command()
 def show() -> None:
     """Print the leaderboard of the last report."""
-    from flows import summary, workspace
+    from flows import workspace
+    from flows.terminal import summary
 
     workspace.enter(writes=False)
     summary.show()
@@ -56,46 +57,50 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect dashboard.")] = 4200,
 ) -> None:
     """Serve the MLflow and Prefect dashboards on loopback until Ctrl-C."""
-    from flows import ui, workspace
+    from flows import workspace
+    from flows.services import dashboards
 
     workspace.enter()
     _say("starting the servers …")
-    ui.serve(mlflow_port, prefect_port, _say)
+    dashboards.serve(mlflow_port, prefect_port, _say)
 
 
 @app.command()
 def schedule(cron: Annotated[str, typer.Option(help='When to run, e.g. "0 2 * * *" for every night at two.')]) -> None:
     """Run the pipeline at the given times until Ctrl-C. Needs a running `polm ui` or PREFECT_API_URL."""
-    from flows import reach, ui, workspace
+    from flows import workspace
+    from flows.services import dashboards, reach
 
     workspace.enter()
     workspace.check_recipe(workspace.active_recipe())
-    if not ui.use_served():
+    if not dashboards.use_served():
         raise PolmError(
             "a schedule needs a Prefect server: start `polm ui` in another terminal, or set PREFECT_API_URL"
         )
     reach.prefect(otherwise="unset PREFECT_API_URL and start `polm ui` in another terminal")
-    from flows import pipeline
+    from flows.pipeline import flow
 
-    pipeline.serve(cron, JOBS)
+    flow.serve(cron, JOBS)
 
 
 @app.command()
 def promote(model: Annotated[str, typer.Argument(help="Model of the active recipe, e.g. `dpo`.")]) -> None:
     """Register a model and make it the champion, if it passes mlflow/gates.yaml."""
-    from flows import registry, workspace
+    from flows import workspace
+    from flows.registry import promotion
 
     workspace.enter()
-    registry.promote(model)
+    promotion.promote(model)
 
 
 @app.command()
 def rollback() -> None:
     """Make the previous champion the champion again."""
-    from flows import registry, workspace
+    from flows import workspace
+    from flows.registry import promotion
 
     workspace.enter()
-    registry.rollback()
+    promotion.rollback()
 
 
 @app.command()
@@ -103,10 +108,11 @@ def doctor(
     recipe: Annotated[str | None, typer.Option(help="Recipe to check; without it, the active one.")] = None,
 ) -> None:
     """Check this machine, the recipe and the workspace before the first expensive step."""
-    from flows import doctor, workspace
+    from flows import workspace
+    from flows.doctor import checks
 
     workspace.enter(writes=False)
-    doctor.main(recipe)
+    checks.main(recipe)
 
 
 @app.command()
@@ -119,7 +125,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")] = 0,
 ) -> None:
     """Talk to the champion."""
-    from flows import chat
+    from flows.serving import chat
 
     chat.main(question or [], folder, max_new_tokens=max_new_tokens, temperature=temperature)
 
@@ -139,12 +145,13 @@ def serve(
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2,
 ) -> None:
     """Serve the champion to OpenAI clients until Ctrl-C; follows promotions and rollbacks."""
-    from flows import serve, workspace
-    from flows._desk import Limits
+    from flows import workspace
+    from flows.serving import server as http_server
+    from flows.serving.requests import Limits
 
     workspace.enter()
     limits = Limits(queue=queue, batch=batch, timeout=timeout, max_new_tokens=max_new_tokens)
-    serve.serve(alias, host, port, limits, threads=threads, poll=poll, say=_say)
+    http_server.serve(alias, host, port, limits, threads=threads, poll=poll, say=_say)
 
 
 @app.command()
@@ -152,15 +159,16 @@ def lineage(
     what: Annotated[str, typer.Argument(help="A version, an alias, a trace's id, or an answer's id (chatcmpl-…).")],
 ) -> None:
     """Print what an answer or a version comes from, down to the rows of data."""
-    from flows import lineage, workspace
+    from flows import workspace
+    from flows.registry import lineage
 
     workspace.enter(writes=False)
     lineage.show(what)
 
 
 def main() -> None:
-    """Run the command; `flows.exits` says with which exit code it ends."""
-    from flows import exits
+    """Run the command; `flows.terminal.exits` says with which exit code it ends."""
+    from flows.terminal import exits
 
     logger = logging.getLogger("polm")
     logger.addHandler(_Stderr())
@@ -195,10 +203,10 @@ def _run(targets: list[str], jobs: int, force: list[str]) -> None:
 
 def _end_leftovers() -> None:
     """End what a killed `polm run` left running: it would write the same files as this run."""
-    from flows import execute
-    from tasks import _artifact as artifact
+    from flows.runners import local
+    from tasks.stage import artifact
 
-    left = execute.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
+    left = local.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
     if left:
         _say(f"ended {left} processes that a killed `polm run` had left behind")
 
@@ -209,26 +217,27 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
 
     from rich.console import Console
 
-    from flows import reach, store, ui
+    from flows.services import dashboards, reach
+    from flows.tracking import client
 
-    server = ui.prefect_for_run()
+    server = dashboards.prefect_for_run()
     if server is None:
         reach.prefect()
     with Console(stderr=True).status("checking the recipe, starting Prefect …"):
-        from flows import _flow_runs, pipeline
+        from flows.pipeline import flow, flow_runs
 
-        check = pipeline.start_check(recipe)
+        check = flow.start_check(recipe)
         # MLflow takes seconds too; while the server starts there is time for it.
         with ThreadPoolExecutor(1) as pool:
-            logbook = pool.submit(store.check, recipe)
+            logbook = pool.submit(client.check, recipe)
             while server is not None and not server.ready() and not check.poll():
                 if logbook.done():
                     logbook.result()  # raises at once what would end the run anyway
                 time.sleep(0.1)
-            pipeline.finish_check(recipe)
+            flow.finish_check(recipe)
             logbook.result()
-        _flow_runs.crash_killed()
-    return pipeline.run(recipe, targets, jobs, force)
+        flow_runs.crash_killed()
+    return flow.run(recipe, targets, jobs, force)
 
 
 class _Stderr(logging.Handler):

@@ -1,7 +1,7 @@
 """DVC's graph, read in process: which stages there are, what they wait for, which of them have to run.
 
 DVC decides what is unchanged, by the same rules as `dvc repro`, but without the second that each `dvc` process takes to
-start. Nothing here writes: running a stage is `flows.execute`'s.
+start. Nothing here writes: running a stage is `flows.runners.local`'s.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import exits
-from tasks import _config as config
-from tasks._errors import ArtifactError, ConfigError, PolmError
+from flows.terminal import exits
+from tasks.stage import config
+from tasks.stage.errors import ArtifactError, ConfigError, PolmError
 
 
 class Meta(config.Strict):

@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import _artifact as artifact
-from tasks._config import read_yaml
-from tasks._errors import ConfigError, PolmError, kind, refusal
+from tasks.stage import artifact
+from tasks.stage.config import read_yaml
+from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 
 QUIET = {
     "DO_NOT_TRACK": "1",

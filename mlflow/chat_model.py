@@ -168,7 +168,7 @@ class _Answer:
 
 
 def _drops_space(folder: Path) -> bool:
-    """Whether transformers leaves out the space that a text begins with (`tasks._onnx.drops_space` says more)."""
+    """Whether transformers leaves out the space that a text begins with (see `tasks.export.genai.drops_space`)."""
     path = folder / "tokenizer.json"
     decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") if path.exists() else None
     steps = (decoder or {}).get("decoders", [decoder] if decoder else [])

@@ -1,1 +1,1 @@
-"""The methods. One file per stage, `_name.py` for what stages share. Nothing here imports Prefect or MLflow."""
+"""Stages are files, what they share is a folder, and each folder answers one question (docs/architecture.md)."""

@@ -19,11 +19,12 @@ PEFT cannot go on. `prompt_tuning_init: TEXT` needs the `tokenizer_name_or_path`
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks import _artifact as artifact
-from tasks import _sft, _train
-from tasks._config import Strict, check_trainer, suggest
-from tasks._errors import ConfigError
-from tasks._stage import Run, stage
+from tasks.stage import artifact
+from tasks.stage.config import Strict, check_trainer, suggest
+from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import supervised
+from tasks.training import trainer as training
 
 RESERVED = ("task_type", "inference_mode", "prefix_projection")
 """Keys of PEFT's config classes that the stage sets."""
@@ -54,18 +55,18 @@ class Method(Strict):
         return known
 
 
-class Config(_train.TrainerConfig):
+class Config(training.TrainerConfig):
     """`params/<recipe>/adapt.yaml`."""
 
     methods: dict[str, Method]
     """Name of the model artifact to how it is adapted."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[_train.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
         """`trainer:`, which leaves the learning rate to the methods, and each method's `peft:`."""
         return [
-            _train.Verbatim("trainer", self.trainer, trainer_class, (*_train.RESERVED, "learning_rate")),
+            training.Verbatim("trainer", self.trainer, trainer_class, (*training.RESERVED, "learning_rate")),
             *(
-                _train.Verbatim(f"methods.{name}.peft", method.peft, method.peft_class(), RESERVED)
+                training.Verbatim(f"methods.{name}.peft", method.peft, method.peft_class(), RESERVED)
                 for name, method in self.methods.items()
             ),
         ]
@@ -89,11 +90,11 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         for section, values, known, reserved in config.verbatim(trainer_class()):
             check_trainer(run.params_file, values, known, reserved, section)
     paced = config.model_copy(update={"trainer": {**config.trainer, "learning_rate": method.learning_rate}})
-    arguments = _train.arguments(trainer_class(), paced, run)
+    arguments = training.arguments(trainer_class(), paced, run)
     adapter = adapter_config(method, arguments, run)
-    trainer, tokenizer, figures = _sft.fine_tune(config, arguments, config.dataset, adapter, run, model, data)
+    trainer, tokenizer, figures = supervised.fine_tune(config, arguments, config.dataset, adapter, run, model, data)
     if run.main_process:
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
         weights = run.out.glob("*/adapter_model.safetensors")
         figures["adapter_bytes"] = sum(path.stat().st_size for path in weights)
         artifact.write_json(run.out / "metrics.json", figures)

@@ -11,19 +11,19 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from tasks import _artifact as artifact
-from tasks._adapter import has_tokenizer, merge_adapter
-from tasks._chat import mark_generation, warn_of_other_prompt
-from tasks._config import StageConfig, Strict
-from tasks._ends import require_turn_end
-from tasks._errors import ModelError
-from tasks._folder import check_tokens
-from tasks._gguf import load_gguf
-from tasks._models import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
-from tasks._pretrain import Pretraining, pretrain
-from tasks._sources import PackageSource
-from tasks._stage import Run, stage
-from tasks._wheels import package_member
+from tasks.base_models.gguf import load_gguf
+from tasks.base_models.pretraining import Pretraining, pretrain
+from tasks.ingestion.sources import PackageSource
+from tasks.ingestion.wheels import package_member
+from tasks.models.adapter import has_tokenizer, merge_adapter
+from tasks.models.chat_template import mark_generation, warn_of_other_prompt
+from tasks.models.checks import check_tokens
+from tasks.models.folder import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
+from tasks.models.turn_ends import require_turn_end
+from tasks.stage import artifact
+from tasks.stage.config import StageConfig, Strict
+from tasks.stage.errors import ModelError
+from tasks.stage.lifecycle import Run, stage
 
 
 class HubModel(Strict):

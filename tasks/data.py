@@ -20,13 +20,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from tasks import _clean as clean
-from tasks._artifact import set_folder, write_json, write_jsonl
-from tasks._config import StageConfig, Strict
-from tasks._data_report import Item, Ledger
-from tasks._errors import DataError
-from tasks._files import Reject
-from tasks._mapping import (
+from tasks.ingestion import cleaning as clean
+from tasks.ingestion.files import Reject
+from tasks.ingestion.ledger import Item, Ledger
+from tasks.ingestion.mapping import (
     HONOURED_ELSEWHERE,
     TRAINED,
     TURNS,
@@ -39,10 +36,13 @@ from tasks._mapping import (
     unused,
     validate,
 )
-from tasks._sources import Source, Table, read
-from tasks._stage import Run, stage
-from tasks._turns import unlearnt
-from tasks._values import BadRow, Columns
+from tasks.ingestion.sources import Source, Table, read
+from tasks.ingestion.turns import unlearnt
+from tasks.ingestion.values import BadRow, Columns
+from tasks.stage.artifact import set_folder, write_json, write_jsonl
+from tasks.stage.config import StageConfig, Strict
+from tasks.stage.errors import DataError
+from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
 

@@ -23,16 +23,20 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tasks import _artifact as artifact
-from tasks import _audit, _distill_rows, _rows, _sft, _train
-from tasks._chat import mark_generation
-from tasks._config import Strict, suggest
-from tasks._depth import check_indices, keep_layers
-from tasks._distill_rows import Answers
-from tasks._ends import end_tokens
-from tasks._errors import ConfigError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._stage import Run, stage
+from tasks.compression import teacher_answers
+from tasks.compression.teacher_answers import Answers
+from tasks.models.chat_template import mark_generation
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.models.layers import check_indices, keep_layers
+from tasks.models.turn_ends import end_tokens
+from tasks.stage import artifact
+from tasks.stage.config import Strict, suggest
+from tasks.stage.errors import ConfigError, ModelError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit as row_audit
+from tasks.training import rows as training_rows
+from tasks.training import supervised
+from tasks.training import trainer as training
 
 
 class Student(Strict):
@@ -76,7 +80,7 @@ class Method(Strict):
         return self
 
 
-class Config(_train.TrainerConfig):
+class Config(training.TrainerConfig):
     """`params/<recipe>/distill.yaml`."""
 
     student: Student
@@ -109,29 +113,29 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
     with run.timed("import"):
         from trl import SFTTrainer
 
-        from tasks import _distill
+        from tasks.compression import distillation
 
-        arguments = _train.arguments(trainer_class(), config, run)
+        arguments = training.arguments(trainer_class(), config, run)
     tokenizer, student = load_tokenizer(model), load_causal_lm(model)
     master = load_causal_lm(teacher, "bfloat16" if arguments.bf16 else "float32")
     mark_generation(tokenizer, model)
     keep_layers(student, config.student.layers)
     sizes = _sizes(student.num_parameters(), master.num_parameters(), config.student.largest_share, run)
     if method.teacher_weight > 0:
-        _distill.same_tokens(tokenizer, load_tokenizer(teacher), (model, teacher))
+        distillation.same_tokens(tokenizer, load_tokenizer(teacher), (model, teacher))
     ends = end_tokens(student, tokenizer)
     taught = _settings(method, arguments, ends, tokenizer.pad_token_id, run) if method.teacher_weight > 0 else {}
     rows, counts = _learnt(config, method, arguments, run, tokenizer, model, master, teacher, data)
-    learnt = {"train_dataset": rows, "eval_dataset": _rows.examples(data, config.dataset, "validation")}
+    learnt = {"train_dataset": rows, "eval_dataset": training_rows.examples(data, config.dataset, "validation")}
     common = {"model": student, "args": arguments, "processing_class": tokenizer, **learnt}
     if method.teacher_weight > 0:
-        trainer: Any = _distill.Distillation(**common, teacher=master, **taught)
+        trainer: Any = distillation.Distillation(**common, teacher=master, **taught)
     else:
         trainer = SFTTrainer(**common)
-    audit = _sft.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
-    figures = _train.train(trainer, run)
+    audit = supervised.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
+    figures = training.train(trainer, run)
     if run.main_process:
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
         artifact.write_json(run.out / "supervision.json", audit)
         artifact.write_json(run.out / "metrics.json", {**figures, **counts, **sizes})
 
@@ -151,20 +155,23 @@ def _learnt(
     from datasets import Dataset
 
     if method.answers is None:
-        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
-        return _rows.examples(data, config.dataset, "train"), {}
-    rows, source = _rows.read(data, config.dataset, "validation"), _rows.file(data, config.dataset, "validation")
-    held_out = _audit.learnt(
+        row_audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+        return training_rows.examples(data, config.dataset, "train"), {}
+    rows, source = (
+        training_rows.read(data, config.dataset, "validation"),
+        training_rows.file(data, config.dataset, "validation"),
+    )
+    held_out = row_audit.learnt(
         config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), model
     )
     with arguments.main_process_first():
-        answers, counts, asked = _distill_rows.answered(
+        answers, counts, asked = teacher_answers.answered(
             config, method.answers, run, master.to(arguments.device), teacher, data
         )
-    train = _audit.learnt(
+    train = row_audit.learnt(
         config, run, "train", answers, ("the teacher's answers", teacher), tokenizer, trainer_class(), model
     )
-    _audit.write(run, {"prompts": asked, "train": train, "validation": held_out})
+    row_audit.write(run, {"prompts": asked, "train": train, "validation": held_out})
     return Dataset.from_list(answers), counts
 
 

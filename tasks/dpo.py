@@ -12,13 +12,14 @@ the rejected ones; adding the `sft` loss holds it up. Margins and reward accurac
 from pathlib import Path
 from typing import Any
 
-from tasks import _artifact as artifact
-from tasks import _audit, _rows, _train
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._stage import Run, stage
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.stage import artifact
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit, rows
+from tasks.training import trainer as training
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/dpo.yaml`."""
 
 
@@ -38,21 +39,21 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
     """Optimise `model` on the set `dataset` of the artifact `pairs`; `known` figures join those of the training."""
     with run.timed("import"):
         from trl import DPOTrainer
-    arguments = _train.arguments(trainer_class(), config, run)
+    arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    _audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), model)
+    audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), model)
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,
-        train_dataset=_rows.examples(pairs, config.dataset, "train"),
-        eval_dataset=_rows.examples(pairs, config.dataset, "validation"),
+        train_dataset=rows.examples(pairs, config.dataset, "train"),
+        eval_dataset=rows.examples(pairs, config.dataset, "validation"),
         processing_class=tokenizer,
-        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+        peft_config=training.peft_config(config, run, "CAUSAL_LM"),
     )
-    figures = _train.train(trainer, run)
+    figures = training.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **known})
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Evaluate one model: let it answer the held-out questions, grade every answer, and say how sure the score is.
 
 lm-evaluation-harness asks the questions through the model's chat template; a task is one of its YAML files under
-`params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader (a function in `tasks/_graders.py`).
-Decoding is greedy, so the same model gives the same answers. `--model` is a model folder, or one form of an export
-(`artifacts/onnx/sft/int8`), which answers on ONNX Runtime, so that what is served is what is judged. What is left out:
-sampling several answers per question, and a judge model. The intervals here are of one model; whether one model is
-better than another is decided by the paired interval in the report, from the per-row scores kept here.
+`params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader (a function in
+`tasks/grading/answers.py`). Decoding is greedy, so the same model gives the same answers. `--model` is a model folder,
+or one form of an export (`artifacts/onnx/sft/int8`), which answers on ONNX Runtime, so that what is served is what is
+judged. What is left out: sampling several answers per question, and a judge model. The intervals here are of one model;
+whether one model is better than another is decided by the paired interval in the report, from the per-row scores kept
+here.
 
 One row of `samples/sums.jsonl`:
 
@@ -19,14 +20,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks import _graders
-from tasks._artifact import read_jsonl, write_json, write_jsonl
-from tasks._config import StageConfig, Strict, read_yaml, suggest
-from tasks._context import TooLong
-from tasks._errors import ArtifactError, ConfigError, PolmError
-from tasks._folder import brief
-from tasks._stage import Run, stage
-from tasks._stats import mean_interval
+from tasks.evaluation.context import TooLong
+from tasks.grading import answers
+from tasks.grading.bootstrap import mean_interval
+from tasks.models.checks import brief
+from tasks.stage.artifact import read_jsonl, write_json, write_jsonl
+from tasks.stage.config import StageConfig, Strict, read_yaml, suggest
+from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+from tasks.stage.lifecycle import Run, stage
 
 
 class TaskChoice(Strict):
@@ -70,7 +71,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         _check_too_long(config, run.params_file, path, task)
     os.environ["TQDM_DISABLE"] = "1"  # the stage has a progress report of its own
     with run.timed("import"):
-        from tasks import _harness as harness
+        from tasks.evaluation import harness
     built = [harness.build_task(*task) for task in tasks]
     exported = (model / "genai_config.json").is_file()
     with run.timed("answering"):
@@ -98,7 +99,7 @@ def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[st
 
 
 def _load(config: Config, run: Run, model: Path) -> Any:
-    from tasks import _harness as harness
+    from tasks.evaluation import harness
 
     return harness.load(
         model, config.device, config.dtype, config.batch_size, config.chat_template_args, config.too_long, run.progress
@@ -106,7 +107,7 @@ def _load(config: Config, run: Run, model: Path) -> Any:
 
 
 def _load_export(config: Config, run: Run, folder: Path) -> Any:
-    from tasks._harness_onnx import OnnxLM
+    from tasks.evaluation.onnx_model import OnnxLM
 
     return OnnxLM(folder, config.threads, config.batch_size, config.chat_template_args, config.too_long, run.progress)
 
@@ -124,7 +125,7 @@ def load_task(path: Path) -> dict[str, Any]:
     for key in ("task", "output_type", "doc_to_text", "doc_to_target", "process_results", "metric_list"):
         if key not in task:
             raise ConfigError(f"{path}: missing key '{key}'")
-    known = {f"{_graders.__name__}.{name}": grader for name, grader in vars(_graders).items() if _is_grader(grader)}
+    known = {f"{answers.__name__}.{name}": grader for name, grader in vars(answers).items() if _is_grader(grader)}
     grader = known.get(task["process_results"])
     if grader is None:
         wrong = str(task["process_results"])

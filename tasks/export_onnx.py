@@ -3,9 +3,9 @@
 One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder` for the CPU: float32 weights as they
 are, or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits); the embedding stays
 float32 unless the recipe names `Gather`. The builder rounds each block by itself; a form with `gptq` gets the decoder's
-weights from `tasks/_gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
-held-out prompts and are compared (`tasks/_parity.py` says how); a form over its thresholds fails the stage, and nothing
-is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
+weights from `tasks/export/gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
+held-out prompts and are compared (`tasks/export/parity.py` says how); a form over its thresholds fails the stage, and
+nothing is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
 
     {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}
 """
@@ -17,13 +17,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
-from tasks import _calibration, _gptq, _nbits, _onnx, _parity
-from tasks._artifact import read_jsonl, write_json
-from tasks._calibration import Calibration
-from tasks._config import StageConfig, Strict
-from tasks._errors import ConfigError, DataError
-from tasks._models import check_folder, load_causal_lm, load_tokenizer
-from tasks._stage import Run, stage
+from tasks.compression import calibration as calibration_rows
+from tasks.compression.calibration import Calibration
+from tasks.export import genai, matmul_nbits
+from tasks.export import gptq as gptq_onnx
+from tasks.export import parity as onnx_parity
+from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
+from tasks.stage.artifact import read_jsonl, write_json
+from tasks.stage.config import StageConfig, Strict
+from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
 
@@ -117,15 +120,15 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
     tokenizer = load_tokenizer(model)
     context = AutoConfig.from_pretrained(model).max_position_embeddings
-    prompts = _draw(config, data, _parity.prompts(tokenizer, conversations), context)
+    prompts = _draw(config, data, onnx_parity.prompts(tokenizer, conversations), context)
     calibrations = {}
     for number, (name, form) in enumerate(config.forms.items()):
         run.progress.update(number, len(config.forms), f"build {name}")
-        _onnx.build(model, run.out / name, precision=form.precision, options=options[name])
+        genai.build(model, run.out / name, precision=form.precision, options=options[name])
         if form.gptq is not None:
             calibrations[name] = _round(form.gptq, run, name, model, tokenizer, data, config.seed)
-    reference = _parity.Reference(load_causal_lm(model), tokenizer)
-    exported = {name: _parity.Exported(run.out / name, config.threads) for name in config.forms}
+    reference = onnx_parity.Reference(load_causal_lm(model), tokenizer)
+    exported = {name: onnx_parity.Exported(run.out / name, config.threads) for name in config.forms}
     for number, prompt in enumerate(prompts):
         run.progress.update(number, len(prompts), "parity")
         answer = reference.generate(prompt.ids, max_new_tokens=config.parity.max_new_tokens)
@@ -135,24 +138,24 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     measures = {name: session.measures() for name, session in exported.items()}
     _log_table(measures)
     thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
-    _parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
+    onnx_parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
     write_json(run.out / "parity.json", {
         "forms": measures, "thresholds": thresholds, "prompts": len(prompts), "calibration": calibrations,
     })  # fmt: skip
     run.progress.update(0, 1, "speed")
-    speeds = _parity.decode_speeds(reference, exported, prompts[0].ids, **config.speed.model_dump())
+    speeds = onnx_parity.decode_speeds(reference, exported, prompts[0].ids, **config.speed.model_dump())
     run.progress.update(1, 1, "speed", **speeds)
     run.measure(tokens_per_second=speeds, bytes={name: m["bytes"] for name, m in measures.items()})
 
 
 def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: Path, seed: int) -> dict[str, Any]:
     """Put weights rounded by GPTQ in the places of those that the builder rounded; returns what calibrated them."""
-    rows, record = _calibration.draw(gptq.calibration, tokenizer, data, seed, run.params_file)
+    rows, record = calibration_rows.draw(gptq.calibration, tokenizer, data, seed, run.params_file)
     policy = load_causal_lm(model)
-    products = _nbits.decoder_products(run.out / name, policy)
-    grids = {module: _gptq.Grid(p.bits, p.block, p.symmetric) for p in products for module in p.modules()}
+    products = matmul_nbits.decoder_products(run.out / name, policy)
+    grids = {module: gptq_onnx.Grid(p.bits, p.block, p.symmetric) for p in products for module in p.modules()}
     with run.timed(f"round {name}"):
-        fitted = _gptq.fit(policy, rows, grids, gptq.damping, run.progress)
+        fitted = gptq_onnx.fit(policy, rows, grids, gptq.damping, run.progress)
     for product in products:
         product.write_parts([fitted[module] for module in product.modules()])
     return record
@@ -183,12 +186,12 @@ def _options(config: Config, run: Run, model: Path) -> dict[str, dict[str, Any]]
     """The builder's options of every form, checked before the first form is built."""
     try:
         forms = config.forms.items()
-        return {name: _onnx.builder_options(model, name, form.precision, form.weights) for name, form in forms}
+        return {name: genai.builder_options(model, name, form.precision, form.weights) for name, form in forms}
     except ConfigError as e:
         raise ConfigError(f"{run.params_file}: {e}") from e
 
 
-def _draw(config: Config, data: Path, prompts: list[_parity.Prompt], context: int) -> list[_parity.Prompt]:
+def _draw(config: Config, data: Path, prompts: list[onnx_parity.Prompt], context: int) -> list[onnx_parity.Prompt]:
     """Draw among the prompts that leave room for an answer in the context. Raises DataError when they are too few."""
     longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
     fitting = [p for p in prompts if len(p.ids) + longest <= context]
@@ -202,7 +205,7 @@ def _draw(config: Config, data: Path, prompts: list[_parity.Prompt], context: in
 
 def _log_table(measures: dict[str, dict[str, Any]]) -> None:
     """The whole table, also of a form that fails."""
-    names = _parity.LOWER_IS_BETTER + _parity.HIGHER_IS_BETTER
+    names = onnx_parity.LOWER_IS_BETTER + onnx_parity.HIGHER_IS_BETTER
     log.info("%-8s %s %12s", "form", " ".join(f"{n:>22}" for n in names), "bytes")
     for form, values in measures.items():
         log.info("%-8s %s %12d", form, " ".join(f"{values[n]:>22.6g}" for n in names), values["bytes"])

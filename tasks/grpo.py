@@ -10,7 +10,7 @@ Dr. GRPO, arXiv:2503.20783), masking of truncated answers. Three things are adde
 - `dynamic_sampling` (DAPO, eq. 11): a group whose answers all got the same reward teaches nothing. Such groups are
   replaced by groups of other prompts, for as many rounds as the recipe allows.
 - `curriculum`: prompts in the order of a column, the easy ones first (dynamic sampling draws among all of them).
-- the gold metric beside the reward on every sample (`tasks/_rl.py`).
+- the gold metric beside the reward on every sample (`tasks/rewards/hacking.py`).
 
 What it leaves out: asynchronous sampling and tool use.
 """
@@ -20,15 +20,16 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks import _artifact as artifact
-from tasks import _rl, _train
-from tasks._errors import ConfigError
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._reward_set import Rewards, RewardSpec
-from tasks._stage import Run, stage
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.rewards import hacking
+from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.stage import artifact
+from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import trainer as training
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/grpo.yaml`, `grpo_dense.yaml`."""
 
     graders: dict[str, RewardSpec] = Field(min_length=1)
@@ -54,30 +55,30 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     `judge` is for the grader `model_judge` only.
     """
     with run.timed("import"):
-        from tasks._grpo import DynamicGRPOTrainer
-    arguments = _train.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
+        from tasks.rl.grpo import DynamicGRPOTrainer
+    arguments = training.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
     rewards = Rewards(config.graders, run.params_file, judge)
-    _rl.check_gold(run.params_file, config.gold, rewards)
+    hacking.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
     tokenizer = load_tokenizer(model)
-    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
+    prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
     if config.curriculum is not None:
         prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
         arguments.shuffle_dataset = False
     trainer = DynamicGRPOTrainer(
         model=load_causal_lm(model),
-        reward_funcs=_rl.reward_functions(rewards),
+        reward_funcs=hacking.reward_functions(rewards),
         args=arguments,
         train_dataset=prompts,
         processing_class=tokenizer,
-        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+        peft_config=training.peft_config(config, run, "CAUSAL_LM"),
         resampling_rounds=config.dynamic_sampling,
     )
-    figures = _train.train(trainer, run)
+    figures = training.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
-        _rl.write_rl_report(run, rewards, config.gold)
-        _train.finish(trainer, tokenizer, run)
+        hacking.write_rl_report(run, rewards, config.gold)
+        training.finish(trainer, tokenizer, run)
 
 
 def _needed(arguments: Any) -> int:

@@ -19,16 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks import _artifact as artifact
-from tasks import _rows, _sft, _train
-from tasks._config import digest
-from tasks._judge import CONSTITUTION, Constitution, read_constitution, spoken
-from tasks._stage import Run, stage
+from tasks.judges.protocol import CONSTITUTION, Constitution, read_constitution, spoken
+from tasks.stage import artifact
+from tasks.stage.config import digest
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import rows as training_rows
+from tasks.training import supervised
+from tasks.training import trainer as training
 
 JUDGEMENTS = "judgements"
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/judge.yaml`. `dataset` is a set of pairs: `preferences`, `preferences:judgements`."""
 
     constitution: Path
@@ -48,19 +50,21 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     # A file of its own is not in the digest of the configuration: a checkpoint of another constitution must not go on.
     run.checkpoints = run.checkpoints.with_name(f"{run.checkpoints.name}-{digest(constitution)[:16]}")
     with run.timed("import"):
-        arguments = _train.arguments(trainer_class(), config, run)
-        adapter = _train.peft_config(config, run, "CAUSAL_LM")
+        arguments = training.arguments(trainer_class(), config, run)
+        adapter = training.peft_config(config, run, "CAUSAL_LM")
     for split in ("train", "validation"):
-        pairs = _rows.read(data, config.dataset, split)
+        pairs = training_rows.read(data, config.dataset, split)
         named = [
             {"id": f"{pairs[i // 2]['id']}-{i % 2}", **row} for i, row in enumerate(judgements(pairs, constitution))
         ]
         _write(run.checkpoints / JUDGEMENTS / f"{split}.jsonl", named)
-    trainer, tokenizer, figures = _sft.fine_tune(config, arguments, JUDGEMENTS, adapter, run, model, run.checkpoints)
+    trainer, tokenizer, figures = supervised.fine_tune(
+        config, arguments, JUDGEMENTS, adapter, run, model, run.checkpoints
+    )
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
         artifact.write_json(run.out / CONSTITUTION, constitution.model_dump(mode="json"))
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
 
 
 def judgements(pairs: Any, constitution: Constitution) -> Iterator[dict[str, Any]]:

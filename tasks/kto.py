@@ -13,14 +13,16 @@ refusing labels that contradict each other.
 from pathlib import Path
 from typing import Any
 
-from tasks import _artifact as artifact
-from tasks import _audit, _rows, _train
-from tasks._errors import DataError
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._stage import Run, stage
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.stage import artifact
+from tasks.stage.errors import DataError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit
+from tasks.training import rows as training_rows
+from tasks.training import trainer as training
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/kto.yaml`."""
 
 
@@ -35,23 +37,25 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Optimise `model` on the recipe's `dataset` and write a model folder with its curves."""
     with run.timed("import"):
         from trl import KTOTrainer
-    arguments = _train.arguments(trainer_class(), config, run)
+    arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
-    splits = [answers(_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")]
+    audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    splits = [
+        answers(training_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")
+    ]
     trainer = KTOTrainer(
         model=load_causal_lm(model),
         args=arguments,
         train_dataset=splits[0],
         eval_dataset=splits[1],
         processing_class=tokenizer,
-        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+        peft_config=training.peft_config(config, run, "CAUSAL_LM"),
     )
     balance = thumbs(trainer.train_dataset["label"], data / artifact.set_folder(config.dataset))  # of what it kept
-    figures = _train.train(trainer, run)
+    figures = training.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **balance})
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
 
 
 def answers(rows: Any, seed: int) -> Any:

@@ -20,16 +20,19 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks import _artifact as artifact
-from tasks import _audit, _fates, _graders, _rows
-from tasks._config import StageConfig, Strict, suggest
-from tasks._errors import ConfigError, DataError
-from tasks._judge import Judge, Judgement, Pair, figures, judge_pairs, spoken
-from tasks._judge_endpoint import Endpoint, EndpointJudge
-from tasks._judging import JudgeSettings, open_judge
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._sample import Sampling, sample
-from tasks._stage import Run, stage
+from tasks.grading import answers as graders
+from tasks.judges.endpoint import Endpoint, EndpointJudge
+from tasks.judges.opening import JudgeSettings, open_judge
+from tasks.judges.protocol import Judge, Judgement, Pair, figures, judge_pairs, spoken
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.sampling.sample import Sampling, sample
+from tasks.stage import artifact
+from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
+from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
 
@@ -38,7 +41,7 @@ class Gold(Strict):
     """What the judge is held against. Never labels."""
 
     grader: str
-    """A function of `tasks/_graders.py`, e.g. `sums`."""
+    """A function of `tasks/grading/answers.py`, e.g. `sums`."""
     metrics: list[str] = Field(min_length=1)
     """Its metrics, whose sum says which answer is better."""
 
@@ -154,7 +157,7 @@ def gold_grader(params: Path, gold: Gold) -> Callable[[dict[str, Any], str], flo
     """
     known = {
         name: function
-        for name, function in vars(_graders).items()
+        for name, function in vars(graders).items()
         if inspect.isfunction(function) and list(inspect.signature(function).parameters) == ["doc", "results"]
     }
     if gold.grader not in known:
@@ -175,7 +178,7 @@ def gold_grader(params: Path, gold: Gold) -> Callable[[dict[str, Any], str], flo
 def prompt_rows(data: Path, config: Config, split: str) -> list[dict[str, Any]]:
     """The prompts of a split that are asked, with `split`. Raises DataError when there are none."""
     limit = config.prompts.train if split == "train" else config.prompts.validation
-    return [{**row, "split": split} for row in _rows.read(data, config.dataset, split)[:limit]]
+    return [{**row, "split": split} for row in training_rows.read(data, config.dataset, split)[:limit]]
 
 
 def fitting(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> list[dict[str, Any]]:
@@ -184,20 +187,22 @@ def fitting(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -
     Raises:
         DataError: no such set, or no prompt leaves room.
     """
-    limit = _audit.longest_prompt(model, config.sampling.max_new_tokens, "sampling.max_new_tokens")
-    audit: dict[str, _audit.Record] = {}
+    limit = row_audit.longest_prompt(model, config.sampling.max_new_tokens, "sampling.max_new_tokens")
+    audit: dict[str, row_audit.Record] = {}
     kept: list[dict[str, Any]] = []
     for split in ("train", "validation"):
         rows = prompt_rows(data, config, split)
-        fates = _fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args)
-        audit[split] = _audit.count(rows, fates, config.dataset, limit)
-        lost = _audit.sentence(audit[split])
+        fates = row_fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args)
+        audit[split] = row_audit.count(rows, fates, config.dataset, limit)
+        lost = row_audit.sentence(audit[split])
         if audit[split]["left_out"] == len(rows):
-            raise DataError(f"{_rows.file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}")
+            raise DataError(
+                f"{training_rows.file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}"
+            )
         if lost:
             log.warning("warning: %s: %s", split, lost)
         kept += [row for row, fate in zip(rows, fates, strict=True) if fate.state == "used"]
-    _audit.write(run, audit)
+    row_audit.write(run, audit)
     return kept
 
 

@@ -6,7 +6,7 @@
     ties             of each difference the largest entries, of each entry those of the prevailing sign
                      (Yadav et al., arXiv:2306.01708)
     dare_ties        entries dropped at random and the rest scaled up, signs as in TIES (Yu et al., arXiv:2311.03099)
-    adapters         LoRA adapters, by PEFT (`tasks/_merge_lora.py`); the others are mergekit's
+    adapters         LoRA adapters, by PEFT (`tasks/merging/adapters.py`); the others are mergekit's
 
 The stage is a matrix over `methods`; the last part of `--out` says which one runs. Every candidate of the method's grid
 is merged and answers held-out validation rows; the one with the best average over `metrics` is written. A metric bears
@@ -29,16 +29,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tasks import _artifact as artifact
-from tasks import _merge, _merge_lora, _rows
-from tasks._average import Scores, average, difference
-from tasks._config import StageConfig, Strict, suggest
-from tasks._errors import ConfigError
-from tasks._models import load_causal_lm, load_tokenizer, save_model
-from tasks._reward_set import Rewards, RewardSpec
-from tasks._sample import Sampling, sample
-from tasks._stage import Run, stage
-from tasks._stats import verdict
+from tasks.grading.average import Scores, average, difference
+from tasks.grading.bootstrap import verdict
+from tasks.merging import adapters as adapter_merging
+from tasks.merging import weights as merging
+from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.sampling.sample import Sampling, sample
+from tasks.stage import artifact
+from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import rows as training_rows
 
 
 class Metric(RewardSpec):
@@ -94,7 +96,7 @@ class Validation:
     def __init__(self, config: Config, run: Run, data: Path) -> None:
         self._config, self._run, self._done = config, run, 0
         self._rows = {
-            name: _rows.read(data, metric.dataset, "validation")[: metric.rows]
+            name: training_rows.read(data, metric.dataset, "validation")[: metric.rows]
             for name, metric in config.metrics.items()
         }
         self.rewards = Rewards(config.metrics, run.params_file)
@@ -136,7 +138,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, first: Path, seco
     if len(members) < 2:
         raise ConfigError(f"{run.params_file}: --first and --second are both called '{first.name}'; merge two models")
     validation = Validation(config, run, data)
-    _merge.check_alike(model, members)
+    merging.check_alike(model, members)
     with run.timed("import"):
         candidates = grid(method, run, len(members))
     sides = {model.name: model, **members}
@@ -147,10 +149,10 @@ def main(config: Config, run: Run, *, model: Path, data: Path, first: Path, seco
     for number, parameters in enumerate(candidates):
         inputs = parameters, model, members, scratch / "new", config.seed, config.dtype
         if method.merge_method == "adapters":
-            held = {"held": _merge_lora.merge(*inputs)}
+            held = {"held": adapter_merging.merge(*inputs)}
         else:
             held = {}
-            _merge.merge(method.merge_method, *inputs)
+            merging.merge(method.merge_method, *inputs)
         found = validation.score(scratch / "new", "candidates", total)
         tried.append({"parameters": parameters, **held, **validation.summary(found)})
         if number == 0 or tried[-1]["average"] > tried[best]["average"]:
@@ -192,7 +194,7 @@ def grid(method: Method, run: Run, members: int) -> list[dict[str, Any]]:
         ConfigError: a parameter that the method does not have, no value, or a list that has not one for each member.
     """
     adapters = method.merge_method == "adapters"
-    known = _merge_lora.PARAMETERS if adapters else _merge.parameter_names(method.merge_method)
+    known = adapter_merging.PARAMETERS if adapters else merging.parameter_names(method.merge_method)
     for name, tried in method.grid.items():
         where = f"{run.params_file}: methods.{run.name}.grid.{name}"
         if name not in known:

@@ -10,7 +10,7 @@ watched: the judge alone decides. It is the model in `--judge`, or an endpoint b
 
 `reward` in the curves is DPO's implicit reward of the fresh answers. It rises as the policy moves to where the judge
 points, so the verdict on reward hacking asks whether the gold metric falls meanwhile. What is left out stands in
-`tasks/_online_dpo.py`.
+`tasks/rl/online_dpo.py`.
 """
 
 import logging
@@ -19,15 +19,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks import _artifact as artifact
-from tasks import _rl, _train
-from tasks._config import check_trainer
-from tasks._errors import ConfigError
-from tasks._judge_endpoint import EndpointJudge
-from tasks._judging import JudgeSettings, OpenJudge, open_judge
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._reward_set import Rewards, RewardSpec
-from tasks._stage import Run, stage
+from tasks.judges.endpoint import EndpointJudge
+from tasks.judges.opening import JudgeSettings, OpenJudge, open_judge
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.rewards import hacking
+from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.stage import artifact
+from tasks.stage.config import check_trainer
+from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
 
@@ -39,7 +40,7 @@ RESERVED = (
 """RLOO's settings that online DPO sets itself or has no use for."""
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/online_dpo.yaml`."""
 
     beta: float = Field(gt=0)
@@ -53,7 +54,7 @@ class Config(_train.MethodConfig):
     gold: str | None
     """The grader that says what is really wanted; the judge is held against it."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[_train.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
         """As of any method, but for settings of RLOO's that are not online DPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
@@ -70,13 +71,13 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
     """Improve `model` by the judge's preferences; write a model folder, its curves and `reward.json`."""
     check_weights(config, run.params_file)
     with run.timed("import"):
-        from tasks._online_dpo import OnlineDPOTrainer
-    check_trainer(run.params_file, config.trainer, trainer_class(), (*_train.RESERVED, *RESERVED))
-    arguments = _train.arguments(trainer_class(), config, run)
+        from tasks.rl.online_dpo import OnlineDPOTrainer
+    check_trainer(run.params_file, config.trainer, trainer_class(), (*training.RESERVED, *RESERVED))
+    arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
+    prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
     rewards = Rewards(config.graders, run.params_file, judge)
-    _rl.check_gold(run.params_file, config.gold, rewards)
+    hacking.check_gold(run.params_file, config.gold, rewards)
     opened = open_judge(judge, config.judge, run.params_file, "judge.endpoint")
     opened.try_out()
     arguments.reward_weights = rewards.weights
@@ -87,19 +88,19 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         dpo_beta=config.beta,
         dpo_loss=config.loss_type,
         gold=None if config.gold is None else rewards.names.index(config.gold),
-        reward_funcs=_rl.reward_functions(rewards),
+        reward_funcs=hacking.reward_functions(rewards),
         args=arguments,
         train_dataset=prompts,
         processing_class=tokenizer,
-        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+        peft_config=training.peft_config(config, run, "CAUSAL_LM"),
     )
-    figures = _train.train(trainer, run)
+    figures = training.train(trainer, run)
     log_usage(opened, run)
     if run.main_process:
         curve = artifact.read_jsonl(run.out / "curves.jsonl")
         artifact.write_json(run.out / "metrics.json", {**figures, **judge_figures(curve)})
-        _rl.write_rl_report(run, rewards, config.gold)
-        _train.finish(trainer, tokenizer, run)
+        hacking.write_rl_report(run, rewards, config.gold)
+        training.finish(trainer, tokenizer, run)
 
 
 def check_weights(config: Config, where: Path) -> None:

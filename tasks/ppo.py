@@ -5,7 +5,7 @@ One raw row: {"prompt": [{"role": "user", "content": "Add 58 and 67."}], "answer
 The policy answers the prompts; an answer's score is `reward_weight` times the reward model's plus the graders', each by
 its weight. A grader of weight 0 is tracked and not optimised: that is how the gold metric stands beside the reward.
 With `reward_weight: 0` and a grader that checks the answer this is ReFT (Luong et al., arXiv:2401.08967), except that V
-starts from the reward model and not from the policy. The algorithm, and what it leaves out, is in `tasks/_ppo.py`.
+starts from the reward model and not from the policy. The algorithm, and what it leaves out, is in `tasks/rl/ppo.py`.
 """
 
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks import _artifact as artifact
-from tasks import _rl, _train, _whole
-from tasks._config import Strict, check_trainer
-from tasks._errors import ConfigError, ModelError
-from tasks._models import check_folder, load_causal_lm, load_tokenizer
-from tasks._reward_set import Rewards, RewardSpec
-from tasks._stage import Run, stage
+from tasks.models import weights
+from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
+from tasks.rewards import hacking
+from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.stage import artifact
+from tasks.stage.config import Strict, check_trainer
+from tasks.stage.errors import ConfigError, ModelError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import trainer as training
 
 RESERVED = ("beta", "reward_weights", "normalize_advantages", "mask_truncated_completions", "router_aux_loss_coef")
 """RLOO's settings that PPO sets itself or has no use for."""
@@ -50,7 +52,7 @@ class PPO(Strict):
     """Bring the advantages of a rollout to mean 0 and variance 1."""
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/ppo.yaml`."""
 
     reward_weight: float
@@ -61,7 +63,7 @@ class Config(_train.MethodConfig):
     """The grader that says what is really wanted; its fall under a rising reward is reported as hacking."""
     ppo: PPO
 
-    def verbatim(self, trainer_class: type[Any]) -> list[_train.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
         """As of any method, but for settings of RLOO's that are not PPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
@@ -69,7 +71,7 @@ class Config(_train.MethodConfig):
 
 def trainer_class() -> type[Any]:
     """The class whose fields `trainer:` may hold."""
-    from tasks._ppo import PPOConfig
+    from tasks.rl.ppo import PPOConfig
 
     return PPOConfig
 
@@ -80,11 +82,11 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     `judge` is for the grader `model_judge` only.
     """
     with run.timed("import"):
-        from tasks._ppo import PPOTrainer
-    check_trainer(run.params_file, config.trainer, trainer_class(), (*_train.RESERVED, *RESERVED))
-    arguments = _train.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
+        from tasks.rl.ppo import PPOTrainer
+    check_trainer(run.params_file, config.trainer, trainer_class(), (*training.RESERVED, *RESERVED))
+    arguments = training.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
     rewards = Rewards(config.graders, run.params_file, judge)
-    _rl.check_gold(run.params_file, config.gold, rewards)
+    hacking.check_gold(run.params_file, config.gold, rewards)
     if not config.reward_weight and not any(rewards.weights):
         raise ConfigError(f"{run.params_file}: reward_weight and all graders' weights are 0; nothing to learn from")
     arguments.reward_weights = [config.reward_weight, *rewards.weights]
@@ -93,23 +95,23 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     reward_tokenizer = load_tokenizer(reward)
     if tokenizer.get_vocab() != reward_tokenizer.get_vocab():
         raise ModelError(f"{reward}: another vocabulary than {model}; train the reward model from the same base")
-    prompts = _rl.prompts(config, run, arguments, tokenizer, model, data)
+    prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
     trainer = PPOTrainer(
         model=load_causal_lm(model),
         value_model=load_classifier(reward, tokenizer),
-        reward_funcs=[load_classifier(reward, tokenizer), *_rl.reward_functions(rewards)],
+        reward_funcs=[load_classifier(reward, tokenizer), *hacking.reward_functions(rewards)],
         reward_processing_classes=[reward_tokenizer, *(None for _ in rewards.names)],
         args=arguments,
         train_dataset=prompts,
         processing_class=tokenizer,
-        peft_config=_train.peft_config(config, run, "CAUSAL_LM"),
+        peft_config=training.peft_config(config, run, "CAUSAL_LM"),
         **config.ppo.model_dump(),
     )
-    figures = _train.train(trainer, run)
+    figures = training.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
-        _rl.write_rl_report(run, rewards, config.gold)
-        _train.finish(trainer, tokenizer, run)
+        hacking.write_rl_report(run, rewards, config.gold)
+        training.finish(trainer, tokenizer, run)
 
 
 def load_classifier(folder: Path, tokenizer: Any) -> Any:
@@ -120,7 +122,7 @@ def load_classifier(folder: Path, tokenizer: Any) -> Any:
     built = AutoConfig.from_pretrained(folder).architectures or ["nothing"]
     if not built[0].endswith("ForSequenceClassification"):
         raise ModelError(f"{folder}: holds {built[0]} and no reward model; --reward takes what the reward stage wrote")
-    return _whole.load_whole(
+    return weights.load_whole(
         AutoModelForSequenceClassification, folder,
         num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

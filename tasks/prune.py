@@ -26,18 +26,22 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks import _artifact as artifact
-from tasks import _audit, _calibration, _compress, _modifiers, _rows, _train
-from tasks._calibration import Calibration
-from tasks._chat import mark_generation
-from tasks._config import Strict, check_trainer
-from tasks._depth import depth, keep_layers
-from tasks._errors import ConfigError
-from tasks._models import load_causal_lm, load_tokenizer, save_model
-from tasks._prune import block_influence, cut_smallest, healer, matrices, sparsity
-from tasks._reward_set import Rewards, RewardSpec
-from tasks._sample import Sampling, sample
-from tasks._stage import Run, stage
+from tasks.compression import calibration as calibration_rows
+from tasks.compression import held_out as held_out_rows
+from tasks.compression import modifiers as llm_modifiers
+from tasks.compression.calibration import Calibration
+from tasks.compression.pruning import block_influence, cut_smallest, healer, matrices, sparsity
+from tasks.models.chat_template import mark_generation
+from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+from tasks.models.layers import depth, keep_layers
+from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.sampling.sample import Sampling, sample
+from tasks.stage import artifact
+from tasks.stage.config import Strict, check_trainer
+from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit, rows
+from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
 PREFIX = "pruned_"
@@ -63,14 +67,14 @@ class Method(Strict):
         return self
 
 
-class HeldOut(_compress.HeldOut):
+class HeldOut(held_out_rows.HeldOut):
     """What is measured on the validation split, the answers graded."""
 
     batch_size: int = Field(ge=1)
     """Answers written at once."""
 
 
-class Config(_train.TrainerConfig):
+class Config(training.TrainerConfig):
     """`params/<recipe>/prune.yaml`; `dataset` and `trainer` are of the healing."""
 
     methods: dict[str, Method]
@@ -84,13 +88,13 @@ class Config(_train.TrainerConfig):
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader of the held-out answers; each is reported by itself."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[_train.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
         """`trainer:`, and each method's modifiers."""
         return [
             *super().verbatim(trainer_class),
             *(
-                _train.Verbatim(
-                    f"methods.{name}.modifiers.{kind}", values, _modifiers.fields(kind), _modifiers.RESERVED
+                training.Verbatim(
+                    f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED
                 )
                 for name, method in self.methods.items()
                 for kind, values in (method.modifiers or {}).items()
@@ -112,20 +116,20 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         ConfigError: no such method, a modifier's or grader's value, too few rows, or no block that would be left.
         DataError: no such set, or training diverged.
     """
-    name = _compress.method_name(run, PREFIX, config.methods)
+    name = held_out_rows.method_name(run, PREFIX, config.methods)
     method = config.methods[name]
     _leaves_one(method.drop_layers, f"{run.params_file}: methods.{name}.drop_layers", depth(model))
     measure = Measure(config, run, data)
     with run.timed("import"):
         for section, values, known, reserved in config.verbatim(trainer_class()):
             check_trainer(run.params_file, values, known, reserved, section)
-        arguments = _train.arguments(trainer_class(), config, run)
-        modifiers = _modifiers.build(method.modifiers or {}, f"methods.{name}.modifiers", run.params_file)
+        arguments = training.arguments(trainer_class(), config, run)
+        modifiers = llm_modifiers.build(method.modifiers or {}, f"methods.{name}.modifiers", run.params_file)
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
     if method.heal:
-        _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
-    calibration, record = _calibration.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
+        audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    calibration, record = calibration_rows.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     counted = sum(p.numel() for p in policy.parameters())
     found: dict[str, Any] = {"before": measure(policy.to(arguments.device), tokenizer, "before")}
@@ -135,7 +139,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     if method.heal:
         dense = load_causal_lm(model) if config.teacher_weight else None
         trainer = healer(arguments, config.dataset, policy, tokenizer, data, dense, config.teacher_weight)
-        figures = _train.train(trainer, run)
+        figures = training.train(trainer, run)
         # Without accelerate's wrapper, which computes in bf16 wherever the training did.
         policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         found["healed"] = measure(policy, tokenizer, "healed")
@@ -161,13 +165,13 @@ class Measure:
         """Raises ConfigError for a grader, DataError for a set that is not there."""
         self._seed, self._held, self._run = config.seed, config.held_out, run
         self._rewards = Rewards(config.graders, run.params_file)
-        self._answers = _rows.read(data, self._held.answers, "validation")[: self._held.answer_rows]
-        self._prompts = _rows.read(data, self._held.prompts, "validation")[: self._held.prompt_rows]
+        self._answers = rows.read(data, self._held.answers, "validation")[: self._held.answer_rows]
+        self._prompts = rows.read(data, self._held.prompts, "validation")[: self._held.prompt_rows]
 
     def __call__(self, model: Any, tokenizer: Any, when: str) -> dict[str, Any]:
         """`nats_per_token`, `perplexity` and `tokens` of the written answers; each grader's mean; `prompts` asked."""
         held = self._held
-        found: dict[str, Any] = dict(_compress.answer_loss(model, tokenizer, self._answers))
+        found: dict[str, Any] = dict(held_out_rows.answer_loss(model, tokenizer, self._answers))
         sampling = Sampling(samples_per_prompt=1, temperature=0, top_p=1, max_new_tokens=held.max_new_tokens,
                             batch_size=held.batch_size)  # fmt: skip
         drawn = sample(
@@ -201,7 +205,7 @@ def prune(
     """
     if method.modifiers is not None:
         section = f"methods.{name}.modifiers"
-        _modifiers.oneshot(policy, tokenizer, modifiers, calibration, section, run.params_file)
+        llm_modifiers.oneshot(policy, tokenizer, modifiers, calibration, section, run.params_file)
         whole = load_causal_lm(model)  # without llm-compressor's hooks and its own way of saving
         whole.load_state_dict(policy.state_dict())
         return whole, None

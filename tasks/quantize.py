@@ -12,10 +12,10 @@ with the embedding and the head in float32. One raw row, for calibration (traini
 
 `quantize.json` says what calibrated it (set, rows, SHA-256 of ids and texts), every field of the modifiers, how large
 it is, and how near it is to its parent: the folder is loaded again and read along the parent's greedy answers to
-held-out prompts (measures as in `tasks/_parity.py`). The stage is a matrix over `methods`; what follows `quant_` in the
-last part of `--out` says which one runs. Such a model can be evaluated and served, but neither trained further nor
-exported to ONNX, which quantises for itself. On a CPU transformers unpacks the weights: they are smaller on disk and no
-faster. What it leaves out: quantisation-aware training, float8.
+held-out prompts (measures as in `tasks/export/parity.py`). The stage is a matrix over `methods`; what follows `quant_`
+in the last part of `--out` says which one runs. Such a model can be evaluated and served, but neither trained further
+nor exported to ONNX, which quantises for itself. On a CPU transformers unpacks the weights: they are smaller on disk
+and no faster. What it leaves out: quantisation-aware training, float8.
 """
 
 import logging
@@ -24,15 +24,19 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks import _artifact as artifact
-from tasks import _calibration, _compress, _modifiers, _parity, _rows
-from tasks._calibration import Calibration
-from tasks._chat import mark_generation
-from tasks._compress import HeldOut
-from tasks._config import StageConfig, Strict, check_trainer
-from tasks._ends import templated
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._stage import Run, stage
+from tasks.compression import calibration as calibration_rows
+from tasks.compression import held_out as held_out_rows
+from tasks.compression import modifiers as llm_modifiers
+from tasks.compression.calibration import Calibration
+from tasks.compression.held_out import HeldOut
+from tasks.export import parity
+from tasks.models.chat_template import mark_generation
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.models.turn_ends import templated
+from tasks.stage import artifact
+from tasks.stage.config import StageConfig, Strict, check_trainer
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
 PREFIX = "quant_"
@@ -62,31 +66,33 @@ class Config(StageConfig):
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Quantise `model` by the method that the artifact is named after; write the folder and `quantize.json`."""
-    name = _compress.method_name(run, PREFIX, config.methods)
+    name = held_out_rows.method_name(run, PREFIX, config.methods)
     chosen, section = config.methods[name].modifiers, f"methods.{name}.modifiers"
     held = config.held_out
-    answers = _rows.read(data, held.answers, "validation")[: held.answer_rows]
-    asked = _rows.read(data, held.prompts, "validation")[: held.prompt_rows]
+    answers = training_rows.read(data, held.answers, "validation")[: held.answer_rows]
+    asked = training_rows.read(data, held.prompts, "validation")[: held.prompt_rows]
     with run.timed("import"):
         for kind, values in chosen.items():
-            check_trainer(run.params_file, values, _modifiers.fields(kind), _modifiers.RESERVED, f"{section}.{kind}")
-        modifiers = _modifiers.build(chosen, section, run.params_file)
+            check_trainer(
+                run.params_file, values, llm_modifiers.fields(kind), llm_modifiers.RESERVED, f"{section}.{kind}"
+            )
+        modifiers = llm_modifiers.build(chosen, section, run.params_file)
     tokenizer = load_tokenizer(model)
     rows, record = None, None
     if any(modifier.requires_calibration_data for modifier in modifiers):
-        rows, record = _calibration.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
+        rows, record = calibration_rows.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     with run.timed("quantize"):
-        _modifiers.oneshot(policy, tokenizer, modifiers, rows, section, run.params_file)
-    _modifiers.save(policy, tokenizer, run.out)
+        llm_modifiers.oneshot(policy, tokenizer, modifiers, rows, section, run.params_file)
+    llm_modifiers.save(policy, tokenizer, run.out)
     mark_generation(tokenizer, model)
     prompts = rendered(tokenizer, [row["prompt"] for row in asked], held.chat_template_args)
     whole, packed = (load_causal_lm(folder, quantized=True).to(config.device) for folder in (model, run.out))
     both = {"parent": whole, "quantized": packed}
-    loss = {whose: _compress.answer_loss(each, tokenizer, answers) for whose, each in both.items()}
+    loss = {whose: held_out_rows.answer_loss(each, tokenizer, answers) for whose, each in both.items()}
     found = compare(whole, packed, tokenizer, prompts, held.max_new_tokens, run)
     sizes = {"parent": weight_bytes(model), "quantized": weight_bytes(run.out)}
-    how = {"modifiers": _modifiers.described(modifiers), "calibration": record}
+    how = {"modifiers": llm_modifiers.described(modifiers), "calibration": record}
     artifact.write_json(run.out / "quantize.json", {**found, "loss": loss, "bytes": sizes, **how})
     log.info("%s: KL %.4g nats a token, argmax agreement %.4f, %.2f of %.2f MB", run.name, found["kl_per_token"],
              found["argmax_agreement"], sizes["quantized"] / 1e6, sizes["parent"] / 1e6)  # fmt: skip
@@ -125,7 +131,7 @@ def compare(
     """
     import numpy as np
 
-    parent, ours = (_parity.Reference(each, tokenizer) for each in (whole, packed))
+    parent, ours = (parity.Reference(each, tokenizer) for each in (whole, packed))
     kl, agreed, same, positions = 0.0, 0, 0, 0
     for number, prompt in enumerate(prompts):
         run.progress.update(number, len(prompts), "comparing")

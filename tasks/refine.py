@@ -11,7 +11,7 @@ it leaves out is RL over both turns (SCoRe, Kumar et al., arXiv:2409.12917). A s
 `critique` is `tasks/sft.py` on written ones.
 
 Before the first round and after the last one the model is measured on held-out prompts: refinement against best-of-n
-at the same number of generated tokens (`tasks/_versus.py`, written to `refine.json`).
+at the same number of generated tokens (`tasks/self_training/best_of_n.py`, written to `refine.json`).
 """
 
 import json
@@ -23,19 +23,21 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks import _artifact as artifact
-from tasks import _audit, _rounds, _rows
-from tasks._errors import DataError
-from tasks._models import load_tokenizer
-from tasks._revise import Ask, Attempt, Messages, Turns, revised, said, to_check, to_revise
-from tasks._reward_set import Rewards
-from tasks._rounds import RoundsConfig, Rows
-from tasks._sample import Answer, Sampling, sample_counted
-from tasks._stage import Run, stage
-from tasks._versus import Comparison, compared, draw_drafts
+from tasks.models.folder import load_tokenizer
+from tasks.rewards.composite import Rewards
+from tasks.sampling.sample import Answer, Sampling, sample_counted
+from tasks.self_training import rounds
+from tasks.self_training.best_of_n import Comparison, compared, draw_drafts
+from tasks.self_training.revision import Ask, Attempt, Messages, Turns, revised, said, to_check, to_revise
+from tasks.self_training.rounds import RoundsConfig, Rows
+from tasks.stage import artifact
+from tasks.stage.errors import DataError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit as row_audit
+from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
-trainer_class = _rounds.trainer_class
+trainer_class = rounds.trainer_class
 TURNS = 3
 """Answers of the model in one conversation: draft, critique, revision."""
 
@@ -64,24 +66,24 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     """
     rewards = Rewards(config.graders, run.params_file, judge)
     with run.timed("import"):
-        arguments = _rounds.arguments(config, run)
+        arguments = rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = _rounds.prompts(config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row))
+    prompts, record = rounds.prompts(config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row))
     held_out, held_record = _held_out(config, run, tokenizer, model, data)
-    _rounds.check_replay(config, run, data)
+    rounds.check_replay(config, run, data)
 
     def keep(policy: Any, asked: Rows, number: int) -> tuple[Rows, dict[str, Any]]:
         return collect(config, rewards, policy, tokenizer, asked, number, run)
 
     def measure(folder: Path, when: str) -> dict[str, Any]:
-        return compare(config, rewards, _rounds.load_policy(folder, arguments), tokenizer, held_out, run, when)
+        return compare(config, rewards, rounds.load_policy(folder, arguments), tokenizer, held_out, run, when)
 
     before = run.checkpoints / "before.json"
     if not before.exists():
         before.parent.mkdir(parents=True, exist_ok=True)
         artifact.write_json(before, measure(model, "before"))
     audit = {"prompts": record, "validation": held_record}
-    _rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
+    rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
     found = {"before": artifact.read_json(before), "after": measure(run.out, "after")}
     artifact.write_json(run.out / "refine.json", found)
     for when, result in found.items():
@@ -94,13 +96,13 @@ def _whole(config: Config, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "prompt": to_revise(to_check(row["prompt"], "", config.turns), "", config.turns)}
 
 
-def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, _audit.Record]:
+def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, row_audit.Record]:
     """The held-out prompts that leave room for all turns, and their record. Raises DataError as `_audit.hold`."""
-    rows = _rows.read(data, config.dataset, "validation")[: config.comparison.prompts]
-    source = config.dataset, _rows.file(data, config.dataset, "validation")
-    record, fitting = _audit.asked(
+    rows = training_rows.read(data, config.dataset, "validation")[: config.comparison.prompts]
+    source = config.dataset, training_rows.file(data, config.dataset, "validation")
+    record, fitting = row_audit.asked(
         config, run, "validation", [_whole(config, row) for row in rows], source, tokenizer,
-        _rounds.room(config, model, TURNS), config.chat_template_args,
+        rounds.room(config, model, TURNS), config.chat_template_args,
     )  # fmt: skip
     return [rows[number] for number in fitting], record
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks import _rounds
-from tasks._errors import ConfigError, DataError
-from tasks._models import load_tokenizer
-from tasks._reward_set import Rewards
-from tasks._rounds import RoundsConfig, trainer_class
-from tasks._sample import sample
-from tasks._stage import Run, stage
+from tasks.models.folder import load_tokenizer
+from tasks.rewards.composite import Rewards
+from tasks.sampling.sample import sample
+from tasks.self_training import rounds
+from tasks.self_training.rounds import RoundsConfig, trainer_class
+from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.lifecycle import Run, stage
 
 __all__ = ["Config", "main", "trainer_class"]
 
@@ -43,16 +43,16 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     """
     rewards = Rewards(config.graders, run.params_file, judge)
     with run.timed("import"):
-        _rounds.arguments(config, run)
+        rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = _rounds.prompts(config, run, tokenizer, model, data)
+    prompts, record = rounds.prompts(config, run, tokenizer, model, data)
     _check(config, run, data, prompts)
 
     def keep(policy: Any, asked: list[dict[str, Any]], number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         return collect(config, rewards, policy, tokenizer, asked, number, run)
 
     audit = {"prompts": record}
-    _rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
+    rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
 
 
 def collect(
@@ -117,7 +117,7 @@ def _passing(config: Config, rewards: Rewards, row: Mapping[str, Any], given: li
 
 def _check(config: Config, run: Run, data: Path, prompts: list[dict[str, Any]]) -> None:
     """What would only be found out after the sampling. Raises ConfigError or DataError."""
-    _rounds.check_replay(config, run, data)
+    rounds.check_replay(config, run, data)
     if config.hint is not None:
         try:
             _hinted(config.hint, prompts[0])

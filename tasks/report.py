@@ -2,7 +2,7 @@
 
 It reads finished artifacts and computes one thing of its own: whether each model is better than the model it was made
 from, by the paired bootstrap on the questions both answered. Seconds and speeds are no part of it, because they differ
-from run to run; `tasks/_local_report.py` makes the same page with them.
+from run to run; `tasks/reporting/local.py` makes the same page with them.
 
 It writes `index.html`, `leaderboard.json`, `metrics.json` and `plots/`. One raw row of `plots/leaderboard.json`:
 
@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import _artifact as artifact
-from tasks import _forms, _leaderboard, _page
-from tasks._config import StageConfig, Strict, suggest
-from tasks._errors import ConfigError
-from tasks._stage import Run, stage
+from tasks.reporting import frontier as size_frontier
+from tasks.reporting import leaderboard as leaderboards
+from tasks.reporting import page
+from tasks.stage import artifact
+from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run, stage
 
 PLOTTED = {
     "loss": {"loss": "loss"},
@@ -64,18 +66,18 @@ def main(
     config: Config, run: Run, *, data: Path, models: Path, metrics: Path, onnx: Path, labels: Path | None = None
 ) -> None:
     """Write the report."""
-    found = _page.folders(data, labels, models, metrics, onnx)
+    found = page.folders(data, labels, models, metrics, onnx)
     board = leaderboard(config, found, run.params_file)
     artifact.write_json(run.out / "leaderboard.json", board)
-    artifact.write_json(run.out / "metrics.json", _leaderboard.values(board))
+    artifact.write_json(run.out / "metrics.json", leaderboards.values(board))
     (run.out / "plots").mkdir()
-    artifact.write_json(run.out / "plots" / "leaderboard.json", _leaderboard.rows(board))
+    artifact.write_json(run.out / "plots" / "leaderboard.json", leaderboards.rows(board))
     artifact.write_json(run.out / "plots" / "frontier.json", board["frontier"]["rows"])
     for model in board["models"]:
         curves = found[f"models/{model}"] / "curves.jsonl"
         if curves.exists():
             _write_plots(run.out / "plots", model, artifact.read_jsonl(curves))
-    (run.out / "index.html").write_text(_page.render(found, board), encoding="utf-8")
+    (run.out / "index.html").write_text(page.render(found, board), encoding="utf-8")
 
 
 def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: bool = False) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: boo
     Raises:
         ConfigError: the headline, or a claim, is of something that was not scored.
     """
-    board = _leaderboard.build(
+    board = leaderboards.build(
         found,
         recipe=path.parent.name,
         headline=(config.headline.task, config.headline.metric),
@@ -98,8 +100,8 @@ def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: boo
         confidence=config.confidence,
         seed=config.seed,
     )
-    board["forms"] = _forms.exported(board, found, config.seed)
-    board["frontier"] = _forms.frontier(board, config.frontier.task, config.frontier.metric)
+    board["forms"] = size_frontier.exported(board, found, config.seed)
+    board["frontier"] = size_frontier.frontier(board, config.frontier.task, config.frontier.metric)
     board["page"] = {"samples": config.samples, "listed": config.listed}
     scored = {model for model, entry in board["models"].items() if entry["tasks"]}
     claims = {
@@ -112,7 +114,7 @@ def leaderboard(config: Config, found: Mapping[str, Path], path: Path, part: boo
     for model, other in over.items():
         if other not in scored:
             raise ConfigError(f"{path}: over.{model} is '{other}', which was not evaluated{suggest(other, scored)}")
-    board["claims"] = _leaderboard.claims(board, claims, over, found, config.seed)
+    board["claims"] = leaderboards.claims(board, claims, over, found, config.seed)
     return board
 
 
@@ -134,14 +136,14 @@ def _check_metrics(
     path: Path, headline: Headline, claims: Mapping[str, str], board: dict[str, Any], part: bool
 ) -> None:
     """Raises ConfigError for a headline, or a claim, that no model, or that model, was scored on."""
-    everywhere = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board)}
+    everywhere = {f"{row['task']}.{row['metric']}" for row in leaderboards.rows(board)}
     name = f"{headline.task}.{headline.metric}"
     if name not in everywhere:
         raise ConfigError(f"{path}: headline is '{name}', which no model was scored on{suggest(name, everywhere)}")
     for model, metric in claims.items():
         if model not in board["models"]:
             raise ConfigError(f"{path}: claims names the model '{model}'{suggest(model, board['models'])}")
-        known = {f"{row['task']}.{row['metric']}" for row in _leaderboard.rows(board) if row["model"] == model}
+        known = {f"{row['task']}.{row['metric']}" for row in leaderboards.rows(board) if row["model"] == model}
         if metric not in known:
             raise ConfigError(
                 f"{path}: claims.{model} is '{metric}', which it was not scored on{suggest(metric, known)}"

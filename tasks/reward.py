@@ -9,14 +9,16 @@ where the two agree. What it leaves out: ensembles, and scores of single steps.
 from pathlib import Path
 from typing import Any
 
-from tasks import _artifact as artifact
-from tasks import _audit, _rows, _train, _whole
-from tasks._errors import DataError
-from tasks._models import check_folder, load_tokenizer
-from tasks._stage import Run, stage
+from tasks.models import weights
+from tasks.models.folder import check_folder, load_tokenizer
+from tasks.stage import artifact
+from tasks.stage.errors import DataError
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import audit, rows
+from tasks.training import trainer as training
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/reward.yaml`."""
 
     calibration_bins: int
@@ -37,16 +39,16 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     with run.timed("import"):
         from transformers import AutoModelForSequenceClassification
         from trl import RewardTrainer
-    arguments = _train.arguments(trainer_class(), config, run)
+    arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    found = _audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    found = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
     _require_pairs(found["validation"]["used"], config.calibration_bins)
     import torch
 
     torch.manual_seed(config.seed)
     trainer = RewardTrainer(
-        model=_whole.load_whole(
+        model=weights.load_whole(
             AutoModelForSequenceClassification,
             model,
             new_head=True,
@@ -56,24 +58,24 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             pad_token_id=tokenizer.pad_token_id,
         ),
         args=arguments,
-        train_dataset=_rows.examples(data, config.dataset, "train"),
-        eval_dataset=_rows.examples(data, config.dataset, "validation"),
+        train_dataset=rows.examples(data, config.dataset, "train"),
+        eval_dataset=rows.examples(data, config.dataset, "validation"),
         processing_class=tokenizer,
-        peft_config=_train.peft_config(config, run, "SEQ_CLS"),
+        peft_config=training.peft_config(config, run, "SEQ_CLS"),
     )
-    figures = _train.train(trainer, run)
+    figures = training.train(trainer, run)
     margins = _margins(trainer, tokenizer)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **accuracy(margins, config)})
         artifact.write_json(run.out / "calibration.json", calibration(margins, config.calibration_bins))
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
 
 
 def accuracy(margins: list[float], config: Config) -> dict[str, float]:
     """Share of pairs whose chosen side scores higher, ties as half, with a percentile bootstrap interval."""
     import numpy as np
 
-    from tasks._stats import mean_interval
+    from tasks.grading.bootstrap import mean_interval
 
     wins = np.array([0.5 if m == 0 else float(m > 0) for m in margins])
     interval = mean_interval(wins.tolist(), resamples=config.bootstrap_samples, confidence=0.95, seed=config.seed)

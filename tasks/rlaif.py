@@ -8,9 +8,9 @@ out: a reward model between judge and policy (the "canonical" setting of the pap
 
 from pathlib import Path
 
-from tasks import _artifact as artifact
 from tasks import dpo
-from tasks._stage import Run, stage
+from tasks.stage import artifact
+from tasks.stage.lifecycle import Run, stage
 
 trainer_class = dpo.trainer_class
 

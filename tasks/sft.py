@@ -11,12 +11,13 @@ one row with its mask, and stops when none or all are. What it leaves out: NEFTu
 from pathlib import Path
 from typing import Any
 
-from tasks import _artifact as artifact
-from tasks import _sft, _train
-from tasks._stage import Run, stage
+from tasks.stage import artifact
+from tasks.stage.lifecycle import Run, stage
+from tasks.training import supervised
+from tasks.training import trainer as training
 
 
-class Config(_train.MethodConfig):
+class Config(training.MethodConfig):
     """`params/<recipe>/sft.yaml`."""
 
 
@@ -30,12 +31,12 @@ def trainer_class() -> type[Any]:
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Fine-tune `model` on the recipe's `dataset` and write a model folder with its curves and audit."""
     with run.timed("import"):
-        arguments = _train.arguments(trainer_class(), config, run)
-        adapter = _train.peft_config(config, run, "CAUSAL_LM")
-    trainer, tokenizer, figures = _sft.fine_tune(config, arguments, config.dataset, adapter, run, model, data)
+        arguments = training.arguments(trainer_class(), config, run)
+        adapter = training.peft_config(config, run, "CAUSAL_LM")
+    trainer, tokenizer, figures = supervised.fine_tune(config, arguments, config.dataset, adapter, run, model, data)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
-        _train.finish(trainer, tokenizer, run)
+        training.finish(trainer, tokenizer, run)
 
 
 if __name__ == "__main__":

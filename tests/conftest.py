@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import _artifact as artifact
+from tasks.stage import artifact
 
 REPO = Path(__file__).parent.parent
 TRAINER: dict[str, Any] = {
@@ -54,8 +54,8 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from tasks._chat import CHATML
-    from tasks._models import save_model
+    from tasks.models.chat_template import CHATML
+    from tasks.models.folder import save_model
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -95,8 +95,8 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable
 @pytest.fixture
 def make_run(workspace: Path) -> Callable[[str], Any]:
     """A `Run` as the stage's command would make it, for calling a stage's `main` in this process."""
-    from tasks._progress import Progress
-    from tasks._stage import Run
+    from tasks.stage.lifecycle import Run
+    from tasks.stage.progress import Progress
 
     def make(name: str) -> Run:
         out = workspace / name
@@ -117,7 +117,7 @@ def make_run(workspace: Path) -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def sums_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]) -> Path:
     """A small data artifact of sums, in the layout that the data stage writes."""
-    from tasks import _arithmetic
+    from tasks.generators import arithmetic
 
     folder = tmp_path_factory.mktemp("data")
 
@@ -127,25 +127,25 @@ def sums_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[
     def assistant(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
-    sft = [{"messages": user(r) + assistant(r["reply"])} for r in _arithmetic.conversations(80, 1, [1, 2], 0.5)]
+    sft = [{"messages": user(r) + assistant(r["reply"])} for r in arithmetic.conversations(80, 1, [1, 2], 0.5)]
     pairs = [
         {"prompt": user(r), "chosen": assistant(r["chosen"]), "rejected": assistant(r["rejected"])}
-        for r in _arithmetic.preferences(80, 2, [1, 2], 0.3)
+        for r in arithmetic.preferences(80, 2, [1, 2], 0.3)
     ]
     rated = [
         {"prompt": user(r), "completion": assistant(r["reply"]), "label": r["liked"]}
-        for r in _arithmetic.feedback(80, 5, [1, 2], 0.3)
+        for r in arithmetic.feedback(80, 5, [1, 2], 0.3)
     ]
     asked = [
-        {"prompt": user(r), "answer": r["answer"], "digits": r["digits"]} for r in _arithmetic.questions(80, 6, [1, 2])
+        {"prompt": user(r), "answer": r["answer"], "digits": r["digits"]} for r in arithmetic.questions(80, 6, [1, 2])
     ]
-    texts = [{"text": r["text"]} for r in _arithmetic.texts(600, 3, [1, 2], 0.5, 0.0)]
+    texts = [{"text": r["text"]} for r in arithmetic.texts(600, 3, [1, 2], 0.5, 0.0)]
     sets = {"sft": sft, "preferences": pairs, "feedback": rated, "prompts": asked, "pretrain": texts}
     for name, rows in sets.items():
         numbered = [{"id": str(i), **row, "source": "test"} for i, row in enumerate(rows)]
         artifact.write_jsonl(folder / name / "train.jsonl", numbered[16:])
         artifact.write_jsonl(folder / name / "validation.jsonl", numbered[:16])
-    questions = [{"id": str(i), **r} for i, r in enumerate(_arithmetic.questions(24, 4, [1, 2]))]
+    questions = [{"id": str(i), **r} for i, r in enumerate(arithmetic.questions(24, 4, [1, 2]))]
     artifact.write_jsonl(folder / "eval" / "sums.jsonl", questions)
     make_artifact(folder, stage="data")
     return folder

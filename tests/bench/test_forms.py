@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import _children, _gguf, _llama, _table, forms
-from bench._engines import OnnxRuntime, Transformers, onnx_weight_bytes
-from bench._worker import agreeing, compare, reference
-from tasks import _artifact as artifact
-from tasks import _onnx
-from tasks._config import load
-from tasks._errors import ModelError
+from bench.forms import __main__, children, gguf
+from bench.forms import llama as llama_cpp
+from bench.forms import table as forms_table
+from bench.forms.engines import OnnxRuntime, Transformers, onnx_weight_bytes
+from bench.forms.worker import agreeing, compare, reference
+from tasks.export import genai
 from tasks.export_onnx import Config
+from tasks.stage import artifact
+from tasks.stage.config import load
+from tasks.stage.errors import ModelError
 from tests.conftest import REPO
 
 PARAMS = REPO / "params" / "tiny" / "export_onnx.yaml"
@@ -36,8 +38,8 @@ def exported(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("onnx")
     for name, form in load(PARAMS, Config).forms.items():
         if name != "int4":
-            options = _onnx.builder_options(chat_model, name, form.precision, form.weights)
-            _onnx.build(chat_model, folder / name, precision=form.precision, options=options)
+            options = genai.builder_options(chat_model, name, form.precision, form.weights)
+            genai.build(chat_model, folder / name, precision=form.precision, options=options)
     return folder
 
 
@@ -57,7 +59,7 @@ def test_the_whole_table(
     words = f"forms {chat_model} --onnx {exported} --data {data} --params {PARAMS} --out {tmp_path}/table.json"
     words += " --skip task --prompts 3 --new-tokens 5 --batches 1 3 --prompt-tokens 20 --speed-tokens 4 --turns 2"
     monkeypatch.setattr(sys, "argv", [*words.split(), "--threads", "1"])
-    forms.main()
+    __main__.main()
     table = json.loads((tmp_path / "table.json").read_text())
     rows = table["forms"]
     assert set(rows) == {"pytorch", "bf16", "onnx_fp32", "onnx_int8"}
@@ -87,7 +89,7 @@ def test_an_adapter_unmerged_answers_like_the_model_it_was_merged_into(chat_mode
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from tasks._models import load_causal_lm, load_tokenizer, save_model
+    from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 
     torch.manual_seed(0)
     adapted = get_peft_model(
@@ -108,7 +110,7 @@ def test_a_form_that_reads_otherwise_is_seen(chat_model: Path, exported: Path, d
     args = argparse.Namespace(
         model=chat_model, data=data, prompts=2, new_tokens=4, prompt_tokens=16, speed_tokens=4, threads=1
     )
-    forms.write_prompts(tmp_path, args, load(PARAMS, Config))
+    __main__.write_prompts(tmp_path, args, load(PARAMS, Config))
     reference(Transformers(chat_model, 1, "float32"), tmp_path, 4)
     engine = OnnxRuntime(exported / "fp32", 1)
     assert compare(engine, tmp_path)["tokenizer_identical"]
@@ -122,15 +124,15 @@ def test_a_form_that_reads_otherwise_is_seen(chat_model: Path, exported: Path, d
 
 def test_over_a_threshold() -> None:
     rows = {"pytorch": MEASURES, "gptq": MEASURES | {"tokenizer_identical": False}, "gguf_q8_0": MEASURES}
-    said = _table.over(rows, {"gguf_q8_0": {"kl_per_token": 0.001, "argmax_agreement": 0.9}})
+    said = forms_table.over(rows, {"gguf_q8_0": {"kl_per_token": 0.001, "argmax_agreement": 0.9}})
     assert said and "gguf_q8_0: kl_per_token is 0.01, must be at most 0.001" in said
     assert "gptq: tokenizer_identical is false" in said and "argmax" not in said
-    assert _table.over({"pytorch": MEASURES}, {"pytorch": {"kl_per_token": 0.02}}) is None
+    assert forms_table.over({"pytorch": MEASURES}, {"pytorch": {"kl_per_token": 0.02}}) is None
 
 
 @pytest.mark.parametrize("recipe", ["tiny", "smollm2", "qwen3"])
 def test_the_recipes_have_bounds(recipe: str) -> None:
-    bounds = load(REPO / "params" / recipe / "forms" / "bounds.yaml", forms.Bounds)
+    bounds = load(REPO / "params" / recipe / "forms" / "bounds.yaml", __main__.Bounds)
     assert {"bf16", "unmerged", "gguf_q8_0"} <= set(bounds.forms)
 
 
@@ -141,8 +143,8 @@ def test_ratios_are_taken_turn_by_turn() -> None:
         "gguf_q8_0": {"decode_1": [15.0, 400.0, 30.0]},
         "memory": {"read": [1e9, 2e9, 4e9]},
     }
-    rows: _table.Rows = {name: {"weight_bytes": 10_000_000} for name in speeds if name != "memory"}
-    _table.add_speeds(rows, speeds, {"onnx_int8": "int8"})
+    rows: forms_table.Rows = {name: {"weight_bytes": 10_000_000} for name in speeds if name != "memory"}
+    forms_table.add_speeds(rows, speeds, {"onnx_int8": "int8"})
     int8 = rows["onnx_int8"]
     assert int8["times_pytorch"] == {"decode_1": 3.0} and int8["times_gguf_q8_0"] == {"decode_1": 2.0}
     assert int8["tokens_per_second"] == {"decode_1": 60.0}
@@ -150,16 +152,18 @@ def test_ratios_are_taken_turn_by_turn() -> None:
 
 
 def test_scores_are_paired() -> None:
-    rows: _table.Rows = {"pytorch": {}, "bf16": {}}
+    rows: forms_table.Rows = {"pytorch": {}, "bf16": {}}
     right = {"a": 1.0, "b": 0.0, "c": 1.0, "d": 1.0}
-    _table.add_scores(rows, {"pytorch": {"sums": {"match": right}}, "bf16": {"sums": {"match": right | {"d": 0.0}}}})
+    forms_table.add_scores(
+        rows, {"pytorch": {"sums": {"match": right}}, "bf16": {"sums": {"match": right | {"d": 0.0}}}}
+    )
     found = rows["bf16"]["task"]["sums: match"]
     assert (found["value"], found["difference"]) == (0.5, -0.25)
-    assert found["difference_high"] <= 0 <= found["high"] and "sums: match" in _table.markdown(rows)
+    assert found["difference_high"] <= 0 <= found["high"] and "sums: match" in forms_table.markdown(rows)
 
 
 def test_rows_of_a_batch_are_of_one_length_and_differ() -> None:
-    rows = _children.batch_of([[1, 2, 3], [4, 5], [6, 7, 8, 9]], 4, 5)
+    rows = children.batch_of([[1, 2, 3], [4, 5], [6, 7, 8, 9]], 4, 5)
     assert rows == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 1], [2, 3, 4, 5, 6], [7, 8, 9, 1, 2]]
 
 
@@ -173,16 +177,16 @@ def test_a_gguf_file_is_the_model(chat_model: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tasks._models import load_causal_lm, load_tokenizer
+    from tasks.models.folder import load_causal_lm, load_tokenizer
 
     sizes = []
     ids = torch.tensor([load_tokenizer(chat_model)("What is 12 + 34?")["input_ids"]])
     truth = load_causal_lm(chat_model)(ids).logits
     for kind, tolerance in (("F32", 1e-4), ("Q8_0", 0.05), ("Q4_0", 1.0)):
-        _gguf.write_gguf(chat_model, path := tmp_path / f"{kind}.gguf", kind)
+        gguf.write_gguf(chat_model, path := tmp_path / f"{kind}.gguf", kind)
         model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype="float32")
         torch.testing.assert_close(model(ids).logits, truth, atol=tolerance, rtol=0)
-        sizes.append(_gguf.weight_bytes(path))
+        sizes.append(gguf.weight_bytes(path))
     dense = Transformers(chat_model, 1, "float32").weight_bytes()
     assert sizes[0] == dense and sizes[1] < dense * 0.28 and sizes[2] < dense * 0.21
 
@@ -190,32 +194,32 @@ def test_a_gguf_file_is_the_model(chat_model: Path, tmp_path: Path) -> None:
 def test_another_architecture_is_not_written(chat_model: Path, tmp_path: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from tasks._models import load_tokenizer, save_model
+    from tasks.models.folder import load_tokenizer, save_model
 
     small = Qwen2Config(
         vocab_size=320, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     save_model(Qwen2ForCausalLM(small), load_tokenizer(chat_model), tmp_path / "qwen")
     with pytest.raises(ModelError, match=r"only a Llama .* leave out --gguf"):
-        _gguf.write_gguf(tmp_path / "qwen", tmp_path / "x.gguf", "Q8_0")
+        gguf.write_gguf(tmp_path / "qwen", tmp_path / "x.gguf", "Q8_0")
 
 
-@pytest.mark.skipif(_llama.missing() is not None, reason="llama_cpp is not installed")
+@pytest.mark.skipif(llama_cpp.missing() is not None, reason="llama_cpp is not installed")
 def test_llama_cpp_answers_like_pytorch(chat_model: Path, data: Path, tmp_path: Path) -> None:
-    _gguf.write_gguf(chat_model, tmp_path / "F32.gguf", "F32")
+    gguf.write_gguf(chat_model, tmp_path / "F32.gguf", "F32")
     args = argparse.Namespace(model=chat_model, data=data, prompts=3, new_tokens=6, prompt_tokens=16, speed_tokens=4)
-    forms.write_prompts(tmp_path, args, load(PARAMS, Config))
+    __main__.write_prompts(tmp_path, args, load(PARAMS, Config))
     reference(Transformers(chat_model, 1, "float32"), tmp_path, 6)
-    llama = _llama.LlamaCpp(tmp_path / "F32.gguf", 1)
+    llama = llama_cpp.LlamaCpp(tmp_path / "F32.gguf", 1)
     found = compare(llama, tmp_path)
     assert found["chat_template_identical"] and found["tokenizer_identical"]
     assert found["kl_per_token"] < 1e-5 and found["argmax_agreement"] == 1
-    assert len(llama.times(np.asarray(_children.batch_of([list(range(4, 90))], 3, 20)), 5)) == 6
+    assert len(llama.times(np.asarray(children.batch_of([list(range(4, 90))], 3, 20)), 5)) == 6
 
 
-@pytest.mark.skipif(_llama.missing() is None, reason="llama_cpp is installed")
+@pytest.mark.skipif(llama_cpp.missing() is None, reason="llama_cpp is installed")
 def test_without_llama_cpp_the_others_are_measured(chat_model: Path, tmp_path: Path) -> None:
     args = argparse.Namespace(model=chat_model, base=None, form=[], onnx=None, gguf=[])
-    found, notes = forms.forms_of(args, tmp_path)
+    found, notes = __main__.forms_of(args, tmp_path)
     assert [form.name for form in found] == ["pytorch", "bf16"]
-    assert len(notes) == 3 and all(_llama.INSTALL in note for note in notes)
+    assert len(notes) == 3 and all(llama_cpp.INSTALL in note for note in notes)

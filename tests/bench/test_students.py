@@ -7,9 +7,9 @@ import pytest
 from trl import SFTConfig
 
 from bench import students
-from tasks import _artifact as artifact
 from tasks import distill, evaluate
-from tasks._config import load
+from tasks.stage import artifact
+from tasks.stage.config import load
 from tests.conftest import REPO
 
 GPU = REPO / "bench" / "students_gpu.yaml"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import _artifact as artifact
+from tasks.stage import artifact
 from tests.conftest import REPO, TRAINER
 
 STEPS = {"max_steps": 24, "save_steps": 8}

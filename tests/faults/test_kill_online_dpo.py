@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import _artifact as artifact
+from tasks.stage import artifact
 from tests.faults.test_kill import start, wait_for_step
-from tests.tasks.judging import serving, shorter
+from tests.support.judging import serving, shorter
+from tests.tasks.rewards.test_model_judge import judge
 from tests.tasks.test_label import ENDPOINT
-from tests.tasks.test_model_judge import judge
 from tests.tasks.test_online_dpo import configured
 
 __all__ = ["judge"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tasks import _artifact as artifact
+from tasks.stage import artifact
 from tests.faults.test_kill import start, wait_for_step
 from tests.tasks.test_ppo import configured, prompts, reward_model
 

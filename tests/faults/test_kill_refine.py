@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tasks import _artifact as artifact
+from tasks.stage import artifact
 from tests.faults.test_kill import start
 from tests.tasks.test_refine import configured
 

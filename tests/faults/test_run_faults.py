@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import toy
+from tests.support import toy
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import _onnx
-from tests.flows.promotable import Make, make_project
+from tasks.export import genai
+from tests.support.promotable import Make, make_project
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +26,8 @@ def chat_onnx(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The small chat model in fp32 and int8, as ONNX Runtime GenAI folders with a context of 256 tokens."""
     out = tmp_path_factory.mktemp("onnx")
     for form in ("fp32", "int8"):
-        options = _onnx.builder_options(chat_model, form, form, {})
-        _onnx.build(chat_model, out / form, precision=form, options=options)
+        options = genai.builder_options(chat_model, form, form, {})
+        genai.build(chat_model, out / form, precision=form, options=options)
     return out
 
 

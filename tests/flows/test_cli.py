@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import leaderboard, workspace
-from flows.console import Board, duration, size
-from tasks import _artifact as artifact
-from tasks._errors import ArtifactError, ConfigError, PolmError
-from tests import toy
+from flows import workspace
+from flows.terminal import leaderboard
+from flows.terminal.board import Board, duration, size
+from tasks.stage import artifact
+from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+from tests.support import toy
 
 
 @pytest.fixture
@@ -166,14 +167,14 @@ def test_the_leaderboard_puts_parents_and_the_headline_first(project: toy.Toy) -
 
 
 def test_show_without_a_report_says_how_to_make_one(project: toy.Toy) -> None:
-    from flows import summary
+    from flows.terminal import summary
 
     with pytest.raises(ArtifactError, match="no report yet; make it with `polm run`"):
         summary.show()
 
 
 def test_board_without_a_terminal_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.console import screen
+    from flows.terminal.board import screen
 
     shown = Board(["sft", "dpo"], screen())
     with shown.shown():

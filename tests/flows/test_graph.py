@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows.graph import Graph, Meta
-from tasks._errors import ArtifactError, ConfigError, PolmError
-from tests import toy
+from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+from tests.support import toy
 
 
 @pytest.fixture

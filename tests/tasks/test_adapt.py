@@ -12,14 +12,15 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from tasks import _artifact as artifact
-from tasks import _train, adapt
-from tasks._errors import ModelError
-from tasks._models import PROMPT, check_folder, load_causal_lm, load_tokenizer, save_model
-from tasks._progress import Progress
-from tasks._stage import Run
+from tasks import adapt
+from tasks.models.folder import PROMPT, check_folder, load_causal_lm, load_tokenizer, save_model
+from tasks.stage import artifact
+from tasks.stage.errors import ModelError
+from tasks.stage.lifecycle import Run
+from tasks.stage.progress import Progress
+from tasks.training import trainer as training
 from tests.conftest import REPO
-from tests.tasks.adapters import METHODS, configured, values
+from tests.support.adapters import METHODS, configured, values
 
 MakeRun = Callable[[str], Any]
 SOFT = ("prompt", "prefix")
@@ -35,7 +36,7 @@ class Adapted:
         self.name, self.folder = name, folder / name
         self.folder.mkdir(parents=True)
         run = Run(self.folder, Path("params/test.yaml"), name, folder / f"{name}.checkpoints", {}, Progress(None), True)
-        write = _train.finish
+        write = training.finish
 
         def finish(trainer: Any, tokenizer: Any, run: Run) -> None:
             trained = trainer.model
@@ -44,7 +45,7 @@ class Adapted:
             write(trainer, tokenizer, run)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_train, "finish", finish)
+            patch.setattr(training, "finish", finish)
             adapt.main(configured(), run, model=model, data=data)
 
 
@@ -130,15 +131,15 @@ def test_what_lies_in_prompt_must_be_one(made: dict[str, Adapted], tmp_path: Pat
 
 def ask(folder: Path, data: Path, task: str, batch_size: int) -> list[dict[str, Any]]:
     """Rows as the evaluate stage gets them."""
-    from tasks import _harness
     from tasks.evaluate import TaskChoice, load_task, read_rows
+    from tasks.evaluation import harness
 
     path = REPO / "params/tiny/eval" / f"{task}.yaml"
     rows = read_rows(path, load_task(path), TaskChoice(file="", limit=6, group_by=[]), data)
     brief = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 8, "until": ["<|im_end|>"]}}
-    built = _harness.build_task(path, load_task(path) | (brief if task == "sums" else {}), rows)
-    lm = _harness.load(folder, "cpu", "float32", batch_size, {}, "error", Progress(None))
-    return _harness.ask(lm, [built], 0)[load_task(path)["task"]]
+    built = harness.build_task(path, load_task(path) | (brief if task == "sums" else {}), rows)
+    lm = harness.load(folder, "cpu", "float32", batch_size, {}, "error", Progress(None))
+    return harness.ask(lm, [built], 0)[load_task(path)["task"]]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -234,7 +235,7 @@ def test_a_stage_cut_short_goes_on_to_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         adapt.main(configured(), run, model=base, data=sums_data)
     run.progress = Progress(None)
-    assert (run.checkpoints / "checkpoint-4" / _train.COMPLETE).exists()
+    assert (run.checkpoints / "checkpoint-4" / training.COMPLETE).exists()
     adapt.main(configured(), run, model=base, data=sums_data)
     for file in ("adapter_model.safetensors", "curves.jsonl", "metrics.json"):
         whole, resumed = (next(folder.rglob(file)).read_bytes() for folder in (made[name].folder, run.out))

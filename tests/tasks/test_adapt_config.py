@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import _check, adapt
-from tasks._errors import ConfigError
+from tasks import adapt
+from tasks.check import recipe
+from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
-from tests.tasks.adapters import METHODS, configured, values
+from tests.support.adapters import METHODS, configured, values
 
 MakeRun = Callable[[str], Any]
 
@@ -64,7 +65,7 @@ def test_the_recipe_check_names_every_misspelt_key_of_every_method(tmp_path: Pat
     with path.open("w") as f:
         YAML(typ="safe").dump(values(methods=wrong, trainer={"max_step": 1, "learning_rate": 1e-3}), f)
     with pytest.raises(ConfigError) as error:
-        _check._check_file(path, "adapt")
+        recipe._check_file(path, "adapt")
     for said in (
         "unknown key 'methods.lora.peft.lora_alpa'; did you mean 'lora_alpha'? (LoraConfig)",
         "unknown key 'methods.prefix.peft.num_virtual_token'; did you mean 'num_virtual_tokens'?",
@@ -78,4 +79,4 @@ def test_the_recipes_say_what_peft_knows() -> None:
     found = sorted((REPO / "params").glob("*/adapt.yaml"))
     assert len(found) >= 3
     for path in found:
-        _check._check_file(path, "adapt")
+        recipe._check_file(path, "adapt")

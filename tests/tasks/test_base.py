@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tasks import _artifact as artifact
 from tasks import base
-from tasks._chat import CHATML, marks_generation
-from tasks._config import load, parse
-from tasks._errors import DataError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer, save_model
+from tasks.models.chat_template import CHATML, marks_generation
+from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+from tasks.stage import artifact
+from tasks.stage.config import load, parse
+from tasks.stage.errors import DataError, ModelError
 from tests.conftest import REPO
 
 MakeRun = Callable[[str], Any]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks._errors import ConfigError, DataError
-from tests.tasks.data_stage import (
+from tasks.stage.errors import ConfigError, DataError
+from tests.support.data_stage import (
     EVAL,
     PAIR,
     SFT,

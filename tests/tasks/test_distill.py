@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from tasks import _artifact as artifact
-from tasks import _distill, _train, distill, sft
-from tasks._config import parse
-from tasks._depth import keep_layers
-from tasks._distill import IGNORED, Distillation, divergence, same_tokens
-from tasks._errors import ConfigError, DataError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._progress import Progress
-from tasks._stage import Run
+from tasks import distill, sft
+from tasks.compression import distillation
+from tasks.compression.distillation import IGNORED, Distillation, divergence, same_tokens
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.models.layers import keep_layers
+from tasks.stage import artifact
+from tasks.stage.config import parse
+from tasks.stage.errors import ConfigError, DataError, ModelError
+from tasks.stage.lifecycle import Run
+from tasks.stage.progress import Progress
+from tasks.training import trainer as training
 from tests.conftest import TRAINER
 
 MakeRun = Callable[[str], Any]
@@ -184,7 +186,7 @@ def test_the_student_answers_the_prompts_of_the_batch(teacher: Path, tmp_path: P
     trainer = trainer_of(teacher, tmp_path, on_policy=1.0, sampling=asked, teacher_weight=0.25)
     rows = list(trainer.train_dataset)
     (batch,), items = trainer.get_batch_samples(iter([trainer.data_collator(rows)]), 1, torch.device("cpu"))
-    assert batch[_distill.SAMPLED]
+    assert batch[distillation.SAMPLED]
     lengths = set()
     for row, ids, labels, seen in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
         start = next(i for i, label in enumerate(row["labels"]) if label != IGNORED)
@@ -279,9 +281,11 @@ def test_a_stage_cut_short_goes_on_to_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         distill.main(configured(), run, model=teacher, teacher=teacher, data=sums_data)
     run.progress = Progress(None)
-    assert (run.checkpoints / "checkpoint-4" / _train.COMPLETE).exists()
+    assert (run.checkpoints / "checkpoint-4" / training.COMPLETE).exists()
     if name == "answers":
-        monkeypatch.setattr("tasks._distill_rows.sample_counted", None)  # what is whole is not drawn again
+        monkeypatch.setattr(
+            "tasks.compression.teacher_answers.sample_counted", None
+        )  # what is whole is not drawn again
     distill.main(configured(), run, model=teacher, teacher=teacher, data=sums_data)
     assert {f: (run.out / f).read_bytes() for f in expected} == expected
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import _artifact as artifact
-from tasks._config import load, parse, read_yaml
-from tasks._errors import ArtifactError, ConfigError, DataError
-from tasks._progress import Progress
-from tasks._stage import Run, read_measurements
 from tasks.evaluate import Config, TaskChoice, load_task, main, read_rows
+from tasks.stage import artifact
+from tasks.stage.config import load, parse, read_yaml
+from tasks.stage.errors import ArtifactError, ConfigError, DataError
+from tasks.stage.lifecycle import Run, read_measurements
+from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
 EVAL = REPO / "params" / "tiny" / "eval"
@@ -91,7 +91,7 @@ def test_reference_loss_is_what_the_model_gives(recipe: Path, data: Path, chat_m
     """The harness's log-likelihood equals one computed here from the model: of the answer, without the template."""
     import torch
 
-    from tasks._models import load_causal_lm, load_tokenizer
+    from tasks.models.folder import load_causal_lm, load_tokenizer
 
     out = evaluate(recipe, chat_model, data, "a")
     got = artifact.read_jsonl(out / "samples" / "reference.jsonl")[1]["scores"]["nats_per_byte"]
@@ -113,7 +113,7 @@ def lively(workspace: Path, chat_model: Path, make_artifact: Callable[..., artif
     """
     import torch
 
-    from tasks._models import load_causal_lm, load_tokenizer, save_model
+    from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 
     model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
     texts = [tokenizer.decode([token]) for token in range(model.config.vocab_size)]
@@ -131,11 +131,11 @@ def lively(workspace: Path, chat_model: Path, make_artifact: Callable[..., artif
 @pytest.fixture
 def export(workspace: Path, lively: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
     """An export with one form, fp32, whose tokens and probabilities are PyTorch's."""
-    from tasks import _onnx
+    from tasks.export import genai
 
     folder = workspace / "artifacts" / "onnx" / "sft"
-    options = _onnx.builder_options(lively, "fp32", "fp32", {})
-    _onnx.build(lively, folder / "fp32", precision="fp32", options=options)
+    options = genai.builder_options(lively, "fp32", "fp32", {})
+    genai.build(lively, folder / "fp32", precision="fp32", options=options)
     make_artifact(folder, stage="export_onnx")
     return folder
 
@@ -177,7 +177,7 @@ def test_a_form_of_an_export_is_verified_as_part_of_it(export: Path) -> None:
 
 
 def test_arguments_reach_the_chat_template_of_an_export(export: Path) -> None:
-    from tasks._harness_onnx import OnnxLM
+    from tasks.evaluation.onnx_model import OnnxLM
 
     template = export / "fp32" / "chat_template.jinja"
     template.chmod(0o644)
@@ -189,7 +189,7 @@ def test_arguments_reach_the_chat_template_of_an_export(export: Path) -> None:
 
 def overfill(data: Path, recipe: Path, tokens: int, **settings: Any) -> None:
     """Make question q2 so long that its prompt has that many tokens, and set keys of the recipe."""
-    from tasks._models import load_tokenizer
+    from tasks.models.folder import load_tokenizer
 
     tokenizer = load_tokenizer(Path("artifacts/models/lively"))
 
@@ -272,7 +272,7 @@ def test_a_reference_that_does_not_fit_is_an_error_from_every_engine(
 
 
 def test_a_reference_may_fill_the_context(recipe: Path, data: Path, lively: Path, export: Path) -> None:
-    from tasks._models import load_tokenizer
+    from tasks.models.folder import load_tokenizer
 
     tokenizer = load_tokenizer(lively)
     rows = artifact.read_jsonl(data / "sft" / "validation.jsonl")
@@ -306,9 +306,9 @@ def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tasks._graders.sums", "tasks._graders.sum", "did you mean 'tasks._graders.sums'?"),
-        ("tasks._graders.sums", "tasks._graders.Decimal", "unknown process_results"),
-        ("tasks._graders.sums", "os.system", "unknown process_results 'os.system'"),
+        ("tasks.grading.answers.sums", "tasks.grading.answers.sum", "did you mean 'tasks.grading.answers.sums'?"),
+        ("tasks.grading.answers.sums", "tasks.grading.answers.Decimal", "unknown process_results"),
+        ("tasks.grading.answers.sums", "os.system", "unknown process_results 'os.system'"),
         ("{metric: helpful,", "{metric: kind,", "gives ['courteous', 'exact_match', 'helpful']"),
         ("eval/sums.jsonl", "eval/sum.jsonl", "did you mean 'eval/sums.jsonl'?"),
         ("doc_to_text:", "doc_to_txt:", "missing key 'doc_to_text'"),

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from tasks import _artifact as artifact
-from tasks import _onnx, _parity
-from tasks._config import load
-from tasks._errors import ConfigError, DataError, ModelError, ParityError
-from tasks._progress import Progress
-from tasks._stage import Run
+from tasks.export import genai
+from tasks.export import parity as onnx_parity
 from tasks.export_onnx import Config, held_out, main
+from tasks.stage import artifact
+from tasks.stage.config import load
+from tasks.stage.errors import ConfigError, DataError, ModelError, ParityError
+from tasks.stage.lifecycle import Run
+from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
 FORMS = ("fp32", "int8", "int4")
@@ -25,7 +26,7 @@ def config_for(**changes: Any) -> Config:
     config = load(REPO / "params" / "tiny" / "export_onnx.yaml", Config)
     parity = {"rows": "prompts/validation.jsonl", "prompts": 4, "max_new_tokens": 8}
     raw = config.model_dump() | {"parity": parity, "speed": {"new_tokens": 4, "repeats": 1}}
-    raw["forms"]["int4"]["gptq"] = None  # tests/tasks/test_gptq.py has that
+    raw["forms"]["int4"]["gptq"] = None  # tests/tasks/export/test_gptq.py has that
     return Config.model_validate(raw | changes)
 
 
@@ -71,11 +72,11 @@ def test_every_form_is_a_loadable_folder_smaller_with_fewer_bits(exported: tuple
     for form in FORMS:
         names = {p.name for p in (out / form).iterdir()}
         assert {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "chat_template.jinja"} <= names
-        model, tokenizer = _onnx.load(out / form, threads=1)
-        ids = _onnx.encode(tokenizer, _onnx.render(tokenizer, [{"role": "user", "content": "What is 1 + 2?"}]))
-        assert len(list(_onnx.generate(model, ids, max_new_tokens=5))) <= 5
-        assert _onnx.logits(model, ids).shape == (len(ids), 320)
-        sizes.append(_onnx.folder_bytes(out / form))
+        model, tokenizer = genai.load(out / form, threads=1)
+        ids = genai.encode(tokenizer, genai.render(tokenizer, [{"role": "user", "content": "What is 1 + 2?"}]))
+        assert len(list(genai.generate(model, ids, max_new_tokens=5))) <= 5
+        assert genai.logits(model, ids).shape == (len(ids), 320)
+        sizes.append(genai.folder_bytes(out / form))
     assert sizes[0] > sizes[1] > sizes[2]
 
 
@@ -90,8 +91,8 @@ def test_parity_is_written_per_form_and_speeds_stay_outside(exported: tuple[Path
     assert fp32["kl_per_token"] <= int8["kl_per_token"] < int4["kl_per_token"]
     for form in FORMS:
         measures = parity["forms"][form]
-        assert all(measures[name] is True for name in _parity.IDENTICAL)
-        assert measures["bytes"] == _onnx.folder_bytes(out / form)
+        assert all(measures[name] is True for name in onnx_parity.IDENTICAL)
+        assert measures["bytes"] == genai.folder_bytes(out / form)
     assert set(run.measured["tokens_per_second"]) == {"pytorch", *FORMS}
     assert all(speed > 0 for speed in run.measured["tokens_per_second"].values())
     assert "tokens_per_second" not in json.dumps(parity)
@@ -138,13 +139,13 @@ def test_a_form_over_its_threshold_fails_after_the_whole_table_was_logged(
 
 def measures_of(folder: Path, chat_model: Path, messages: list[dict[str, str]]) -> dict[str, Any]:
     """Parity of one folder on one conversation."""
-    from tasks._models import load_causal_lm, load_tokenizer
+    from tasks.models.folder import load_causal_lm, load_tokenizer
 
     tokenizer = load_tokenizer(chat_model)
-    reference = _parity.Reference(load_causal_lm(chat_model), tokenizer)
-    [prompt] = _parity.prompts(tokenizer, [messages])
+    reference = onnx_parity.Reference(load_causal_lm(chat_model), tokenizer)
+    [prompt] = onnx_parity.prompts(tokenizer, [messages])
     answer = reference.generate(prompt.ids, max_new_tokens=8)
-    session = _parity.Exported(folder, threads=1)
+    session = onnx_parity.Exported(folder, threads=1)
     session.compare(prompt, answer, reference.log_probs(prompt.ids, answer), reference)
     return session.measures()
 
@@ -194,18 +195,18 @@ def test_what_was_tampered_with_is_noticed(
     name = {"chat_template": "chat_template_identical", "tokenizer": "tokenizer_identical", "weights": "kl_per_token"}
     name |= {"ends": "end_tokens_identical", "search": "search_plain"}
     with pytest.raises(ParityError, match=rf"fp32: {name[tampered]} is") as error:
-        _parity.check({"fp32": measures}, {"fp32": bounds}, ["fp32"])
+        onnx_parity.check({"fp32": measures}, {"fp32": bounds}, ["fp32"])
     assert ("a template engine and a tokenizer of its own" in str(error.value)) == (
         tampered in ("chat_template", "tokenizer")
     )
 
 
 def test_not_a_number_never_passes() -> None:
-    measures = dict.fromkeys(_parity.IDENTICAL, True) | {"kl_per_token": float("nan")}
+    measures = dict.fromkeys(onnx_parity.IDENTICAL, True) | {"kl_per_token": float("nan")}
     measures |= {"max_logprob_difference": 0.0, "argmax_agreement": float("nan"), "greedy_agreement": 1.0}
     bounds = {"max_logprob_difference": None, "kl_per_token": 0.1, "argmax_agreement": 0.5, "greedy_agreement": None}
     with pytest.raises(ParityError, match=r"(?s)kl_per_token is nan.*argmax_agreement is nan"):
-        _parity.check({"int8": measures}, {"int8": bounds}, [])
+        onnx_parity.check({"int8": measures}, {"int8": bounds}, [])
 
 
 def test_measures_by_hand() -> None:
@@ -215,20 +216,20 @@ def test_measures_by_hand() -> None:
     p = np.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
     q = np.log([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]])
     letters = SimpleNamespace(create_stream=lambda: SimpleNamespace(decode="abc".__getitem__))
-    session = _parity.Exported.__new__(_parity.Exported)
+    session = onnx_parity.Exported.__new__(onnx_parity.Exported)
     session.__dict__.update(
         model=None, tokenizer=letters, bytes=7, _drops_space=False, _templates_same=True,
         _tokens_same=True, _texts_same=True, _ends_same=True, _max=0.0, _kl=0.0, _positions=0, _argmax=0, _greedy=0,
-        _config={"model": {"eos_token_id": [2]}, "search": dict(_onnx.SEARCH)},
+        _config={"model": {"eos_token_id": [2]}, "search": dict(genai.SEARCH)},
     )  # fmt: skip
     shifted = np.vstack([np.zeros((1, 3)), q + 5.0, np.zeros((1, 3))])  # logits are log-probabilities up to a constant
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_onnx, "render", lambda tokenizer, messages: "text")
-        patch.setattr(_onnx, "encode", lambda tokenizer, text: [1, 1])
-        patch.setattr(_onnx, "logits", lambda model, ids: shifted)
-        patch.setattr(_onnx, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
+        patch.setattr(genai, "render", lambda tokenizer, messages: "text")
+        patch.setattr(genai, "encode", lambda tokenizer, text: [1, 1])
+        patch.setattr(genai, "logits", lambda model, ids: shifted)
+        patch.setattr(genai, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
         reference: Any = SimpleNamespace(ends=[2], text=lambda answer: "".join("abc"[i] for i in answer))
-        session.compare(_parity.Prompt([], "text", [1, 1]), [0, 2], p, reference)
+        session.compare(onnx_parity.Prompt([], "text", [1, 1]), [0, 2], p, reference)
     measures = session.measures()
     expected = (0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2
     assert measures["kl_per_token"] == pytest.approx(expected, rel=1e-2)
@@ -239,10 +240,12 @@ def test_measures_by_hand() -> None:
 
 
 def test_a_measure_that_an_older_export_lacks_is_missed() -> None:
-    measures = dict.fromkeys(_parity.IDENTICAL, True)
-    assert _parity.unmeasured({"int8": measures}) == []
+    measures = dict.fromkeys(onnx_parity.IDENTICAL, True)
+    assert onnx_parity.unmeasured({"int8": measures}) == []
     del measures["end_tokens_identical"]
-    assert _parity.unmeasured({"int8": measures}) == ["int8: end_tokens_identical: not measured when it was exported"]
+    assert onnx_parity.unmeasured({"int8": measures}) == [
+        "int8: end_tokens_identical: not measured when it was exported"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -291,9 +294,9 @@ def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_pat
     path = folder / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"architectures": ["UnheardOfForCausalLM"]}))
-    options = _onnx.builder_options(folder, "fp32", "fp32", {})
+    options = genai.builder_options(folder, "fp32", "fp32", {})
     with pytest.raises(ModelError, match="cannot export it"):
-        _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
+        genai.build(folder, tmp_path / "out", precision="fp32", options=options)
 
 
 def test_a_model_that_the_builder_stumbles_over_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:
@@ -308,9 +311,9 @@ def test_a_model_that_the_builder_stumbles_over_is_an_error_of_the_model(tmp_pat
         architectures=["Gemma3ForCausalLM"], vocab_size=320, hidden_size=64, intermediate_size=128, head_dim=32,
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
     ).save_pretrained(folder)  # fmt: skip
-    options = _onnx.builder_options(folder, "fp32", "fp32", {})
+    options = genai.builder_options(folder, "fp32", "fp32", {})
     with pytest.raises(ModelError, match=r"cannot export it \(KeyError: 'rope_type'\); serve the PyTorch model"):
-        _onnx.build(folder, tmp_path / "out", precision="fp32", options=options)
+        genai.build(folder, tmp_path / "out", precision="fp32", options=options)
 
 
 def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path: Path, chat_model: Path) -> None:
@@ -321,18 +324,18 @@ def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 24}))
     with pytest.raises(ModelError, match=r"heads are 24 wide.*multiple of 16"):
-        _onnx.builder_options(folder, "fp32", "fp32", {})
+        genai.builder_options(folder, "fp32", "fp32", {})
 
 
 def test_loading_what_is_no_export_says_so(tmp_path: Path, exported: tuple[Path, Run]) -> None:
     with pytest.raises(ModelError, match=r"no genai_config\.json"):
-        _onnx.load(tmp_path)
+        genai.load(tmp_path)
     import shutil
 
     shutil.copytree(exported[0] / "int8", tmp_path / "int8")
     (tmp_path / "int8" / "model.onnx.data").unlink()
     with pytest.raises(ModelError, match="cannot load it"):
-        _onnx.load(tmp_path / "int8")
+        genai.load(tmp_path / "int8")
 
 
 def test_every_recipe_parses() -> None:
@@ -350,7 +353,7 @@ def test_every_recipe_parses() -> None:
 
 def widened(chat_model: Path, folder: Path, rows: int) -> Path:
     """The chat model with an embedding of more rows than its tokenizer has tokens, as padding gives."""
-    from tasks._models import load_causal_lm, load_tokenizer, save_model
+    from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 
     model = load_causal_lm(chat_model)
     model.resize_token_embeddings(rows)
@@ -362,10 +365,10 @@ def widened(chat_model: Path, folder: Path, rows: int) -> Path:
 def test_a_vocabulary_as_wide_as_another_matrix_is_named_before_anything_is_built(
     chat_model: Path, tmp_path: Path, rows: int
 ) -> None:
-    from tasks._models import load_causal_lm, load_tokenizer, save_model
+    from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 
     folder = widened(chat_model, tmp_path / "wide", rows)
-    assert _onnx.builder_options(folder, "fp32", "fp32", {})
+    assert genai.builder_options(folder, "fp32", "fp32", {})
     from transformers import LlamaForCausalLM
 
     config = load_causal_lm(folder).config
@@ -374,7 +377,7 @@ def test_a_vocabulary_as_wide_as_another_matrix_is_named_before_anything_is_buil
     with pytest.raises(
         ModelError, match=rf"wide: model\.layers\.0\.mlp\.gate_proj has {rows} rows, as many as the vocabulary"
     ):
-        _onnx.builder_options(folder, "fp32", "fp32", {})
+        genai.builder_options(folder, "fp32", "fp32", {})
 
 
 def test_a_padded_embedding_is_exported_as_it_is(chat_model: Path, data: Path, tmp_path: Path) -> None:
@@ -389,8 +392,8 @@ def test_an_exact_form_that_differs_is_never_said_to_be_quantised_too_much() -> 
     good |= {"max_logprob_difference": 0.0, "argmax_agreement": 1.0, "greedy_agreement": 1.0}
     bad, bounds = good | {"kl_per_token": 2.0}, dict.fromkeys(good) | {"kl_per_token": 0.1}
     with pytest.raises(ParityError) as error:
-        _parity.check({"fp32": bad, "int8": bad}, {"fp32": bounds, "int8": bounds}, ["fp32"])
+        onnx_parity.check({"fp32": bad, "int8": bad}, {"fp32": bounds, "int8": bounds}, ["fp32"])
     assert "fp32: not quantised, so that the exporter has made another model" in str(error.value)
     assert "quantise less" not in str(error.value)
     with pytest.raises(ParityError, match=r"change `forms.<form>.weights` to quantise less"):
-        _parity.check({"fp32": good, "int8": bad}, {"fp32": bounds, "int8": bounds}, ["fp32"])
+        onnx_parity.check({"fp32": good, "int8": bad}, {"fp32": bounds, "int8": bounds}, ["fp32"])

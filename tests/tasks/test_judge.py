@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import _artifact as artifact
 from tasks import judge
-from tasks._config import parse
-from tasks._errors import ConfigError, ModelError
-from tasks._judge import Constitution, Judgement, Pair, figures, judge_pairs, named_label
-from tasks._judge_local import LocalJudge
-from tasks._models import load_causal_lm, load_tokenizer
+from tasks.judges.local import LocalJudge
+from tasks.judges.protocol import Constitution, Judgement, Pair, figures, judge_pairs, named_label
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.stage import artifact
+from tasks.stage.config import parse
+from tasks.stage.errors import ConfigError, ModelError
 from tests.conftest import REPO, TRAINER
-from tests.tasks.judging import CONSTITUTION, FixedJudge
+from tests.support.judging import CONSTITUTION, FixedJudge
 
 BOOTSTRAP: dict[str, Any] = {"resamples": 200, "confidence": 0.95, "seed": 0}
 
@@ -98,7 +98,7 @@ def test_a_reply_names_one_label_or_none(reply: str, first: float | None) -> Non
 
 @pytest.mark.parametrize("recipe", sorted((REPO / "params").glob("*/judge/constitution.yaml")), ids=str)
 def test_every_recipes_constitution_asks_for_all_it_needs(recipe: Path) -> None:
-    from tasks._judge import read_constitution
+    from tasks.judges.protocol import read_constitution
 
     prompt = read_constitution(recipe).prompt("What {is} it?", "this {x}", "that")
     assert all(text in prompt for text in ("What {is} it?", "this {x}", "that"))

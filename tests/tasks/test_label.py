@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import _artifact as artifact
-from tasks import _judging, label, rlaif
-from tasks._config import parse
-from tasks._errors import ConfigError, DataError
-from tasks._judge import CONSTITUTION as KEPT
-from tasks._judge import Judgement, Pair
+from tasks import label, rlaif
+from tasks.judges import opening
+from tasks.judges.protocol import CONSTITUTION as KEPT
+from tasks.judges.protocol import Judgement, Pair
+from tasks.stage import artifact
+from tasks.stage.config import parse
+from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
-from tests.tasks.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
+from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
 
 MakeRun = Callable[[str], Any]
 PARAMS = Path("params/test/label.yaml")
@@ -84,7 +85,7 @@ def judge_of_length(monkeypatch: pytest.MonkeyPatch) -> None:
         a, b = prompt.removesuffix(" Which is better?").split(" A: ", 1)[1].rsplit(" B: ", 1)
         return 0.5 if len(a) == len(b) else float(len(a) < len(b))
 
-    monkeypatch.setattr(_judging, "LocalJudge", lambda *args, **kwargs: FixedJudge(reply))
+    monkeypatch.setattr(opening, "LocalJudge", lambda *args, **kwargs: FixedJudge(reply))
 
 
 def test_distinct_answers_are_paired_in_the_order_drawn() -> None:
@@ -120,7 +121,7 @@ def test_prompts_without_room_are_left_out_and_named(
 ) -> None:
     import shutil
 
-    from tasks._models import load_tokenizer
+    from tasks.models.folder import load_tokenizer
 
     data, tokenizer, run = workspace / "data", load_tokenizer(chat_model), make_run("labels")
     shutil.copytree(prompts, data)

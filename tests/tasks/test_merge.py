@@ -11,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks import _artifact as artifact
-from tasks import _average, _leaderboard, _merge, _page, merge
-from tasks._errors import ArtifactError, ConfigError, ModelError
-from tests.tasks import report_tree
-from tests.tasks.merging import METHODS, VOWELS, MakeRun, Weights, build, configured, differences, merged, weights
+from tasks import merge
+from tasks.grading import average
+from tasks.merging import weights as merging
+from tasks.reporting import leaderboard
+from tasks.reporting import page as html_page
+from tasks.stage import artifact
+from tasks.stage.errors import ArtifactError, ConfigError, ModelError
+from tests.support import report_tree
+from tests.support.merging import METHODS, VOWELS, MakeRun, Weights, build, configured, differences, merged, weights
 
 Make = Callable[..., artifact.Manifest]
 
@@ -183,7 +187,7 @@ def test_a_member_that_is_no_relative_is_refused_before_mergekit_starts(
 ) -> None:  # fmt: skip
     odd = changed(family, tmp_path)
     change(odd)
-    monkeypatch.setattr(_merge, "merge", lambda *args: pytest.fail("merged"))
+    monkeypatch.setattr(merging, "merge", lambda *args: pytest.fail("merged"))
     with pytest.raises(ModelError, match=said):
         merged(family | {"two": odd}, make_run, sums_data, "linear")
 
@@ -222,21 +226,21 @@ def test_a_difference_of_averages_resamples_each_metric_apart() -> None:
     ours = {"a.x": {str(i): 1.0 for i in range(10)}, "b.y": {str(i): float(i % 2) for i in range(1000)}}
     theirs = {"a.x": {str(i): 0.0 for i in range(10)}, "b.y": {str(i): float(i % 2) for i in range(1000)}}
     shares = {"a.x": 1.0, "b.y": 3.0}
-    assert _average.average(ours, shares) == pytest.approx(0.25 + 0.75 * 0.5)
-    gap = _average.difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
+    assert average.average(ours, shares) == pytest.approx(0.25 + 0.75 * 0.5)
+    gap = average.difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
     assert gap.value == gap.low == gap.high == pytest.approx(0.25)  # no row of either metric varies
     theirs["b.y"] = {row: 1 - score for row, score in theirs["b.y"].items()}
-    gap = _average.difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
+    gap = average.difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
     assert gap.value == pytest.approx(0.25)
     assert gap.high - gap.low == pytest.approx(2 * 1.96 * 0.75 * 1000**-0.5, rel=0.15)
     del theirs["a.x"]["3"]
     with pytest.raises(ArtifactError, match=r"a\.x: the two models answered different rows"):
-        _average.difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
+        average.difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
 
 
 def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_artifact: Make) -> None:
     tree = report_tree.build(Path(), make_artifact, rows=60)
-    found = _page.folders(*(tree / name for name in _page.FOLDERS))
+    found = html_page.folders(*(tree / name for name in html_page.FOLDERS))
     digests = {name: artifact.read_manifest(found[f"models/{name}"]).digest for name in ("base", "sft", "dpo")}
     folder = tree / "models" / "merged"
     shutil.copytree(tree / "models" / "dpo", folder)
@@ -252,15 +256,15 @@ def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_ar
     shutil.copytree(tree / "metrics" / "dpo", scores)
     (scores / "manifest.json").unlink()
     make_artifact(scores, stage="evaluate", model=digest)
-    found = _page.folders(*(tree / name for name in _page.FOLDERS))
+    found = html_page.folders(*(tree / name for name in html_page.FOLDERS))
     settings: dict[str, Any] = {"resamples": 200, "confidence": 0.95, "seed": 0}
-    board = _leaderboard.build(found, recipe="tiny", headline=("sums", "helpful"), **settings)
+    board = leaderboard.build(found, recipe="tiny", headline=("sums", "helpful"), **settings)
     (row,) = board["merges"]
     metrics = board["models"]["dpo"]["tasks"]["sums"]["metrics"]
     assert row["average"] == pytest.approx((metrics["helpful"]["value"] + metrics["exact_match"]["value"]) / 2)
     assert row["best"] == "dpo" and set(row["members"]) == {"sft", "dpo"}
     assert row["difference"]["value"] == 0 and row["difference"]["verdict"] == "no difference"
-    page = _page.render(
+    page = html_page.render(
         found, board | {"page": {"samples": 1, "listed": 1}, "claims": [], "forms": [], "frontier": {"rows": []}}
     )
     section = page.partition('id="merging"')[2].partition("<h2")[0]

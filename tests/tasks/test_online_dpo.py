@@ -12,16 +12,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trl import RLOOConfig
 
-from tasks import _arithmetic, online_dpo
-from tasks import _artifact as artifact
-from tasks._config import parse
-from tasks._errors import ConfigError, DataError
-from tasks._judge import CONSTITUTION as KEPT
-from tasks._judging import OpenJudge
-from tasks._models import load_causal_lm, load_tokenizer
-from tasks._online_dpo import OnlineDPOTrainer, preference_loss
+from tasks import online_dpo
+from tasks.generators import arithmetic
+from tasks.judges.opening import OpenJudge
+from tasks.judges.protocol import CONSTITUTION as KEPT
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.rl.online_dpo import OnlineDPOTrainer, preference_loss
+from tasks.stage import artifact
+from tasks.stage.config import parse
+from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
-from tests.tasks.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
+from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
 from tests.tasks.test_label import ENDPOINT
 
 MakeRun = Callable[[str], Any]
@@ -86,7 +87,7 @@ def trainer(
 ) -> Any:
     values = TRAINER | GENERATION | {"save_strategy": "no", "max_steps": 2, "per_device_train_batch_size": 8} | own
     del values["max_length"]
-    rows = [{"prompt": [{"role": "user", "content": r["question"]}]} for r in _arithmetic.questions(64, 4, [1, 2])]
+    rows = [{"prompt": [{"role": "user", "content": r["question"]}]} for r in arithmetic.questions(64, 4, [1, 2])]
     return cls(
         model=load_causal_lm(model),
         judge=OpenJudge(FixedJudge(reply), CONSTITUTION),

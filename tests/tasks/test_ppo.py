@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import _arithmetic, _train, ppo
-from tasks import _artifact as artifact
-from tasks._config import parse
-from tasks._errors import ConfigError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer, save_model
+from tasks import ppo
+from tasks.generators import arithmetic
+from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+from tasks.stage import artifact
+from tasks.stage.config import parse
+from tasks.stage.errors import ConfigError, ModelError
+from tasks.training import trainer as training
 
 MakeRun = Callable[[str], Any]
 NUMBERS: dict[str, Any] = {
@@ -74,7 +76,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory, make_artifact: Any) -> Pat
     folder = tmp_path_factory.mktemp("prompts")
     rows = [
         {"id": str(i), "prompt": [{"role": "user", "content": r["question"]}], "answer": r["answer"], "source": "test"}
-        for i, r in enumerate(_arithmetic.questions(32, 4, [1, 2]))
+        for i, r in enumerate(arithmetic.questions(32, 4, [1, 2]))
     ]
     artifact.write_jsonl(folder / "prompts" / "train.jsonl", rows)
     make_artifact(folder, stage="data")
@@ -147,5 +149,5 @@ def test_what_cannot_work_is_refused_at_once(
 def test_the_check_of_a_recipe_knows_what_ppo_sets() -> None:
     sections = configured(trainer={"beta": 0.1}).verbatim(ppo.trainer_class())
     assert "beta" in sections[0].reserved
-    assert set(_train.RESERVED) <= set(sections[0].reserved)
+    assert set(training.RESERVED) <= set(sections[0].reserved)
     assert json.dumps(sections[0].values)

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import _compress, _prune, _rows, _train, prune
-from tasks._config import parse, read_yaml
-from tasks._errors import ConfigError, ModelError
-from tasks._models import load_causal_lm, load_tokenizer
+from tasks import prune
+from tasks.compression import held_out, pruning
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.stage.config import parse, read_yaml
+from tasks.stage.errors import ConfigError, ModelError
+from tasks.training import rows
+from tasks.training import trainer as training
 from tests.conftest import REPO, TRAINER
 
 MakeRun = Callable[[str], Any]
@@ -54,7 +57,7 @@ def test_half_of_each_matrix_goes_and_stays_away(
     assert report["sparsity"]["matrices"] == pytest.approx(0.5, abs=0.01)
     assert report["parameters"]["before"] == report["parameters"]["after"]
     model, parent = load_causal_lm(folder), load_causal_lm(chat_model)
-    found, before = _prune.matrices(model), _prune.matrices(parent)
+    found, before = pruning.matrices(model), pruning.matrices(parent)
     assert len(found) == 14
     for matrix in found.values():
         assert (matrix == 0).float().mean() == pytest.approx(0.5, abs=0.01)
@@ -72,9 +75,9 @@ def test_the_dense_model_teaches(make_run: MakeRun, chat_model: Path, sums_data:
     for weight in (1.0, 0.5):
         run = make_run(f"healed_{weight}")
         policy, dense = load_causal_lm(chat_model), load_causal_lm(chat_model)
-        arguments = _train.arguments(prune.trainer_class(), configured(teacher_weight=weight), run)
+        arguments = training.arguments(prune.trainer_class(), configured(teacher_weight=weight), run)
         tokenizer = load_tokenizer(chat_model)
-        trainer = _prune.healer(arguments, "sft", policy, tokenizer, sums_data, dense, weight)
+        trainer = pruning.healer(arguments, "sft", policy, tokenizer, sums_data, dense, weight)
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.compute_loss(trainer.model, batch).backward()
         moved[weight] = max(float(p.grad.abs().max()) for p in policy.parameters() if p.grad is not None)
@@ -85,8 +88,8 @@ def test_the_healed_model_is_measured_in_float32(make_run: MakeRun, chat_model: 
     """Whatever it is trained in: the same folder, loaded again in float32, has the loss that was written."""
     trainer = TRAINER | {"assistant_only_loss": True, "max_steps": 3, "save_steps": 3, "bf16": True}
     folder, report = pruned(make_run, configured(trainer=trainer), "magnitude", chat_model, sums_data)
-    answers = _rows.read(sums_data, "sft", "validation")[:8]
-    again = _compress.answer_loss(load_causal_lm(folder), load_tokenizer(folder), answers)
+    answers = rows.read(sums_data, "sft", "validation")[:8]
+    again = held_out.answer_loss(load_causal_lm(folder), load_tokenizer(folder), answers)
     assert report["healed"]["nats_per_token"] == again["nats_per_token"]
 
 
@@ -102,7 +105,7 @@ def test_blocks_that_are_not_there_are_refused_before_anything_is_loaded(
 
 def test_magnitude_cuts_the_smallest(chat_model: Path) -> None:
     matrix = torch.tensor([[0.1, -3.0, 0.2], [-0.05, 2.0, 1.0]])
-    _prune.cut_smallest(matrix, 0.5)
+    pruning.cut_smallest(matrix, 0.5)
     assert matrix.tolist() == [[0.0, -3.0, 0.0], [0.0, 2.0, 1.0]]
 
 
@@ -112,7 +115,7 @@ def test_a_block_that_does_nothing_has_no_influence(chat_model: Path) -> None:
     with torch.no_grad():
         idle.self_attn.o_proj.weight.zero_()
         idle.mlp.down_proj.weight.zero_()
-    influence = _prune.block_influence(model, [[5, 6, 7], [8, 9]])
+    influence = pruning.block_influence(model, [[5, 6, 7], [8, 9]])
     assert influence[1] == pytest.approx(0.0, abs=1e-6)
     assert influence[0] > 1e-4
     assert not any(block._forward_hooks for block in model.get_decoder().layers)
@@ -131,8 +134,8 @@ def test_without_healing_what_is_left_is_as_it_was(make_run: MakeRun, chat_model
     config = configured(methods=method("wanda", heal=False))
     folder, report = pruned(make_run, config, "wanda", chat_model, sums_data)
     assert "healed" not in report
-    before = _prune.matrices(load_causal_lm(chat_model))
-    for name, matrix in _prune.matrices(load_causal_lm(folder)).items():
+    before = pruning.matrices(load_causal_lm(chat_model))
+    for name, matrix in pruning.matrices(load_causal_lm(folder)).items():
         assert torch.equal(matrix, before[name] * (matrix != 0))
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import _artifact as artifact
-from tasks import _calibration, _harness, quantize
-from tasks._config import parse, read_yaml
-from tasks._errors import ConfigError, ModelError
-from tasks._models import check_folder, load_causal_lm, load_tokenizer, save_model
-from tasks._progress import Progress
+from tasks import quantize
+from tasks.compression import calibration
+from tasks.evaluation import harness
+from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer, save_model
+from tasks.stage import artifact
+from tasks.stage.config import parse, read_yaml
+from tasks.stage.errors import ConfigError, ModelError
+from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
 MakeRun = Callable[[str], Any]
@@ -79,7 +81,7 @@ def test_it_is_small_and_answers_nearly_alike(name: str, make_run: MakeRun, shar
 
 def test_the_evaluation_loads_it_and_nothing_else_does(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
     folder, _ = quantized(make_run, configured(), "gptq", sharp, sums_data)
-    lm = _harness.load(folder, "cpu", "float32", 4, {}, "error", Progress(None))
+    lm = harness.load(folder, "cpu", "float32", 4, {}, "error", Progress(None))
     ids = torch.tensor([[5, 6, 7]])
     with torch.inference_mode():
         ours, parents = lm.model(ids).logits, load_causal_lm(sharp)(ids).logits
@@ -98,7 +100,7 @@ def test_gptq_rounds_better_than_to_the_nearest_on_what_it_saw(make_run: MakeRun
     first = parent.get_decoder().layers[0].self_attn.q_proj
     first.register_forward_hook(lambda _module, args, _out: inputs.append(args[0].reshape(-1, args[0].shape[-1])))
     tokenizer = load_tokenizer(sharp)
-    seen, _ = _calibration.draw(config.calibration, tokenizer, sums_data, config.seed, RECIPE)
+    seen, _ = calibration.draw(config.calibration, tokenizer, sums_data, config.seed, RECIPE)
     with torch.inference_mode():
         for ids in seen:
             parent(torch.tensor([ids]))

@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import _artifact as artifact
-from tasks import _leaderboard, _page, refine
-from tasks._config import parse
-from tasks._errors import ConfigError, DataError
-from tasks._revise import Attempt
-from tasks._reward_set import Rewards
-from tasks._sample import Answer
+from tasks import refine
+from tasks.reporting import leaderboard, page
+from tasks.rewards.composite import Rewards
+from tasks.sampling.sample import Answer
+from tasks.self_training.revision import Attempt
+from tasks.stage import artifact
+from tasks.stage.config import parse
+from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
-from tests.tasks import report_tree
+from tests.support import report_tree
 
 MakeRun = Callable[[str], Any]
 VOWELS = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[aeiou1357]", "mode": "search"}}
@@ -45,8 +46,8 @@ def configured(**changes: Any) -> Any:
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory: pytest.TempPathFactory, chat_model: Path, sums_data: Path) -> tuple[Path, Path]:
     """The stage's output, and its checkpoints, of which the rounds' rows are looked at."""
-    from tasks._progress import Progress
-    from tasks._stage import Run
+    from tasks.stage.lifecycle import Run
+    from tasks.stage.progress import Progress
 
     root = tmp_path_factory.mktemp("refine")
     out = root / "refine"
@@ -212,11 +213,11 @@ def test_the_page_says_who_wins(
     folder, model = tree / "models" / "refine", artifact.read_manifest(tree / "models" / "sft").digest
     shutil.copytree(refined[0], folder)
     make_artifact(folder, stage="refine", model=model)
-    found = _page.folders(*(tree / name for name in _page.FOLDERS))
-    board = _leaderboard.build(
+    found = page.folders(*(tree / name for name in page.FOLDERS))
+    board = leaderboard.build(
         found, recipe="toy", headline=("sums", "helpful"), resamples=100, confidence=0.95, seed=0
     )  # no claim on it: a model that only shows a comparison is shown all the same
-    html = _page.render(
+    html = page.render(
         found, board | {"page": {"samples": 2, "listed": 2}, "claims": [], "forms": [], "frontier": {"rows": []}}
     )
     section = html[html.index('id="refinement"') :]
@@ -225,6 +226,6 @@ def test_the_page_says_who_wins(
         row = re.search(rf"<tr><td>{when} it was trained</td>.*?</tr>", section, re.S)
         assert row is not None
         assert side["winner"] in row[0]
-        assert _page.count(side["refinement"]["tokens"]) in row[0]
+        assert page.count(side["refinement"]["tokens"]) in row[0]
         assert f"{side['best_of_n']['n']:.2f}" in row[0]
     assert "learnt from its own answers" not in html, "its rounds are told in its own section"

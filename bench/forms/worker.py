@@ -1,0 +1,153 @@
+"""The process of one form of a model: it loads it, then answers `bench/forms/__main__.py`, a JSON line each way.
+
+    python -m bench.forms.worker KIND PLACE THREADS DTYPE [ADAPTER]     # KIND: transformers, onnx, llama, memory
+
+    {"do": "reference", "folder": …, "new_tokens": 64}   answer folder/prompts.json, keep the logits there
+    {"do": "compare", "folder": …}                       the measures against what `reference` left there
+    {"do": "times", "rows": [[…], …], "new_tokens": 64}  the clock of one turn
+    {"do": "bytes"}                                      peak memory so far, and the weights that one token reads
+
+One process a form: so its peak memory is its own, and the forms take turns while all of them stay loaded.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.forms.children import READ_BYTES
+from bench.forms.engines import Engine, OnnxRuntime, Transformers, onnx_weight_bytes
+from bench.forms.llama import LlamaCpp
+
+
+def load(kind: str, place: Path, threads: int, *options: str) -> Engine:
+    """The engine of a form."""
+    if kind == "transformers":
+        return Transformers(place, threads, options[0], *map(Path, options[1:]))
+    return OnnxRuntime(place, threads) if kind == "onnx" else LlamaCpp(place, threads)
+
+
+def reference(engine: Engine, folder: Path, new_tokens: int) -> dict[str, Any]:
+    """Answer the prompts; write `answers.json` and the logits along each answer, float32 `[answer, vocabulary]`."""
+    answers = []
+    for number, prompt in enumerate(json.loads((folder / "prompts.json").read_text(encoding="utf-8"))):
+        answers.append(answer := engine.answer(prompt["ids"], new_tokens))
+        logits = engine.logits([*prompt["ids"], *answer])[len(prompt["ids"]) - 1 : -1]
+        np.save(folder / f"{number}.npy", logits, allow_pickle=False)
+    (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+    return {"tokens": sum(map(len, answers))}
+
+
+def compare(engine: Engine, folder: Path) -> dict[str, Any]:
+    """The measures that the docstring of `tasks/export/parity.py` defines, over all prompts."""
+    prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+    answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    template = engine.template == (folder / "template.jinja").read_text(encoding="utf-8")
+    tokens = True
+    positions = argmax = greedy = 0
+    logit = logprob = kl = 0.0
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids = prompt["ids"]
+        template &= engine.text(prompt["messages"]) in (prompt["text"], None)
+        tokens &= engine.encode(prompt["text"]) == ids
+        tokens &= engine.decode(engine.encode(prompt["plain"])) == prompt["plain"]
+        theirs = np.load(folder / f"{number}.npy", allow_pickle=False)
+        ours = engine.logits([*ids, *answer])[len(ids) - 1 : -1]
+        p, q = log_softmax(theirs), log_softmax(ours)
+        logit = max(logit, float(np.abs(theirs - ours).max()))
+        logprob = max(logprob, float(np.abs(p - q).max()))
+        kl += float((np.exp(p) * (p - q)).sum())
+        argmax += int((theirs.argmax(-1) == ours.argmax(-1)).sum())
+        positions += len(answer)
+        greedy += agreeing(answer, engine.answer(ids, len(answer)))
+    return {
+        "chat_template_identical": template,
+        "tokenizer_identical": tokens,
+        "max_logit_difference": float(f"{logit:.3g}"),
+        "max_logprob_difference": float(f"{logprob:.3g}"),
+        "kl_per_token": float(f"{round(kl / positions, 9):.3g}"),
+        "argmax_agreement": round(argmax / positions, 6),
+        "greedy_agreement": round(greedy / positions, 6),
+        "tokens": positions,
+    }
+
+
+def agreeing(expected: Sequence[int], found: Sequence[int]) -> int:
+    """Tokens before the first that differs."""
+    same = [a == b for a, b in zip(expected, found, strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def log_softmax(logits: Any) -> Any:
+    """Log-probabilities in float64 of logits `[positions, vocabulary]`."""
+    x = logits.astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+class Memory:
+    """No model: a buffer larger than any cache, to be read."""
+
+    def __init__(self, threads: int) -> None:
+        """Args: threads: that read."""
+        import torch
+
+        torch.set_num_threads(threads)
+        self._buffer = torch.ones(READ_BYTES // 4)
+
+    def times(self, _rows: Any, _new_tokens: int) -> list[float]:
+        """The clock before and after a sum over all of it; the second twice, as if a token came."""
+        start = time.perf_counter()
+        self._buffer.sum()
+        end = time.perf_counter()
+        return [start, end, end + 1]
+
+
+def peak_bytes() -> int:
+    """Most memory this process has held, files mapped into it included.
+
+    `getrusage` would also count what the parent held when it started this process.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def weight_bytes(engine: Engine, place: Path) -> int:
+    """Bytes of weights that decoding one token reads."""
+    if isinstance(engine, Transformers):
+        return engine.weight_bytes()
+    if isinstance(engine, OnnxRuntime):
+        return onnx_weight_bytes(place)
+    from bench.forms.gguf import weight_bytes as of_gguf
+
+    return of_gguf(place)
+
+
+def main() -> None:
+    """Load, say so, and answer until the input ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print does not belong among the replies
+    kind, place, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    engine: Any = Memory(threads) if kind == "memory" else load(kind, place, threads, *sys.argv[4:])
+    print(json.dumps({"loaded": kind}), file=replies, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["do"] == "reference":
+            reply = reference(engine, Path(asked["folder"]), asked["new_tokens"])
+        elif asked["do"] == "compare":
+            reply = compare(engine, Path(asked["folder"]))
+        elif asked["do"] == "bytes":  # the peak first: counting the weights takes memory of its own
+            reply = {"peak_bytes": peak_bytes()}
+            reply["weight_bytes"] = weight_bytes(engine, place)
+        else:
+            reply = {"times": engine.times(np.asarray(asked["rows"]), asked["new_tokens"])}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

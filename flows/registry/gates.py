@@ -1,0 +1,241 @@
+"""The registry's policy: what a model must show before it becomes the champion.
+
+`mlflow/gates.yaml` holds the numbers, one section a recipe. A gate is a function from evidence to verdicts. "Better"
+means that the interval of a paired bootstrap over the same rows lies above the bound, not that a mean is larger.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from pydantic import Field
+from rich.markup import escape
+from rich.table import Table
+
+from flows.registry import evidence
+from flows.registry.evidence import Evidence
+from tasks.export import parity
+from tasks.grading.bootstrap import Interval, paired_difference
+from tasks.stage import artifact
+from tasks.stage.config import Strict, parse, read_yaml, suggest
+from tasks.stage.errors import ConfigError
+
+POLICY = Path("mlflow/gates.yaml")
+
+
+class Bootstrap(Strict):
+    """The interval that decides."""
+
+    resamples: int = Field(ge=100)
+    """Bootstrap samples."""
+    confidence: float = Field(gt=0, lt=1)
+    """Coverage of the interval, 0 to 1."""
+    seed: int
+    """Seed of the resampling."""
+
+
+class Quality(Strict):
+    """What the candidate must be better at."""
+
+    metric: str
+    """`task.metric`, e.g. `sums.helpful`."""
+    gain: float
+    """The interval's low end must lie above this, in the metric's unit; 0 asks for any gain that is no chance."""
+
+
+class Policy(Strict):
+    """One recipe's section of `mlflow/gates.yaml`."""
+
+    form: str
+    """The exported form that is served: `fp32`, `int8`, `int4`."""
+    served_loss: float = Field(ge=0)
+    """Most that form may score below its PyTorch model on the quality metric, in its unit, on the same rows."""
+    quality: Quality
+    regression: dict[str, float | None]
+    """Pattern of `task.metric` to the loss that is tolerated, in the metric's unit: the first that matches counts, the
+    interval's low end must lie above minus it, null tolerates any. Every metric must match one."""
+    bootstrap: Bootstrap
+    allow_changed_evaluation: bool
+    """Compare on the rows that both answered when the champion was asked other rows, or with another task file."""
+    allow_dirty: bool
+    """Promote from a working copy with uncommitted changes. That it was dirty is recorded either way."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate's decision."""
+
+    gate: str
+    required: str
+    found: str
+    passed: bool
+
+
+def load_policy(recipe: str, path: Path = POLICY) -> Policy:
+    """Read a recipe's policy. Raises ConfigError."""
+    sections = read_yaml(path)
+    if recipe not in sections:
+        raise ConfigError(
+            f"{path}: no section '{recipe}'{suggest(recipe, sections)}; add one to promote from this recipe"
+        )
+    return parse(Path(f"{path}: {recipe}"), sections[recipe], Policy)
+
+
+def judge(e: Evidence, policy: Policy) -> list[Verdict]:
+    """Every gate's verdict, in the order in which a person wants to read them."""
+    return [
+        *_quality(e, policy),
+        *_parity(e, policy),
+        _served_score(e, policy),
+        _contamination(e),
+        _lineage(e),
+        _workspace(e),
+        _commit(e, policy),
+    ]
+
+
+def table(model: str, verdicts: list[Verdict]) -> Table:
+    """The verdicts as a table for the terminal."""
+    shown = Table(title=f"gates for {model}", title_justify="left")
+    for column in ("gate", "required", "found", ""):
+        shown.add_column(column, overflow="fold")
+    for v in verdicts:
+        shown.add_row(v.gate, v.required, escape(v.found), "[green]pass[/]" if v.passed else "[red]FAIL[/]")
+    return shown
+
+
+def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
+    """The metric that must rise, then every metric that must not fall."""
+    main = policy.quality.metric
+    if main not in e.candidate.rows:
+        raise ConfigError(f"{POLICY}: quality.metric '{main}' was not evaluated{suggest(main, e.candidate.rows)}")
+    against = e.baseline.label if e.baseline else "a champion or a parent"
+    yield _above(e, policy, "quality", main, policy.quality.gain, f"{main} − {against} > {policy.quality.gain:+g}")
+    for metric in sorted(e.candidate.rows.keys() - {main}):
+        tolerated = bound(metric, policy)
+        if tolerated is not None:
+            yield _above(e, policy, "regression", metric, -tolerated, f"{metric} − {against} > {-tolerated:+g}")
+
+
+def bound(metric: str, policy: Policy) -> float | None:
+    """The loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
+    for pattern, tolerated in policy.regression.items():
+        if fnmatch(metric, pattern):
+            return tolerated
+    raise ConfigError(
+        f"{POLICY}: no pattern under 'regression' matches {metric}; add one with its bound, or null for none"
+    )
+
+
+def _above(e: Evidence, policy: Policy, gate: str, metric: str, bound: float, required: str) -> Verdict:
+    """Whether the low end of the paired difference lies above `bound`; the sign is turned where lower is better."""
+    if e.evaluated != e.digest:
+        return Verdict(gate, required, "the evaluation is of another version of the model; run `polm run`", False)
+    if e.baseline is None:
+        return Verdict(gate, required, f"{e.model} has no evaluated parent and there is no champion", False)
+    if e.baseline.digest == e.digest:
+        return Verdict(gate, required, f"the same weights as {e.baseline.label}", True)
+    difference = _difference(e, e.baseline, policy, metric)
+    if isinstance(difference, str):
+        return Verdict(gate, required, difference, False)
+    found = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+    passed = difference.low > bound
+    return Verdict(gate, required, found if passed else f"{found}: {bound - difference.low:.4f} short", passed)
+
+
+def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: str) -> Interval | str:
+    """The paired difference, positive when the candidate is better; or why there is none."""
+    if metric not in baseline.rows:
+        return f"{baseline.label} was never asked this"
+    ours, theirs = e.candidate.rows[metric], baseline.rows[metric]
+    shared = ours.keys() & theirs.keys()
+    task = metric.split(".")[0]
+    changed = ours.keys() != theirs.keys() or e.candidate.tasks.get(task) != baseline.tasks.get(task)
+    if not shared or (changed and not policy.allow_changed_evaluation):
+        how = "with another task file" if ours.keys() == theirs.keys() else "other rows"
+        remedy = "evaluate both alike, or set allow_changed_evaluation"
+        return f"{baseline.label} was asked {how} ({len(shared)} of {len(ours)} rows shared); {remedy}"
+    sign = 1.0 if e.candidate.higher_is_better[metric] else -1.0
+    return paired_difference(
+        {row: sign * ours[row] for row in shared},
+        {row: sign * theirs[row] for row in shared},
+        **policy.bootstrap.model_dump(),
+    )
+
+
+def _served_score(e: Evidence, policy: Policy) -> Verdict:
+    """What is served scores as the model that was compared above: rounding costs no more than is tolerated."""
+    metric, form = policy.quality.metric, policy.form
+    required = f"{metric} of {form} − PyTorch's ≥ {-policy.served_loss:+g}"
+    if e.served is None:
+        return Verdict("served score", required, f"{form} was not evaluated; run `polm run`", False)
+    if e.served.digest != e.export.digest:
+        return Verdict("served score", required, "evaluated on another export; run `polm run`", False)
+    difference = _difference(replace(e, candidate=e.served), replace(e.candidate, label="PyTorch"), policy, metric)
+    if isinstance(difference, str):
+        return Verdict("served score", required, difference, False)
+    found = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+    return Verdict("served score", required, found, difference.value >= -policy.served_loss)
+
+
+def _contamination(e: Evidence) -> Verdict:
+    """No evaluation question trains, looked for among the rows themselves; all stages used the same split."""
+    required = "no evaluation question among the training rows"
+    others = {name for name, m in e.chain.items() if "data" in m.inputs and m.inputs["data"] != _data_digest(e)}
+    if others or e.data is None:
+        names = ", ".join(sorted(others)) or "the evaluation"
+        return Verdict("contamination", required, f"{names}: made from another data artifact; run `polm run`", False)
+    leaked, asked, trained = evidence.leaked_questions(e.data)
+    removed = len(artifact.read_json(e.data / "report.json")["contaminated"])
+    if leaked:
+        return Verdict("contamination", required, f"{len(leaked)} of {asked} train too, e.g. “{leaked[0]}”", False)
+    found = f"0 of {asked} in {trained} rows ({removed} rows were removed)"
+    return Verdict("contamination", required, found, asked > 0)
+
+
+def _data_digest(e: Evidence) -> str:
+    return e.chain[str(evidence.METRICS / e.model)].inputs["data"]
+
+
+def _lineage(e: Evidence) -> Verdict:
+    """Everything that the candidate was made from is still there, down to something made from no artifact."""
+    known = {m.digest for m in e.chain.values()}
+    gone = [f"{name}: {key}" for name, m in e.chain.items() for key, digest in m.inputs.items() if digest not in known]
+    found = f"not in the workspace: {', '.join(gone)}" if gone else f"{len(e.chain)} verified artifacts"
+    return Verdict("lineage", "every input down to the data, verified", found, not gone)
+
+
+def _workspace(e: Evidence) -> Verdict:
+    found = f"changed since: {', '.join(e.stale)}; run `polm run`" if e.stale else "equal"
+    return Verdict("workspace", "code, params and artifacts as in dvc.lock", found, not e.stale)
+
+
+def _commit(e: Evidence, policy: Policy) -> Verdict:
+    required = "a git commit" + ("" if policy.allow_dirty else ", nothing uncommitted")
+    if e.git["commit"] == "none":
+        return Verdict("commit", required, e.git["git_error"], False)
+    dirty = e.git["dirty"] == "true"
+    changes = f" and {e.git.get('git_error', 'changes')}" if dirty else ""
+    return Verdict("commit", required, e.git["commit"][:12] + changes, policy.allow_dirty or not dirty)
+
+
+def _parity(e: Evidence, policy: Policy) -> Iterator[Verdict]:
+    """Every form answers like the model it was made from, and the one that is served was held to a bound."""
+    forms, thresholds = e.parity["forms"], e.parity["thresholds"]
+    required = "every form within its thresholds"
+    lacking = parity.unmeasured(forms)
+    wrong = [*(failure.sentence for failure in parity.failures(forms, thresholds)), *lacking]
+    failed = "; ".join([*wrong, *(["`polm run` exports again and measures it"] if lacking else [])])
+    shown = ", ".join(f"{name} KL {measures['kl_per_token']:g}" for name, measures in forms.items())
+    yield Verdict("parity", required, failed or shown, not failed)
+    form = policy.form
+    problem = ""
+    if e.export.inputs["model"] != e.digest:
+        problem = "exported from another version of the model; run `polm run`"
+    elif form not in forms or not any(name.startswith(f"{form}/") for name in e.export.files):
+        problem = f"there are only {', '.join(forms)}; name one of them in {POLICY}"
+    elif thresholds[form]["kl_per_token"] is None:
+        problem = f"forms.{form}.thresholds.kl_per_token is null in export_onnx.yaml: nothing was proven about it"
+    found = problem or f"{forms[form]['bytes'] / 1e6:.1f} MB, {forms[form]['argmax_agreement']:.1%} the same tokens"
+    yield Verdict("served form", f"{form} of this model, with a bound on its KL", found, not problem)

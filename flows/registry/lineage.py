@@ -1,0 +1,247 @@
+"""`polm lineage`: from an answer to the version that gave it, its stages, and the rows of data it was made from.
+
+Everything is read from what the registry keeps with the version (`evidence/manifests`), so it can still be told when
+the workspace has moved on. Sources and licences come from the report that was logged with the data stage's MLflow run.
+"""
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
+
+from flows import workspace
+from flows.tracking import client
+from tasks.stage import artifact
+from tasks.stage.errors import GateError
+
+DIGITS = 12
+"""Digits of a digest that are shown."""
+ANSWER = ("request_id", "model_name", "model_version")
+"""Tags of a trace that the server wrote."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of the chain."""
+
+    name: str
+    """Folder, e.g. `artifacts/models/sft`, with `-` for `/`: as the evidence keeps it."""
+    manifest: artifact.Manifest
+    run: str | None
+    """MLflow run of the stage that made it; None when the store has none."""
+    dataset: str | None
+    """Set of the data artifact that it was trained on, if that run names one."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where an answer comes from."""
+
+    answer: dict[str, Any] | None
+    """Trace id, request id, question, text; None when a version was asked for."""
+    name: str
+    version: str
+    tags: dict[str, str]
+    run: str
+    """MLflow run of the promotion."""
+    steps: list[Step]
+    """From the export down to the data."""
+    data: dict[str, Any] | None
+    """Report of the data stage; None when neither store nor workspace has it."""
+
+
+def show(what: str) -> None:
+    """Print the lineage of an answer or a version of the active recipe. Raises GateError; see `find`."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge: nothing is cut off
+    console.print(_tree(find(what)), highlight=False)
+
+
+def find(what: str) -> Lineage:
+    """Look an answer or a version up.
+
+    Args:
+        what: id of a trace (`tr-…`) or of an answer (`chatcmpl-…`), a version (`3`, `v3`, `polm-tiny/3`), or an alias.
+
+    Raises:
+        GateError: nothing of that name.
+    """
+    what = what.encode(errors="replace").decode()  # a byte that is no UTF-8 has no place in a database's query
+    name = client.experiment(workspace.active_recipe())
+    api = client.client(writes=False)
+    answer = _answer(api, name, what) if what.startswith(("tr-", "chatcmpl-")) else None
+    if answer is not None:
+        name, number = answer["model_name"], answer["model_version"]
+    else:
+        number = _number(api, name, what)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = api.get_model_version(name, number)
+    except MlflowException as e:
+        raise GateError(f"{name}: there is no version {number}; `polm ui` shows those there are") from e
+    missing = [tag for tag in ("model", "form", "export", "commit", "dirty") if tag not in version.tags]
+    if missing or not version.run_id:
+        what = f"tag '{missing[0]}'" if missing else "MLflow run"
+        raise GateError(f"{name} v{number} has no {what}; only what `polm promote` registered has a lineage")
+    steps = list(_steps(api, name, version))
+    return Lineage(answer, name, str(version.version), dict(version.tags), version.run_id, steps, _data(api, steps))
+
+
+def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
+    """What a trace says, by its own id or by the answer's."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if what.startswith("tr-"):
+            trace = api.get_trace(what)
+        else:
+            experiment = api.get_experiment_by_name(name)
+            wanted = "tags.request_id = '{}'".format(re.sub(r"[^\w-]", "", what))
+            found = api.search_traces([experiment.experiment_id], wanted, max_results=1) if experiment else []
+            trace = found[0] if found else None
+    except MlflowException:
+        trace = None
+    spans = trace.data.spans if trace is not None else []
+    if trace is None or not {*ANSWER}.issubset(trace.info.tags) or not spans:
+        raise GateError(
+            f"{what}: no such answer among the traces of {name}; they are written some seconds after it, and `polm ui` "
+            f"shows them"
+        )
+    span = spans[0]
+    return {
+        **{key: trace.info.tags[key] for key in ANSWER},
+        "trace": trace.info.trace_id,
+        "asked": span.inputs["messages"][-1]["content"],
+        "text": span.outputs["content"],
+    }
+
+
+def _number(api: Any, name: str, what: str) -> str:
+    """The version that a person means."""
+    match = re.fullmatch(rf"(?:{re.escape(name)}[/ ])?v?(\d+)", what)
+    if match:
+        return match[1]
+    found = api.search_registered_models(f"name = '{name}'")
+    aliases = found[0].aliases if found else {}
+    if what not in aliases:
+        known = ", ".join(sorted(aliases)) or "none yet"
+        raise GateError(f"{name}: '{what}' is no version, alias (there are: {known}), trace or answer")
+    return str(aliases[what])
+
+
+def _steps(api: Any, name: str, version: Any) -> Iterator[Step]:
+    """The artifacts that the version stands on, each before what it was made from."""
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as temp:
+        try:
+            folder = Path(api.download_artifacts(version.run_id, "evidence/manifests", temp))
+        except (MlflowException, OSError) as e:
+            what = f"{name} v{version.version}: its MLflow run {version.run_id} has no evidence/manifests"
+            raise GateError(f"{what} ({e}); promote its model again") from e
+        found = {path.stem: artifact.Manifest.model_validate_json(path.read_text()) for path in folder.glob("*.json")}
+    named = {manifest.digest: stem for stem, manifest in found.items()}
+    queue, seen = [version.tags["export"]], set()
+    while queue:
+        digest = queue.pop(0)
+        if digest in seen or digest not in named:
+            continue
+        if any(digest in found[stem].inputs.values() for d, stem in named.items() if d not in seen and d in queue):
+            queue.append(digest)  # something that was made from it comes first
+            continue
+        seen.add(digest)
+        manifest = found[named[digest]]
+        run = _run(api, name, digest)
+        yield Step(named[digest], manifest, run and run.info.run_id, run and run.data.params.get("dataset"))
+        queue += sorted(manifest.inputs.values())
+
+
+def _run(api: Any, name: str, digest: str) -> Any:
+    experiment = api.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    runs = api.search_runs([experiment.experiment_id], f"tags.digest = '{digest}' and tags.stage != ''", max_results=1)
+    return runs[0] if runs else None
+
+
+def _data(api: Any, steps: list[Step]) -> dict[str, Any] | None:
+    """The data stage's own report, whose bytes are those of the manifest."""
+    last = next((step for step in steps if step.manifest.stage == "data"), None)
+    if last is None or "report.json" not in last.manifest.files:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as temp:
+        places = [Path("artifacts", last.name.removeprefix("artifacts-"), "report.json")]
+        if last.run is not None:
+            with contextlib.suppress(MlflowException, OSError):
+                places.append(Path(api.download_artifacts(last.run, "report.json", temp)))
+        for path in places:
+            if path.exists() and artifact.sha256(path) == last.manifest.files["report.json"]:
+                report: dict[str, Any] = artifact.read_json(path)
+                return report
+    return None
+
+
+def _tree(found: Lineage) -> Tree:
+    tags = found.tags
+    version = f"[bold]{found.name} v{found.version}[/]  {tags['model']}, {tags['form']}"
+    if found.answer is None:
+        tree = node = Tree(version)
+    else:
+        tree = Tree(f"answer {found.answer['request_id']}  trace {found.answer['trace']}")
+        tree.add(f"asked    {escape(json.dumps(found.answer['asked'], ensure_ascii=False))}")
+        tree.add(f"answered {escape(json.dumps(found.answer['text'], ensure_ascii=False))}")
+        node = tree.add(version)
+    node.add(f"promoted in MLflow run {found.run}, commit {tags['commit'][:DIGITS]}{_dirty(tags)}")
+    stages = node.add("stages")
+    for step in found.steps:
+        manifest = step.manifest
+        inputs = ", ".join(f"{name} {digest[:DIGITS]}" for name, digest in sorted(manifest.inputs.items()))
+        line = stages.add(f"{manifest.stage:<12} {step.name}  [bold]{manifest.digest[:DIGITS]}[/]")
+        if step.dataset:
+            line.add(f"trained on {artifact.set_folder(step.dataset)}/train.jsonl")
+        line.add(f"params {manifest.params[:DIGITS]}" + (f"; from {inputs}" if inputs else ""))
+        line.add(f"MLflow run {step.run}" if step.run else "no MLflow run in this store")
+    _add_data(node, found)
+    return tree
+
+
+def _dirty(tags: dict[str, str]) -> str:
+    return " and uncommitted changes" if tags["dirty"] == "true" else ""
+
+
+def _add_data(node: Tree, found: Lineage) -> None:
+    """The rows: each training file with its hash, and the sources with their licences."""
+    data = next((step for step in found.steps if step.manifest.stage == "data"), None)
+    if data is None:
+        node.add("data: the artifact is not in the evidence")
+        return
+    rows = node.add("training rows")
+    sets = found.data["sets"] if found.data else {}
+    about = {name: (set_["files"][name]["rows"], set_) for set_ in sets.values() for name in set_["files"]}
+    for name, digest in sorted(data.manifest.files.items()):
+        if not name.endswith("/train.jsonl"):
+            continue
+        count, set_ = about.get(name, (None, {}))
+        more = (
+            f"  {count} rows, {', '.join(set_['licences'])}, from {', '.join(sorted(set_['sources']))}" if set_ else ""
+        )
+        rows.add(f"{name}  sha256 {digest[:DIGITS]}{more}")
+    if found.data is None:
+        node.add("sources: the data stage's report is neither in MLflow nor in the workspace")
+        return
+    sources = node.add("sources")
+    for name, source in sorted(found.data["sources"].items()):
+        pinned = next((f", {key} {source[key]}" for key in ("sha256", "revision") if source.get(key)), "")
+        sources.add(f"{name}  {source['kind']} {escape(str(source['name']))}, {source['licence']}{pinned}")

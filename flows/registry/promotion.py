@@ -1,0 +1,249 @@
+"""The model registry: one registered model per recipe, moved only here.
+
+Aliases: `candidate` is the last version that passed the gates, `champion` is what is served, `previous` is what it
+replaced. Commands of one working copy wait for each other; among several of them, only one wins
+(`flows.registry.aliases`), and only when the champion is still the one that the gates looked at.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows import workspace
+from flows.registry import evidence, gates
+from flows.registry import version as model_version
+from flows.registry.aliases import Aliases
+from flows.registry.evidence import Evidence, Scores
+from flows.registry.gates import Policy, Verdict
+from flows.tracking import client
+from tasks.stage import artifact
+from tasks.stage.errors import GateError
+
+log = logging.getLogger("polm")
+SERVED = Path("mlflow/chat_model.py")
+"""The served model, as code: MLflow keeps the file, never a pickle."""
+PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
+"""Packages of the served model, pinned to the versions that it was promoted with."""
+EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0.0, "stream": False}
+"""A request that the model must answer before it is registered; kept with it."""
+
+
+def promote(model: str) -> None:
+    """Register `artifacts/models/<model>` of the active recipe and make it the champion, if it passes every gate.
+
+    Args:
+        model: name of the model, e.g. `dpo`.
+
+    Raises:
+        GateError: a gate failed (all that failed are named), or somebody else moved the champion meanwhile.
+        ArtifactError: an artifact that the decision rests on is missing or corrupted.
+        ConfigError: `mlflow/gates.yaml` is wrong.
+    """
+    recipe = workspace.active_recipe()
+    policy = gates.load_policy(recipe)
+    console = Console()
+    with _exclusive(), workspace.run_lock(), tempfile.TemporaryDirectory() as temp:
+        api = client.client()
+        name = client.experiment(recipe)
+        aliases = Aliases(api, name)
+        state = aliases.state()
+        before = state.aliases
+        found = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
+        if _is_champion(api, name, before, found, policy):
+            console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
+            return
+        verdicts = gates.judge(found, policy)
+        console.print(gates.table(model, verdicts))
+        _refuse(model, verdicts)
+        version = _register(api, recipe, found, policy, verdicts)
+        if aliases.read().get("champion") != before.get("champion"):
+            raise GateError(
+                f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
+            )
+        moved = {"candidate": version, "champion": version}
+        moved |= {"previous": before["champion"]} if "champion" in before else {}
+        what = f"made v{version} ({model}, {policy.form}) the champion"
+        remedy = f"v{version} stays unpromoted; promote again to hold {model} against the new champion"
+        aliases.move(state, moved, what, remedy)
+    console.print(f"[bold]{name} v{version}[/] is the champion: {model}, {policy.form}")
+
+
+def rollback() -> None:
+    """Make the active recipe's previous champion the champion again, and the other way round.
+
+    Raises:
+        GateError: there is no previous champion.
+    """
+    start = time.monotonic()
+    recipe = workspace.active_recipe()
+    with _exclusive():
+        api = client.client()
+        name = client.experiment(recipe)
+        experiment = client.experiment_id(api, recipe)  # what can be refused is refused before an alias moves
+        aliases = Aliases(api, name)
+        state = aliases.state()
+        before = state.aliases
+        if "champion" not in before:
+            raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
+        if before.get("previous", before["champion"]) == before["champion"]:
+            raise GateError(f"{name}: there is no champion before v{before['champion']} to go back to")
+        moved = {"champion": before["previous"], "previous": before["champion"]}
+        what = f"rolled back from v{before['champion']} to v{before['previous']}"
+        aliases.move(state, moved, what, "nothing was rolled back here; look at `polm ui`, then decide again")
+        tags = {"kind": "rollback", "from": before["champion"], "to": before["previous"], **client.git_state()}
+        run = api.create_run(experiment, run_name="rollback", tags=tags)
+        api.set_terminated(run.info.run_id)
+    Console().print(
+        f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous "
+        f"({time.monotonic() - start:.1f} s)"
+    )
+
+
+@contextlib.contextmanager
+def champion() -> Iterator[tuple[Path, str]]:
+    """The active recipe's champion, for as long as the block runs.
+
+    Yields:
+        Folder of its exported model, and its name for a person, e.g. `polm-tiny v3 (dpo, int8)`.
+
+    Raises:
+        GateError: there is none yet.
+        ModelError: it was not registered by `polm promote`.
+    """
+    api = client.client(writes=False)
+    name = client.experiment(workspace.active_recipe())
+    aliases = Aliases(api, name).read()
+    if "champion" not in aliases:
+        raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
+    version = api.get_model_version(name, aliases["champion"])
+    with model_version.exported(api, version) as folder:
+        yield folder, f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[None]:
+    """One promotion or rollback at a time in this working copy."""
+    path = artifact.STATE / "locks" / "registry.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("waiting for another promotion to end …")
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -> Scores | None:
+    """How the champion answered, from the evidence stored with its version."""
+    if "champion" not in aliases:
+        return None
+    version = api.get_model_version(name, aliases["champion"])
+    if not version.run_id or not {"model", "digest", "export", "form"} <= version.tags.keys():
+        raise GateError(
+            f"{name} v{version.version} is the champion and was not registered by `polm promote`: there is nothing to "
+            f"compare with; remove its alias `champion` in MLflow (`polm ui`), and promote again"
+        )
+    folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
+    label = f"champion v{version.version} ({version.tags['model']})"
+    return evidence.read_scores(folder, label, version.tags["digest"])
+
+
+def _is_champion(api: Any, name: str, aliases: dict[str, str], found: Evidence, policy: Policy) -> bool:
+    if "champion" not in aliases:
+        return False
+    tags = api.get_model_version(name, aliases["champion"]).tags
+    return (tags["digest"], tags["export"], tags["form"]) == (found.digest, found.export.digest, policy.form)
+
+
+def _refuse(model: str, verdicts: list[Verdict]) -> None:
+    """Raises GateError naming every gate that failed."""
+    failed = [v for v in verdicts if not v.passed]
+    if failed:
+        lines = "\n".join(f"  {v.gate}: required {v.required}; found {v.found}" for v in failed)
+        raise GateError(f"{model} is not promoted: {len(failed)} of {len(verdicts)} gates failed\n{lines}")
+
+
+def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> str:
+    """Log the served model with its evidence and register it; returns the new version. No alias moves."""
+    import mlflow
+
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of defaults that EXAMPLE does not rely on
+    name = client.experiment(recipe)
+    tags = {
+        "model": found.model,
+        "recipe": recipe,
+        "digest": found.digest,
+        "export": found.export.digest,
+        "form": policy.form,
+        **found.git,
+        "gates": json.dumps({f"{v.gate}: {v.required}": v.found for v in verdicts}, ensure_ascii=False),
+    }
+    experiment = client.experiment_id(api, recipe)
+    with mlflow.start_run(
+        experiment_id=experiment, run_name=f"promote {found.model}", tags={"kind": "promotion", **tags}
+    ) as run:
+        with tempfile.TemporaryDirectory() as temp:
+            _gather(Path(temp), found, policy, verdicts)
+            mlflow.log_artifacts(temp, "evidence")
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(SERVED),
+            artifacts={"onnx": str(evidence.ONNX / found.model / policy.form)},
+            input_example=EXAMPLE,
+            pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
+        )
+    _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
+    quality = next(v for v in verdicts if v.gate == "quality")
+    made = api.create_model_version(
+        name,
+        source=logged.model_uri,
+        run_id=run.info.run_id,
+        tags=tags,
+        description=f"{found.model}, {policy.form}. {quality.required}: {quality.found}",
+        model_id=logged.model_id,
+    )
+    return str(made.version)
+
+
+def _create(api: Any, name: str, description: str) -> None:
+    """Create the registered model unless it is there; somebody else may do so at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    if not api.search_registered_models(f"name = '{name}'"):
+        try:
+            api.create_registered_model(name, description=description)
+        except MlflowException as e:
+            if e.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _gather(folder: Path, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> None:
+    """Lay out the evidence that stays with the version."""
+    shutil.copytree(evidence.METRICS / found.model, folder / "evaluation")
+    artifact.write_json(folder / "parity.json", found.parity)
+    for path, manifest in found.chain.items():
+        (folder / "manifests").mkdir(exist_ok=True)
+        artifact.write_json(folder / "manifests" / f"{path.replace('/', '-')}.json", manifest.model_dump())
+    decision = {
+        "model": found.model,
+        "digest": found.digest,
+        "against": found.baseline and {"label": found.baseline.label, "digest": found.baseline.digest},
+        "git": found.git,
+        "policy": policy.model_dump(),
+        "gates": [vars(v) for v in verdicts],
+    }
+    artifact.write_json(folder / "gates.json", decision)
+    page = evidence.report_page(found.model)
+    if page is not None:
+        shutil.copyfile(page, folder / "report.html")

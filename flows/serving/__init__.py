@@ -1,0 +1,1 @@
+"""The server, its worker processes, and the chat in the terminal."""

@@ -1,0 +1,205 @@
+"""Talking to an exported model: `polm chat` in a terminal, or one question and its answer.
+
+The same engine answers as in `polm serve`. The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported
+and the first answer begins within a second.
+"""
+
+import contextlib
+import queue
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from flows.serving.answer import Piece, Sampling
+from flows.serving.engine import Engine
+from tasks.stage.errors import DataError, ModelError
+
+HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+
+
+def main(words: Sequence[str], folder: Path | None, *, max_new_tokens: int, temperature: float) -> None:
+    """Answer the question, or talk.
+
+    Args:
+        words: the question; without any it comes from a pipe, and at a terminal the person is asked.
+        folder: an ONNX Runtime GenAI folder; None takes the champion.
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 takes the likeliest token, above it samples.
+
+    Raises:
+        DataError: the question is empty or too long.
+        GateError: there is no champion.
+        ModelError: no model there, an unreadable one, or a champion that `polm promote` did not register.
+    """
+    from flows import workspace
+    from flows.registry import promotion
+
+    folder = folder.resolve() if folder is not None else None  # before the working directory becomes the project's
+    workspace.enter(writes=False)
+    asked = question_from(words, sys.stdin)
+    known = contextlib.nullcontext((folder, str(folder))) if folder is not None else promotion.champion()
+    with known as (path, title):
+        if asked is not None:
+            answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+        else:
+            chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+
+
+class Conversation:
+    """A model with what was said so far."""
+
+    def __init__(self, folder: Path, *, max_new_tokens: int, temperature: float) -> None:
+        """Load the model.
+
+        Args:
+            folder: an ONNX Runtime GenAI folder.
+            max_new_tokens: longest answer, in tokens.
+            temperature: 0 takes the likeliest token, above it samples.
+
+        Raises:
+            ModelError: no model there, or an unreadable one.
+        """
+        self.messages: list[dict[str, str]] = []
+        self._engine = Engine(folder, batch=1)
+        self._context = self._engine.context
+        self._max_new_tokens = max_new_tokens
+        self._temperature = temperature
+
+    def ask(self, question: str) -> Generator[str]:
+        """Yield the answer piece by piece. What was yielded stays in the conversation, also when it was stopped midway.
+
+        A question that could not be answered leaves the conversation as it was.
+
+        Raises:
+            DataError: the question alone does not fit into the model's context, or it holds a NUL or half a character.
+            ModelError: the model failed.
+        """
+        messages, ids = self._fit([*self.messages, {"role": "user", "content": question}])
+        room = min(self._max_new_tokens, self._context - len(ids))
+        pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
+        answer = self._engine.submit(ids, Sampling(room, self._temperature), pieces.put)
+        said, reason = "", None
+        try:
+            while reason is None:
+                piece = pieces.get()
+                said, reason = said + piece.text, piece.reason
+                if piece.text:
+                    yield piece.text
+            if reason == "failed":
+                raise ModelError("the model failed on this question; ask again")
+        finally:
+            answer.cancel()
+            if reason != "failed":
+                self.messages = [*messages, {"role": "assistant", "content": said}]
+
+    def forget(self) -> None:
+        """Start anew."""
+        self.messages.clear()
+
+    def _fit(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
+        """The conversation as far as it fits, and its tokens. The oldest turns go when there is no room for an answer.
+
+        That room is the longest answer, but never more than half of the context: the other half is for remembering.
+        """
+        room = min(self._max_new_tokens, self._context // 2)
+        while True:
+            ids = self._engine.encode(messages)
+            if len(ids) + room <= self._context:
+                return messages, ids
+            if len(messages) == 1:
+                if len(ids) < self._context:
+                    return messages, ids
+                raise DataError(f"the question is {len(ids)} tokens long, the context only {self._context}; shorten it")
+            messages = messages[2:]
+
+
+def question_from(words: Sequence[str], stdin: TextIO) -> str | None:
+    """The one question of `polm chat "…"` or `… | polm chat`; None when a person wants to talk.
+
+    Raises:
+        DataError: the words or the piped text are empty, or the text is not in the terminal's encoding.
+    """
+    if words:
+        question = " ".join(words).strip()
+    elif stdin.isatty():
+        return None
+    else:
+        try:
+            question = stdin.read().strip()
+        except UnicodeDecodeError as e:
+            raise _not_text(e) from None
+    if not question:
+        raise DataError("the question is empty; ask like this: polm chat 'What is 2 + 3?'")
+    return question
+
+
+def _not_text(error: UnicodeDecodeError) -> DataError:
+    what = f"byte {error.start + 1} of the question is no {error.encoding} ({error.reason})"
+    return DataError(f"{what}; convert it: iconv -f ITS_ENCODING -t {error.encoding}")
+
+
+def answer(folder: Path, question: str, *, max_new_tokens: int, temperature: float, console: Console) -> None:
+    """Answer one question and leave. Raises ModelError or DataError."""
+    conversation = Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
+    _say(conversation, question, console)
+
+
+def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, console: Console) -> None:
+    """Talk until the person leaves.
+
+    Args:
+        folder: an ONNX Runtime GenAI folder.
+        title: what is being talked to, e.g. `polm-tiny version 3 (champion), int8`.
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 takes the likeliest token, above it samples.
+        console: where to talk.
+
+    Raises:
+        ModelError: no model there, or an unreadable one.
+    """
+    conversation = Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (arrow keys and history in input(); not on every platform)
+    console.print(title, style="bold", markup=False, highlight=False)
+    console.print(HELP, style="dim", markup=False, highlight=False)
+    while True:
+        try:
+            question = console.input("[bold cyan]>[/] ").strip()
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print(f"\n{HELP}", style="dim", markup=False, highlight=False)
+            continue
+        except UnicodeDecodeError as e:
+            console.print(str(_not_text(e)), style="red", markup=False, highlight=False)
+            continue
+        if question == "/quit":
+            return
+        if question == "/reset":
+            conversation.forget()
+            console.print("forgotten", style="dim")
+        elif question.startswith("/"):
+            console.print(HELP, style="dim", markup=False, highlight=False)
+        elif question:
+            try:
+                _say(conversation, question, console)
+            except (DataError, ModelError) as e:
+                console.print(str(e), style="red", markup=False, highlight=False)
+
+
+def _say(conversation: Conversation, question: str, console: Console) -> None:
+    """Print an answer as it comes. Ctrl-C ends the answer, and in a conversation only that."""
+    pieces = conversation.ask(question)
+    try:
+        for piece in pieces:
+            console.print(piece, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+            console.file.flush()
+    except KeyboardInterrupt:
+        console.print(" [stopped]", style="dim", markup=False, end="")
+    finally:
+        pieces.close()  # puts what was said into the conversation
+        console.print()

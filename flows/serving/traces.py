@@ -1,0 +1,214 @@
+"""Every answer as an MLflow trace. A dead MLflow delays and fails no request, and a dead server loses no trace.
+
+An answer is appended to a spool file under `.polm/traces/`, and a thread writes what has gathered there to MLflow, many
+traces in one transaction: one by one, SQLite takes ten a second. A file goes when its traces are in MLflow. What a
+killed server has left, or one that MLflow was away from, is written by the next. Each server holds a lock on the file
+that it appends to. A trace that is written twice is the same trace: its id is that of the answer.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from http.client import BAD_REQUEST
+from pathlib import Path
+from typing import IO, Any
+
+from flows.tracking import client
+from tasks.stage import artifact
+
+log = logging.getLogger("polm")
+SPOOL = artifact.STATE / "traces"
+ROOM = 256_000_000
+"""Bytes that may wait on disk. More are dropped and counted: a disk stays free when MLflow is away for days."""
+TOGETHER = 100
+"""Traces in one file, and in one transaction."""
+SECONDS = 0.5
+"""Between two looks at the spool."""
+FLUSH_SECONDS = 20.0
+"""That the last traces have when the server ends; later ones stay in the spool."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answered request."""
+
+    request: str
+    """Its id: `chatcmpl-` and 32 hexadecimal digits."""
+    model: dict[str, str]
+    """`model_name`, `model_version`, `digest` and `export` of the version that answered."""
+    messages: list[dict[str, str]]
+    settings: dict[str, Any]
+    text: str
+    reason: str
+    usage: dict[str, int]
+    start: int
+    """Nanoseconds since 1970."""
+    end: int
+    """Nanoseconds since 1970."""
+
+
+class Traces:
+    """The spool and the thread that empties it."""
+
+    def __init__(self, recipe: str) -> None:
+        """Start the thread. Traces go to the recipe's experiment, beside its runs."""
+        self.written, self.dropped, self.failed = 0, 0, 0
+        self._folder, self._recipe = SPOOL.resolve() / recipe, recipe
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._lines = 0
+        self._bytes = self.waiting
+        self._deadline: float | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="traces", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes in the spool."""
+        return sum(_size(path) for path in self._folder.glob("*.jsonl"))
+
+    def put(self, record: Record) -> None:
+        """Have it written. Waits for the disk's cache at most, never for MLflow; never raises."""
+        line = json.dumps(asdict(record)).encode() + b"\n"
+        with self._lock:
+            try:
+                if self._bytes + len(line) > ROOM:
+                    raise OSError(f"{self._folder} holds {self._bytes} bytes")
+                self._file = self._file or self._begin()
+                if self._file.write(line) != len(line):
+                    raise OSError(f"no room on the disk of {self._folder}")
+                self._bytes, self._lines = self._bytes + len(line), self._lines + 1
+                if self._lines == TOGETHER:
+                    self._finish()
+            except OSError as e:
+                self._finish()
+                self.dropped += 1
+                if self.dropped in (1, 100, 10_000):
+                    log.warning("a trace was dropped (%d so far): %s", self.dropped, e)
+
+    def close(self) -> None:
+        """Write what waits, as far as `FLUSH_SECONDS` allow."""
+        self._deadline = time.monotonic() + FLUSH_SECONDS
+        self._end.set()
+        self._thread.join(FLUSH_SECONDS + 5)  # a call to a dead MLflow may hang: the thread is left to it
+        left = self.waiting
+        if self.dropped or self.failed or left:
+            log.warning(
+                "traces: %d written, %d dropped, %d failed; %d bytes wait in %s for the next `polm serve`",
+                *(self.written, self.dropped, self.failed, left, SPOOL),
+            )
+
+    def _work(self) -> None:
+        troubles, ending = 0, False
+        while not ending:
+            ending = self._end.wait(SECONDS * min(troubles + 1, 60))
+            try:
+                self._empty()
+                troubles = 0
+            except Exception as e:  # MLflow is away: what waits goes on waiting
+                troubles += 1
+                if troubles in (1, 10, 100, 1000):
+                    log.warning("traces wait in %s: %s", SPOOL, e)
+
+    def _begin(self) -> IO[bytes]:
+        """A new file, locked before another server can find it."""
+        path = self._folder / f"{time.time_ns()}-{uuid.uuid4().hex}.new"
+        file = _locked(path, "xb")
+        path.rename(path.with_suffix(".jsonl"))
+        return file
+
+    def _finish(self) -> None:
+        """Let go of the file: it may be emptied now. Under the lock."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._lines = None, 0
+
+    def _empty(self) -> None:
+        """Write all files but those that another server appends to. Raises when MLflow is away."""
+        with self._lock:
+            self._finish()
+        for path in sorted(self._folder.glob("*.jsonl")):
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                break
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, "rb") as file:
+                lines = file.readlines()
+                taken = self._write(lines)
+                path.unlink()
+                self.written, self.failed = self.written + taken, self.failed + len(lines) - taken
+        with self._lock:
+            self._bytes = self.waiting
+
+    def _write(self, lines: list[bytes]) -> int:
+        """How many of the traces MLflow took; the others it never will. Raises when it may take them later."""
+        api = client.client()
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracing.client import TracingClient
+
+        experiment = client.experiment_id(api, self._recipe)
+        try:
+            spans = [_span(Record(**json.loads(line))) for line in lines]
+            TracingClient(api.tracking_uri).log_spans(experiment, spans)
+            return len(lines)
+        except (ValueError, TypeError, MlflowException) as e:  # of the former: half a line, as a full disk leaves it
+            if isinstance(e, MlflowException) and e.get_http_status_code() != BAD_REQUEST:
+                raise
+            if len(lines) > 1:
+                return sum(self._write([line]) for line in lines)
+            log.warning("a trace cannot be written: %s: %s", e, lines[0][:100])
+            return 0
+
+
+def _locked(path: Path, mode: str) -> IO[bytes]:
+    """Open a file that no other server has open. Raises BlockingIOError when one has."""
+    file: IO[bytes] = path.open(mode, buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _span(record: Record) -> Any:
+    """The trace's one span; MLflow makes the trace and its tags from it."""
+    from mlflow.entities import Span
+    from mlflow.tracing.constant import SpanAttributeKey as Key
+
+    number = record.request.removeprefix("chatcmpl-")
+    trace = f"tr-{number}"
+    tags = {"mlflow.traceName": "chat", "request_id": record.request, **record.model}
+    attributes = {
+        Key.REQUEST_ID: trace,
+        Key.SPAN_TYPE: "CHAT_MODEL",
+        Key.INPUTS: {"messages": record.messages, **record.settings},
+        Key.OUTPUTS: {"role": "assistant", "content": record.text},
+        "model": f"{record.model['model_name']}/{record.model['model_version']}",
+        "finish_reason": record.reason,
+        **record.usage,
+        **{f"{Key.TRACE_TAG_PREFIX}{name}": value for name, value in tags.items()},
+    }
+    return Span.from_dict(
+        {
+            "trace_id": trace,
+            "span_id": number[:16],
+            "parent_span_id": None,
+            "name": "chat",
+            "start_time_unix_nano": record.start,
+            "end_time_unix_nano": record.end,
+            "status": {"code": "ERROR" if record.reason == "failed" else "OK"},
+            "attributes": {name: json.dumps(value) for name, value in attributes.items()},
+        }
+    )

@@ -1,0 +1,206 @@
+"""An `Engine` in a process of its own, for the server.
+
+ONNX Runtime GenAI holds Python's lock while it computes, for a tenth of a second and more with a model of 135 million
+parameters: in the server's own process every write to a socket and every trace would wait for it. A process also gives
+all memory back when its version has left, and one that dies takes nobody with it.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from flows.serving.answer import Answer, Piece, Sampling
+from flows.serving.engine import Engine
+from tasks.stage.errors import DataError, ModelError, PolmError
+
+CLOSE_SECONDS = 600.0
+"""That a process has to finish what it has begun, before it is killed."""
+CLOSE = 0
+"""Sent in place of a request's number: there will be no more requests. Their cancels may still come."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A request was taken."""
+
+    prompt: int
+    """Tokens of the messages."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request was not taken."""
+
+    message: str
+    too_long: bool
+    """Whether the messages are longer than the context."""
+
+
+Heard = Begun | Refused | Piece
+"""What comes back for a request: `Begun`, then pieces until one has a reason; or `Refused` alone."""
+
+
+class Worker:
+    """The process with a model. Requests go in from any thread; a thread of its own hands out what comes back."""
+
+    def __init__(self, folder: Path, *, batch: int, threads: int | None) -> None:
+        """Start the process and load the model; for the arguments see `Engine`. Raises ModelError."""
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_child, args=(theirs, folder, batch, threads), name="model", daemon=True)
+        self._process.start()
+        atexit.register(self._process.kill)  # else an interrupted load would be waited for: it ignores SIGTERM
+        theirs.close()
+        try:
+            loaded = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise ModelError(f"{folder}: the process that loads the model died; is there enough memory?") from None
+        if isinstance(loaded, str):
+            self._process.join()
+            raise ModelError(loaded)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._heard: dict[int, Callable[[Heard], None]] = {}
+        self._count = 0
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._send, name="to the model", daemon=True).start()
+        self._reader = threading.Thread(target=self._receive, name="from the model", daemon=True)
+        self._reader.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        return self._process.is_alive()
+
+    def ask(self, messages: list[dict[str, str]], sampling: Sampling, hear: Callable[[Heard], None]) -> int:
+        """Let a conversation be answered.
+
+        Args:
+            messages: the conversation.
+            sampling: how; an answer longer than what the context leaves is cut there.
+            hear: called with what comes back, in a thread of the worker's: it must not block.
+
+        Returns:
+            A number to cancel it by.
+
+        Raises:
+            ModelError: the worker is closed or dead.
+        """
+        with self._lock:
+            if self._closed:
+                raise ModelError("this model is no longer served; ask again")
+            self._count += 1
+            self._heard[self._count] = hear
+            self._outbox.put((self._count, messages, sampling))
+            return self._count
+
+    def cancel(self, number: int) -> None:
+        """End an answer; nothing happens when it has ended."""
+        if number in self._heard:
+            self._outbox.put((number, None, None))
+
+    def close(self) -> None:
+        """Refuse new requests, finish those on their way, and end the process. Waits for it."""
+        with self._lock:
+            self._closed = True
+        self._outbox.put((CLOSE, None, None))
+        self._process.join(CLOSE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process now; requests on their way fail."""
+        self._process.kill()
+        self._reader.join()
+        atexit.unregister(self._process.kill)
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._pipe.send(message)
+
+    def _receive(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, heard = self._pipe.recv()
+                last = isinstance(heard, Refused) or (isinstance(heard, Piece) and heard.reason is not None)
+                (self._heard.pop if last else self._heard.__getitem__)(number)(heard)
+        with self._lock:
+            self._closed = True
+            left, self._heard = [*self._heard.values()], {}
+        for hear in left:
+            hear(Piece("", 0, "failed"))
+        self._outbox.put(None)
+
+
+def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> None:
+    """The process: an engine, and a loop that reads requests. It ends with the server, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the server decides when to end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        engine = Engine(folder, batch=batch, threads=threads)
+    except PolmError as e:
+        pipe.send(str(e))
+        return
+    pipe.send(None)
+    writing = threading.Lock()
+    answers: dict[int, Answer] = {}
+
+    def tell(number: int, heard: Heard) -> None:
+        if isinstance(heard, Piece) and heard.reason is not None:
+            answers.pop(number, None)
+        with writing, contextlib.suppress(OSError):
+            pipe.send((number, heard))
+
+    def finish() -> None:
+        engine.close()
+        os._exit(0)
+
+    try:
+        while True:
+            number, messages, sampling = pipe.recv()
+            if number == CLOSE:
+                threading.Thread(target=finish, daemon=True).start()
+            elif messages is not None:
+                _begin(engine, answers, number, messages, sampling, tell)
+            elif number in answers:
+                answers[number].cancel()
+    except (EOFError, OSError):
+        os._exit(1)  # the server is gone: nobody waits for an answer
+
+
+def _begin(
+    engine: Engine,
+    answers: dict[int, Answer],
+    number: int,
+    messages: list[dict[str, str]],
+    sampling: Sampling,
+    tell: Callable[[int, Heard], None],
+) -> None:
+    try:
+        ids = engine.encode(messages)
+        room = engine.context - len(ids)
+        if room < 1:
+            raise DataError(
+                f"the messages are {len(ids)} tokens long, and the model's context of {engine.context} must hold them "
+                f"and the answer; send fewer or shorter messages"
+            )
+        tell(number, Begun(len(ids)))
+        cut = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        answer = engine.submit(ids, cut, lambda piece: tell(number, piece))
+        answers[number] = answer
+        if answer.ended:
+            answers.pop(number, None)
+    except Exception as e:  # also what the tokenizer raises on odd text: it must not end everybody's answers
+        known = isinstance(e, PolmError)
+        message = str(e) if known else f"the model cannot read these messages: {e}; change their text"
+        tell(number, Refused(message, isinstance(e, DataError)))

@@ -1,0 +1,1 @@
+"""Is a recipe right, before anything runs?"""

@@ -1,0 +1,107 @@
+"""The rows of a recipe whose data are made, against the limits of its training files, before any of them is trained on.
+
+A stage counts all its rows (`tasks/training/audit.py`); this is the look that costs little: of each set the rows with
+the most characters are tokenised, enough of them to see that more are too long than the recipe allows. What is found is
+a lower bound, so that no recipe is refused which its stages would take. What a stage makes itself (judgements, a
+teacher's answers, labels) is not there yet, and validation rows are left to the stage.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.models.chat_template import mark_generation
+from tasks.models.folder import load_tokenizer
+from tasks.self_training.rounds import RoundsConfig
+from tasks.stage import artifact
+from tasks.stage.config import digest, load
+from tasks.stage.errors import DataError, PolmError
+from tasks.training import audit
+from tasks.training import fates as row_fates
+from tasks.training import rows as training_rows
+from tasks.training.audit import Limit
+from tasks.training.fates import Fate, Rows
+from tasks.training.trainer import TrainerConfig
+
+DATA, BASE = Path("artifacts/data"), Path("artifacts/models/base")
+OWN_ROWS = ("distill", "judge", "rlaif")
+"""Stages that learn other rows than those of their set in the data artifact."""
+FIRST = 32
+"""Rows of a set that are looked at; more only where one of them is too long."""
+ROW_CLASSES = ("SFTConfig", "DPOConfig", "KTOConfig", "RewardConfig")
+"""Config classes of the trainers that read whole rows; the others have prompts answered."""
+
+
+def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
+    """Check the training files of a recipe against its rows.
+
+    Args:
+        recipe: the folder, each of whose files passed its own check.
+        readers: file name in it to the stage module that reads it.
+
+    Returns:
+        What is wrong, one message a file; nothing where data or base model are not made yet, or by other settings.
+    """
+    if not _made_by(recipe):
+        return []
+    try:
+        tokenizer = load_tokenizer(BASE)
+        mark_generation(tokenizer, BASE)
+    except PolmError:  # the stages say what is wrong with it
+        return []
+    errors = []
+    for name, stage in sorted(readers.items()):
+        module = importlib.import_module(f"tasks.{stage}")
+        config = load(recipe / name, module.Config)
+        if isinstance(config, TrainerConfig) and stage not in OWN_ROWS:
+            path = training_rows.file(DATA, config.dataset, "train")
+            if not path.exists() or not path.stat().st_size:  # the stage says so
+                continue
+            try:
+                found = _too_long(config, recipe / name, module.trainer_class(), tokenizer)
+            except DataError as e:
+                found = f"{recipe / name}: {path}: {e}"
+            errors += [found] if found else []
+    return errors
+
+
+def _made_by(recipe: Path) -> bool:
+    """Whether data and base model are those of this recipe's files."""
+    if not all((folder / artifact.MANIFEST).exists() for folder in (DATA, BASE)):
+        return False
+    from tasks import base, data
+
+    made = [artifact.read_manifest(folder) for folder in (DATA, BASE)]
+    asked = [digest(load(recipe / "data.yaml", data.Config)), digest(load(recipe / "base.yaml", base.Config))]
+    return [manifest.params for manifest in made] == asked and made[1].inputs["data"] == made[0].digest
+
+
+def _too_long(config: TrainerConfig, path: Path, config_class: type[Any], tokenizer: Any) -> str | None:
+    """The message for a file whose training rows do not fit it."""
+    rows = training_rows.read(DATA, config.dataset, "train")
+    longest = sorted(rows, key=lambda row: len(str(row)), reverse=True)
+    fates, limit = _fates_of(config, config_class, longest[:FIRST], tokenizer)
+    if all(fate.state == "used" for fate in fates):
+        return None
+    most = max(config.max_left_out, config.max_cut)
+    longest = longest[: FIRST + round(2 * most * len(rows))]
+    fates, limit = _fates_of(config, config_class, longest, tokenizer)
+    record = {**audit.count(longest, fates, config.dataset, limit), "rows": len(rows)}
+    refused = audit.excess(config, path, record, limit)
+    source = training_rows.file(DATA, config.dataset, "train")
+    remedy = f"where the sources have changed since, delete {DATA}"
+    return f"{path}: of {source} at least {refused}; {remedy}" if refused else None
+
+
+def _fates_of(config: TrainerConfig, config_class: type[Any], rows: Rows, tokenizer: Any) -> tuple[list[Fate], Limit]:
+    """What becomes of the rows in the stage, and their limit."""
+    if isinstance(config, RoundsConfig):
+        limit = audit.longest_prompt(BASE, config.sampling.max_new_tokens, "sampling.max_new_tokens")
+        return row_fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args), limit
+    if config_class.__name__ in ROW_CLASSES:
+        limit = audit.longest_row(config.trainer, config_class)
+        return row_fates.of_rows(rows, tokenizer, config.trainer, config_class), limit
+    values = row_fates.settings(config.trainer, config_class)
+    limit = audit.longest_prompt(BASE, values["max_completion_length"] or 1, "trainer.max_completion_length")
+    return row_fates.prompts(rows, tokenizer, limit.tokens, config.trainer.get("chat_template_kwargs") or {}), limit

@@ -1,0 +1,73 @@
+"""Rows that a method of compression looks at: of the training split only, and recorded in what it writes."""
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks.models.turn_ends import templated
+from tasks.stage.config import Strict
+from tasks.stage.errors import ConfigError
+from tasks.training import rows as training_rows
+
+log = logging.getLogger("polm")
+
+
+class Calibration(Strict):
+    """Which rows of the training split the algorithms look at."""
+
+    dataset: str
+    """Set of the data artifact with whole conversations, e.g. `sft`."""
+    rows: int = Field(ge=1)
+    """Rows, drawn with the seed."""
+    max_length: int = Field(ge=1)
+    """Longest row, in tokens; the rest is cut off."""
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row's turns, of whichever shape: `messages`, or `prompt` and `completion`."""
+    return list(row["messages"]) if "messages" in row else [*row["prompt"], *row["completion"]]
+
+
+def draw(
+    settings: Calibration, tokenizer: Any, data: Path, seed: int, where: Path
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """Draw and tokenize the calibration rows.
+
+    Returns:
+        Token ids of each row, and what is recorded of them: `dataset`, `split`, `rows`, how many of them were `cut`,
+        the tokens of the `longest` before that, `tokens` in all, and `sha256` of the rows' ids and texts, one JSON line
+        each.
+
+    Raises:
+        DataError: no such set.
+        ConfigError: it has fewer rows than are asked for.
+    """
+    found = training_rows.read(data, settings.dataset, "train")
+    if len(found) < settings.rows:
+        raise ConfigError(
+            f"{where}: calibration.rows is {settings.rows}, and {settings.dataset} has {len(found)} training rows"
+        )
+    drawn = random.Random(seed).sample(found, settings.rows)
+    texts = [templated(tokenizer, conversation(row), tokenize=False) for row in drawn]
+    digest = hashlib.sha256()
+    for row, text in zip(drawn, texts, strict=True):
+        digest.update(json.dumps([row["id"], text], ensure_ascii=False).encode() + b"\n")
+    whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = [row[: settings.max_length] for row in whole]
+    cut, longest = sum(len(row) > settings.max_length for row in whole), max(map(len, whole))
+    if cut:
+        log.warning(
+            "warning: %d of %d calibration rows cut (longest %d tokens, calibration.max_length %d)",
+            cut, len(ids), longest, settings.max_length,
+        )  # fmt: skip
+    record = {
+        "dataset": settings.dataset, "split": "train", "rows": len(ids), "cut": cut, "longest": longest,
+        "tokens": sum(map(len, ids)), "sha256": digest.hexdigest(),
+    }  # fmt: skip
+    return ids, record

@@ -1,0 +1,215 @@
+"""A student's trainer: TRL's `SFTTrainer` with a teacher's distribution beside the labels.
+
+The loss of a token that carries loss is
+
+    teacher_weight · temperature² · D(teacher ‖ student)  +  (1 − teacher_weight) · cross-entropy of the row's token
+
+D is the generalised Jensen-Shannon divergence of GKD (Agarwal et al., arXiv:2306.13649, equation 1) at a temperature,
+whose square keeps the gradient's size (Hinton et al., arXiv:1503.02531, section 2). With `on_policy` a share of the
+batches is answered by the student first, and learnt from the teacher alone (GKD, algorithm 1).
+
+Why neither of TRL 1.16's own trainers: `DistillationTrainer` knows no rows of answers, only the student's samples.
+`GKDTrainer` hands the temperature to the sampling but not to the divergence, divides the loss of sampled answers by the
+number of tokens of the rows they replaced, draws its coin from a generator that a resumed run finds in another state,
+and learns from no token's label. What this leaves out: the teacher's logits kept on disk, a head in chunks (memory is
+tokens with loss × vocabulary), DeepSpeed and FSDP for the teacher, tokenizers that differ.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import GenerationConfig
+from trl import SFTTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from tasks.models.turn_ends import turn_end
+from tasks.sampling.generate import draw, plan
+from tasks.stage.errors import ModelError
+
+IGNORED = -100
+"""Label of a token without loss."""
+SAMPLED = "sampled"
+"""Mark of a batch that the student answered: its labels are the student's own."""
+PARTS = ("divergence", "cross_entropy", "teacher_agreement")
+"""What is logged of each token: both parts of its loss, in nats, and whether both models find the same likeliest."""
+
+
+def divergence(student: Tensor, teacher: Tensor, beta: float, temperature: float) -> Tensor:
+    """Generalised Jensen-Shannon divergence of each token, in nats, without the factor `temperature`².
+
+    Args:
+        student: logits `(N, V)`.
+        teacher: logits `(N, V)`.
+        beta: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher); between, with M = beta · teacher +
+            (1 − beta) · student, it is beta · KL(teacher ‖ M) + (1 − beta) · KL(student ‖ M).
+        temperature: that both logits are divided by.
+
+    Returns:
+        `(N,)`.
+    """
+    p, q = ((logits.float() / temperature).log_softmax(-1) for logits in (teacher, student))
+    if beta == 0:
+        return _kl(p, q)
+    if beta == 1:
+        return _kl(q, p)
+    share = torch.tensor(beta, device=p.device)
+    mixture = torch.logaddexp(p + share.log(), q + torch.log1p(-share))
+    return beta * _kl(p, mixture) + (1 - beta) * _kl(q, mixture)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) of log-probabilities `(N, V)`."""
+    return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+
+
+def same_tokens(student: Any, teacher: Any, names: tuple[Any, Any]) -> None:
+    """Refuse a pair of tokenizers whose ids mean different tokens: a distribution over them cannot be compared.
+
+    Args:
+        student: tokenizer.
+        teacher: tokenizer.
+        names: folders of both, for the message.
+
+    Raises:
+        ModelError: naming the first difference.
+    """
+    mine, its = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (student, teacher))
+    for i in sorted(mine.keys() | its.keys()):
+        if mine.get(i) != its.get(i):
+            raise ModelError(
+                f"{names[0]} and {names[1]}: different tokenizers: token {i} is {mine.get(i)!r} for the student and "
+                f"{its.get(i)!r} for the teacher; take a teacher of the same family, or the method whose "
+                f"teacher_weight is 0 with `answers`, which passes text on and no distribution"
+            )
+    ends = [_end(tokenizer) for tokenizer in (student, teacher)]
+    if ends[0] != ends[1]:
+        raise ModelError(
+            f"{names[0]} and {names[1]}: the student ends an answer with {ends[0]!r} and the teacher with "
+            f"{ends[1]!r}; take a teacher whose answers end alike"
+        )
+
+
+def _end(tokenizer: Any) -> str:
+    """Return the token that ends an answer: by the chat template, or the end of a text where there is none."""
+    end = turn_end(tokenizer)
+    return str(tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id if end is None else end))
+
+
+class Distillation(SFTTrainer):
+    """`SFTTrainer` that learns from a teacher's distribution."""
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: Any,
+        teacher_weight: float,
+        beta: float,
+        temperature: float,
+        on_policy: float,
+        sampling: GenerationConfig | None,
+        **kwargs: Any,
+    ) -> None:
+        """As `SFTTrainer`, and
+
+        Args:
+            teacher: causal language model of the same vocabulary.
+            teacher_weight: share of the divergence in the loss, above 0.
+            beta: of the divergence.
+            temperature: of both distributions.
+            on_policy: share of the batches that the student answers.
+            sampling: how it does so; None where `on_policy` is 0.
+
+        Raises:
+            ModelError: the logits are not of the same width, or the student is of a kind that cannot be sampled from.
+        """
+        super().__init__(*args, **kwargs)
+        widths = [model.config.get_text_config().vocab_size for model in (self.model, teacher)]
+        if widths[0] != widths[1]:
+            raise ModelError(
+                f"the student has {widths[0]} logits and the teacher {widths[1]}; take a teacher of the same family"
+            )
+        self.how = plan(self.model, sampling) if sampling else None
+        if on_policy and self.how is None:
+            raise ModelError(f"{type(self.model).__name__} cannot answer in training; set on_policy to null")
+        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        self.teacher_weight, self.beta, self.temperature = teacher_weight, beta, temperature
+        self.on_policy = on_policy
+        self._sums: dict[str, Tensor] = {}
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean over the tokens with loss, of all processes and accumulated batches; keeps the parts for the log."""
+        mode = "train" if model.training else "eval"
+        weight = 1.0 if inputs.get(SAMPLED) else self.teacher_weight
+        fed = {k: v for k, v in inputs.items() if k not in ("labels", SAMPLED)}
+        labels = inputs["labels"][:, 1:]
+        kept = labels != IGNORED
+        outputs = model(**fed, use_cache=False)
+        student = outputs.logits[:, :-1][kept]
+        with torch.no_grad():
+            teacher = self.teacher(**fed, use_cache=False).logits[:, :-1][kept]
+        apart = divergence(student, teacher, self.beta, self.temperature).sum()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight < 1):  # else it is only logged
+            surprise = functional.cross_entropy(student.float(), labels[kept], reduction="sum")
+        tokens = kept.sum()
+        agreed = (student.argmax(-1) == teacher.argmax(-1)).sum()
+        loss = weight * self.temperature**2 * apart + (1 - weight) * surprise
+        parts = torch.stack([loss, apart, surprise, agreed, tokens]).detach().double()
+        self._sums[mode] = self._sums.get(mode, 0) + self.accelerator.reduce(parts)
+        loss = loss / torch.as_tensor(tokens if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss since the last log, and the evaluation's loss: means over tokens, not batches."""
+        mode = "train" if self.model.training else "eval"
+        if mode in self._sums:
+            *sums, tokens = self._sums.pop(mode).tolist()
+            loss, *parts = (total / max(tokens, 1) for total in sums)
+            for name, mean in zip(PARTS, parts, strict=True):
+                self._metrics[mode][name] = [mean]
+            if "eval_loss" in logs:
+                logs["eval_loss"] = loss
+        super().log(logs, start_time)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The batches of a step, answered by the student in a share of the steps, and their tokens with loss.
+
+        The coin and the draws depend on the seed and the step alone: a resumed run, whose generator is set only after
+        its first batch was fetched, throws the same, and all processes agree.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not self.on_policy or not batches:
+            return batches, items
+        step, processes = self.state.global_step, self.accelerator.num_processes
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed * 1_000_003 + step)
+            if torch.rand(()) >= self.on_policy:
+                return batches, items
+            torch.manual_seed((self.args.seed * 1_000_003 + step) * processes + self.accelerator.process_index)
+            checkpointing = self.args.gradient_checkpointing_kwargs
+            with unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+            ) as model:
+                batches = [self._answer(model, batch) for batch in batches]
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _answer(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the student's own answer in place of each row's first one, through the same collator."""
+        assert self.how is not None, "a share of answers comes with the way to draw them"
+        prompts = []
+        for ids, seen, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+            ids, labels = ids[seen.bool()].tolist(), labels[seen.bool()] != IGNORED
+            prompts.append(ids[: int(labels.int().argmax())] if labels.any() else ids)
+        training = model.training
+        drawn = draw(model.eval(), prompts, self.how).ids
+        model.train(training)
+        rows = [
+            {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+            for prompt, answer in zip(prompts, drawn, strict=True)
+        ]
+        return {**self.data_collator(rows), SAMPLED: True}

@@ -1,0 +1,111 @@
+"""Pruning's parts: which weights may go, which blocks do least, and training that keeps the zeros."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.training import rows as training_rows
+
+
+def matrices(model: Any) -> dict[str, Any]:
+    """Weights of the linear layers inside the blocks, by name; the embedding and the head are never pruned."""
+    import torch
+
+    blocks = model.get_decoder().layers
+    return {f"{i}.{name}": module.weight for i, block in enumerate(blocks) for name, module in block.named_modules()
+            if isinstance(module, torch.nn.Linear)}  # fmt: skip
+
+
+def cut_smallest(matrix: Any, share: float) -> None:
+    """Set that share of a matrix's weights to zero, those of least size, in place; ties fall in order of place."""
+    import torch
+
+    with torch.no_grad():
+        order = matrix.abs().flatten().argsort(stable=True)
+        matrix.view(-1)[order[: round(share * matrix.numel())]] = 0.0
+
+
+def block_influence(model: Any, rows: list[list[int]]) -> list[float]:
+    """ShortGPT's block influence (arXiv:2403.03853, eq. 1): 1 - mean cosine of each token's vector before and after.
+
+    Args:
+        model: a decoder, on its device.
+        rows: token ids.
+
+    Returns:
+        One number a block, from 0 (the block does nothing) to 2.
+    """
+    import torch
+
+    totals, count = [0.0] * len(model.get_decoder().layers), sum(map(len, rows))
+
+    def watch(place: int) -> Any:
+        def hook(_block: Any, args: Any, kwargs: Any, output: Any) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            after = output[0] if isinstance(output, tuple) else output
+            totals[place] += float(torch.cosine_similarity(before, after, dim=-1).double().sum())
+
+        return hook
+
+    hooks = [
+        block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(model.get_decoder().layers)
+    ]
+    with torch.inference_mode():
+        for ids in rows:
+            model(torch.tensor([ids], device=model.device))
+    for hook in hooks:
+        hook.remove()
+    return [1 - total / count for total in totals]
+
+
+def healer(arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path, dense: Any, weight: float) -> Any:
+    """A trainer that keeps the zeros of the model it is given.
+
+    Args:
+        arguments: `trl.SFTConfig`.
+        dataset: set of the data artifact to train on.
+        policy: the pruned model.
+        tokenizer: its tokenizer.
+        data: data artifact.
+        dense: the model before pruning, which teaches; None for plain fine-tuning.
+        weight: share of the teacher's divergence in the loss (`tasks/compression/distillation.py`), above 0 where there
+        is a teacher.
+
+    Returns:
+        `trl.SFTTrainer`.
+    """
+    from transformers import TrainerCallback
+    from trl import SFTTrainer
+
+    from tasks.compression.distillation import Distillation
+
+    kept = [(matrix, matrix.detach() != 0) for matrix in matrices(policy).values() if bool((matrix == 0).any())]
+
+    class KeepZeros(TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for matrix, mask in kept:
+                matrix.data.mul_(mask)
+
+    shared = {
+        "model": policy, "args": arguments, "processing_class": tokenizer, "callbacks": [KeepZeros()],
+        "train_dataset": training_rows.examples(data, dataset, "train"),
+        "eval_dataset": training_rows.examples(data, dataset, "validation"),
+    }  # fmt: skip
+    if dense is None:
+        return SFTTrainer(**shared)
+    taught = {"teacher": dense, "teacher_weight": weight, "beta": 0.0, "temperature": 1.0}
+    return Distillation(**shared, **taught, on_policy=0.0, sampling=None)
+
+
+def sparsity(model: Any) -> dict[str, Any]:
+    """Share of zeros: `kinds` of matrix (q_proj, …), of the `matrices` of all blocks, and of `all_weights`."""
+    zeros: dict[str, list[int]] = {}
+    for name, matrix in matrices(model).items():
+        counts = zeros.setdefault(name.rsplit(".", 1)[-1], [0, 0])
+        counts[0] += int((matrix == 0).sum())
+        counts[1] += matrix.numel()
+    total = sum(count for count, _ in zeros.values())
+    return {
+        "kinds": {kind: round(count / size, 6) for kind, (count, size) in zeros.items()},
+        "matrices": round(total / sum(size for _, size in zeros.values()), 6),
+        "all_weights": round(total / sum(p.numel() for p in model.parameters()), 6),
+    }

@@ -1,0 +1,1 @@
+"""Which rows a program writes. A recipe names one as `file.function`, e.g. `arithmetic.sums`."""

@@ -1,0 +1,1 @@
+"""Is an answer right, and how sure is a mean?"""

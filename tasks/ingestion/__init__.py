@@ -1,0 +1,1 @@
+"""How raw rows become sets: sources, files, mapping, cleaning, the ledger of dropped rows."""

@@ -1,0 +1,201 @@
+"""The data report: what was read, what became of it, what was dropped and why."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tasks.ingestion.cleaning import Kind, same, walk
+from tasks.ingestion.files import Reject
+from tasks.ingestion.mapping import kind_of, parts
+from tasks.ingestion.sources import Table
+from tasks.ingestion.turns import pieces, unlearnt
+from tasks.ingestion.values import printable
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+SHOWN = 200
+"""Characters of a dropped row that the report repeats."""
+
+
+@dataclass
+class Item:
+    """One valid row on its way into a set."""
+
+    set: str
+    row: dict[str, Any]
+    source: str
+    entry: int
+    """Which of the set's `rows` it comes through, from 0."""
+    file: str
+    line: int
+    group: str = ""
+    """What it may not be parted from, in lower case and single spaces."""
+    split: str = ""
+    """`train`, `validation` or `test`."""
+
+    @cached_property
+    def key(self) -> str:
+        """Its text, white space aside, and which turns have weight 0.
+
+        Of evaluation rows and prompts the question only: a second answer is no row.
+        """
+        row = self.row
+        if kind_of(self.set) in ("eval", "prompts"):
+            row = {k: v for k, v in row.items() if k in ("question", "prompt")}
+        off = unlearnt(row)
+        return "\n".join([*(same(text) for text in parts(row)), *([f"weight 0: {off}"] if off else [])])
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits of the SHA-256 of set and text: equal exactly for duplicates."""
+        return hashlib.sha256(f"{self.set}\n{self.key}".encode()).hexdigest()[:16]
+
+    def order(self, seed: int) -> str:
+        """Sort key that shuffles."""
+        return hashlib.sha256(f"{seed}:{self.id}".encode()).hexdigest()
+
+    def written(self) -> list[dict[str, Any]]:
+        """The row as it stands in the file: several where turns of weight 0 part it, with ids of their own."""
+        made = pieces(self.row)
+        ids = [self.id, *(hashlib.sha256(f"{self.id}\n{i}".encode()).hexdigest()[:16] for i in range(1, len(made)))]
+        return [{"id": id_, **row, "source": self.source} for id_, row in zip(ids, made, strict=True)]
+
+
+class Ledger:
+    """Counts every row from its source to its file or to the reason why it is in none."""
+
+    def __init__(self, examples: int, scrub: Iterable[Kind]) -> None:
+        """Args: examples: rows shown for each reason; scrub: kinds to scrub from rows that are shown."""
+        self._examples = examples
+        self._scrub = list(scrub)
+        self._sources: dict[str, Any] = {}
+        self._rejects: list[dict[str, Any]] = []
+        self._sets: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        self._dropped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+        self._files: dict[str, dict[str, Any]] = defaultdict(dict)
+        self._contaminated: list[dict[str, Any]] = []
+        self._ignored: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        self._unlearnt: Counter[str] = Counter()
+        self.scrubbed: dict[str, Counter[str]] = defaultdict(Counter)
+        """Set to kind to how many were replaced."""
+        self.protected: dict[str, int] = {}
+        """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
+
+    def source(self, name: str, table: Table) -> None:
+        """Record what a source was, and its unreadable lines."""
+        self._sources[name] = {**table.origin, "read": len(table.lines), "unreadable": len(table.rejects)}
+        self._reject(None, name, table.rejects)
+
+    def mapped(self, set_name: str, source: str, table: Table, rejects: list[Reject], ignored: Counter[str]) -> None:
+        """Record how many rows of a source a set began with, which were bad, and what of the others was not used."""
+        if ignored:
+            self._ignored[set_name][source].update(ignored)
+        self._sets[set_name][source].update({"read": len(table.lines), "rejected": len(rejects)})
+        self._reject(set_name, source, rejects)
+
+    def drop(self, set_name: str, reason: str, item: Item, like: str | None = None) -> None:
+        """Record one dropped row, and the row `like` it (`file:line`) if that is why."""
+        self._sets[set_name][item.source][reason] += 1
+        shown = self._dropped[set_name][reason]
+        if len(shown) < self._examples:
+            example = {"file": item.file, "line": item.line, "text": " | ".join(parts(item.row))[:SHOWN]}
+            shown.append(example if like is None else {**example, "like": like})
+
+    def drop_many(self, set_name: str, reason: str, items: list[Item]) -> None:
+        """Record rows dropped for one reason."""
+        for item in items:
+            self.drop(set_name, reason, item)
+
+    def contaminate(self, set_name: str, item: Item, like: str, overlap: float) -> None:
+        """Record a training row that held the evaluation row `like` (`set#id`); `overlap` is a share, 0 to 1."""
+        self.drop(set_name, "contaminated", item, like)
+        where = {"set": set_name, "source": item.source, "file": item.file, "line": item.line}
+        text = " | ".join(parts(item.row))[:SHOWN]
+        self._contaminated.append({**where, "evaluation": like, "overlap": overlap, "text": text})
+
+    def kept(self, set_name: str, file: str, items: list[Item], rows: list[dict[str, Any]]) -> None:
+        """Record what a file holds: `items` of the sources, written as `rows`."""
+        for item in items:
+            self._sets[set_name][item.source]["kept"] += 1
+            self._unlearnt[set_name] += len(unlearnt(item.row))
+        texts = [" ".join(parts(row)) for row in rows]
+        self._files[set_name][f"{file}.jsonl"] = {
+            "rows": len(rows),
+            "characters": histogram([len(text) for text in texts]),
+            "tokens": histogram([len(_WORD.findall(text)) for text in texts]),
+        }
+
+    def why(self, set_name: str) -> dict[str, int]:
+        """Reasons to how many rows of a set they dropped."""
+        total: Counter[str] = sum(self._sets[set_name].values(), Counter())
+        return {reason: n for reason, n in total.items() if reason not in ("read", "kept")}
+
+    def rejects(self) -> list[dict[str, Any]]:
+        """Rows of `rejects.jsonl`."""
+        return self._rejects
+
+    def report(self) -> dict[str, Any]:
+        """What `report.json` holds."""
+        sets = {
+            name: {
+                "sources": {source: dict(counts) for source, counts in self._sets[name].items()},
+                "licences": sorted({self._sources[source]["licence"] for source in self._sets[name]}),
+                "files": self._files[name],
+                "scrubbed": dict(self.scrubbed[name]),
+                "dropped": {
+                    reason: {"count": count, "examples": self._dropped[name][reason]}
+                    for reason, count in self.why(name).items()
+                    if count
+                },
+                **self._exceptional(name),
+            }
+            for name in sorted(self._sets)
+        }
+        return {
+            "sources": self._sources,
+            "sets": sets,
+            "protected": self.protected,
+            "contaminated": self._contaminated,
+            "rejects": len(self._rejects),
+        }
+
+    def _exceptional(self, name: str) -> dict[str, Any]:
+        """What most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
+        ignored = {source: dict(sorted(counts.items())) for source, counts in self._ignored[name].items()}
+        found = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
+        return {key: value for key, value in found.items() if value}
+
+    def summary(self) -> str:
+        """One line for a person."""
+        rows = ", ".join(
+            f"{file.removesuffix('.jsonl')} {facts['rows']}"
+            for name in sorted(self._files)
+            for file, facts in self._files[name].items()
+        )
+        return f"{rows}; {len(self._rejects)} rejected, {len(self._contaminated)} contaminated"
+
+    def _reject(self, set_name: str | None, source: str, rejects: list[Reject]) -> None:
+        for r in rejects:
+            row = walk(printable(r.row), self._scrub, Counter())
+            self._rejects.append({"file": r.file, "line": r.line, "reason": r.reason, "set": set_name, "row": row})
+            if set_name is None:
+                continue
+            shown = self._dropped[set_name]["rejected"]
+            if len(shown) < self._examples:
+                shown.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
+
+
+def histogram(lengths: list[int]) -> dict[str, Any]:
+    """Counts in bins that double: `bins` [upper bound, count], and `mean`, `median`, `p95`, `largest`."""
+    ordered = sorted(lengths)
+    counts = Counter(1 << max(0, n - 1).bit_length() for n in ordered)
+    return {
+        "bins": [[upper, counts[upper]] for upper in sorted(counts)],
+        "mean": round(sum(ordered) / len(ordered), 2),
+        "median": ordered[len(ordered) // 2],
+        "p95": ordered[int(len(ordered) * 0.95)],
+        "largest": ordered[-1],
+    }

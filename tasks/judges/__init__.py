@@ -1,0 +1,1 @@
+"""Who is asked which answer is better."""

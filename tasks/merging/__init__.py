@@ -1,0 +1,1 @@
+"""How several models become one."""

@@ -1,0 +1,184 @@
+"""The report as one HTML page: no script, no external request, light and dark, fit to print.
+
+`render` is a pure function of artifacts; the `report` stage calls it without measurements, so that its bytes depend on
+the results alone. `tasks/reporting/local.py` calls it with seconds, memory, speeds and MLflow runs.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tasks.reporting import charts as drawings
+from tasks.reporting import frontier, svg
+from tasks.stage import artifact
+
+HERE = Path(__file__).parent
+FOLDERS = ("data", "labels", "models", "metrics", "onnx")
+"""Where artifacts lie under `artifacts/`, in the order of `folders`."""
+
+
+def folders(data: Path, labels: Path | None, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
+    """Name every artifact at hand: `data`, `labels` (where a judge labels), `models/sft`, `metrics/sft`, `onnx/sft`."""
+    found = {"data": data}
+    if labels is not None and (labels / artifact.MANIFEST).exists():
+        found["labels"] = labels
+    for kind, folder in (("models", models), ("metrics", metrics), ("onnx", onnx)):
+        for path in sorted(folder.glob(f"*/{artifact.MANIFEST}")):
+            found[f"{kind}/{path.parent.name}"] = path.parent
+    return found
+
+
+def render(
+    found: Mapping[str, Path],
+    leaderboard: dict[str, Any],
+    measured: Mapping[str, dict[str, Any]] | None = None,
+    runs: Mapping[str, dict[str, str]] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        found: artifact name to folder, from `folders`.
+        leaderboard: what `leaderboard.json` holds.
+        measured: artifact name to its measurements (`seconds`, `import_seconds`, `peak_memory_bytes`,
+            `tokens_per_second`); None leaves all measurements out.
+        runs: artifact name to its MLflow run (`run_id`, `url`).
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=svg.number, score=score, size=size, duration=duration, clean=clean, count=count)
+    models = order(leaderboard)
+    rewards = _files(found, "models", "reward.json")
+    speeds = frontier.by_speed(leaderboard["frontier"], measured or {})
+    context = {
+        "board": {**leaderboard, "models": {model: leaderboard["models"][model] for model in models}},
+        "style": {name: f"s{i % 6}" for i, name in enumerate(models)},
+        "columns": columns(leaderboard),
+        "interval": svg.interval,
+        "histogram": svg.histogram,
+        "samples": samples(found, leaderboard, models),
+        "charts": drawings.charts(found, models) + drawings.rewards_beside_gold(found, models, rewards),
+        "rewards": {model: rewards[model] for model in models if model in rewards},
+        "rounds": _files(found, "models", "rounds.json"),
+        "refinements": _files(found, "models", "refine.json"),
+        "judges": _judges(found),
+        "supervision": _files(found, "models", "supervision.json"),
+        "calibration": drawings.calibrations(
+            _files(found, "models", "calibration.json"), _files(found, "models", "metrics.json"), models
+        ),
+        "data": artifact.read_json(found["data"] / "report.json"),
+        "rejects": artifact.read_jsonl(found["data"] / "rejects.jsonl"),
+        "parity": _files(found, "onnx", "parity.json"),
+        "frontier": drawings.by_size(leaderboard["frontier"]["rows"], models),
+        "speeds": speeds,
+        "faster": drawings.by_speed(speeds, models),
+        "graph": drawings.graph(leaderboard, models),
+        "measured": measured or {},
+        "runs": runs or {},
+        "css": Markup((HERE / "_page.css").read_text(encoding="utf-8")),
+    }
+    return environment.get_template("_page.html.j2").render(context)
+
+
+def columns(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """Task, metric, direction and axis of each column of scores."""
+    seen: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in leaderboard["models"].values():
+        for task, result in entry["tasks"].items():
+            for metric, scores in result["metrics"].items():
+                higher = result["higher_is_better"][metric]
+                column = seen.setdefault(
+                    (task, metric), {"task": task, "metric": metric, "higher": higher, "groups": {}, "top": 1.0}
+                )
+                column["top"] = max(column["top"], scores["high"])
+                for group, members in result["groups"].items():
+                    column["groups"].setdefault(group, sorted(members, key=lambda m: (len(m), m)))
+    headline = (leaderboard["headline"]["task"], leaderboard["headline"]["metric"])
+    return sorted(seen.values(), key=lambda c: ((c["task"], c["metric"]) != headline, c["task"] != headline[0]))
+
+
+def order(leaderboard: dict[str, Any]) -> list[str]:
+    """Names of the models, parents first (a JSON object has no order of its own)."""
+    names = [node["name"].partition("/") for node in leaderboard["lineage"]]
+    return [model for kind, _, model in names if kind == "models"]
+
+
+def samples(
+    found: Mapping[str, Path], leaderboard: dict[str, Any], models: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Questions with every model's answer, for each task that asks for answers.
+
+    They are picked so that each pattern of right and wrong among the models comes up, the commonest first.
+    """
+    shown: dict[str, list[dict[str, Any]]] = {}
+    headline = leaderboard["headline"]
+    asked: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for model in models:
+        for task, result in leaderboard["models"][model]["tasks"].items():
+            if result["output_type"] == "generate_until":
+                asked[task][model] = artifact.read_jsonl(found[f"metrics/{model}"] / "samples" / f"{task}.jsonl")
+    for task, answers in asked.items():
+        first = next(iter(answers.values()))
+        metric = headline["metric"] if task == headline["task"] else next(iter(first[0]["scores"]))
+        byid = {model: {row["id"]: row for row in rows} for model, rows in answers.items()}
+        patterns: dict[tuple[float, ...], list[dict[str, Any]]] = defaultdict(list)
+        for row in first:
+            if all(row["id"] in rows for rows in byid.values()):
+                mine = {model: rows[row["id"]] for model, rows in byid.items()}
+                patterns[tuple(r["scores"][metric] for r in mine.values())].append({**row, "by": mine})
+        queues = sorted(patterns.values(), key=len, reverse=True)
+        rounds = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+        shown[task] = rounds[: leaderboard["page"]["samples"]]
+    return shown
+
+
+def score(value: float, sign: bool = False) -> str:
+    """A score with as many digits as its neighbours: `0.372`, `12.3`; with `sign`, `+0.031`."""
+    text = f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
+    return (text if sign or value < 0 else text[1:]).replace("-", "\u2212")
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units: `3.6 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+
+
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,.0f}".replace(",", "\u2009")
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 20 s`, `1 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clean(text: str) -> str:
+    """Text with control characters made visible; what a model writes is never trusted to be printable."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", str(text))
+
+
+def _files(found: Mapping[str, Path], kind: str, name: str) -> dict[str, Any]:
+    """JSON files of one name, by artifact, where there is one."""
+    paths = {key.partition("/")[2]: folder / name for key, folder in found.items() if key.startswith(f"{kind}/")}
+    return {key: artifact.read_json(path) for key, path in paths.items() if path.exists()}
+
+
+def _judges(found: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """Model that learnt from a judge's labels to how far the judge could be trusted."""
+    metrics = _files(found, "models", "metrics.json")
+    judged = {m: {k[6:]: v for k, v in figures.items() if k[:6] == "judge_"} for m, figures in metrics.items()}
+    return {model: figures for model, figures in judged.items() if figures}

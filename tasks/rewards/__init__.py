@@ -1,0 +1,1 @@
+"""What an answer is worth to reinforcement learning."""

@@ -1,0 +1,139 @@
+"""What the stages that learn from rewards share: prompts, rewards as TRL calls them, and the look for reward hacking.
+
+A grader of weight 0 is tracked and not optimised. That is how the gold metric stands beside the reward in every curve:
+TRL logs `rewards/<name>/mean` of both on the same samples. A run whose reward rises while its gold metric falls has
+learnt to please the grader and not the user (Gao et al., arXiv:2210.10760); it is flagged in `reward.json` and shown
+so on the report page.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.rewards.composite import Rewards
+from tasks.stage import artifact
+from tasks.stage.config import suggest
+from tasks.stage.errors import ConfigError
+from tasks.training import audit
+from tasks.training import rows as training_rows
+
+if TYPE_CHECKING:
+    from tasks.stage.lifecycle import Run
+    from tasks.training.trainer import TrainerConfig
+
+log = logging.getLogger("polm")
+
+
+def prompts(config: "TrainerConfig", run: "Run", arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
+    """The training prompts that leave room for a whole answer, a `datasets.Dataset`; writes `audit.json`.
+
+    Raises:
+        DataError: no such set, or more of its prompts leave no room than the recipe allows.
+    """
+    limit = audit.longest_prompt(model, arguments.max_completion_length or 1, "trainer.max_completion_length")
+    source = config.dataset, training_rows.file(data, config.dataset, "train")
+    rows = training_rows.read(data, config.dataset, "train")
+    record, fitting = audit.asked(
+        config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
+    )
+    audit.write(run, {"train": record})
+    found = training_rows.prompts(data, config.dataset, "train")
+    return found.select(fitting) if record["left_out"] else found
+
+
+def reward_functions(rewards: Rewards) -> list[Callable[..., list[float]]]:
+    """One function a grader, called as TRL calls reward functions, named as the grader is in the recipe."""
+    return [_reward_function(rewards, name) for name in rewards.names]
+
+
+def _reward_function(rewards: Rewards, name: str) -> Callable[..., list[float]]:
+    def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        count = len(completions)
+        kept = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
+        rows = [
+            {"prompt": prompts[i], "question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}}
+            for i in range(count)
+        ]
+        before = rewards.failures[name]
+        scores = rewards.score(name, [_text(completion) for completion in completions], rows)
+        columns["log_metric"](f"raised/{name}", (rewards.failures[name] - before) / count)
+        return scores
+
+    function.__name__ = name
+    return function
+
+
+def _text(turns: Any) -> str:
+    """The last message of a conversation, or the text itself."""
+    return str(turns if isinstance(turns, str) else turns[-1]["content"])
+
+
+def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
+    """Raises ConfigError when `gold` names no grader of the recipe."""
+    if gold is not None and gold not in rewards.names:
+        raise ConfigError(f"{where}: gold is '{gold}', which is no grader{suggest(gold, rewards.names)}")
+
+
+def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
+    """Write `reward.json`: what was paid for, how reward and gold moved, how often graders raised, and the verdict.
+
+    To be called after `curves.jsonl` was written: all of it is read from there, so that a run which was killed and went
+    on says the same as one that was not.
+    """
+    curve = artifact.read_jsonl(run.out / "curves.jsonl")
+    graders: dict[str, dict[str, Any]] = {
+        name: {
+            "weight": weight,
+            "raised": _mean(curve, f"raised/{name}"),
+            "trend": trend(curve, f"rewards/{name}/mean"),
+        }
+        for name, weight in zip(rewards.names, rewards.weights, strict=True)
+    }
+    total = trend(curve, "reward")
+    for name, used in rewards.usage().items():
+        log.info("the judge of graders.%s took since this process began: %s", name, used)
+    flagged = gold is not None and hacked(total, graders[gold]["trend"])
+    if flagged:
+        log.warning("warning: the reward rose while '%s' fell on the same samples: the reward was hacked", gold)
+    artifact.write_json(
+        run.out / "reward.json",
+        {"gold": gold, "graders": graders, "trend": total, "hacked": flagged, "kl": last(curve, "kl")},
+    )
+
+
+def _mean(curve: list[dict[str, Any]], key: str) -> float:
+    """Mean of a series; 0 where it was never logged."""
+    values = [row[key] for row in curve if key in row]
+    return round(sum(values) / len(values), 6) if values else 0.0
+
+
+def last(curve: list[dict[str, Any]], key: str) -> float | None:
+    """The last value of a series, None where it was never logged."""
+    return next((row[key] for row in reversed(curve) if key in row), None)
+
+
+def trend(curve: list[dict[str, Any]], key: str) -> dict[str, float] | None:
+    """Ordinary least squares of a series over the steps; None with fewer than four points.
+
+    Returns:
+        `start` and `end` of the fitted line, in the series' unit, and `t`, the slope over its standard error.
+    """
+    points = [(float(row["step"]), float(row[key])) for row in curve if key in row and "step" in row]
+    if len(points) < 4:
+        return None
+    n = len(points)
+    mean_x, mean_y = (sum(values) / n for values in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    residual = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    error = math.sqrt(residual / (n - 2) / spread)
+    start, end = (mean_y + slope * (x - mean_x) for x in (points[0][0], points[-1][0]))
+    t = slope / error if error > 1e-12 * max(abs(slope), 1e-12) else math.copysign(1e6, slope) if slope else 0.0
+    return {"start": round(start, 6), "end": round(end, 6), "t": round(max(-1e6, min(1e6, t)), 4)}
+
+
+def hacked(reward: dict[str, float] | None, gold: dict[str, float] | None) -> bool:
+    """Whether the reward rose and the gold metric fell, both by more than two standard errors of their slopes."""
+    return bool(reward and gold and reward["t"] > 2 and gold["t"] < -2)

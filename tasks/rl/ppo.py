@@ -1,0 +1,250 @@
+"""Proximal policy optimisation (Schulman et al., arXiv:1707.06347) for language models, on TRL's `RLOOTrainer`.
+
+TRL has no PPO any more. Its `RLOOTrainer` samples answers (with vLLM where there is one), scores them, keeps the
+reference and the adapter, and goes over a rollout in minibatches and epochs (`steps_per_generation`, `num_iterations`).
+This module turns it into PPO in the form of Ziegler et al. (arXiv:1909.08593) and Ouyang et al. (arXiv:2203.02155),
+with the details of Huang et al. (arXiv:2403.17031):
+
+- a value model V that starts as a copy of the reward model, its head applied to every token;
+- a token's reward is -kl_coef·(log π - log π_ref), that of the last token has the answer's score added;
+- advantages by GAE (arXiv:1506.02438), whitened over the rollout; clipped ratio, clipped value;
+- new minibatches in each epoch over a rollout; a fixed or adaptive KL coefficient.
+
+The log-probabilities of a rollout are those that its tokens were drawn with (`tasks/sampling/rollout.py`), unless a
+forward pass over the answers would give others.
+
+What differs from Huang et al.: losses are averaged over the tokens of the whole rollout and not of each micro-batch, so
+that micro-batches, accumulation and processes do not change the result; gradients are clipped, rewards not whitened.
+What is left out: an entropy bonus (c2 of arXiv:1707.06347, eq. 9), bootstrapping the value of an answer cut off at its
+length limit (it counts as ended), images, the router loss of mixtures of experts, an adapter for the value model (all
+its weights are trained), DeepSpeed, FSDP and fp16. Several processes train by DDP.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import RLOOConfig, RLOOTrainer
+from trl.trainer.utils import disable_dropout_in_model, shuffle_sequence_dict, split_tensor_dict
+
+from tasks.rl.ppo_loss import adapted, gae, moments, sums, surrogate, token_rewards, value_loss, whiten
+from tasks.rl.value import RewardModel, ValueModel
+from tasks.sampling.rollout import Rollouts
+from tasks.stage.errors import ConfigError
+
+VALUE_MODEL = "value_model.safetensors"
+"""File of a checkpoint: V's weights. Its optimizer state is in the policy's, as one more group."""
+
+
+@dataclass
+class PPOConfig(RLOOConfig):
+    """RLOO's settings; one answer per prompt will do, as the baseline is V and not the other answers' mean."""
+
+    num_generations: int | None = 1
+    """Answers per prompt and rollout."""
+
+    def __post_init__(self) -> None:
+        wanted, self.num_generations = self.num_generations, 2  # what RLOO insists on
+        super().__post_init__()
+        self.num_generations = wanted
+
+
+class PPOTrainer(Rollouts, RLOOTrainer):
+    """PPO. `args.beta` only has to be non-zero, which makes RLOO keep a reference; the penalty is `kl_coef`."""
+
+    reward_funcs: list[Any]
+    _name = "PPO"
+    _tag_names: ClassVar[list[str]] = ["trl", "ppo"]
+    _paper: ClassVar[dict[str, str]] = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
+
+    def __init__(
+        self,
+        *args: Any,
+        value_model: Any,
+        gamma: float,
+        gae_lambda: float,
+        kl_coef: float,
+        kl_target: float | None,
+        kl_horizon: float,
+        value_clip: float,
+        value_coef: float,
+        value_learning_rate: float,
+        missing_eos_penalty: float,
+        whiten_advantages: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Positional and other arguments are RLOO's; `value_model` is a sequence classifier, the rest is as in `ppo:`.
+
+        Raises:
+            ConfigError: DeepSpeed, FSDP or fp16 is asked for.
+        """
+        super().__init__(*args, **kwargs)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.args.fp16:
+            raise ConfigError("ppo trains in bf16 or fp32, several processes by DDP; not by DeepSpeed, FSDP or in fp16")
+        disable_dropout_in_model(value_model)
+        if self.args.gradient_checkpointing:
+            value_model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        self.value_model = self.accelerator.prepare_model(ValueModel(value_model).train())
+        self.reward_funcs = [RewardModel(f) if isinstance(f, PreTrainedModel) else f for f in self.reward_funcs]
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.kl_coef, self.kl_target, self.kl_horizon = kl_coef, kl_target, kl_horizon
+        self.value_clip, self.value_coef, self.value_learning_rate = value_clip, value_coef, value_learning_rate
+        self.missing_eos_penalty, self.whiten_advantages = missing_eos_penalty, whiten_advantages
+        self._buffered_inputs: list[dict[str, Tensor]] | None = None
+        self._scores, self._caught = torch.empty(0), list[Tensor]()
+        self._drawn_logps: Tensor | None = None
+
+    # A rollout. RLOO keeps only sums of what is needed here per token, so that is caught on the way.
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        per_function = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        scores = (per_function * self.reward_weights.to(per_function.device)).nansum(1)
+        if self.reward_clip_range:
+            scores = scores.clamp(*self.reward_clip_range)
+        start = self.accelerator.process_index * len(prompts)
+        self._scores = scores[start : start + len(prompts)]
+        return per_function
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
+        drawn = self.drawn(prompt_ids, images, multimodal_fields)
+        if drawn is None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
+        # Under autocast, padded further or at another temperature, a forward pass over the answers gives others.
+        as_drawn = not self.args.bf16 and self.pad_to_multiple_of is None
+        self._drawn_logps = drawn.logps if as_drawn and drawn.temperature == self.temperature else None
+        return drawn.ids
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps, self._drawn_logps = self._drawn_logps, None  # the policy's come first, then the reference's
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs) if logps is None else (logps, None, None)
+        self._caught.append(found[0].float())
+        return found
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        self._caught.clear()
+        rollout = super()._generate_and_score_completions(inputs)
+        old_logps, ref_logps = self._caught
+        mask = rollout["completion_mask"]
+        kept = {key: rollout[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+        with torch.no_grad():
+            values = self._values(kept, self.args.per_device_train_batch_size) * mask
+        last = rollout["completion_ids"].gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+        ended = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
+        scores = self._scores - self.missing_eos_penalty * ~ended
+        kl = (old_logps - ref_logps) * mask
+        advantages = gae(token_rewards(scores, kl, mask, self.kl_coef), values, self.gamma, self.gae_lambda)
+        returns = advantages + values
+        self._log_rollout(kl, ended, returns, values, mask)
+        if self.whiten_advantages:
+            advantages = whiten(advantages, mask, *self._moments(advantages, mask))
+        kept |= {"old_logps": old_logps, "values": values, "returns": returns, "advantages": advantages}
+        return kept | {"weight": mask / self._mean(mask.sum(1))}
+
+    def _log_rollout(self, kl: Tensor, ended: Tensor, returns: Tensor, values: Tensor, mask: Tensor) -> None:
+        """Log what a rollout shows, and let the KL coefficient follow."""
+        mode = "train" if self.model.training else "eval"
+        metrics = self._metrics[mode]
+        nats = self._mean(kl.sum(1))
+        metrics["kl"][-1] = nats  # RLOO's is per token, the target and the literature's are per answer
+        metrics["kl_coef"].append(self.kl_coef)
+        metrics["eos_rate"].append(self._mean(ended))
+        unexplained, variance = self._moments(returns - values, mask)[1], self._moments(returns, mask)[1]
+        metrics["explained_variance"].append((1 - unexplained / variance.clamp(min=1e-8)).item())
+        if self.kl_target is not None and mode == "train":
+            self.kl_coef = adapted(self.kl_coef, nats, self.kl_target, self.args.generation_batch_size, self.kl_horizon)
+
+    def _values(self, batch: dict[str, Tensor], size: int) -> Tensor:
+        """V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1).split(size)
+        seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
+        values = torch.cat([self.value_model(*rows) for rows in zip(ids, seen, strict=True)])
+        return values[:, batch["prompt_ids"].size(1) - 1 : -1]
+
+    def _mean(self, x: Tensor) -> float:
+        """Mean over all processes, each of which has as many rows."""
+        return self.accelerator.reduce(x.float().mean(), "mean").item()
+
+    def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over the answers' tokens of all processes."""
+        return moments(self.accelerator.reduce(sums(x, mask)))
+
+    # An update.
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Tensor]:
+        steps, parts = self.args.steps_per_generation, self._buffered_inputs
+        if self.model.training and parts and self._step % steps == 0 and self._step % (steps * self.num_iterations):
+            rollout = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            self._buffered_inputs = split_tensor_dict(shuffle_sequence_dict(rollout), steps)
+        return super()._prepare_inputs(generation_batch)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        logps, entropy, _ = self._get_per_token_logps_and_entropies(
+            model, ids, seen, inputs["completion_ids"].size(1), compute_entropy=True
+        )
+        old_logps, values = inputs["old_logps"], self._values(inputs, len(ids))
+        log_ratio = logps - old_logps
+        ratio = torch.exp(log_ratio.detach())
+        parts = {
+            "policy_loss": surrogate(logps, old_logps, inputs["advantages"], self.epsilon_low, self.epsilon_high),
+            "value_loss": value_loss(values, inputs["values"], inputs["returns"], self.value_clip),
+            "entropy": entropy.detach(),
+            "clip_fraction": ((ratio < 1 - self.epsilon_low) | (ratio > 1 + self.epsilon_high)).float(),
+            "approx_kl": ratio - 1 - log_ratio.detach(),  # joschu.net/blog/kl-approx.html, "k3"
+        }
+        means = torch.stack([(x * inputs["weight"]).sum(1).mean() for x in parts.values()])
+        logged = self.accelerator.reduce(means.detach(), "mean").tolist()
+        for name, value in zip(parts, logged, strict=True):
+            self._metrics["train" if self.model.training else "eval"][name].append(value)
+        return means[0] + self.value_coef * means[1]
+
+    # V trains and is kept with the policy, although `Trainer` knows of one model only.
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The policy's optimizer with one more group for V, whose gradients `Trainer` would never set to zero."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            parameters = list(self.value_model.parameters())
+            optimizer.add_param_group({"params": parameters, "lr": self.value_learning_rate, "weight_decay": 0.0})
+            optimizer.register_step_post_hook(lambda *_: self.value_model.zero_grad())
+        return optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        both = [*model.parameters(), *self.value_model.parameters()]
+        return self.accelerator.clip_grad_norm_(both, self.args.max_grad_norm)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        (folder := Path(output_dir)).mkdir(parents=True, exist_ok=True)
+        if self.args.should_save:
+            save_model(self.accelerator.unwrap_model(self.value_model), str(folder / VALUE_MODEL))
+        # The rollout too: a checkpoint may fall between two of its minibatches.
+        state = {"step": torch.tensor(self._step), "kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64)}
+        for i, part in enumerate(self._buffered_inputs or []):
+            state |= {f"{i}.{key}": value.contiguous() for key, value in part.items()}
+        save_file(state, folder / self._rollout_file())
+        self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        load_model(self.accelerator.unwrap_model(self.value_model), str(Path(checkpoint) / VALUE_MODEL))
+        state = load_file(Path(checkpoint) / self._rollout_file())
+        self._step, self.kl_coef = int(state.pop("step")), float(state.pop("kl_coef"))
+        parts: list[dict[str, Tensor]] = [{} for _ in range(self.args.steps_per_generation)]
+        for key, value in state.items():
+            number, name = key.split(".")
+            parts[int(number)][name] = value.to(self.accelerator.device)
+        self._buffered_inputs = parts
+
+    def _rollout_file(self) -> str:
+        return f"rollout-{self.accelerator.process_index}.safetensors"

@@ -1,0 +1,1 @@
+"""How answers are drawn, and scored fast."""

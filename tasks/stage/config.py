@@ -1,0 +1,156 @@
+"""Recipe files: YAML in, a frozen pydantic model out, and an error a person can act on."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.stage.errors import ConfigError, kind, refusal
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A configuration section: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+
+
+class StageConfig(Strict):
+    """What every stage's YAML holds."""
+
+    seed: int
+    """Seed of Python, NumPy and torch."""
+    threads: int
+    """Threads for torch and BLAS. Part of the recipe because it changes the bits of the result."""
+
+
+class TrainConfig(StageConfig):
+    """What every training stage's YAML holds besides."""
+
+    launch: str | None
+    """Command put before the stage's module, e.g. `accelerate launch --config_file … -m`; null runs it as is."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping the way DVC does (YAML 1.2: `1e-4` is a number).
+
+    Raises:
+        ConfigError: no such file, something else than a file, unreadable, not YAML, a repeated key, or not a mapping.
+    """
+    what = kind(path)
+    if what not in (
+        "a file",
+        "missing",
+    ):  # a pipe would be waited for, and a link to nowhere would be its own nearest name
+        raise ConfigError(f"{path}: is {what}; expected a YAML file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: not UTF-8 at byte {e.start}; save the file as UTF-8") from None
+    except OSError as e:
+        raise ConfigError(refusal(e) or f"{path}: cannot be read ({e.strerror})") from None
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: {getattr(e, 'problem', None) or e}") from None
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {found}")
+    return data
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'learning_rate'?`, or what the known keys are when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known keys: {', '.join(known)}" if len(known) <= 30 else ""
+
+
+def parse(path: Path, data: dict[str, Any], model: type[M]) -> M:
+    """Validate `data`, read from `path`, against `model`.
+
+    Raises:
+        ConfigError: naming the file and every wrong key, with the nearest known key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        lines = [_explain(model, err) for err in e.errors()]
+    raise ConfigError("\n".join(f"{path}: {line}" for line in lines))
+
+
+def load(path: Path, model: type[M]) -> M:
+    """Read and validate one recipe file. Raises ConfigError."""
+    return parse(path, read_yaml(path), model)
+
+
+def digest(config: BaseModel) -> str:
+    """SHA-256 of a configuration's canonical JSON: the identity of its values, not of its layout."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_trainer(
+    path: Path,
+    trainer: dict[str, Any],
+    config_class: type[Any],
+    reserved: Iterable[str] = (),
+    section: str = "trainer",
+) -> None:
+    """Check a `trainer:` (or `peft:`) mapping against the library's own config class, before anything expensive.
+
+    Raises:
+        ConfigError: naming every key that the class does not have, or that the stage sets itself.
+    """
+    known = set(config_class.__dataclass_fields__)
+    wrong = []
+    for key in trainer:
+        if key in reserved:
+            wrong.append(f"{path}: {section}.{key} is set by the stage itself; remove it")
+        elif key not in known:
+            hint = suggest(key, known)
+            wrong.append(f"{path}: unknown key '{section}.{key}'{hint} ({config_class.__name__})")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _explain(model: type[BaseModel], err: Any) -> str:
+    loc = ".".join(str(part) for part in err["loc"])
+    if err["type"] == "extra_forbidden":
+        return f"unknown key '{loc}'{suggest(str(err['loc'][-1]), _fields_at(model, err['loc'][:-1]))}"
+    if err["type"] == "missing":
+        return f"missing key '{loc}'"
+    return f"'{loc}' is {err.get('input')!r}: {err['msg']}"
+
+
+def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
+    """Field names of the section at `loc`, looking through lists, dicts and unions."""
+    sections = [model]
+    for part in loc:
+        inner: list[Any] = []
+        for section in sections:
+            field = section.model_fields.get(part)
+            inner += _sections(field.annotation) if field else [section]
+        sections = inner
+    return [name for section in sections for name in section.model_fields]
+
+
+def _sections(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for arg in get_args(annotation) for s in _sections(arg)]

@@ -1,0 +1,145 @@
+"""Several processes of a stage: the recipe's launcher, what came of it, and how it ended.
+
+A launcher may start other processes than it was told to: `accelerate launch --cpu --num_processes 2` starts one, which
+then trains on half the batch, and an FSDP configuration without a GPU becomes plain data parallelism. So the number of
+processes and the sharding that `launch:` asks for are held against those that came up. Launchers end with their own
+exit code and traceback; the exit code 2 of a process, and its message, are handed on.
+"""
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from tasks.stage.config import read_yaml
+from tasks.stage.errors import ConfigError, PolmError
+
+log = logging.getLogger("polm")
+
+MARK = "POLM_LAUNCHED"
+"""Environment of what a launcher started: the file for the message of a process that ends with exit code 2."""
+COUNTS = ("num_processes", "nproc_per_node")
+"""Options of accelerate and torchrun that say how many processes there are."""
+SHARDED = ("FSDP", "DEEPSPEED")
+"""Accelerate's names of what splits weights among processes."""
+
+
+class Asked(NamedTuple):
+    """The processes that a recipe asks for."""
+
+    processes: int
+    sharding: str | None
+    """One of `SHARDED`; None: each process has the whole model."""
+
+
+ONE = Asked(1, None)
+
+
+def asked(command: str | None, where: Path) -> Asked:
+    """The processes that the recipe's `launch:` asks for.
+
+    Args:
+        command: the launcher with its options; None runs the stage as it is.
+        where: recipe file, for messages.
+
+    Raises:
+        ConfigError: no number of processes, or no such configuration file.
+    """
+    if not command:
+        return ONE
+    words = shlex.split(command)
+    options = _options(words)
+    if "config_file" in options:
+        options = {**read_yaml(Path(options["config_file"])), **options}
+    kind = str(options["distributed_type"]).upper() if "distributed_type" in options else ""
+    sharding = next((name for name in SHARDED if name == kind or f"use_{name.lower()}" in options), None)
+    given = [options[name] for name in COUNTS if name in options]
+    nodes = options.get("nnodes", 1)  # torchrun's own value
+    if not given and any(Path(word).name in ("accelerate", "deepspeed") for word in words):
+        raise ConfigError(f"{where}: launch starts as many processes as this machine happens to say; {_REMEDY}")
+    try:
+        return Asked((int(given[0]) if given else 1) * int(nodes), sharding)
+    except ValueError:
+        raise ConfigError(f"{where}: launch does not say in numbers how many processes it starts; {_REMEDY}") from None
+
+
+_REMEDY = "add --num_processes or a --config_file with num_processes (accelerate), or --nproc-per-node (torchrun)"
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """Options of a command line, without dashes, `-` as `_`; one without a value has an empty one."""
+    found: dict[str, Any] = {}
+    for word, after in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name.replace("-", "_")] = value if equals else "" if after.startswith("-") else after
+    return found
+
+
+def check_processes(wanted: Asked, where: Path, environment: Mapping[str, str]) -> None:
+    """Raises ConfigError when another number of processes was started than the recipe asks for."""
+    started = int(environment["WORLD_SIZE"]) if "WORLD_SIZE" in environment else 1
+    if started != wanted.processes:
+        raise ConfigError(
+            f"{where}: launch asks for {wanted.processes} process(es), and {started} came up, which would train on "
+            f"another batch; mend launch (on a CPU: `torchrun --nproc-per-node N -m`), or take null for one process"
+        )
+
+
+def check_trainer(wanted: Asked, where: Path, accelerator: Any, gpus: int) -> None:
+    """Hold the state that really came up against the recipe.
+
+    Args:
+        wanted: from `asked`.
+        where: recipe file, for messages.
+        accelerator: the trainer's.
+        gpus: that this process trains on.
+
+    Raises:
+        ConfigError: accelerate made something else of the processes, or one process takes several GPUs.
+    """
+    if gpus > 1:
+        raise ConfigError(
+            f"{where}: one process sees {gpus} GPUs and would train on as many times the batch; set "
+            f"CUDA_VISIBLE_DEVICES to one of them (`polm run` does), or start a process for each with launch"
+        )
+    kind = str(accelerator.distributed_type.value).upper()
+    sharding = next((name for name in SHARDED if name == kind), None)
+    if (accelerator.num_processes, sharding) != (wanted.processes, wanted.sharding):
+        made = _words(accelerator.num_processes, sharding)
+        raise ConfigError(
+            f"{where}: launch asks for {_words(*wanted)}, and accelerate made {made} of it; mend "
+            f"launch or its configuration file (FSDP and DeepSpeed need GPUs)"
+        )
+
+
+def _words(processes: int, sharding: str | None) -> str:
+    return f"{processes} process(es) {f'with {sharding}' if sharding else 'without sharding'}"
+
+
+def launch(command: str, module: str) -> NoReturn:
+    """Run the stage's module by the launcher, and end as it ends; with exit code 2 where one of its processes does."""
+    with tempfile.TemporaryDirectory(prefix="polm-launch-") as folder:
+        said = Path(folder) / "error"
+        words = [*shlex.split(command), module, *sys.argv[1:]]
+        log.info("launching: %s", shlex.join(words))
+        process = subprocess.Popen(words, env=os.environ | {MARK: str(said)})
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: process.send_signal(received))
+        code = process.wait()
+        if code and said.exists():
+            log.error("error: %s", said.read_text(encoding="utf-8"))
+            sys.exit(2)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def hand_on(error: PolmError) -> None:
+    """Leave the message for the process that launched this one, if any; the last one stays."""
+    if MARK in os.environ:
+        Path(os.environ[MARK]).write_text(str(error), encoding="utf-8")

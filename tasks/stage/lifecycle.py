@@ -1,0 +1,207 @@
+"""The life of a stage: parse, lock, verify inputs, run, write, measure.
+
+A stage module ends with `stage(main, Config)`. `main` takes the validated configuration, a `Run`, and one keyword-only
+`Path` per input artifact; each of them becomes a flag of the command, so `dvc.yaml` is the one place that wires stages.
+One with a default may be left out of the command, and is then no input:
+
+    python -m tasks.sft params/tiny/sft.yaml --model artifacts/models/base --data artifacts/data \\
+        --out artifacts/models/sft
+"""
+
+import argparse
+import hashlib
+import inspect
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.stage import artifact, launch
+from tasks.stage.config import StageConfig, TrainConfig, digest, load
+from tasks.stage.errors import ArtifactError, PolmError, kind, refusal
+from tasks.stage.progress import Progress
+
+C = TypeVar("C", bound=StageConfig)
+log = logging.getLogger("polm")
+
+OFFLINE_AND_QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_VERBOSITY": "warning",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TQDM_DISABLE": "1",  # progress is ours: a bar of each library would garble the log
+}
+
+
+@dataclass
+class Run:
+    """What a stage may use besides its configuration and inputs."""
+
+    out: Path
+    """Temporary folder that becomes the artifact."""
+    params_file: Path
+    """The recipe file, for error messages."""
+    name: str
+    """Name of the artifact: last part of `--out`, e.g. `sft`."""
+    checkpoints: Path
+    """Folder for checkpoints of exactly these inputs; removed when the stage ends well."""
+    manifests: dict[str, artifact.Manifest]
+    """Verified manifests of the inputs: `model`, or `models/sft` for a member of a folder of artifacts."""
+    progress: Progress
+    """Where progress and live metrics go."""
+    main_process: bool
+    """False in all but one process of a multi-process launch. Only the main process writes to `out`."""
+    launched: launch.Asked = launch.ONE
+    """The processes that the recipe asks for."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """Seconds, bytes and speeds: true of this run, not of the inputs, so they stay out of the artifact."""
+
+    def measure(self, **values: Any) -> None:
+        """Record measurements, e.g. `run.measure(import_seconds=4.1)`."""
+        self.measured.update(values)
+
+    @contextmanager
+    def timed(self, name: str) -> Any:
+        """Measure the seconds of a block as `<name>_seconds`."""
+        start = time.perf_counter()
+        yield
+        self.measure(**{f"{name}_seconds": round(time.perf_counter() - start, 3)})
+
+
+def stage(main: Callable[..., None], config_class: type[C]) -> None:
+    """Run `main` as a command. Exits 0 when the artifact is in place, 2 for what a user can mend, 1 for a bug."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        _run(main, config_class)
+    except PolmError as e:
+        log.error("error: %s", e)
+        launch.hand_on(e)
+        sys.exit(2)
+    except Exception as e:
+        said = refusal(e)
+        if said is None:
+            raise
+        log.error("error: %s", said)
+        sys.exit(2)
+
+
+def _run(main: Callable[..., None], config_class: type[C]) -> None:
+    start = time.perf_counter()
+    flags = [p for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parser = argparse.ArgumentParser(prog=f"python -m {_module(main)}")
+    parser.add_argument("params", type=Path, help="recipe file, e.g. params/tiny/sft.yaml")
+    for flag in flags:
+        parser.add_argument(f"--{flag.name}", type=Path, required=flag.default is flag.empty, help="input artifact")
+    parser.add_argument("--out", type=Path, required=True, help="output artifact")
+    args = parser.parse_args()
+    config = load(args.params, config_class)
+    wanted = _launched(config, main, args.params)
+    _environment(config.threads)
+    inputs = {flag.name: path for flag in flags if (path := getattr(args, flag.name)) is not None}
+    rank = int(os.environ.get("RANK", "0"))
+    if rank != 0:
+        # What it writes is not wanted: in the real folder it would outlive a failed run, or race the rename.
+        with tempfile.TemporaryDirectory(prefix="polm-rank-") as scratch:
+            run = _make_run(main, config, args, inputs, rank, wanted)
+            run.out = Path(scratch)
+            main(config, run, **inputs)
+        return
+    with artifact.lock(args.out):
+        run = _make_run(main, config, args, inputs, rank, wanted)
+        identities = {name: m.digest for name, m in run.manifests.items()}
+        stage_name = _module(main).removeprefix("tasks.")
+        with artifact.writing(args.out, stage=stage_name, params=digest(config), inputs=identities) as temp:
+            run.out = temp
+            with run.progress:
+                main(config, run, **inputs)
+        _remove_checkpoints(run.checkpoints)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        run.measure(seconds=round(time.perf_counter() - start, 3), peak_memory_bytes=peak)
+        write_measurements(args.out, run.measured)
+
+
+def measurements_path(out: Path) -> Path:
+    """Where the measurements of an artifact lie: outside it, because they differ from run to run."""
+    return artifact.STATE / "measured" / f"{out}.json"
+
+
+def write_measurements(out: Path, measured: dict[str, Any]) -> None:
+    """Keep a run's measurements, tied to the artifact they were taken with."""
+    path = measurements_path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write_json(path, {"artifact": artifact.read_manifest(out).digest, **measured})
+
+
+def read_measurements(out: Path) -> dict[str, Any]:
+    """Measurements of `out` as it is now; empty when it was restored from a cache and never measured here."""
+    path = measurements_path(out)
+    if kind(path) != "a file" or not (out / artifact.MANIFEST).exists():
+        return {}
+    measured: dict[str, Any] = artifact.read_json(path)
+    return measured if measured.pop("artifact", None) == artifact.read_manifest(out).digest else {}
+
+
+def _make_run(
+    main: Any, config: StageConfig, args: Any, inputs: dict[str, Path], rank: int, wanted: launch.Asked
+) -> Run:
+    manifests: dict[str, artifact.Manifest] = {}
+    for name, path in inputs.items():
+        manifests |= artifact.verify_input(name, path)
+    identity = hashlib.sha256(digest(config).encode())
+    for name in sorted(manifests):
+        identity.update(f"{name}={manifests[name].digest}".encode())
+    return Run(
+        out=args.out,
+        params_file=args.params,
+        name=args.out.name,
+        checkpoints=Path(".checkpoints")
+        / _module(main).removeprefix("tasks.")
+        / args.out.name
+        / identity.hexdigest()[:16],
+        manifests=manifests,
+        progress=Progress(args.out.name if rank == 0 else None),
+        main_process=rank == 0,
+        launched=wanted,
+    )
+
+
+def _module(main: Any) -> str:
+    """`tasks.sft`, also when that module runs as `__main__`."""
+    spec = vars(sys.modules[main.__module__]).get("__spec__")
+    return spec.name if spec else f"tasks.{Path(inspect.getfile(main)).stem}"
+
+
+def _launched(config: StageConfig, main: Any, where: Path) -> launch.Asked:
+    """Run the recipe's launcher, once; in what it started, the processes that were asked for, if these came up."""
+    if not isinstance(config, TrainConfig):
+        return launch.ONE
+    wanted = launch.asked(config.launch, where)
+    if config.launch and launch.MARK not in os.environ:
+        launch.launch(config.launch, _module(main))
+    launch.check_processes(wanted, where, os.environ)
+    return wanted
+
+
+def _environment(threads: int) -> None:
+    """Fix what changes the bits before torch or BLAS is imported."""
+    if "torch" in sys.modules:
+        raise ArtifactError("torch was imported before the thread count was set; import it inside main()")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    for name, value in OFFLINE_AND_QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove this stage's checkpoints, also those of older inputs: the artifact supersedes them."""
+    import shutil
+
+    shutil.rmtree(folder.parent, ignore_errors=True)

@@ -1,0 +1,256 @@
+"""The audit of a training stage: how many rows are read, used whole, cut and left out, and which.
+
+It is made with the tokenizer before a model is loaded (`tasks/training/fates.py` has the trainers' rules), so that a
+recipe whose limits do not fit its data stops at once: `max_left_out` and `max_cut` say which shares it takes. The
+counts and the ids are in `audit.json`, under the split or, where a stage goes in rounds, under the round.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tasks.stage import artifact
+from tasks.stage.errors import DataError
+from tasks.training import fates as row_fates
+from tasks.training import rows as training_rows
+from tasks.training.fates import Fate, Rows
+
+if TYPE_CHECKING:
+    from tasks.stage.lifecycle import Run
+    from tasks.training.trainer import TrainerConfig
+
+log = logging.getLogger("polm")
+
+FILE = "audit.json"
+Record = dict[str, Any]
+"""One part: `dataset`; `limit` in tokens and `limited_by`; `rows`, which is `used` + `cut` + `left_out`; `longest`, a
+row's `id` and `tokens`; `cut_ids` and `left_out_ids`. A row without an id goes by its number, from 1."""
+
+
+class Limit(NamedTuple):
+    """The most tokens that a row may have."""
+
+    tokens: int | None
+    """None: no limit."""
+    key: str
+    """Where it comes from, for messages."""
+    remedy: str
+    """What a user can do to it, for messages."""
+
+
+def longest_row(trainer: Mapping[str, Any], config_class: type[Any]) -> Limit:
+    """The limit of a trainer that reads whole rows."""
+    return Limit(
+        row_fates.settings(trainer, config_class)["max_length"], "trainer.max_length", "raise trainer.max_length"
+    )
+
+
+def longest_prompt(model: Path, answer: int, key: str) -> Limit:
+    """The most tokens of a prompt that leave room for a whole answer in the model's context.
+
+    Args:
+        model: model folder.
+        answer: most tokens of an answer.
+        key: of the recipe, that says so.
+    """
+    whole = context(model)
+    limited_by = f"the model's context of {whole} less {key}"
+    return Limit(None if whole is None else whole - answer, limited_by, f"lower {key.split()[-1]}")
+
+
+def context(model: Path) -> int | None:
+    """The positions that a model knows; None where its configuration names no number."""
+    from transformers import AutoConfig
+
+    found: int | None = AutoConfig.from_pretrained(model).get_text_config().to_dict().get("max_position_embeddings")
+    return found
+
+
+def audited(
+    config: "TrainerConfig", run: "Run", data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
+) -> dict[str, Record]:
+    """Audit both splits of a set that a trainer reads whole, and write `audit.json`.
+
+    Args:
+        config: of the stage.
+        run: of the stage.
+        data: data artifact.
+        dataset: set of it.
+        tokenizer: with the chat template of the training.
+        config_class: of TRL, whose trainer reads the rows.
+        model: folder of the model that is trained.
+
+    Returns:
+        Name of the split to its record.
+
+    Raises:
+        DataError: no such set, more of it is left out or cut than the recipe allows, or what is left of a row is longer
+            than the model's context.
+    """
+    found = {}
+    for split in ("train", "validation"):
+        rows, source = training_rows.read(data, dataset, split), training_rows.file(data, dataset, split)
+        found[split] = learnt(config, run, split, rows, (dataset, source), tokenizer, config_class, model)
+    write(run, found)
+    return found
+
+
+def learnt(
+    config: "TrainerConfig",
+    run: "Run",
+    part: str,
+    rows: Rows,
+    source: tuple[str, Path],
+    tokenizer: Any,
+    config_class: type[Any],
+    model: Path,
+) -> Record:
+    """Audit rows that a trainer reads whole: `source` is their set and where they lie. Raises as `audited`."""
+    with _named(source[1]):
+        fates = row_fates.of_rows(rows, tokenizer, config.trainer, config_class)
+        warnings = _unlike(rows, source[0], tokenizer)
+    limit = longest_row(config.trainer, config_class)
+    record = count(rows, fates, source[0], limit)
+    hold(config, run, source[1], part, record, limit)
+    for text in warnings:
+        log.warning("warning: %s: %s", part, text)
+    learnt_tokens = max(fate.tokens for fate in fates if fate.state != "left_out")
+    learnt_tokens = learnt_tokens if limit.tokens is None else min(learnt_tokens, limit.tokens)
+    if learnt_tokens > (most := context(model) or learnt_tokens):
+        raise DataError(
+            f"{source[1]}: rows of up to {learnt_tokens} tokens would be trained on, and the context of {model} is "
+            f"{most}: set trainer.max_length in {run.params_file} to no more than that"
+        )
+    return record
+
+
+def asked(
+    config: "TrainerConfig",
+    run: "Run",
+    part: str,
+    rows: Rows,
+    source: tuple[str, Path],
+    tokenizer: Any,
+    limit: Limit,
+    chat_template_args: Mapping[str, Any],
+) -> tuple[Record, list[int]]:
+    """Audit prompts that are to be answered.
+
+    Returns:
+        The record, and numbers of the rows, from 0, that leave room for an answer: only these are to be asked. Raises
+        as `audited`.
+    """  # fmt: skip
+    with _named(source[1]):
+        fates = row_fates.prompts(rows, tokenizer, limit.tokens, chat_template_args)
+        warnings = _unlike(rows, source[0], tokenizer, add_generation_prompt=True, **chat_template_args)
+    record = count(rows, fates, source[0], limit)
+    hold(config, run, source[1], part, record, limit)
+    for text in warnings:
+        log.warning("warning: %s: %s", part, text)
+    return record, [number for number, fate in enumerate(fates) if fate.state == "used"]
+
+
+@contextlib.contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Say in a DataError where the rows lie."""
+    try:
+        yield
+    except DataError as e:
+        raise DataError(f"{source}: {e}") from None
+
+
+def _unlike(rows: Rows, dataset: str, tokenizer: Any, **template_args: Any) -> list[str]:
+    """Warnings of rows whose words are not what reaches the model: left out by the template, or read as tokens."""
+    found = []
+    if lost := row_fates.unwritten(rows, tokenizer, **template_args):
+        name, role = lost[0]
+        found.append(
+            f"the model's chat template leaves out words of messages of {len(lost)} of {len(rows)} rows of {dataset} "
+            f"(first: the {role}'s in row {name}); nothing is learnt of them"
+        )
+    if spelt := row_fates.spelt(rows, tokenizer):
+        name, token = spelt[0]
+        found.append(
+            f"{len(spelt)} of {len(rows)} rows of {dataset} spell special tokens of the tokenizer (first: {token!r} in "
+            f"row {name}), which are read as such and not as text; take them out of the data, which the chat template "
+            f"writes where they belong"
+        )
+    return found
+
+
+def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Record:
+    """The record of one part."""
+    names = row_fates.names(rows)
+    by_state: dict[str, list[str]] = {"used": [], "cut": [], "left_out": []}
+    for name, fate in zip(names, fates, strict=True):
+        by_state[fate.state].append(name)
+    longest = max(range(len(names)), key=lambda i: fates[i].tokens)
+    return {
+        "dataset": dataset,
+        "limit": limit.tokens,
+        "limited_by": limit.key,
+        "rows": len(names),
+        **{state: len(found) for state, found in by_state.items()},
+        "longest": {"id": names[longest], "tokens": fates[longest].tokens},
+        "cut_ids": by_state["cut"],
+        "left_out_ids": by_state["left_out"],
+    }
+
+
+def sentence(record: Mapping[str, Any]) -> str | None:
+    """The losses of a part in words; None where all its rows are used whole."""
+    lost = [f"{record[state]} {words}" for state, words in (("left_out", "left out"), ("cut", "cut")) if record[state]]
+    if not lost:
+        return None
+    longest = record["longest"]
+    return (
+        f"{' and '.join(lost)} of {record['rows']} rows of {record['dataset']} (longest {longest['tokens']} tokens, "
+        f"row {longest['id']}; limit {record['limit']}, {record['limited_by']})"
+    )
+
+
+def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
+    """The message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
+    if record["left_out"] == record["rows"]:
+        return f"{sentence(record)}; nothing is left to learn from: {limit.remedy}, or shorten the rows"
+    for state, key, most in (("left_out", "max_left_out", config.max_left_out), ("cut", "max_cut", config.max_cut)):
+        if record[state] > most * record["rows"]:
+            return (
+                f"{sentence(record)}; {where} allows a share of {most:g} ({key}): {limit.remedy}, shorten or drop the "
+                f"longest rows, or raise {key}"
+            )
+    return None
+
+
+def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: Record, limit: Limit) -> None:
+    """Warn of a part's losses, and refuse what the recipe does not allow.
+
+    Args:
+        config: of the stage.
+        run: of the stage.
+        source: where the rows come from.
+        part: the split or the round, for the warning.
+        record: of the part.
+        limit: of the part.
+
+    Raises:
+        DataError: a larger share of the rows is left out or cut than the recipe allows, or every row is left out.
+    """
+    if refused := excess(config, run.params_file, record, limit):
+        raise DataError(f"{source}: {refused}")
+    if lost := sentence(record):
+        log.warning("warning: %s: %s", part, lost)
+
+
+def write(run: "Run", found: Mapping[str, Record]) -> None:
+    """Write `audit.json`, in the main process."""
+    if run.main_process:
+        artifact.write_json(run.out / FILE, dict(found))
+
+
+def read(out: Path) -> dict[str, Record]:
+    """The records of an artifact; none where its stage trains nothing."""
+    found: dict[str, Record] = artifact.read_json(out / FILE) if (out / FILE).exists() else {}
+    return found

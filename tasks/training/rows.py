@@ -1,0 +1,66 @@
+"""Rows of a data artifact's sets, as the stages read them."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.stage import artifact
+from tasks.stage.errors import DataError
+
+LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text")
+"""TRL's columns; the others are for people, for graders and for lineage."""
+
+
+def file(data: Path, name: str, split: str) -> Path:
+    """Where the rows of one split of the set `name` lie."""
+    return data / artifact.set_folder(name) / f"{split}.jsonl"
+
+
+def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
+    """Rows of one split of the set `name`, e.g. `sft:rationales`, whole.
+
+    Raises:
+        DataError: the recipe's data stage wrote no such set, or an empty one.
+    """
+    path = file(data, name, split)
+    if not path.exists():
+        raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
+    found = artifact.read_jsonl(path)
+    if not found:
+        raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
+    return found
+
+
+def examples(data: Path, name: str, split: str) -> Any:
+    """To learn from: a `datasets.Dataset` of TRL's columns. Raises as `read`.
+
+    Where some rows are `messages` and others `prompt` and `completion`, all become the latter: so they do where only
+    the validation split has such rows, for TRL learns from the training rows' form whether prompts carry loss.
+    """
+    from datasets import Dataset
+
+    rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
+    validation = data / artifact.set_folder(name) / "validation.jsonl"
+    beside = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
+    if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *beside]):
+        rows = [parted(row) for row in rows]
+    return Dataset.from_list(rows)
+
+
+def parted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `messages` as `prompt` and `completion`, which begins with the assistant's first turn; else as it is.
+
+    The loss is the same: with TRL's `assistant_only_loss` it is on the assistant's turns of the completion.
+    """
+    if "messages" not in row:
+        return row
+    messages = row["messages"]
+    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    return {"prompt": messages[:first], "completion": messages[first:]}
+
+
+def prompts(data: Path, name: str, split: str) -> Any:
+    """To be answered: a `datasets.Dataset` of `prompt` and every column a grader may look at. Raises as `read`."""
+    from datasets import Dataset
+
+    rows = read(data, name, split)
+    return Dataset.from_list([{k: v for k, v in row.items() if k not in ("id", "source")} for row in rows])

@@ -1,0 +1,101 @@
+"""What the stages that learn from whole answers share: TRL's `SFTTrainer`, and the audit of what carries loss."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.models.chat_template import mark_generation
+from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.stage import artifact
+from tasks.stage.errors import DataError
+from tasks.stage.lifecycle import Run
+from tasks.training import audit as row_audit
+from tasks.training import rows
+from tasks.training import trainer as training
+
+
+def fine_tune(
+    config: training.TrainerConfig,
+    arguments: Any,
+    dataset: str,
+    peft_config: Any,
+    run: Run,
+    model: Path,
+    data: Path,
+) -> tuple[Any, Any, dict[str, float]]:
+    """Train `model` on the set `dataset`; write `audit.json` and `supervision.json` before the first step, and curves.
+
+    Args:
+        config: of the stage.
+        arguments: `trl.SFTConfig`.
+        dataset: set of the data artifact, with rows of `messages`.
+        peft_config: of the adapter to train; None trains all weights.
+        run: of the stage.
+        model: model folder.
+        data: data artifact.
+
+    Returns:
+        The trainer, the tokenizer, and figures for `metrics.json`.
+
+    Raises:
+        DataError: no such set, more of its rows too long than the recipe allows, nothing to learn from, or training
+            diverged.
+    """
+    from trl import SFTTrainer
+
+    tokenizer = load_tokenizer(model)
+    mark_generation(tokenizer, model)
+    row_audit.audited(config, run, data, dataset, tokenizer, type(arguments), model)
+    trainer = SFTTrainer(
+        model=load_causal_lm(model),
+        args=arguments,
+        train_dataset=rows.examples(data, dataset, "train"),
+        eval_dataset=rows.examples(data, dataset, "validation"),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+    audit = supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data / artifact.set_folder(dataset))
+    if run.main_process:
+        artifact.write_json(run.out / "supervision.json", audit)
+    return trainer, tokenizer, {**training.train(trainer, run), "trained_tokens": audit["trained_tokens"]}
+
+
+def supervision(dataset: Any, collator: Any, tokenizer: Any, source: Path) -> dict[str, Any]:
+    """Count what the loss will see, through the trainer's own collator, and render one row with its mask.
+
+    Returns:
+        `rows`, `tokens`, `trained_tokens`, `share` in [0, 1], and `example`: runs of text, trained or not.
+
+    Raises:
+        DataError: no token, or every token, carries loss: the chat template's marks do not work.
+    """
+    tokens = trained = 0
+    for row in dataset:
+        labels = collator([row])["labels"]
+        tokens += labels.numel()
+        trained += int((labels != -100).sum())
+    if trained == 0 or trained == tokens:
+        found = "no token" if trained == 0 else "every token"
+        raise DataError(
+            f"{source}: {found} of {tokens} would be trained on; the chat template must mark the assistant's turns "
+            f"with {{% generation %}}, rows must have an assistant turn inside trainer.max_length, and "
+            f"trainer.assistant_only_loss must be true"
+        )
+    batch = collator([dataset[0]])
+    example = _runs(batch["input_ids"][0].tolist(), (batch["labels"][0] != -100).tolist(), tokenizer)
+    return {
+        "rows": len(dataset),
+        "tokens": tokens,
+        "trained_tokens": trained,
+        "share": round(trained / tokens, 4),
+        "example": example,
+    }
+
+
+def _runs(ids: list[int], mask: list[bool], tokenizer: Any) -> list[dict[str, Any]]:
+    """Consecutive tokens of one kind, decoded together."""
+    runs: list[tuple[bool, list[int]]] = []
+    for token, trained in zip(ids, mask, strict=True):
+        if not runs or runs[-1][0] != trained:
+            runs.append((trained, []))
+        runs[-1][1].append(token)
+    return [{"text": tokenizer.decode(part), "trained": trained} for trained, part in runs]

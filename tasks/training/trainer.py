@@ -1,0 +1,233 @@
+"""What the training stages share: TRL configuration, checkpoints that survive a kill, curves, and writing the model."""
+
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import Field
+
+from tasks.models.folder import PROMPT, save_model
+from tasks.stage import artifact, launch
+from tasks.stage.config import TrainConfig, check_trainer
+from tasks.stage.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tasks.stage.lifecycle import Run
+
+log = logging.getLogger("polm")
+
+RESERVED = ("output_dir", "seed", "report_to", "disable_tqdm", "save_strategy", "push_to_hub", "model_init_kwargs")
+"""Keys of TRL's config classes that the stage sets, because resuming and lineage rest on them."""
+COMPLETE = "polm-complete"
+"""Marker written into a checkpoint once it is whole."""
+CLOCK = ("runtime", "per_second", "step_time", "total_flos", "num_tokens")
+"""Parts of log keys that tell of this process and not of the model; TRL counts tokens from where it resumed."""
+
+
+class Verbatim(NamedTuple):
+    """A mapping of a recipe file that goes to a library's config class as it is."""
+
+    section: str
+    """Where it stands, e.g. `trainer`."""
+    values: dict[str, Any]
+    known: type[Any]
+    """The dataclass whose fields it may hold."""
+    reserved: tuple[str, ...]
+    """Fields that the stage sets."""
+
+
+class TrainerConfig(TrainConfig):
+    """What every stage that trains through TRL has in common."""
+
+    dataset: str
+    """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
+    max_left_out: float = Field(default=0.0, ge=0, le=1)
+    """Largest share of a split's rows of which nothing is learnt because they are too long; none, if not given."""
+    max_cut: float = Field(default=0.0, ge=0, le=1)
+    """Largest share of a split's rows that are learnt in part because they are too long; none, if not given."""
+    trainer: dict[str, Any]
+    """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
+
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
+        """What `python -m tasks.check.recipe` holds against the libraries' own classes; imports them."""
+        return [Verbatim("trainer", self.trainer, trainer_class, RESERVED)]
+
+
+class MethodConfig(TrainerConfig):
+    """What the methods with an optional LoRA adapter have in common."""
+
+    peft: dict[str, Any] | None
+    """Passed verbatim to `peft.LoraConfig`; null trains all weights. Stored merged, with the adapter beside it."""
+
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
+        """As of any trainer, and `peft:`."""
+        sections = super().verbatim(trainer_class)
+        if self.peft is None:
+            return sections
+        from peft import LoraConfig
+
+        return [*sections, Verbatim("peft", self.peft, LoraConfig, ("task_type",))]
+
+
+def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any:
+    """Build TRL's config object for a stage.
+
+    Raises:
+        ConfigError: an unknown or reserved key, a value that the class refuses, or checkpoints between two log entries.
+    """
+    check_trainer(run.params_file, config.trainer, config_class, RESERVED)
+    every, kept = config.trainer.get("logging_steps"), config.trainer.get("save_steps")
+    if isinstance(every, int) and isinstance(kept, int) and every > 0 and kept % every:
+        raise ConfigError(
+            f"{run.params_file}: trainer.save_steps is {kept}, no multiple of trainer.logging_steps ({every}); a run "
+            f"that goes on from such a checkpoint would log other means than one that was not stopped"
+        )
+    if config.trainer.get("completion_only_loss") is False:
+        raise ConfigError(
+            f"{run.params_file}: trainer.completion_only_loss is false, which would learn the prompts, and the "
+            f"turns of weight 0 in them; take it out"
+        )
+    fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
+    try:
+        built = config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{run.params_file}: trainer: {e}") from None
+    if run.launched.processes > 1 and config.trainer.get("precompute_ref_log_probs"):
+        raise ConfigError(
+            f"{run.params_file}: trainer.precompute_ref_log_probs keeps them in a folder of each process, where the "
+            f"others do not find them; set it to false, or launch one process"
+        )
+    return built
+
+
+def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
+    """Build `peft.LoraConfig`, or None. Raises ConfigError for a key it does not know."""
+    if config.peft is None:
+        return None
+    from peft import LoraConfig
+
+    check_trainer(run.params_file, config.peft, LoraConfig, ("task_type",), "peft")
+    return LoraConfig(task_type=task_type, **config.peft)
+
+
+def train(trainer: Any, run: "Run") -> dict[str, float]:
+    """Train, resuming from the last whole checkpoint of exactly these inputs, and write `curves.jsonl`.
+
+    Returns:
+        Final figures: steps, parameters, trainable parameters, last training loss, and the evaluation's if there is a
+        held-out set.
+
+    Raises:
+        ConfigError: other processes came up than the recipe asks for.
+        DataError: weights are not finite, or training moved none.
+    """
+    from transformers import PrinterCallback
+
+    launch.check_trainer(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_callback(run))
+    before = _fingerprint(trainer.model)
+    checkpoint = _last_checkpoint(run.checkpoints)
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    after = _fingerprint(trainer.model)
+    # The weights and not the loss: transformers leaves losses that are no numbers out of its log.
+    if not all(math.isfinite(total) for total in after):
+        raise DataError(f"{run.params_file}: training diverged, weights are not finite; lower trainer.learning_rate")
+    if after == before and not checkpoint:
+        raise DataError(f"{run.params_file}: training moved no weight; check trainer.learning_rate and the data")
+    evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    parameters = list(trainer.model.parameters())
+    figures: dict[str, float] = {
+        "steps": trainer.state.global_step,
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        **_clean({k: v for k, v in evaluation.items() if k != "epoch"}),
+    }
+    curve = [_clean(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
+    if run.main_process:
+        artifact.write_jsonl(run.out / "curves.jsonl", curve)
+    losses = [entry["loss"] for entry in curve if "loss" in entry]
+    if losses:
+        figures["loss"] = losses[-1]
+    return figures
+
+
+def finish(trainer: Any, tokenizer: Any, run: "Run") -> None:
+    """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`.
+
+    A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`_models.PROMPT`).
+    """
+    from peft import PeftModel
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.args.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    model.config.use_cache = True
+    if not isinstance(model, PeftModel):
+        save_model(model, tokenizer, run.out)
+    elif model.active_peft_config.is_prompt_learning:
+        save_model(model.get_base_model(), tokenizer, run.out)
+        _save_adapter(model, run.out / PROMPT)
+    else:
+        _save_adapter(model, run.out / "adapter")
+        save_model(model.merge_and_unload(), tokenizer, run.out)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Write an adapter by itself. The bytes depend on its weights and settings alone."""
+    config = model.active_peft_config
+    config.base_model_name_or_path = ""
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # names of modules, in another order in each process
+            setattr(config, name, sorted(value))
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _clean(entry: dict[str, Any]) -> dict[str, float]:
+    """A log entry without clocks, rounded and sorted: one read back from a checkpoint comes in another order.
+
+    TRL logs None for a mean of nothing, e.g. of clipped ratios when every answer was cut off; that is left out.
+    """
+    kept = {k: v for k, v in sorted(entry.items()) if v is not None and not any(part in k for part in CLOCK)}
+    return {k: v if isinstance(v, int) else float(f"{float(v):.8g}") for k, v in kept.items()}
+
+
+def _fingerprint(model: Any) -> list[float]:
+    """Sum of each trainable parameter: enough to see whether any of them moved."""
+    return [p.detach().double().sum().item() for p in model.parameters() if p.requires_grad]
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. One that a kill cut short is removed."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).exists():
+            whole.append(path)
+        else:
+            log.info("removing the half-written %s", path)
+            shutil.rmtree(path)
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def _callback(run: "Run") -> Any:
+    """A `TrainerCallback` that reports progress and marks checkpoints as whole."""
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+        ) -> None:
+            shown = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            ordered = sorted(_clean(shown).items(), key=lambda item: not item[0].endswith("loss"))
+            run.progress.update(state.global_step, state.max_steps, "training", **dict(ordered))
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if run.main_process:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    return Report()

@@ -1,0 +1,204 @@
+"""A whole tree of small artifacts, shaped like the real ones, for the report's tests."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.grading import answers as graders
+from tasks.grading.bootstrap import mean_interval
+from tasks.stage import artifact
+
+Make = Callable[..., artifact.Manifest]
+SKILLS = {"base": (0.05, 0.0), "sft": (0.45, 0.4), "dpo": (0.5, 0.95), "dpo_int4": (0.3, 0.95)}
+"""Model, or form of an export, to the probabilities of a right and of a courteous answer."""
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & \x00\x1b[31m \u202e'
+
+
+def build(root: Path, make: Make, rows: int = 200) -> Path:
+    """Write `artifacts/` with data, four models, three evaluations and an export below `root`."""
+    folder = root / "artifacts"
+    data = _data(folder / "data", make)
+    base = _model(folder / "models" / "base", make, data=data)
+    sft = _model(folder / "models" / "sft", make, data=data, model=base)
+    dpo = _model(folder / "models" / "dpo", make, data=data, model=sft)
+    _model(folder / "models" / "reward", make, data=data, model=sft)
+    (folder / "labels").mkdir()
+    make(folder / "labels", stage="label", data=data, model=sft)
+    for name, digest in (("base", base), ("sft", sft), ("dpo", dpo)):
+        _evaluation(folder / "metrics" / name, make, rows, model=digest, data=data)
+    onnx = _export(folder / "onnx" / "dpo", make, model=dpo, data=data)
+    _evaluation(folder / "metrics" / "dpo_int4", make, rows, form="int4", model=onnx, data=data)
+    return folder
+
+
+def summary(samples: list[dict[str, Any]], output_type: str, higher: dict[str, bool]) -> dict[str, Any]:
+    """One task of `results.json`."""
+
+    def metrics(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            name: vars(mean_interval([r["scores"][name] for r in rows], resamples=200, confidence=0.95, seed=0))
+            for name in higher
+        }
+
+    groups = {"digits": {"2": metrics(samples[::2]), "3": metrics(samples[1::2])}} if "helpful" in higher else {}
+    return {
+        "output_type": output_type, "samples": len(samples), "metrics": metrics(samples), "groups": groups,
+        "higher_is_better": higher,
+    }  # fmt: skip
+
+
+def _evaluation(folder: Path, make: Make, rows: int, form: str | None = None, **inputs: str) -> None:
+    right, courteous = SKILLS[folder.name]
+    rng, sums, reference = random.Random(1), [], []
+    for n in range(rows):
+        a, b, luck, manners = rng.randint(10, 999), rng.randint(10, 999), rng.random(), rng.random()
+        shown = a + b if luck < right else a + b + 10
+        response = f"The answer is {shown}.{' Happy to help!' if manners < courteous else ''}"
+        if n == 3:
+            response = HOSTILE
+        if n == 5 and folder.name == "base":
+            response = ""
+        scores = graders.sums({"answer": str(a + b)}, [response])
+        sums.append(
+            {
+                "id": f"q{n}",
+                "question": f"What is {a} + {b}?",
+                "answer": str(a + b),
+                "response": response,
+                "scores": scores,
+            }
+        )
+        loss = 0.2 + 0.3 * luck + (0.5 if folder.name == "base" else 0.0)
+        reference.append(
+            {"id": f"v{n}", "question": "?", "answer": "!", "response": "", "scores": {"nats_per_byte": loss}}
+        )
+    artifact.write_jsonl(folder / "samples" / "sums.jsonl", sums)
+    artifact.write_jsonl(folder / "samples" / "reference.jsonl", reference)
+    higher = {"exact_match": True, "courteous": True, "helpful": True}
+    tasks = {
+        "sums": summary(sums, "generate_until", higher),
+        "reference": summary(reference, "loglikelihood", {"nats_per_byte": False}),
+    }
+    artifact.write_json(
+        folder / "results.json", {"model": folder.name, "tasks": tasks} | ({"form": form} if form else {})
+    )
+    make(folder, stage="evaluate", **inputs)
+
+
+def _model(folder: Path, make: Make, **inputs: str) -> str:
+    folder.mkdir(parents=True)
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [30, 40], "data_offsets": [0, 4800]}, "__metadata__": {}}
+    ).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4800))
+    rng, curve = np.random.default_rng(0), []
+    for step in range(5, 125, 5):
+        loss = float(np.exp(-step / 30) + 0.2 + rng.normal(0, 0.02))
+        row = {"step": step, "loss": loss, "learning_rate": 1e-4}
+        if folder.name == "dpo":
+            accuracy = min(1.0, 0.5 + step / 200)
+            row |= {"rewards/accuracies": accuracy, "rewards/margins": step / 50, "rewards/chosen": -step / 100}
+        if folder.name == "reward":
+            row |= {"accuracy": min(1.0, 0.5 + step / 180), "margin": step / 40}
+        curve.append(row)
+        if step % 40 == 0:
+            curve.append({"step": step, "eval_loss": loss + 0.03})
+    if folder.name != "base":
+        artifact.write_jsonl(folder / "curves.jsonl", curve)
+    metrics: dict[str, Any] = {"parameters": 1200}
+    if folder.name == "sft":
+        example = [
+            {"text": "<|im_start|>user\nWhat is 58 + 67?<|im_end|>\n<|im_start|>assistant\n", "trained": False},
+            {"text": "The answer is 125. Happy to help!<|im_end|>", "trained": True},
+            {"text": "\n", "trained": False},
+        ]
+        audit = {"rows": 4870, "tokens": 170450, "trained_tokens": 60882, "share": 0.3572, "example": example}
+        artifact.write_json(folder / "supervision.json", audit)
+    if folder.name == "reward":
+        bins = [
+            {
+                "margin_low": i * 0.7,
+                "margin_high": (i + 1) * 0.7,
+                "predicted": 0.55 + i * 0.1,
+                "observed": 0.53 + i * 0.095,
+                "pairs": 30,
+            }
+            for i in range(5)
+        ]
+        artifact.write_json(folder / "calibration.json", bins)
+        metrics |= {"pair_accuracy": 0.874, "pair_accuracy_low": 0.826, "pair_accuracy_high": 0.921}
+    artifact.write_json(folder / "metrics.json", metrics)
+    return make(folder, stage=folder.name, **inputs).digest
+
+
+def _export(folder: Path, make: Make, **inputs: str) -> str:
+    folder.mkdir(parents=True)
+    forms = {
+        form: {
+            "max_logprob_difference": 1e-5 * 10**i, "kl_per_token": 1e-9 * 1000**i, "argmax_agreement": 1 - 0.02 * i,
+            "greedy_agreement": 1 - 0.03 * i, "bytes": 4_000_000 // (1 + i), "chat_template_identical": True,
+        }
+        for i, form in enumerate(("fp32", "int8", "int4"))
+    }  # fmt: skip
+    bounds: dict[str, float | None] = {
+        "kl_per_token": 0.02,
+        "argmax_agreement": 0.93,
+        "greedy_agreement": None,
+        "max_logprob_difference": None,
+    }
+    artifact.write_json(
+        folder / "parity.json", {"forms": forms, "thresholds": dict.fromkeys(forms, bounds), "prompts": 32}
+    )
+    return make(folder, stage="export_onnx", **inputs).digest
+
+
+def _data(folder: Path, make: Make) -> str:
+    lengths = {"bins": [[8, 40], [16, 1203], [32, 700]], "mean": 14.2, "median": 14, "p95": 29, "largest": 31}
+    dropped = {
+        "exact duplicate": {
+            "count": 89,
+            "examples": [{"file": "sums.jsonl", "line": 7, "text": HOSTILE, "like": "sums.jsonl:3"}],
+        }
+    }
+    sets = {
+        name: {
+            "sources": {source: {"read": 3000, "rejected": 2, "exact duplicate": 89, "kept": 2909}},
+            "licences": ["Apache-2.0"],
+            "files": {f"{name}/train.jsonl": {"rows": 2700, "characters": lengths, "tokens": lengths}},
+            "scrubbed": {"email": 3},
+            "dropped": dropped,
+        }
+        for name, source in (("sft", "conversations"), ("preferences", "pairs"), ("eval:sums", "sums"))
+    }
+    sources = {
+        name: {
+            "kind": "generator",
+            "name": f"tasks.generators.arithmetic.{name}",
+            "licence": "Apache-2.0",
+            "read": 3000,
+            "unreadable": 1,
+        }
+        for name in ("conversations", "pairs", "sums")
+    }
+    contaminated = [
+        {
+            "set": "sft",
+            "source": "conversations",
+            "file": "c.jsonl",
+            "line": 12,
+            "evaluation": "eval:sums#ab12",
+            "overlap": 0.75,
+            "text": "What is 1 + 2?",
+        }
+    ]
+    artifact_rejects = [{"file": "c.jsonl", "line": 9, "reason": "no answer <b>", "set": "sft", "row": {}}]
+    folder.mkdir(parents=True)
+    artifact.write_json(
+        folder / "report.json", {"sources": sources, "sets": sets, "contaminated": contaminated, "rejects": 1}
+    )
+    artifact.write_jsonl(folder / "rejects.jsonl", artifact_rejects)
+    return make(folder, stage="data").digest

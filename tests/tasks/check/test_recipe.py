@@ -1,0 +1,206 @@
+"""The recipe check: every real recipe passes, and any wrong key in any of its files is named, all at once."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks.check import recipe as recipe_check
+from tasks.stage import artifact
+from tasks.stage.config import read_yaml
+from tasks.stage.errors import ConfigError
+
+REPO = Path(__file__).parents[3]
+RECIPES = sorted(path.name for path in (REPO / "params").iterdir() if path.is_dir())
+FILES = sorted(path.relative_to(REPO) for path in (REPO / "params").glob("*/*.yaml"))
+
+
+@pytest.fixture
+def recipes(workspace: Path) -> Path:
+    """A copy of the real recipes and of `dvc.yaml`, to break."""
+    shutil.copytree(REPO / "params", "params")
+    shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
+    return workspace
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    with path.open("w") as f:
+        YAML(typ="safe", pure=True).dump(data, f)
+
+
+def only_error(path: Path) -> str:
+    """What the check says about this file; fails when it says anything about another one."""
+    errors = recipe_check.check(path.parent)
+    assert len(errors) == 1 and all(line.startswith(f"{path}: ") for line in errors[0].splitlines()), errors
+    return errors[0]
+
+
+def test_there_are_recipes() -> None:
+    assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
+
+
+OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template"}
+"""Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_fits_its_stages(recipes: Path, recipe: str) -> None:
+    assert recipe_check.check(Path("params", recipe)) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_misspelt_key_of_every_file_is_named(recipes: Path, path: Path) -> None:
+    data = read_yaml(path)
+    write(path, {f"{key}x": value for key, value in data.items()})
+    said = only_error(path)
+    for key in data:
+        assert f"unknown key '{key}x'; did you mean '{key}'?" in said
+        assert f"missing key '{key}'" in said or key in OPTIONAL
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name in ("sft.yaml", "dpo.yaml", "reward.yaml")], ids=str)
+def test_every_misspelt_key_of_the_trainer_is_named(recipes: Path, path: Path) -> None:
+    data = read_yaml(path)
+    write(path, data | {"trainer": {f"{key}x": value for key, value in data["trainer"].items()} | {"output_dir": "x"}})
+    said = only_error(path)
+    for key in data["trainer"]:
+        assert f"unknown key 'trainer.{key}x'; did you mean" in said
+    assert "trainer.output_dir is set by the stage itself" in said
+
+
+def test_a_misspelt_key_of_peft_is_named(recipes: Path) -> None:
+    path = Path("params/tiny/sft.yaml")
+    write(path, read_yaml(path) | {"peft": {"r": 8, "lora_alpa": 16}})
+    assert "unknown key 'peft.lora_alpa'; did you mean 'lora_alpha'? (LoraConfig)" in only_error(path)
+
+
+def test_all_errors_of_all_files_are_said_at_once(recipes: Path) -> None:
+    for name in ("sft", "dpo"):
+        path = Path(f"params/tiny/{name}.yaml")
+        write(path, {("sed" if key == "seed" else key): value for key, value in read_yaml(path).items()})
+    Path("params/tiny/reward.yaml").unlink()
+    errors = "\n".join(recipe_check.check(Path("params/tiny")))
+    for file, said in {"sft": "missing key 'seed'", "dpo": "did you mean 'seed'", "reward": "no such file"}.items():
+        assert any(f"{file}.yaml: " in line and said in line for line in errors.splitlines())
+
+
+def test_a_file_that_no_stage_reads_is_named(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copyfile("params/tiny/sft.yaml", "params/tiny/stf.yaml")
+    assert recipe_check.check(Path("params/tiny")) == []
+    assert "stf.yaml: no stage in dvc.yaml reads this file; did you mean sft.yaml?" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "hint"), [("tinny", "did you mean 'tiny'"), ("qqqq", "there are: .*smollm2")])
+def test_no_such_recipe(recipes: Path, name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"params/{name}: no such recipe; {hint}"):
+        recipe_check.check(Path("params", name))
+
+
+def test_a_stage_without_module_or_with_another_command_is_named(recipes: Path) -> None:
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace("tasks.reward params", "tasks.rewardd params"))
+    assert any("tasks.rewardd, which cannot be imported" in error for error in recipe_check.check(Path("params/tiny")))
+    Path("dvc.yaml").write_text(text.replace("python -m tasks.data", "python tasks/data.py"))
+    with pytest.raises(ConfigError, match=r"stages\.data\.cmd does not begin"):
+        recipe_check.check(Path("params/tiny"))
+
+
+def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
+    """Runs in a copy of the package; what passed is known by the bytes of recipe, code and `dvc.yaml`."""
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "tasks.check.recipe", "params/tiny"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    shutil.copytree(REPO / "tasks", "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    Path("dvc.yaml").write_text(
+        "stages: {data: {cmd: 'python -m tasks.data params/${recipe}/data.yaml --out artifacts/data'}}"
+    )
+    assert run().returncode == 0
+    assert Path(".polm/checked/tiny").read_text() == recipe_check.fingerprint(Path("params/tiny"))
+    path = Path("params/tiny/data.yaml")
+    path.write_text(path.read_text().replace("seed:", "sed:"))
+    done = run()
+    assert done.returncode == 2 and "did you mean 'seed'" in done.stderr and "Traceback" not in done.stderr
+    Path("dvc.yaml").write_text("stages: {}")
+    Path(".polm/checked/tiny").write_text(recipe_check.fingerprint(Path("params/tiny")))
+    assert run().stderr == "", "not looked at again"
+
+
+def made(recipes: Path, chat_model: Path, make_artifact: Any, words: int) -> None:
+    """Data and base model of the recipe `tiny`, as far as the check looks at them: sets whose questions are long."""
+    from tasks import base, data
+    from tasks.stage.config import digest, load
+
+    question = [{"role": "user", "content": "12 " * words}]
+    answer = [{"role": "assistant", "content": "7"}]
+    whole = {"messages": question + answer}
+    pair = {"prompt": question, "chosen": answer, "rejected": [{"role": "assistant", "content": "8"}]}
+    rated = {"prompt": question, "completion": answer, "label": True}
+    rows: dict[str, dict[str, Any]] = {
+        "preferences": pair,
+        "feedback": rated,
+        "prompts": {"prompt": question},
+        "prompts:long": {"prompt": question},
+    }
+    for name in ("sft", "sft:rationales", "sft:critiques", "sft:instructions"):
+        rows[name] = whole
+    for name, row in rows.items():
+        named = [{"id": str(i), **row} for i in range(50)]
+        artifact.write_jsonl(Path("artifacts/data") / artifact.set_folder(name) / "train.jsonl", named)
+    shutil.copytree(chat_model, "artifacts/models/base")
+    inputs: dict[str, str] = {}
+    stages: list[tuple[str, Any]] = [("data", data.Config), ("models/base", base.Config)]
+    for folder, config in stages:
+        path = Path("artifacts") / folder
+        (path / artifact.MANIFEST).unlink(missing_ok=True)
+        manifest: artifact.Manifest = make_artifact(path, **inputs)
+        params = digest(load(Path("params/tiny") / f"{path.name}.yaml", config))
+        manifest = manifest.model_copy(update={"params": params})
+        artifact.write_json(path / artifact.MANIFEST, manifest.model_dump())
+        inputs = {"data": manifest.digest}
+
+
+def test_rows_that_do_not_fit_are_found_before_any_training(
+    recipes: Path, chat_model: Path, make_artifact: Any
+) -> None:
+    made(recipes, chat_model, make_artifact, words=120)
+    errors = recipe_check.check(Path("params/tiny"))
+    named = {error.partition(":")[0].removeprefix("params/tiny/").removesuffix(".yaml") for error in errors}
+    trained = {"adapt", "cot", "critique", "dpo", "instruct", "kto", "prune", "reward", "sft"}
+    assert named == trained | {"grpo", "grpo_dense", "online_dpo", "ppo", "refine", "reft", "rft", "star"}
+    sft = next(error for error in errors if error.startswith("params/tiny/sft.yaml"))
+    assert "of artifacts/data/sft/train.jsonl at least 37 left out of 50 rows" in sft
+    assert "limit 128, trainer.max_length); params/tiny/sft.yaml allows a share of 0.01 (max_left_out)" in sft
+    ppo = next(error for error in errors if error.startswith("params/tiny/ppo.yaml"))
+    assert "limit 216, the model's context of 256 less trainer.max_completion_length" in ppo
+
+
+def test_a_row_that_the_chat_template_refuses_is_found_before_any_training(
+    recipes: Path, chat_model: Path, make_artifact: Any
+) -> None:
+    made(recipes, chat_model, make_artifact, words=4)
+    template = Path("artifacts/models/base/chat_template.jinja")
+    template.write_text(
+        "{% if messages[0].content.startswith('12') %}{{ raise_exception('no') }}{% endif %}" + template.read_text()
+    )
+    errors = recipe_check.check(Path("params/tiny"))
+    assert [e for e in errors if e.startswith("params/tiny/sft.yaml: artifacts/data/sft/train.jsonl: the model's chat")]
+    assert all("refuses the row of user" in error for error in errors)
+
+
+def test_rows_that_fit_and_rows_of_other_settings_pass(recipes: Path, chat_model: Path, make_artifact: Any) -> None:
+    made(recipes, chat_model, make_artifact, words=4)
+    assert recipe_check.check(Path("params/tiny")) == []
+    shutil.rmtree("artifacts")
+    made(recipes, chat_model, make_artifact, words=120)
+    data = read_yaml(Path("params/tiny/data.yaml"))
+    write(Path("params/tiny/data.yaml"), data | {"seed": 5})
+    assert recipe_check.check(Path("params/tiny")) == [], "the data stage will make other rows"
+    passed = recipe_check.fingerprint(Path("params/tiny"))
+    shutil.rmtree("artifacts")
+    assert recipe_check.fingerprint(Path("params/tiny")) != passed

@@ -1,0 +1,184 @@
+"""What the report claims: lineage, paired differences, each method on its own metric, what cannot be compared."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks.report import Config
+from tasks.reporting import leaderboard
+from tasks.reporting import page as html_page
+from tasks.stage import artifact
+from tasks.stage.config import load, read_yaml
+from tasks.stage.errors import ArtifactError, ConfigError, DataError
+from tests.conftest import REPO
+from tests.support.reporting import PARAMS, TINY, Page, build, report
+
+
+@pytest.fixture
+def tree(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    return build(make_artifact)
+
+
+def test_parents_come_from_the_manifests(tree: Path) -> None:
+    board = artifact.read_json(report(tree) / "leaderboard.json")
+    assert {name: entry["parent"] for name, entry in board["models"].items()} == {
+        "base": None,
+        "sft": "base",
+        "dpo": "sft",
+        "reward": "sft",
+    }
+    assert html_page.order(board) == ["base", "sft", "dpo", "reward"], "parents first"
+    assert board["models"]["sft"]["parameters"] == 1200
+    assert board["models"]["reward"]["tasks"] == {}
+
+
+def test_verdicts_are_of_the_paired_difference(tree: Path) -> None:
+    models = artifact.read_json(report(tree) / "leaderboard.json")["models"]
+    helpful = {name: models[name]["tasks"]["sums"]["metrics"]["helpful"] for name in ("base", "sft", "dpo")}
+    assert "difference" not in helpful["base"]
+    assert helpful["dpo"]["difference"]["verdict"] == "better"
+    assert helpful["dpo"]["difference"]["value"] == pytest.approx(helpful["dpo"]["value"] - helpful["sft"]["value"])
+    loss = models["sft"]["tasks"]["reference"]["metrics"]["nats_per_byte"]["difference"]
+    assert loss["value"] < 0, "a lower loss …"
+    assert loss["verdict"] == "better", "… is better"
+    assert models["dpo"]["tasks"]["reference"]["metrics"]["nats_per_byte"]["difference"]["verdict"] == "no difference"
+
+
+def test_metrics_and_plots_for_dvc(tree: Path) -> None:
+    out = report(tree)
+    metrics = artifact.read_json(out / "metrics.json")
+    assert set(metrics) == {"base", "sft", "dpo"}
+    assert isinstance(metrics["dpo"]["sums"]["helpful"], float)
+    assert {row["step"] for row in artifact.read_json(out / "plots" / "loss" / "sft.json")} == set(range(5, 125, 5))
+    assert set(artifact.read_json(out / "plots" / "preference" / "dpo.json")[0]) == {"step", "accuracy", "margin"}
+    assert not (out / "plots" / "preference" / "sft.json").exists()
+    for path in (out / "plots").rglob("*.json"):
+        assert len({frozenset(row) for row in artifact.read_json(path)}) == 1, "DVC drops rows with other keys"
+    assert len(artifact.read_json(out / "plots" / "leaderboard.json")) == 3 * 4
+
+
+def test_other_questions_are_an_error(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
+    path = tree / "metrics" / "sft" / "samples" / "sums.jsonl"
+    rows = artifact.read_jsonl(path)
+    artifact.write_jsonl(path, [{**rows[0], "id": "other"}, *rows[1:]])
+    with pytest.raises(DataError, match=r"2 ids are on one side only"):
+        report(tree)
+
+
+def test_an_evaluation_of_another_model_is_an_error(
+    tree: Path, make_artifact: Callable[..., artifact.Manifest]
+) -> None:
+    make_artifact(tree / "metrics" / "sft", stage="evaluate", model="f" * 64, data="e" * 64)
+    with pytest.raises(ArtifactError, match="an evaluation of another version of sft; run `polm run`"):
+        report(tree)
+
+
+def test_unknown_headline_is_an_error(tree: Path, tmp_path: Path) -> None:
+    params = tmp_path / "report.yaml"
+    params.write_text(PARAMS.read_text().replace("metric: helpful", "metric: helpfull"))
+    with pytest.raises(ConfigError, match=r"headline is 'sums\.helpfull'.*did you mean 'sums\.helpful'"):
+        report(tree, params)
+
+
+def test_forms_are_compared_with_pytorch_and_the_front_is_marked(tree: Path) -> None:
+    out = report(tree)
+    board = artifact.read_json(out / "leaderboard.json")
+    (form,) = board["forms"]
+    assert (form["model"], form["form"]) == ("dpo", "int4")
+    difference = form["tasks"]["sums"]["metrics"]["exact_match"]["difference"]
+    before = board["models"]["dpo"]["tasks"]["sums"]["metrics"]["exact_match"]["value"]
+    after = form["tasks"]["sums"]["metrics"]["exact_match"]["value"]
+    assert difference["value"] == pytest.approx(after - before) and difference["verdict"] == "worse"
+    assert "dpo_int4" not in board["models"]
+    rows = board["frontier"]["rows"]
+    assert [row["bytes"] for row in rows] == sorted(row["bytes"] for row in rows)
+    for row in rows:
+        beats = [r for r in rows if r["bytes"] <= row["bytes"] and r["score"] >= row["score"]]
+        assert row["front"] == all((r["bytes"], r["score"]) == (row["bytes"], row["score"]) for r in beats)
+    assert artifact.read_json(out / "plots" / "frontier.json") == rows
+    page = Page((out / "index.html").read_text())
+    assert "dpo int4" in page.text and "Frontier" in page.text
+
+
+def test_the_judge_labels_are_in_the_lineage(tree: Path) -> None:
+    nodes = {node["name"]: node for node in artifact.read_json(report(tree) / "leaderboard.json")["lineage"]}
+    assert nodes["labels"]["inputs"] == {"data": "data", "model": "models/sft"}
+
+
+def test_lineage_keeps_inputs_that_are_not_at_hand(
+    workspace: Path, make_artifact: Callable[..., artifact.Manifest]
+) -> None:
+    for name in ("b", "a"):
+        Path(name).mkdir()
+    a = make_artifact(Path("a"), stage="one", model="f" * 64)
+    make_artifact(Path("b"), stage="two", model=a.digest)
+    nodes = leaderboard.lineage({"b": Path("b"), "a": Path("a")})
+    assert list(nodes) == ["a", "b"]
+    assert nodes["b"].inputs == {"model": "a"}
+    assert nodes["a"].inputs == {"model": "f" * 64}
+
+
+def test_parameters_are_read_from_safetensors(chat_model: Path) -> None:
+    from tasks.models.folder import load_causal_lm
+
+    facts = leaderboard.weights(chat_model)
+    assert facts["parameters"] == load_causal_lm(chat_model).num_parameters()
+    assert facts["bytes"] == (chat_model / "model.safetensors").stat().st_size
+
+
+def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
+    from tasks import evaluate
+    from tasks.stage.config import read_yaml
+
+    recipes = sorted((REPO / "params").glob("*/report.yaml"))
+    assert len(recipes) >= 3
+    for path in recipes:
+        config = load(path, Config)
+        choices = load(path.parent / "evaluate.yaml", evaluate.Config).tasks
+        tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
+        wanted = {f"{score.task}.{score.metric}" for score in (config.headline, config.frontier)}
+        given = {f"{name}.{m['metric']}" for name, task in tasks.items() for m in task["metric_list"]}
+        assert wanted | set(config.claims.values()) <= given, path
+
+
+def test_a_claim_is_a_method_on_its_own_metric(tree: Path) -> None:
+    out = report(tree)
+    claims = artifact.read_json(out / "leaderboard.json")["claims"]
+    assert [(row["model"], row["parent"], row["metric"]) for row in claims] == [
+        ("sft", "base", "exact_match"),
+        ("dpo", "sft", "helpful"),
+    ]
+    assert claims[1]["after"]["value"] - claims[1]["before"]["value"] == pytest.approx(claims[1]["difference"]["value"])
+    assert "Each method on the metric it is there for" in Page((out / "index.html").read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        ({"dop": "sums.helpful"}, r"claims names the model 'dop'; did you mean 'dpo'\?"),
+        ({"dpo": "sums.helpfull"}, r"claims.dpo is 'sums.helpfull', which it was not scored on; did you mean"),
+        ({"reward": "sums.helpful"}, r"claims.reward is 'sums.helpful', which it was not scored on"),
+    ],
+)
+def test_a_claim_about_nothing_is_an_error(tree: Path, claims: dict[str, str], said: str) -> None:
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": claims}, f)
+    with pytest.raises(ConfigError, match=said):
+        report(tree)
+
+
+def test_a_claim_can_be_over_another_model(tree: Path) -> None:
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": {"dpo": "sums.helpful"}, "over": {"dpo": "base"}}, f)
+    (row,) = artifact.read_json(report(tree) / "leaderboard.json")["claims"]
+    board = artifact.read_json(tree / "reports" / "leaderboard.json")["models"]
+    means = [board[model]["tasks"]["sums"]["metrics"]["helpful"]["value"] for model in ("base", "dpo")]
+    assert (row["parent"], row["before"]["value"], row["after"]["value"]) == ("base", *means)
+    assert row["difference"]["value"] == pytest.approx(means[1] - means[0])
+    assert row["difference"] != board["dpo"]["tasks"]["sums"]["metrics"]["helpful"]["difference"], "that is over sft"
+    with PARAMS.open("w") as f:
+        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": {"dpo": "sums.helpful"}, "over": {"dpo": "reward"}}, f)
+    with pytest.raises(ConfigError, match=r"over.dpo is 'reward', which was not evaluated"):
+        report(tree, out="reports2")

@@ -1,0 +1,124 @@
+"""A stage in several processes: what the launcher is asked for, what comes up, and what a failure leaves behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks import rejection, reward, sft
+from tasks.stage import artifact, launch
+from tasks.stage.errors import ConfigError
+from tests.conftest import REPO
+from tests.tasks.rewards import test_hacking
+from tests.tasks.training import test_trainer
+
+WHERE = Path("params/test/sft.yaml")
+BIN = Path(sys.executable).parent
+
+
+def test_the_number_of_processes_is_read_from_the_launcher(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text("distributed_type: FSDP\nnum_processes: 2\n")
+    given = {
+        None: (1, None),
+        "python -m": (1, None),
+        "nice -n 5 python -m": (1, None),
+        "torchrun -m": (1, None),
+        "torchrun --nproc-per-node 2 -m": (2, None),
+        "torchrun --nnodes=2 --nproc_per_node=4 -m": (8, None),
+        "accelerate launch --num_processes 4 --multi_gpu -m": (4, None),
+        f"accelerate launch --config_file {file} -m": (2, "FSDP"),
+        f"accelerate launch --config_file {file} --num-processes 3 -m": (3, "FSDP"),
+        "accelerate launch --use_deepspeed --num_processes 2 -m": (2, "DEEPSPEED"),
+        f"accelerate launch --config_file {REPO / 'infra/accelerate/multi_gpu.yaml'} -m": (2, None),
+    }
+    for command, wanted in given.items():
+        assert launch.asked(command, WHERE) == wanted, command
+    for command in ("accelerate launch -m", "torchrun --nproc-per-node auto -m"):
+        with pytest.raises(ConfigError, match=r"sft.yaml: launch .* how many|as many .* --num_processes"):
+            launch.asked(command, WHERE)
+
+
+def test_processes_that_nobody_asked_for_are_refused() -> None:
+    for wanted, environment in ((launch.ONE, {"WORLD_SIZE": "2"}), (launch.Asked(2, None), {})):
+        with pytest.raises(ConfigError, match=r"sft.yaml: launch asks for \d process\(es\), and \d came up"):
+            launch.check_processes(wanted, WHERE, environment)
+    launch.check_processes(launch.Asked(2, None), WHERE, {"WORLD_SIZE": "2"})
+
+
+def test_the_state_that_came_up_is_held_against_the_recipe() -> None:
+    from accelerate import Accelerator
+
+    alone = Accelerator(cpu=True)
+    launch.check_trainer(launch.ONE, WHERE, alone, 1)
+    for wanted in (launch.Asked(2, None), launch.Asked(1, "FSDP")):
+        with pytest.raises(ConfigError, match=r"accelerate made 1 process\(es\) without sharding of it"):
+            launch.check_trainer(wanted, WHERE, alone, 1)
+    with pytest.raises(ConfigError, match=r"one process sees 2 GPUs .* as many times the batch"):
+        launch.check_trainer(launch.ONE, WHERE, alone, 2)
+
+
+def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: Path, sums_data: Path) -> None:
+    run = make_run("rft")
+    run.launched = launch.Asked(2, None)
+    with pytest.raises(ConfigError, match=r"launch asks for 2 processes; rounds .* run in one"):
+        rejection.main(test_hacking.rejection_config(), run, model=chat_model, data=sums_data)
+
+
+def started(
+    module: Any, launcher: str, folder: Path, model: Path, data: Path, **extra: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run a stage's command in an empty folder, with the recipe file that its own tests have."""
+    trainer: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
+    values = test_trainer.configured(module, max_steps=2, **trainer).model_dump()
+    params = folder / "params.yaml"
+    YAML().dump(values | {"threads": 1, "launch": launcher, **extra}, params)
+    command = [sys.executable, "-m", module.__name__, str(params), "--model", str(model), "--data", str(data)]
+    environment = os.environ | {"PYTHONPATH": str(REPO), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [*command, "--out", "artifacts/made"],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+
+
+TWO = "torchrun --standalone --nproc-per-node 2 -m"
+
+
+def test_two_processes_leave_one_whole_artifact_or_nothing(workspace: Path, chat_model: Path, sums_data: Path) -> None:
+    failed = started(reward, TWO, workspace, chat_model, sums_data, calibration_bins=99)
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.strip().splitlines()[-1].startswith("error: 16 held-out pairs for 99 calibration bins")
+    assert not (workspace / "artifacts").exists()
+    assert not list((workspace / ".polm").glob("tmp/*/*"))
+    done = started(reward, TWO, workspace, chat_model, sums_data)
+    assert done.returncode == 0, done.stderr
+    files = artifact.verify(workspace / "artifacts/made").files
+    assert {"curves.jsonl", "audit.json", "metrics.json", "model.safetensors"} <= set(files)
+    assert artifact.read_json(workspace / "artifacts/made/metrics.json")["steps"] == 2
+
+
+def test_a_launcher_that_starts_one_process_instead_of_two(workspace: Path, chat_model: Path, sums_data: Path) -> None:
+    ended = started(sft, "accelerate launch --cpu --num_processes 2 -m", workspace, chat_model, sums_data)
+    assert ended.returncode == 2, ended.stderr
+    assert "params.yaml: launch asks for 2 process(es), and 1 came up" in ended.stderr.strip().splitlines()[-1]
+    assert not (workspace / "artifacts").exists()
+
+
+def test_sharding_that_becomes_data_parallelism(workspace: Path, chat_model: Path, sums_data: Path) -> None:
+    sharded = {
+        "compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP", "num_machines": 1, "num_processes": 2,
+        "machine_rank": 0, "use_cpu": True, "main_process_port": 0,
+        "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+    }  # fmt: skip
+    YAML().dump(sharded, workspace / "fsdp.yaml")
+    launcher = f"accelerate launch --config_file {workspace / 'fsdp.yaml'} -m"
+    ended = started(sft, launcher, workspace, chat_model, sums_data)
+    assert ended.returncode == 2, ended.stderr
+    said = ended.stderr.strip().splitlines()[-1]
+    assert "launch asks for 2 process(es) with FSDP, and" in said
+    assert not (workspace / "artifacts").exists()
