@@ -21,7 +21,6 @@ from rich.console import Console
 
 from flows import workspace
 from flows.registry import evidence, gates
-from flows.registry import version as model_version
 from flows.registry.aliases import Aliases
 from flows.registry.evidence import Evidence, Scores
 from flows.registry.gates import Policy, Verdict
@@ -107,27 +106,6 @@ def rollback() -> None:
         f"[bold]{name} v{before['previous']}[/] is the champion again; v{before['champion']} is the previous "
         f"({time.monotonic() - start:.1f} s)"
     )
-
-
-@contextlib.contextmanager
-def champion() -> Iterator[tuple[Path, str]]:
-    """The active recipe's champion, for as long as the block runs.
-
-    Yields:
-        Folder of its exported model, and its name for a person, e.g. `polm-tiny v3 (dpo, int8)`.
-
-    Raises:
-        GateError: there is none yet.
-        ModelError: it was not registered by `polm promote`.
-    """
-    api = client.client(writes=False)
-    name = client.experiment(workspace.active_recipe())
-    aliases = Aliases(api, name).read()
-    if "champion" not in aliases:
-        raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
-    version = api.get_model_version(name, aliases["champion"])
-    with model_version.exported(api, version) as folder:
-        yield folder, f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"
 
 
 @contextlib.contextmanager
