@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from flows.services import reach
 from flows.tracking import client, records
+from flows.tracking.git import git_state
 from tasks.stage import artifact
 from tasks.stage.lifecycle import read_measurements
 
@@ -114,15 +115,18 @@ class StageRun:
         """The data artifact as MLflow's input: context `training` for a model, `evaluation` for everything else."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        folder = records.lineage(manifest).get("data")
-        if folder is None:
+        if "data" not in manifest.inputs:
+            return
+        digest = manifest.inputs["data"]
+        folder = next((path for path, other in artifact.manifests().items() if other.digest == digest), None)
+        if folder is None:  # it was made anew since
             return
         rows = {
             name: digest for name, digest in artifact.read_manifest(folder).files.items() if name.endswith(".jsonl")
         }
         dataset = Dataset(
             name=f"{self._parent.recipe}/{folder.name}",
-            digest=manifest.inputs["data"][:32],  # MLflow allows 36 characters; the whole digest is the tag input.data
+            digest=digest[:32],  # MLflow allows 36 characters; the whole digest is the tag input.data
             source_type="local",
             source=json.dumps({"uri": str(folder)}),
             profile=json.dumps({"sha256": rows}),
@@ -233,7 +237,7 @@ class PipelineRun:
             if self.run_id:
                 return
             self.api = client.client()
-            self._git = client.git_state()
+            self._git = git_state()
             if "git_error" in self._git:
                 log.warning("the run is logged with commit '%s': %s", self._git["commit"], self._git["git_error"])
             self.experiment_id = client.experiment_id(self.api, self.recipe)
