@@ -28,7 +28,8 @@ from flows.runners.slots import Slots, cores, visible_gpus
 from flows.services import reach
 from flows.terminal.board import Board
 from flows.tracking import client
-from flows.tracking import runs as tracked_runs
+from flows.tracking.runs import PipelineRun
+from flows.tracking.stage_run import StageRun, Status
 from tasks.stage.errors import PolmError
 
 log = logging.getLogger("polm")
@@ -43,7 +44,7 @@ class Session:
     graph: Graph
     board: Board
     folder: Path
-    tracked: tracked_runs.PipelineRun
+    tracked: PipelineRun
     forced: set[str]
     settled: set[str]
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -163,7 +164,7 @@ class Session:
     def _execute(self, name: str, version: str, gpus: tuple[str, ...]) -> str:
         """Run the stage's processes with an MLflow run beside them, opened when its command really starts."""
         stage = self.graph.stages[name]
-        run: list[tracked_runs.StageRun] = []
+        run: list[StageRun] = []
         with contextlib.ExitStack() as stack:
 
             def on_start() -> None:
@@ -187,7 +188,7 @@ class Session:
                 on_start=on_start,
                 on_event=on_event,
             )
-            outcome: tracked_runs.State = "FAILED"
+            outcome: Status = "FAILED"
             try:
                 state = local.run(job, self.stopping)
                 outcome = "FINISHED"
