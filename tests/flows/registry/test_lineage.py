@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from flows.registry import lineage, promotion
-from flows.serving.follower import Served
+from flows.serving.follower import LoadedVersion
 from flows.serving.traces import Record, Traces
 from flows.tracking import client
 from tasks.stage import artifact
@@ -30,7 +30,7 @@ def project(tracking: Path, promotable: Path, monkeypatch: pytest.MonkeyPatch) -
 def trace(request: str, version: str = "1") -> None:
     """Write the trace of an answer as the server does."""
     tags = dict(client.client().get_model_version(NAME, "1").tags)
-    model = Served(NAME, version, tags, cast(Any, None)).origin
+    model = LoadedVersion(NAME, version, tags, cast(Any, None)).origin
     messages = [{"role": "user", "content": "What is 2 + 3?"}]
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
     traces = Traces("tiny")
