@@ -33,6 +33,7 @@ from tasks.stage import artifact
 from tasks.stage.config import Strict, suggest
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows as training_rows
 from tasks.training import supervised
@@ -80,7 +81,7 @@ class Method(Strict):
         return self
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/distill.yaml`."""
 
     student: Student

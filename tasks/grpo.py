@@ -26,10 +26,11 @@ from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import trainer as training
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/grpo.yaml`, `grpo_dense.yaml`."""
 
     graders: dict[str, RewardSpec] = Field(min_length=1)

@@ -40,6 +40,7 @@ from tasks.stage import artifact
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 from tasks.training import audit, rows
 from tasks.training import trainer as training
 
@@ -74,7 +75,7 @@ class HeldOut(held_out_rows.HeldOut):
     """Answers written at once."""
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/prune.yaml`; `dataset` and `trainer` are of the healing."""
 
     methods: dict[str, Method]
@@ -88,14 +89,12 @@ class Config(training.TrainerConfig):
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader of the held-out answers; each is reported by itself."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """`trainer:`, and each method's modifiers."""
         return [
             *super().verbatim(trainer_class),
             *(
-                training.Verbatim(
-                    f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED
-                )
+                Verbatim(f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED)
                 for name, method in self.methods.items()
                 for kind, values in (method.modifiers or {}).items()
             ),

@@ -25,7 +25,7 @@ from tasks.stage import artifact
 from tasks.stage.config import check_trainer, load, read_yaml
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
-from tasks.training.trainer import TrainerConfig, Verbatim
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 
 log = logging.getLogger("polm")
 _COMMAND = re.compile(r"-m\s+tasks\.(\w+)\s+params/\$\{recipe\}/(\S+\.yaml)")
@@ -89,7 +89,7 @@ def _check_file(path: Path, module_name: str) -> None:
     except ModuleNotFoundError as e:
         raise ConfigError(f"dvc.yaml: a stage runs tasks.{module_name}, which cannot be imported ({e})") from None
     config = load(path, module.Config)
-    if isinstance(config, TrainerConfig):
+    if isinstance(config, TrlConfig):
         _check_verbatim(path, config.verbatim(module.trainer_class()))
 
 

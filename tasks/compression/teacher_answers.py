@@ -11,9 +11,9 @@ from tasks.stage import artifact
 from tasks.stage.config import Strict
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit
 from tasks.training import rows as training_rows
-from tasks.training.trainer import TrainerConfig
 
 ANSWERED = "answers.json"
 """Mark that the answers are whole: a killed stage goes on behind it."""
@@ -31,7 +31,7 @@ class Answers(Strict):
 
 
 def answered(
-    config: TrainerConfig, settings: Answers, run: Run, teacher: Any, folder: Path, data: Path
+    config: TrlConfig, settings: Answers, run: Run, teacher: Any, folder: Path, data: Path
 ) -> tuple[list[dict[str, Any]], dict[str, int], audit.Record]:
     """Rows of the teacher's answers, drawn once and kept with the checkpoints.
 

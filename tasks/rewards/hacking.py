@@ -21,12 +21,12 @@ from tasks.training import rows as training_rows
 
 if TYPE_CHECKING:
     from tasks.stage.lifecycle import Run
-    from tasks.training.trainer import TrainerConfig
+    from tasks.stage.trainer_config import TrlConfig
 
 log = logging.getLogger("polm")
 
 
-def prompts(config: "TrainerConfig", run: "Run", arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
+def prompts(config: "TrlConfig", run: "Run", arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
     """The training prompts that leave room for a whole answer, a `datasets.Dataset`; writes `audit.json`.
 
     Raises:

@@ -20,6 +20,7 @@ from tasks.sampling.sample import Sampling
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
@@ -35,7 +36,7 @@ View = Callable[[dict[str, Any]], dict[str, Any]]
 """A row to the row that is measured in its place."""
 
 
-class RoundsConfig(training.MethodConfig):
+class RoundsConfig(AdapterConfig):
     """What the stages that go in rounds have in common."""
 
     rounds: int = Field(ge=1)

@@ -31,7 +31,7 @@ class StageConfig(Strict):
     """Threads for torch and BLAS. Part of the recipe because it changes the bits of the result."""
 
 
-class TrainConfig(StageConfig):
+class TrainingConfig(StageConfig):
     """What every training stage's YAML holds besides."""
 
     launch: str | None

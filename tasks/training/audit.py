@@ -19,7 +19,7 @@ from tasks.training.fates import Fate, Rows
 
 if TYPE_CHECKING:
     from tasks.stage.lifecycle import Run
-    from tasks.training.trainer import TrainerConfig
+    from tasks.stage.trainer_config import TrlConfig
 
 log = logging.getLogger("polm")
 
@@ -69,7 +69,7 @@ def context(model: Path) -> int | None:
 
 
 def audited(
-    config: "TrainerConfig", run: "Run", data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
+    config: "TrlConfig", run: "Run", data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
 ) -> dict[str, Record]:
     """Audit both splits of a set that a trainer reads whole, and write `audit.json`.
 
@@ -98,7 +98,7 @@ def audited(
 
 
 def learnt(
-    config: "TrainerConfig",
+    config: "TrlConfig",
     run: "Run",
     part: str,
     rows: Rows,
@@ -127,7 +127,7 @@ def learnt(
 
 
 def asked(
-    config: "TrainerConfig",
+    config: "TrlConfig",
     run: "Run",
     part: str,
     rows: Rows,
@@ -211,7 +211,7 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     )
 
 
-def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
+def excess(config: "TrlConfig", where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
     """The message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
     if record["left_out"] == record["rows"]:
         return f"{sentence(record)}; nothing is left to learn from: {limit.remedy}, or shorten the rows"
@@ -224,7 +224,7 @@ def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limi
     return None
 
 
-def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: Record, limit: Limit) -> None:
+def hold(config: "TrlConfig", run: "Run", source: Path, part: str, record: Record, limit: Limit) -> None:
     """Warn of a part's losses, and refuse what the recipe does not allow.
 
     Args:

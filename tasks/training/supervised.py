@@ -8,13 +8,14 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows
 from tasks.training import trainer as training
 
 
 def fine_tune(
-    config: training.TrainerConfig,
+    config: TrlConfig,
     arguments: Any,
     dataset: str,
     peft_config: Any,
