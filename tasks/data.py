@@ -39,8 +39,9 @@ from tasks.ingestion.mapping import (
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.turns import unlearnt
 from tasks.ingestion.values import BadRow, Columns
-from tasks.stage.artifact import set_folder, write_json, write_jsonl
+from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import StageConfig, Strict
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 

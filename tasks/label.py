@@ -26,8 +26,9 @@ from tasks.judges.opening import JudgeSettings, open_judge
 from tasks.judges.protocol import Judge, Judgement, Pair, figures, judge_pairs, spoken
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.sampling.sample import Sampling, sample
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
 from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import audit as row_audit
@@ -188,17 +189,15 @@ def fitting(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -
         DataError: no such set, or no prompt leaves room.
     """
     limit = row_audit.longest_prompt(model, config.sampling.max_new_tokens, "sampling.max_new_tokens")
-    audit: dict[str, row_audit.Record] = {}
+    audit: dict[str, audit_record.Record] = {}
     kept: list[dict[str, Any]] = []
     for split in ("train", "validation"):
         rows = prompt_rows(data, config, split)
         fates = row_fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args)
         audit[split] = row_audit.count(rows, fates, config.dataset, limit)
-        lost = row_audit.sentence(audit[split])
+        lost = audit_record.sentence(audit[split])
         if audit[split]["left_out"] == len(rows):
-            raise DataError(
-                f"{training_rows.file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}"
-            )
+            raise DataError(f"{split_file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}")
         if lost:
             log.warning("warning: %s: %s", split, lost)
         kept += [row for row, fate in zip(rows, fates, strict=True) if fate.state == "used"]

@@ -30,7 +30,8 @@ from tasks.self_training import rounds
 from tasks.self_training.best_of_n import Comparison, compared, draw_drafts
 from tasks.self_training.revision import Ask, Attempt, Messages, Turns, revised, said, to_check, to_revise
 from tasks.self_training.rounds import RoundsConfig, Rows
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import audit as row_audit
@@ -96,10 +97,10 @@ def _whole(config: Config, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "prompt": to_revise(to_check(row["prompt"], "", config.turns), "", config.turns)}
 
 
-def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, row_audit.Record]:
+def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, audit_record.Record]:
     """The held-out prompts that leave room for all turns, and their record. Raises DataError as `_audit.hold`."""
     rows = training_rows.read(data, config.dataset, "validation")[: config.comparison.prompts]
-    source = config.dataset, training_rows.file(data, config.dataset, "validation")
+    source = config.dataset, split_file(data, config.dataset, "validation")
     record, fitting = row_audit.asked(
         config, run, "validation", [_whole(config, row) for row in rows], source, tokenizer,
         rounds.room(config, model, TURNS), config.chat_template_args,

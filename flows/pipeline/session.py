@@ -28,7 +28,7 @@ from flows.services import reach
 from flows.terminal.board import Board
 from flows.tracking import client
 from flows.tracking import runs as tracked_runs
-from tasks.stage.errors import PolmError
+from tasks.stage.errors import PolmError, StageFailed, Stopped
 
 log = logging.getLogger("polm")
 RETRY_DELAY = 3.0
@@ -135,7 +135,7 @@ class Session:
 
     def _try_again(self, name: str) -> bool:
         error = self.board.rows[name].error
-        if not isinstance(error, local.StageFailed) or not error.retry or self.stopping.is_set():
+        if not isinstance(error, StageFailed) or not error.retry or self.stopping.is_set():
             return False
         self.board.state(name, "retrying", note=error.reason)
         return True
@@ -150,7 +150,7 @@ class Session:
         self.board.state(name, "starting", version=version)
         try:
             state = self._execute(name, version, gpus)
-        except local.Stopped:
+        except Stopped:
             self.board.state(name, "stopped")
             return Cancelled(message="interrupted")
         except Exception as e:
@@ -183,7 +183,7 @@ class Session:
             try:
                 state = local.run(job, self.stopping)
                 outcome = "FINISHED"
-            except local.Stopped:
+            except Stopped:
                 outcome = "KILLED"
                 raise
             finally:

@@ -16,6 +16,7 @@ from tasks.models.folder import load_tokenizer
 from tasks.self_training.rounds import RoundsConfig
 from tasks.stage import artifact
 from tasks.stage.config import digest, load
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError, PolmError
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit
@@ -55,7 +56,7 @@ def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
         module = importlib.import_module(f"tasks.{stage}")
         config = load(recipe / name, module.Config)
         if isinstance(config, TrlConfig) and stage not in OWN_ROWS:
-            path = training_rows.file(DATA, config.dataset, "train")
+            path = split_file(DATA, config.dataset, "train")
             if not path.exists() or not path.stat().st_size:  # the stage says so
                 continue
             try:
@@ -89,7 +90,7 @@ def _too_long(config: TrlConfig, path: Path, config_class: type[Any], tokenizer:
     fates, limit = _fates_of(config, config_class, longest, tokenizer)
     record = {**audit.count(longest, fates, config.dataset, limit), "rows": len(rows)}
     refused = audit.excess(config, path, record, limit)
-    source = training_rows.file(DATA, config.dataset, "train")
+    source = split_file(DATA, config.dataset, "train")
     remedy = f"where the sources have changed since, delete {DATA}"
     return f"{path}: of {source} at least {refused}; {remedy}" if refused else None
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
 from tasks.sampling.sample import Sampling, sample_counted
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
 from tasks.stage.config import Strict
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
@@ -32,7 +32,7 @@ class Answers(Strict):
 
 def answered(
     config: TrlConfig, settings: Answers, run: Run, teacher: Any, folder: Path, data: Path
-) -> tuple[list[dict[str, Any]], dict[str, int], audit.Record]:
+) -> tuple[list[dict[str, Any]], dict[str, int], audit_record.Record]:
     """Rows of the teacher's answers, drawn once and kept with the checkpoints.
 
     An answer that did not end within `max_new_tokens` is left out: its student would learn not to end.

@@ -10,30 +10,29 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.rewards.composite import Rewards
 from tasks.stage import artifact
 from tasks.stage.config import suggest
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit
 from tasks.training import rows as training_rows
-
-if TYPE_CHECKING:
-    from tasks.stage.lifecycle import Run
-    from tasks.stage.trainer_config import TrlConfig
 
 log = logging.getLogger("polm")
 
 
-def prompts(config: "TrlConfig", run: "Run", arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
+def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
     """The training prompts that leave room for a whole answer, a `datasets.Dataset`; writes `audit.json`.
 
     Raises:
         DataError: no such set, or more of its prompts leave no room than the recipe allows.
     """
     limit = audit.longest_prompt(model, arguments.max_completion_length or 1, "trainer.max_completion_length")
-    source = config.dataset, training_rows.file(data, config.dataset, "train")
+    source = config.dataset, split_file(data, config.dataset, "train")
     rows = training_rows.read(data, config.dataset, "train")
     record, fitting = audit.asked(
         config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
@@ -76,7 +75,7 @@ def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
         raise ConfigError(f"{where}: gold is '{gold}', which is no grader{suggest(gold, rewards.names)}")
 
 
-def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
+def write_rl_report(run: Run, rewards: Rewards, gold: str | None) -> None:
     """Write `reward.json`: what was paid for, how reward and gold moved, how often graders raised, and the verdict.
 
     To be called after `curves.jsonl` was written: all of it is read from there, so that a run which was killed and went

@@ -176,11 +176,6 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not JSON ({e})") from None
 
 
-def set_folder(name: str) -> str:
-    """Folder of a training set in the data artifact: `sft` for `sft`, `sft-rationales` for `sft:rationales`."""
-    return name.replace(":", "-")
-
-
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read rows that a stage wrote. Raises ArtifactError naming file and line."""
     rows = []

@@ -4,16 +4,14 @@ import logging
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.models.folder import PROMPT, save_model
 from tasks.stage import artifact, launch
 from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import RESERVED, AdapterConfig, TrlConfig
-
-if TYPE_CHECKING:
-    from tasks.stage.lifecycle import Run
 
 log = logging.getLogger("polm")
 
@@ -23,7 +21,7 @@ CLOCK = ("runtime", "per_second", "step_time", "total_flos", "num_tokens")
 """Parts of log keys that tell of this process and not of the model; TRL counts tokens from where it resumed."""
 
 
-def arguments(config_class: type[Any], config: TrlConfig, run: "Run") -> Any:
+def arguments(config_class: type[Any], config: TrlConfig, run: Run) -> Any:
     """Build TRL's config object for a stage.
 
     Raises:
@@ -54,7 +52,7 @@ def arguments(config_class: type[Any], config: TrlConfig, run: "Run") -> Any:
     return built
 
 
-def peft_config(config: AdapterConfig, run: "Run", task_type: str) -> Any:
+def peft_config(config: AdapterConfig, run: Run, task_type: str) -> Any:
     """Build `peft.LoraConfig`, or None. Raises ConfigError for a key it does not know."""
     if config.peft is None:
         return None
@@ -64,7 +62,7 @@ def peft_config(config: AdapterConfig, run: "Run", task_type: str) -> Any:
     return LoraConfig(task_type=task_type, **config.peft)
 
 
-def train(trainer: Any, run: "Run") -> dict[str, float]:
+def train(trainer: Any, run: Run) -> dict[str, float]:
     """Train, resuming from the last whole checkpoint of exactly these inputs, and write `curves.jsonl`.
 
     Returns:
@@ -108,7 +106,7 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
     return figures
 
 
-def finish(trainer: Any, tokenizer: Any, run: "Run") -> None:
+def finish(trainer: Any, tokenizer: Any, run: Run) -> None:
     """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`.
 
     A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`_models.PROMPT`).
@@ -166,7 +164,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def _callback(run: "Run") -> Any:
+def _callback(run: Run) -> Any:
     """A `TrainerCallback` that reports progress and marks checkpoints as whole."""
     from transformers import TrainerCallback
 
