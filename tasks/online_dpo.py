@@ -24,6 +24,7 @@ from tasks.judges.opening import JudgeSettings, OpenJudge, open_judge
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.rewards.trl import reward_functions
 from tasks.stage import artifact, trainer_config
 from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError
@@ -89,7 +90,7 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         dpo_beta=config.beta,
         dpo_loss=config.loss_type,
         gold=None if config.gold is None else rewards.names.index(config.gold),
-        reward_funcs=hacking.reward_functions(rewards),
+        reward_funcs=reward_functions(rewards),
         args=arguments,
         train_dataset=prompts,
         processing_class=tokenizer,

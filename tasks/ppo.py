@@ -17,6 +17,7 @@ from tasks.models import weights
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.rewards.trl import reward_functions
 from tasks.stage import artifact, trainer_config
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError, ModelError
@@ -100,7 +101,7 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     trainer = PPOTrainer(
         model=load_causal_lm(model),
         value_model=load_classifier(reward, tokenizer),
-        reward_funcs=[load_classifier(reward, tokenizer), *hacking.reward_functions(rewards)],
+        reward_funcs=[load_classifier(reward, tokenizer), *reward_functions(rewards)],
         reward_processing_classes=[reward_tokenizer, *(None for _ in rewards.names)],
         args=arguments,
         train_dataset=prompts,

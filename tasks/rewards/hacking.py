@@ -1,4 +1,4 @@
-"""What the stages that learn from rewards share: prompts, rewards as TRL calls them, and the look for reward hacking.
+"""What the stages that learn from rewards share: their prompts, and the look for reward hacking.
 
 A grader of weight 0 is tracked and not optimised. That is how the gold metric stands beside the reward in every curve:
 TRL logs `rewards/<name>/mean` of both on the same samples. A run whose reward rises while its gold metric falls has
@@ -8,7 +8,6 @@ so on the report page.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,33 +39,6 @@ def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: 
     audit.write(run, {"train": record})
     found = training_rows.prompts(data, config.dataset, "train")
     return found.select(fitting) if record["left_out"] else found
-
-
-def reward_functions(rewards: Rewards) -> list[Callable[..., list[float]]]:
-    """One function a grader, called as TRL calls reward functions, named as the grader is in the recipe."""
-    return [_reward_function(rewards, name) for name in rewards.names]
-
-
-def _reward_function(rewards: Rewards, name: str) -> Callable[..., list[float]]:
-    def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        count = len(completions)
-        kept = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
-        rows = [
-            {"prompt": prompts[i], "question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}}
-            for i in range(count)
-        ]
-        before = rewards.failures[name]
-        scores = rewards.score(name, [_text(completion) for completion in completions], rows)
-        columns["log_metric"](f"raised/{name}", (rewards.failures[name] - before) / count)
-        return scores
-
-    function.__name__ = name
-    return function
-
-
-def _text(turns: Any) -> str:
-    """The last message of a conversation, or the text itself."""
-    return str(turns if isinstance(turns, str) else turns[-1]["content"])
 
 
 def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
