@@ -7,7 +7,6 @@ no time and no host, so equal inputs give equal bytes, and the chain of manifest
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.stage import locks
 from tasks.stage.config import Strict, digest
 from tasks.stage.errors import ArtifactError, kind, refusal
 
@@ -110,14 +110,8 @@ def lock(out: Path) -> Iterator[None]:
     path = STATE / "locks" / f"{_slug(out)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)"
-            ) from None
-        except OSError as e:
-            raise ArtifactError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
+        if not locks.acquire(f):
+            raise ArtifactError(f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)")
         yield
 
 
