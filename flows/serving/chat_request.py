@@ -6,7 +6,6 @@ the field in the body. Source: platform.openai.com/docs/api-reference/chat; the 
 of vLLM, llama.cpp and the Hugging Face servers.
 """
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +14,7 @@ from flows.serving import json_body
 from flows.serving.answer import Sampling
 from flows.serving.json_body import BodyError
 from flows.serving.openai_api import RequestError
+from tasks.stage.config import nearest
 
 BODY_LIMIT = 1_000_000
 """Bytes of a request."""
@@ -240,8 +240,8 @@ def _refusal(error: ValidationError, data: Any) -> RequestError:
     if worst["type"] == "missing":
         return RequestError(400, f"'{name}' is missing; send it", param=name)
     if worst["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), _keys(path), n=1, cutoff=NEAR)
-        hint = f"; did you mean '{json_body.name((*path[:-1], near[0]))}'?" if near else "; leave it out"
+        key = nearest(str(path[-1]), _keys(path), NEAR)
+        hint = f"; did you mean '{json_body.name((*path[:-1], key))}'?" if key else "; leave it out"
         return RequestError(400, f"'{name}' is not supported by this server{hint}", param=name, code="unsupported")
     said = WORDS.get(worst["type"], worst["msg"][:1].lower() + worst["msg"][1:].replace("False", "false"))
     return RequestError(400, f"'{name}' is {json_body.shown(worst['input'])}: {said}", param=name)
