@@ -25,7 +25,7 @@ from tasks.judges.endpoint import Endpoint, EndpointJudge
 from tasks.judges.opening import JudgeSettings, open_judge
 from tasks.judges.protocol import Judge, Judgement, Pair, figures, judge_pairs, spoken
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage import artifact, audit_record
 from tasks.stage.config import StageConfig, Strict, suggest
 from tasks.stage.data_folder import split_file
@@ -61,7 +61,7 @@ class Config(StageConfig):
     """Set of prompts in the data artifact, e.g. `prompts`."""
     prompts: Prompts
     """How many are asked."""
-    sampling: Sampling
+    sampling: SamplingSettings
     """How the policy answers. Distinct answers to a prompt are paired in the order drawn."""
     device: str
     """Where policy and local judge run: `cpu`, `cuda`, `cuda:1`."""

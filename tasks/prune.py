@@ -35,7 +35,7 @@ from tasks.models.chat_template import mark_generation
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 from tasks.models.layers import depth, keep_layers
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage import artifact
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
@@ -171,14 +171,14 @@ class Measure:
         """`nats_per_token`, `perplexity` and `tokens` of the written answers; each grader's mean; `prompts` asked."""
         held = self._held
         found: dict[str, Any] = dict(held_out_rows.answer_loss(model, tokenizer, self._answers))
-        sampling = Sampling(samples_per_prompt=1, temperature=0, top_p=1, max_new_tokens=held.max_new_tokens,
+        sampling = SamplingSettings(samples_per_prompt=1, temperature=0, top_p=1, max_new_tokens=held.max_new_tokens,
                             batch_size=held.batch_size)  # fmt: skip
         drawn = sample(
             model, tokenizer, [row["prompt"] for row in self._prompts], sampling, held.chat_template_args, self._seed,
             lambda done, total: self._run.progress.update(done, total, f"measuring, {when}"),
         )  # fmt: skip
         views = [{"question": row["prompt"][-1]["content"], **row} for row in self._prompts]
-        texts = [answers[0] for answers in drawn]
+        texts = [answers[0].text for answers in drawn]
         scores = {name: self._rewards.score(name, texts, views) for name in self._rewards.names}
         grades = {name: round(sum(values) / len(values), 6) for name, values in scores.items()}
         return {**found, "grades": grades, "prompts": len(texts)}

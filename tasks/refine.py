@@ -25,7 +25,7 @@ from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
 from tasks.rewards.composite import Rewards
-from tasks.sampling.sample import Answer, Sampling, sample_counted
+from tasks.sampling.sample import Answer, SamplingSettings, sample
 from tasks.self_training import rounds
 from tasks.self_training.best_of_n import Comparison, compared, draw_drafts
 from tasks.self_training.revision import Ask, Attempt, Messages, Turns, revised, said, to_check, to_revise
@@ -120,7 +120,7 @@ def collect(
         DataError: not one revision turned wrong into right.
     """
     raised, seed = sum(rewards.failures.values()), config.seed + 1000 * number
-    drawn = sample_counted(
+    drawn = sample(
         policy, tokenizer, [row["prompt"] for row in asked], config.sampling, config.chat_template_args, seed,
         lambda done, total: run.progress.update(done, total, f"round {number + 1}: drafting"),
     )  # fmt: skip
@@ -168,12 +168,12 @@ def compare(
     return compared(attempts, drafts, lambda texts: _right(config, rewards, rows, texts), settings, config.seed)
 
 
-def _asker(config: Config, policy: Any, tokenizer: Any, run: Run, one: Sampling, seed: int, label: str) -> Ask:
+def _asker(config: Config, policy: Any, tokenizer: Any, run: Run, one: SamplingSettings, seed: int, label: str) -> Ask:
     """One answer to each conversation; each call draws from the seed behind that of the call before."""
     seeds = count(seed)
 
     def ask(conversations: Sequence[Messages]) -> list[Answer]:
-        drawn = sample_counted(
+        drawn = sample(
             policy, tokenizer, conversations, one, config.chat_template_args, next(seeds),
             lambda done, total: run.progress.update(done, total, label),
         )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
-from tasks.sampling.sample import Sampling, sample_counted
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage import artifact, audit_record
 from tasks.stage.config import Strict
 from tasks.stage.errors import DataError
@@ -24,7 +24,7 @@ class Answers(Strict):
 
     prompts: dict[str, int] = Field(min_length=1)
     """Set of the data artifact to the number of its prompts that are answered; without the answer."""
-    sampling: Sampling
+    sampling: SamplingSettings
     """How the teacher answers."""
     chat_template_args: dict[str, Any]
     """Passed to the chat template, e.g. `enable_thinking: false`."""
@@ -67,7 +67,7 @@ def answered(
     rows, mark = run.checkpoints / "answers.jsonl", run.checkpoints / ANSWERED
     if not mark.exists():
         conversations = [prompts[number]["prompt"] for number in fitting]
-        drawn = sample_counted(
+        drawn = sample(
             teacher, tokenizer, conversations, settings.sampling, settings.chat_template_args, seed,
             lambda done, total: run.progress.update(done, total, "the teacher answers"),
         )  # fmt: skip

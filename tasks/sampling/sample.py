@@ -13,7 +13,7 @@ from tasks.stage.config import Strict
 log = logging.getLogger("polm")
 
 
-class Sampling(Strict):
+class SamplingSettings(Strict):
     """How answers are drawn."""
 
     samples_per_prompt: int
@@ -51,11 +51,11 @@ def sample(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[list[dict[str, str]]],
-    sampling: Sampling,
+    sampling: SamplingSettings,
     chat_template_args: dict[str, Any],
     seed: int,
     report: Callable[[int, int], None],
-) -> list[list[str]]:
+) -> list[list[Answer]]:
     """Answer every prompt `samples_per_prompt` times through the chat template.
 
     Args:
@@ -68,22 +68,8 @@ def sample(
         report: called with prompts done and prompts in all.
 
     Returns:
-        For each prompt its answers as text, special tokens left out, stripped at both ends.
+        For each prompt its answers, in the order drawn.
     """
-    drawn = sample_counted(model, tokenizer, prompts, sampling, chat_template_args, seed, report)
-    return [[answer.text for answer in answers] for answers in drawn]
-
-
-def sample_counted(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[dict[str, str]]],
-    sampling: Sampling,
-    chat_template_args: dict[str, Any],
-    seed: int,
-    report: Callable[[int, int], None],
-) -> list[list[Answer]]:
-    """As `sample`, and how many tokens each answer took."""
     import torch
     from transformers import GenerationConfig
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks.models.folder import load_causal_lm
 from tasks.rewards.composite import RewardSpec
-from tasks.sampling.sample import Sampling
+from tasks.sampling.sample import SamplingSettings
 from tasks.stage import artifact, audit_record
 from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError
@@ -44,7 +44,7 @@ class RoundsConfig(AdapterConfig):
     """Rounds of sampling and training."""
     prompts_per_round: int = Field(ge=1)
     """Prompts of the data set that each round asks, other ones each time as long as there are."""
-    sampling: Sampling
+    sampling: SamplingSettings
     """How answers are drawn."""
     chat_template_args: dict[str, Any]
     """Passed to the chat template when answers are drawn, e.g. `enable_thinking: false`."""
