@@ -26,10 +26,13 @@ def run(
         str | None, typer.Option(help="Recipe to run: a folder under params/. It becomes the active one.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Stage to bring up to date, with all it needs. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Model, method or stage to bring up to date, with all it needs. Repeatable."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages that may run at a time.")] = JOBS,
-    force: Annotated[list[str] | None, typer.Option(help="Stage to run even if nothing changed. Repeatable.")] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(help="Model, method or stage to run even if nothing changed. Repeatable.")
+    ] = None,
 ) -> None:
     """Run what has changed of the pipeline."""
     from flows import workspace
@@ -49,6 +52,18 @@ def show() -> None:
 
     workspace.enter(writes=False)
     summary.show()
+
+
+@app.command()
+def graph(
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="In Mermaid's language, for a page.")] = False,
+) -> None:
+    """Print the active recipe's graph: every model, its method, its parents and its claim."""
+    from flows import workspace
+    from flows.terminal import graph_view
+
+    workspace.enter(writes=False)
+    graph_view.show(mermaid=mermaid)
 
 
 @app.command()

@@ -133,7 +133,7 @@ def main(config: Config, run: Run) -> None:
     tables = {}
     for done, name in enumerate(sorted(used)):
         run.progress.update(done, steps, f"read {name}")
-        tables[name] = read(name, config.sources[name])
+        tables[name] = read(name, config.sources[name], run.params_file.parent)
         ledger.source(name, tables[name])
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
     index = clean.Contamination(config.decontamination.ngram, config.decontamination.overlap)

@@ -8,7 +8,7 @@
     dare_ties        entries dropped at random and the rest scaled up, signs as in TIES (Yu et al., arXiv:2311.03099)
     adapters         LoRA adapters, by PEFT (`tasks/merging/adapters.py`); the others are mergekit's
 
-The stage is a matrix over `methods`; the last part of `--out` says which one runs. Every candidate of the method's grid
+`--method` names the entry of `methods:` that runs. Every candidate of the method's grid
 is merged and answers held-out validation rows; the one with the best average over `metrics` is written. A metric bears
 the name of the one of the evaluation that it stands for, `task.metric`, so that the report can average the same over
 the test questions, which chose nothing. The score that a candidate was chosen by flatters it; the test's does not.
@@ -70,7 +70,7 @@ class Config(StageConfig):
     dtype: str
     """Data type of the weights, when they answer and as written; they are merged in float32."""
     methods: dict[str, Method]
-    """Name of the model artifact to how it is merged."""
+    """Name of the method to how it merges."""
     metrics: dict[Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")], Metric] = Field(min_length=1)
     """`task.metric` of the evaluation to how it is measured on validation rows. `weight` is that in the average."""
     sampling: SamplingSettings
@@ -133,7 +133,7 @@ class Validation:
 
 def main(config: Config, run: Run, *, model: Path, data: Path, first: Path, second: Path) -> None:
     """Merge `first` and `second`, both made from `model`, and write the best candidate and `merge.json`."""
-    method = chosen_method(config, run)
+    method = config.methods[run.method]
     members = {first.name: first, second.name: second}
     if len(members) < 2:
         raise ConfigError(f"{run.params_file}: --first and --second are both called '{first.name}'; merge two models")
@@ -178,15 +178,6 @@ def main(config: Config, run: Run, *, model: Path, data: Path, first: Path, seco
     artifact.write_json(run.out / "merge.json", summary)
 
 
-def chosen_method(config: Config, run: Run) -> Method:
-    """The method that the artifact is named after. Raises ConfigError when there is none."""
-    if run.name not in config.methods:
-        raise ConfigError(
-            f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
-        )
-    return config.methods[run.name]
-
-
 def grid(method: Method, run: Run, members: int) -> list[dict[str, Any]]:
     """Every combination of the method's values.
 
@@ -196,7 +187,7 @@ def grid(method: Method, run: Run, members: int) -> list[dict[str, Any]]:
     adapters = method.merge_method == "adapters"
     known = adapter_merging.PARAMETERS if adapters else merging.parameter_names(method.merge_method)
     for name, tried in method.grid.items():
-        where = f"{run.params_file}: methods.{run.name}.grid.{name}"
+        where = f"{run.params_file}: methods.{run.method}.grid.{name}"
         if name not in known:
             raise ConfigError(f"{where}: {method.merge_method} has no such parameter{suggest(name, known)}")
         if not tried:

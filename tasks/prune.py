@@ -13,10 +13,10 @@ Healing is fine-tuning in which zeros stay zero: a mask is applied after each st
 pruning may teach besides: a token's loss is then teacher_weight · KL(dense ‖ pruned) + (1 − teacher_weight) ·
 cross-entropy, of the output distributions at temperature 1 (Hinton et al., arXiv:1503.02531; `_distill.py`).
 `prune.json` has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned
-and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it. The
-stage is a matrix over `methods`; what follows `pruned_` in the last part of `--out` says which one runs. What it leaves
-out: pruning heads or channels, a teacher's hidden states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded
-training (FSDP), whose flat parameters the mask does not know.
+and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it.
+`--method` names the entry of `methods:` that runs. What it leaves out: pruning heads or channels, a teacher's hidden
+states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded training (FSDP), whose flat parameters the mask does
+not know.
 """
 
 import logging
@@ -45,8 +45,6 @@ from tasks.training import audit, rows
 from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
-PREFIX = "pruned_"
-"""Of the artifacts' names; the method's own follows."""
 
 
 class Method(Strict):
@@ -79,7 +77,7 @@ class Config(TrlConfig):
     """`params/<recipe>/prune.yaml`; `dataset` and `trainer` are of the healing."""
 
     methods: dict[str, Method]
-    """Name of the method, which follows `pruned_` in the artifact's, to how it prunes."""
+    """Name of the method to how it prunes."""
     calibration: Calibration
     """Rows that the methods look at."""
     held_out: HeldOut
@@ -109,13 +107,13 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Prune `model` by the method that the artifact is named after, heal it, write it and `prune.json`.
+    """Prune `model` by the method that runs, heal it, write it and `prune.json`.
 
     Raises:
         ConfigError: no such method, a modifier's or grader's value, too few rows, or no block that would be left.
         DataError: no such set, or training diverged.
     """
-    name = held_out_rows.method_name(run, PREFIX, config.methods)
+    name = run.method
     method = config.methods[name]
     _leaves_one(method.drop_layers, f"{run.params_file}: methods.{name}.drop_layers", depth(model))
     measure = Measure(config, run, data)
