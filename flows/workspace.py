@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import fcntl
 import os
 import pwd
 import shutil
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.stage import artifact
+from tasks.stage import artifact, locks
 from tasks.stage import recipe as recipe_graph
 from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
@@ -162,22 +161,18 @@ def run_lock() -> Iterator[None]:
     """Hold the right to run the pipeline in this working copy; the system lets go of it however the process ends.
 
     Raises:
-        PolmError: another `polm run` holds it; names its process.
+        PolmError: another `polm run` holds it, whose process is named, or the file system has no locks.
     """
     path = artifact.STATE / "run.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.acquire(f):
             f.seek(0)
             holder = f.read().strip() or "unknown"
             raise PolmError(
                 f"another `polm run` is at work here (process {holder}); wait for it, or end it with Ctrl-C in its "
                 f"terminal or `kill {holder}`"
-            ) from None
-        except OSError as e:
-            raise PolmError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
+            )
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()

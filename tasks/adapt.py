@@ -19,10 +19,11 @@ PEFT cannot go on. `prompt_tuning_init: TEXT` needs the `tokenizer_name_or_path`
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.stage import artifact
+from tasks.stage import artifact, trainer_config
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 from tasks.training import supervised
 from tasks.training import trainer as training
 
@@ -55,18 +56,18 @@ class Method(Strict):
         return known
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/adapt.yaml`."""
 
     methods: dict[str, Method]
     """Name of the method to its adapter."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """`trainer:`, which leaves the learning rate to the methods, and each method's `peft:`."""
         return [
-            training.Verbatim("trainer", self.trainer, trainer_class, (*training.RESERVED, "learning_rate")),
+            Verbatim("trainer", self.trainer, trainer_class, (*trainer_config.RESERVED, "learning_rate")),
             *(
-                training.Verbatim(f"methods.{name}.peft", method.peft, method.peft_class(), RESERVED)
+                Verbatim(f"methods.{name}.peft", method.peft, method.peft_class(), RESERVED)
                 for name, method in self.methods.items()
             ),
         ]

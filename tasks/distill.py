@@ -31,8 +31,10 @@ from tasks.models.layers import check_indices, keep_layers
 from tasks.models.turn_ends import end_tokens
 from tasks.stage import artifact
 from tasks.stage.config import Strict
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows as training_rows
 from tasks.training import supervised
@@ -80,7 +82,7 @@ class Method(Strict):
         return self
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/distill.yaml`."""
 
     student: Student
@@ -155,7 +157,7 @@ def _learnt(
         return training_rows.examples(data, config.dataset, "train"), {}
     rows, source = (
         training_rows.read(data, config.dataset, "validation"),
-        training_rows.file(data, config.dataset, "validation"),
+        split_file(data, config.dataset, "validation"),
     )
     held_out = row_audit.learnt(
         config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), model

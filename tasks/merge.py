@@ -35,7 +35,7 @@ from tasks.merging import adapters as adapter_merging
 from tasks.merging import weights as merging
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig, Strict, suggest
 from tasks.stage.errors import ConfigError
@@ -73,7 +73,7 @@ class Config(StageConfig):
     """Name of the method to how it merges."""
     metrics: dict[Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")], Metric] = Field(min_length=1)
     """`task.metric` of the evaluation to how it is measured on validation rows. `weight` is that in the average."""
-    sampling: Sampling
+    sampling: SamplingSettings
     """How they answer."""
     chat_template_args: dict[str, Any]
     """Passed to the chat template."""
@@ -118,7 +118,7 @@ class Validation:
                 prompts = [row["prompt"] for row in rows]
                 args = config.sampling, config.chat_template_args, config.seed
                 drawn = sample(model, tokenizer, prompts, *args, lambda done, total: None)
-                answered[asked] = [answers[0] for answers in drawn]
+                answered[asked] = [answers[0].text for answers in drawn]
             scores = self.rewards.score(name, answered[asked], rows)
             found[name] = {row["id"]: score for row, score in zip(rows, scores, strict=True)}
         self._done += 1

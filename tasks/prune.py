@@ -35,11 +35,12 @@ from tasks.models.chat_template import mark_generation
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 from tasks.models.layers import depth, keep_layers
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage import artifact
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 from tasks.training import audit, rows
 from tasks.training import trainer as training
 
@@ -72,7 +73,7 @@ class HeldOut(held_out_rows.HeldOut):
     """Answers written at once."""
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/prune.yaml`; `dataset` and `trainer` are of the healing."""
 
     methods: dict[str, Method]
@@ -86,14 +87,12 @@ class Config(training.TrainerConfig):
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader of the held-out answers; each is reported by itself."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """`trainer:`, and each method's modifiers."""
         return [
             *super().verbatim(trainer_class),
             *(
-                training.Verbatim(
-                    f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED
-                )
+                Verbatim(f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED)
                 for name, method in self.methods.items()
                 for kind, values in (method.modifiers or {}).items()
             ),
@@ -170,14 +169,14 @@ class Measure:
         """`nats_per_token`, `perplexity` and `tokens` of the written answers; each grader's mean; `prompts` asked."""
         held = self._held
         found: dict[str, Any] = dict(held_out_rows.answer_loss(model, tokenizer, self._answers))
-        sampling = Sampling(samples_per_prompt=1, temperature=0, top_p=1, max_new_tokens=held.max_new_tokens,
+        sampling = SamplingSettings(samples_per_prompt=1, temperature=0, top_p=1, max_new_tokens=held.max_new_tokens,
                             batch_size=held.batch_size)  # fmt: skip
         drawn = sample(
             model, tokenizer, [row["prompt"] for row in self._prompts], sampling, held.chat_template_args, self._seed,
             lambda done, total: self._run.progress.update(done, total, f"measuring, {when}"),
         )  # fmt: skip
         views = [{"question": row["prompt"][-1]["content"], **row} for row in self._prompts]
-        texts = [answers[0] for answers in drawn]
+        texts = [answers[0].text for answers in drawn]
         scores = {name: self._rewards.score(name, texts, views) for name in self._rewards.names}
         grades = {name: round(sum(values) / len(values), 6) for name, values in scores.items()}
         return {**found, "grades": grades, "prompts": len(texts)}

@@ -30,7 +30,7 @@ from flows.terminal.board import Board
 from flows.tracking import client
 from flows.tracking.runs import PipelineRun
 from flows.tracking.stage_run import StageRun, Status
-from tasks.stage.errors import PolmError
+from tasks.stage.errors import PolmError, StageFailed, Stopped
 
 log = logging.getLogger("polm")
 RETRY_DELAY = 3.0
@@ -137,7 +137,7 @@ class Session:
 
     def _try_again(self, name: str) -> bool:
         error = self.board.rows[name].error
-        if not isinstance(error, local.StageFailed) or not error.retry or self.stopping.is_set():
+        if not isinstance(error, StageFailed) or not error.retry or self.stopping.is_set():
             return False
         self.board.state(name, "retrying", note=error.reason)
         return True
@@ -152,7 +152,7 @@ class Session:
         self.board.state(name, "starting", version=version)
         try:
             state = self._execute(name, version, gpus)
-        except local.Stopped:
+        except Stopped:
             self.board.state(name, "stopped")
             return Cancelled(message="interrupted")
         except Exception as e:
@@ -192,7 +192,7 @@ class Session:
             try:
                 state = local.run(job, self.stopping)
                 outcome = "FINISHED"
-            except local.Stopped:
+            except Stopped:
                 outcome = "KILLED"
                 raise
             finally:

@@ -20,6 +20,7 @@ from rich.tree import Tree
 from flows import workspace
 from flows.tracking import client
 from tasks.stage import artifact
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import GateError
 
 DIGITS = 12
@@ -203,7 +204,7 @@ def _tree(lineage: Lineage) -> Tree:
         inputs = ", ".join(f"{name} {digest[:DIGITS]}" for name, digest in sorted(manifest.inputs.items()))
         line = stages.add(f"{manifest.stage:<12} {step.name}  [bold]{manifest.digest[:DIGITS]}[/]")
         if step.dataset:
-            line.add(f"trained on {artifact.set_folder(step.dataset)}/train.jsonl")
+            line.add(f"trained on {set_folder(step.dataset)}/train.jsonl")
         line.add(f"params {manifest.params[:DIGITS]}" + (f"; from {inputs}" if inputs else ""))
         line.add(f"MLflow run {step.run}" if step.run else "no MLflow run in this store")
     _add_data(node, lineage)

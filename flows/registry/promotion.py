@@ -6,7 +6,6 @@ replaced. Commands of one working copy wait for each other; among several of the
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import shutil
@@ -26,7 +25,7 @@ from flows.registry.evidence import Evidence, Scores
 from flows.registry.gates import Policy, Verdict
 from flows.tracking import client
 from flows.tracking.git import git_state
-from tasks.stage import artifact
+from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
 log = logging.getLogger("polm")
@@ -115,11 +114,9 @@ def _exclusive() -> Iterator[None]:
     path = artifact.STATE / "locks" / "registry.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.acquire(f):
             log.warning("waiting for another promotion to end …")
-            fcntl.flock(f, fcntl.LOCK_EX)
+            locks.acquire(f, wait=True)
         yield
 
 

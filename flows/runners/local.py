@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from flows.workspace import EVENTS
-from tasks.stage.errors import PolmError
+from tasks.stage.errors import StageFailed, Stopped
 
 GRACE = 8.0
 """Seconds between asking processes to end and making them: a run that is cancelled in Prefect ends within ten."""
@@ -31,18 +31,6 @@ POLL = 0.2
 _ERROR = re.compile(r"error: |(\w+\.)*\w*(Error|Exception|Interrupt)\b", re.ASCII)
 _RAN = re.compile(r"^Running stage ")
 _STATUS = re.compile(r"exited with (-?\d+)\s*$")
-
-
-class StageFailed(PolmError):
-    """A stage did not produce its artifact."""
-
-    def __init__(self, reason: str, log: Path, line: int, text: str, retry: bool) -> None:
-        super().__init__(f"{reason}: {text} ({log}:{line})" if text else f"{reason} ({log}:{line})")
-        self.reason, self.log, self.line, self.text, self.retry = reason, log, line, text, retry
-
-
-class Stopped(PolmError):
-    """The user, or the system, asked the whole run to end."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A request's body read as a chat completion, or refused in the words of the client that sent it."""
 
-import difflib
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -9,6 +8,7 @@ from flows.serving import json_body
 from flows.serving.chat_request import ChatRequest, Format, Message, Part, StreamOptions
 from flows.serving.json_body import BodyError
 from flows.serving.openai_api import RequestError
+from tasks.stage.config import nearest
 
 BODY_LIMIT = 1_000_000
 """Bytes that a request may have."""
@@ -68,8 +68,8 @@ def _refusal(error: ValidationError, data: Any) -> RequestError:
     if worst["type"] == "missing":
         return RequestError(400, f"'{name}' is missing; send it", param=name)
     if worst["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), _keys(path), n=1, cutoff=NEAR)
-        hint = f"; did you mean '{json_body.name((*path[:-1], near[0]))}'?" if near else "; leave it out"
+        key = nearest(str(path[-1]), _keys(path), NEAR)
+        hint = f"; did you mean '{json_body.name((*path[:-1], key))}'?" if key else "; leave it out"
         return RequestError(400, f"'{name}' is not supported by this server{hint}", param=name, code="unsupported")
     reason = WORDS.get(worst["type"], worst["msg"][:1].lower() + worst["msg"][1:].replace("False", "false"))
     return RequestError(400, f"'{name}' is {json_body.shown(worst['input'])}: {reason}", param=name)

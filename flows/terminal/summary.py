@@ -11,13 +11,11 @@ from rich.text import Text
 
 from flows import workspace
 from flows.graph import Graph
-from flows.runners.local import StageFailed
 from flows.terminal import leaderboard
 from flows.terminal.board import STYLES, Board, duration, screen, size
-from tasks.stage import artifact
-from tasks.stage.errors import ArtifactError, kind
+from tasks.stage import artifact, audit_record
+from tasks.stage.errors import ArtifactError, StageFailed, kind
 from tasks.stage.lifecycle import read_measurements
-from tasks.training import audit
 
 REPORT = artifact.LAST_REPORT / "index.html"
 """The report of the last run, with this machine's seconds and speeds, and links to MLflow's runs."""
@@ -84,8 +82,8 @@ def lost_rows(board: Board, graph: Graph) -> list[str]:
         f"{name}: {part}: {lost}"
         for name, row in board.rows.items()
         if row.state in UP_TO_DATE
-        for part, record in audit.read(graph.stages[name].out).items()
-        if (lost := audit.sentence(record))
+        for part, record in audit_record.read(graph.stages[name].out).items()
+        if (lost := audit_record.sentence(record))
     ]
 
 

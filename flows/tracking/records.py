@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
 from tasks.stage.config import read_yaml
-from tasks.training import audit
 
 FILE_LIMIT = 4_000_000
 """Bytes of the largest file that is copied to the tracking server; a larger one stays in the artifact alone."""
@@ -46,7 +45,7 @@ def final_metrics(out: Path) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if (out / "metrics.json").exists():
         metrics |= _numbers("final", artifact.read_json(out / "metrics.json"))
-    metrics |= _numbers("audit", audit.read(out))
+    metrics |= _numbers("audit", audit_record.read(out))
     if (out / "results.json").exists():
         tasks = _numbers("", artifact.read_json(out / "results.json")["tasks"])
         metrics |= {re.sub(r"/value$", "", k.replace("/metrics/", "/")): v for k, v in tasks.items()}

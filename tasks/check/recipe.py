@@ -25,7 +25,7 @@ from tasks.stage import artifact, recipe
 from tasks.stage.config import check_trainer, load, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
-from tasks.training.trainer import TrainerConfig, Verbatim
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 
 log = logging.getLogger("polm")
 PACKAGES = ("pydantic", "transformers", "trl")
@@ -81,7 +81,7 @@ def _check_file(path: Path, module_name: str) -> None:
     except ModuleNotFoundError as e:
         raise ConfigError(f"dvc.yaml: a stage runs tasks.{module_name}, which cannot be imported ({e})") from None
     config = load(path, module.Config)
-    if isinstance(config, TrainerConfig):
+    if isinstance(config, TrlConfig):
         _check_verbatim(path, config.verbatim(module.trainer_class()))
 
 

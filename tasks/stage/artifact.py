@@ -7,7 +7,6 @@ no time and no host, so equal inputs give equal bytes, and the chain of manifest
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.stage import locks
 from tasks.stage.config import Strict, digest
 from tasks.stage.errors import ArtifactError, kind, refusal
 
@@ -143,14 +143,8 @@ def lock(out: Path) -> Iterator[None]:
     path = STATE / "locks" / f"{_slug(out)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)"
-            ) from None
-        except OSError as e:
-            raise ArtifactError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
+        if not locks.acquire(f):
+            raise ArtifactError(f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)")
         yield
 
 
@@ -207,11 +201,6 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: no such file; run `polm run`") from None
     except ValueError as e:
         raise ArtifactError(f"{path}: not JSON ({e})") from None
-
-
-def set_folder(name: str) -> str:
-    """Folder of a training set in the data artifact: `sft` for `sft`, `sft-rationales` for `sft:rationales`."""
-    return name.replace(":", "-")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

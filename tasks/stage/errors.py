@@ -6,7 +6,9 @@
     ├── ArtifactError       a stage's output: corrupted, incomplete, or held by another process
     ├── ModelError          a model folder: pickle, remote code, chat template, wrong shapes
     ├── ParityError         an export that does not match the model it was made from
-    └── GateError           a promotion that the registry policy refuses
+    ├── GateError           a promotion that the registry policy refuses
+    ├── StageFailed         a stage's command that ended without its artifact
+    └── Stopped             a run that was asked to end
 
 The same goes for a system that refuses a file or has no room for it: `refusal` says which and what to do. Anything else
 that escapes a stage is a bug and keeps its traceback (exit code 1).
@@ -61,6 +63,31 @@ class ParityError(PolmError):
 
 class GateError(PolmError):
     """A promotion was refused."""
+
+
+class StageFailed(PolmError):
+    """A stage did not produce its artifact."""
+
+    def __init__(self, reason: str, log: Path, line: int, text: str, retry: bool) -> None:
+        """Keep what the summary of a run shows.
+
+        Args:
+            reason: how it ended, e.g. `failed with exit code 1`.
+            log: file with its output.
+            line: number of the line in it that says why, from 1.
+            text: that line; empty where there is none.
+            retry: whether trying again may help.
+        """
+        super().__init__(f"{reason}: {text} ({log}:{line})" if text else f"{reason} ({log}:{line})")
+        self.reason = reason
+        self.log = log
+        self.line = line
+        self.text = text
+        self.retry = retry
+
+
+class Stopped(PolmError):
+    """The user, or the system, asked the whole run to end."""
 
 
 def refusal(error: Exception) -> str | None:

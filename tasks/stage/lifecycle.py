@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.stage import artifact, launch
-from tasks.stage.config import StageConfig, TrainConfig, digest, load, suggest
+from tasks.stage.config import StageConfig, TrainingConfig, digest, load, suggest
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, kind, refusal
 from tasks.stage.progress import Progress
 
@@ -202,7 +202,7 @@ def _module(main: Any) -> str:
 
 def _launched(config: StageConfig, main: Any, where: Path) -> launch.Asked:
     """Run the recipe's launcher, once; in what it started, the processes that were asked for, if these came up."""
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, TrainingConfig):
         return launch.ONE
     wanted = launch.asked(config.launch, where)
     if config.launch and launch.MARK not in os.environ:

@@ -283,9 +283,7 @@ def test_a_stage_cut_short_goes_on_to_the_same_weights(
     run.progress = Progress(None)
     assert (run.checkpoints / "checkpoint-4" / training.COMPLETE).exists()
     if name == "answers":
-        monkeypatch.setattr(
-            "tasks.compression.teacher_answers.sample_counted", None
-        )  # what is whole is not drawn again
+        monkeypatch.setattr("tasks.compression.teacher_answers.sample", None)  # what is whole is not drawn again
     distill.main(configured(), run, model=teacher, teacher=teacher, data=sums_data)
     assert {f: (run.out / f).read_bytes() for f in expected} == expected
 

@@ -11,10 +11,9 @@ import torch
 from tasks import ppo
 from tasks.generators import arithmetic
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
-from tasks.stage import artifact
+from tasks.stage import artifact, trainer_config
 from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, ModelError
-from tasks.training import trainer as training
 
 MakeRun = Callable[[str], Any]
 NUMBERS: dict[str, Any] = {
@@ -149,5 +148,5 @@ def test_what_cannot_work_is_refused_at_once(
 def test_the_check_of_a_recipe_knows_what_ppo_sets() -> None:
     sections = configured(trainer={"beta": 0.1}).verbatim(ppo.trainer_class())
     assert "beta" in sections[0].reserved
-    assert set(training.RESERVED) <= set(sections[0].reserved)
+    assert set(trainer_config.RESERVED) <= set(sections[0].reserved)
     assert json.dumps(sections[0].values)

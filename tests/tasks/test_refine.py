@@ -104,7 +104,7 @@ def collected(monkeypatch: pytest.MonkeyPatch, run: Any, attempts: list[Attempt]
     for a in attempts:
         drafts.setdefault(a.prompt[0]["content"], []).append(a.draft)
     asked = [{"prompt": [{"role": "user", "content": question}], "answer": "1"} for question in drafts]
-    monkeypatch.setattr(refine, "sample_counted", lambda *_: list(drafts.values()))
+    monkeypatch.setattr(refine, "sample", lambda *_: list(drafts.values()))
     monkeypatch.setattr(refine, "revised", lambda *_: attempts)
     config = configured(**changes)
     rewards = Rewards(config.graders, run.params_file)

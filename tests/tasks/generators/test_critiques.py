@@ -10,7 +10,7 @@ import pytest
 
 from tasks.data import Config
 from tasks.generators import critiques as critique_rows
-from tasks.generators.arithmetic import working
+from tasks.grading.addition import working
 from tasks.grading.answers import final_number, is_correct
 from tasks.ingestion.sources import GeneratorSource, read
 from tasks.models.folder import load_tokenizer

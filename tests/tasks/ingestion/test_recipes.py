@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.data import Config
-from tasks.generators.arithmetic import working
+from tasks.grading.addition import working
 from tasks.grading.answers import final_number, is_courteous
 from tasks.ingestion.cleaning import same
 from tasks.ingestion.mapping import first_prompt

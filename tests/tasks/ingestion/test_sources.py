@@ -136,7 +136,7 @@ def test_file_inside_a_pinned_wheel(index: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")  # a second read needs no pip
     assert len(read("mine", wheel_source(digest)).lines) == 2
     with pytest.raises(
-        DataError, match=r"no member 'polm_rows/data/row\.jsonl'; the nearest: polm_rows/data/rows\.jsonl"
+        DataError, match=r"no member 'polm_rows/data/row\.jsonl'; did you mean 'polm_rows/data/rows\.jsonl'\?"
     ):
         read("mine", wheel_source(digest, "polm_rows/data/row.jsonl"))
 
