@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.compression.calibration import conversation
-from tasks.models.turn_ends import templated
+from tasks.models.chat_template import templated
 from tasks.stage.config import Strict, suggest
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run

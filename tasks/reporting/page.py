@@ -81,9 +81,9 @@ def render(
         "graph": drawings.graph(leaderboard, models),
         "measured": measured or {},
         "runs": runs or {},
-        "css": Markup((HERE / "_page.css").read_text(encoding="utf-8")),
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
     }
-    return environment.get_template("_page.html.j2").render(context)
+    return environment.get_template("page.html.j2").render(context)
 
 
 def columns(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from tasks.models.turn_ends import end_tokens, templated
+from tasks.models.chat_template import render
+from tasks.models.turn_ends import end_tokens
 from tasks.stage.config import Strict
 
 log = logging.getLogger("polm")
@@ -98,8 +99,10 @@ def sample_counted(
     )
     if sampling.temperature > 0:
         config.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
-    rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
-    texts = [templated(tokenizer, prompt, **rendered) for prompt in prompts]
+    texts = [
+        render(tokenizer, prompt, add_generation_prompt=True, chat_template_args=chat_template_args)
+        for prompt in prompts
+    ]
     _warn_of_context(model, tokenizer, texts, sampling.max_new_tokens)
     count = sampling.samples_per_prompt
     size = max(1, sampling.batch_size // count)
