@@ -86,8 +86,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     parent = load_causal_lm(model, quantized=True).to(config.device)
     quantized = load_causal_lm(run.out, quantized=True).to(config.device)
     loss = {
-        "parent": held_out_rows.answer_loss(parent, tokenizer, answers),
-        "quantized": held_out_rows.answer_loss(quantized, tokenizer, answers),
+        "parent": held_out_rows.loss_per_token(parent, tokenizer, answers),
+        "quantized": held_out_rows.loss_per_token(quantized, tokenizer, answers),
     }
     measures = compare(parent, quantized, tokenizer, prompts, held_out.max_new_tokens, run)
     sizes = {"parent": weight_bytes(model), "quantized": weight_bytes(run.out)}
