@@ -227,15 +227,15 @@ def test_a_difference_of_averages_resamples_each_metric_apart() -> None:
     theirs = {"a.x": {str(i): 0.0 for i in range(10)}, "b.y": {str(i): float(i % 2) for i in range(1000)}}
     shares = {"a.x": 1.0, "b.y": 3.0}
     assert average.average(ours, shares) == pytest.approx(0.25 + 0.75 * 0.5)
-    gap = average.difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
+    gap = average.average_difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
     assert gap.value == gap.low == gap.high == pytest.approx(0.25)  # no row of either metric varies
     theirs["b.y"] = {row: 1 - score for row, score in theirs["b.y"].items()}
-    gap = average.difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
+    gap = average.average_difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
     assert gap.value == pytest.approx(0.25)
     assert gap.high - gap.low == pytest.approx(2 * 1.96 * 0.75 * 1000**-0.5, rel=0.15)
     del theirs["a.x"]["3"]
     with pytest.raises(ArtifactError, match=r"a\.x: the two models answered different rows"):
-        average.difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
+        average.average_difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
 
 
 def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_artifact: Make) -> None:

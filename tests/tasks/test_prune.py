@@ -89,7 +89,7 @@ def test_the_healed_model_is_measured_in_float32(make_run: MakeRun, chat_model: 
     trainer = TRAINER | {"assistant_only_loss": True, "max_steps": 3, "save_steps": 3, "bf16": True}
     folder, report = pruned(make_run, configured(trainer=trainer), "magnitude", chat_model, sums_data)
     answers = rows.read(sums_data, "sft", "validation")[:8]
-    again = held_out.answer_loss(load_causal_lm(folder), load_tokenizer(folder), answers)
+    again = held_out.loss_per_token(load_causal_lm(folder), load_tokenizer(folder), answers)
     assert report["healed"]["nats_per_token"] == again["nats_per_token"]
 
 

@@ -112,15 +112,15 @@ def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Pa
     import mlflow
     from dvc.repo import Repo
 
-    from tasks.export import genai
+    from tasks.export import builder
 
     shutil.copyfile(REPO / "mlflow/chat_model.py", "mlflow/chat_model.py")
     export = Path("artifacts/onnx/sft")
     digests = artifact.read_manifest(export).inputs
     shutil.rmtree(export / "int8")
     (export / artifact.MANIFEST).unlink()
-    options = genai.builder_options(chat_model, "int8", "int8", {})
-    genai.build(chat_model, export / "int8", precision="int8", options=options)
+    options = builder.prepare_options(chat_model, "int8", "int8", {})
+    builder.build(chat_model, export / "int8", precision="int8", options=options)
     exported = make_artifact(export, stage="export_onnx", **digests)
     asked = Path("artifacts/metrics/sft_int8")
     (asked / artifact.MANIFEST).unlink()
