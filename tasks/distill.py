@@ -32,6 +32,7 @@ from tasks.models.layers import check_indices, keep_layers
 from tasks.models.turn_ends import end_tokens
 from tasks.stage import artifact
 from tasks.stage.config import Strict
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import TrlConfig
@@ -162,7 +163,7 @@ def _rows(
         row_audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
         return training_rows.examples(data, config.dataset, "train"), {}
     rows = training_rows.read(data, config.dataset, "validation")
-    source = training_rows.file(data, config.dataset, "validation")
+    source = split_file(data, config.dataset, "validation")
     held_out = row_audit.learnt(
         config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), model
     )

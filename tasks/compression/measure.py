@@ -75,7 +75,7 @@ class Measure:
             self._seed,
             lambda done, total: self._run.progress.update(done, total, f"measuring, {when}"),
         )
-        responses = [drawn[0] for drawn in answers]
+        responses = [drawn[0].text for drawn in answers]
         graded_rows = [{"question": row["prompt"][-1]["content"], **row} for row in self._prompts]
         scores = {name: self._rewards.score(name, responses, graded_rows) for name in self._rewards.names}
         grades = {name: round(sum(values) / len(values), 6) for name, values in scores.items()}

@@ -105,7 +105,7 @@ class Validation:
             self._seed,
             lambda done, total: None,
         )
-        return [drawn[0] for drawn in answers]
+        return [drawn[0].text for drawn in answers]
 
     def average(self, scores: Scores) -> float:
         """Return the weighted average over the metrics."""

@@ -118,7 +118,7 @@ def _warn_of_context(model: Any, tokenizer: Any, conversations: list[str], most:
         log.warning(
             "warning: %d of %d prompts (longest %d tokens) leave no room for %d new tokens in the context of %d",
             beyond,
-            len(texts),
+            len(conversations),
             max(lengths),
             most,
             context,

@@ -18,7 +18,7 @@ from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
 from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 PARAMS = Path("params/test/label.yaml")
 LABEL: dict[str, Any] = {
     "seed": 1,

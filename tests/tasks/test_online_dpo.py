@@ -25,7 +25,7 @@ from tests.conftest import TRAINER
 from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
 from tests.tasks.test_label import ENDPOINT
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 PARAMS = Path("params/test/online_dpo.yaml")
 GENERATION: dict[str, Any] = {"max_completion_length": 6, "temperature": 1.0, "lr_scheduler_type": "constant"}
 STEPS: dict[str, Any] = {"max_steps": 4, "save_steps": 4}

@@ -15,7 +15,7 @@ from tasks.stage import artifact, trainer_config
 from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, ModelError
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 NUMBERS: dict[str, Any] = {
     "gamma": 1.0,
     "gae_lambda": 0.95,

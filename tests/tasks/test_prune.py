@@ -17,7 +17,7 @@ from tasks.training import rows
 from tasks.training import trainer as training
 from tests.conftest import REPO, TRAINER
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 SHAPES = {"wanda": "0:0", "sparsegpt": "0:0", "wanda24": "2:4", "sparsegpt24": "2:4"}
 
 
@@ -37,7 +37,7 @@ def method(name: str, **changed: Any) -> dict[str, Any]:
 
 
 def pruned(make_run: MakeRun, config: prune.Config, name: str, chat_model: Path, data: Path) -> tuple[Path, Any]:
-    run = make_run(f"pruned_{name}")
+    run = make_run(f"pruned_{name}", name)
     prune.main(config, run, model=chat_model, data=data)
     return run.out, json.loads((run.out / "prune.json").read_text())
 

@@ -20,8 +20,9 @@ from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
 from tests.support import report_tree
+from tests.support.reporting import graph
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 VOWELS = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[aeiou1357]", "mode": "search"}}
 """A reward that a random model earns now and then; the tests' own texts earn it with 1, 3, 5 and 7."""
 
@@ -213,7 +214,7 @@ def test_the_page_says_who_wins(
     folder, model = tree / "models" / "refine", artifact.read_manifest(tree / "models" / "sft").digest
     shutil.copytree(refined[0], folder)
     make_artifact(folder, stage="refine", model=model)
-    found = page.folders(*(tree / name for name in page.FOLDERS))
+    found = page.folders(tree, graph("refine"))
     board = leaderboard.build(
         found, recipe="toy", headline=("sums", "helpful"), resamples=100, confidence=0.95, seed=0
     )  # no claim on it: a model that only shows a comparison is shown all the same

@@ -20,7 +20,7 @@ from tasks.stage import artifact
 from tasks.stage.config import parse
 from tasks.stage.errors import ModelError
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 Break = Callable[[Path], None]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

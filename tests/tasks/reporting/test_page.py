@@ -15,7 +15,7 @@ from tasks.reporting import page as html_page
 from tasks.stage import artifact
 from tasks.stage.lifecycle import write_measurements
 from tests.conftest import REPO
-from tests.support.reporting import FOLDERS, PARAMS, Page, build, report
+from tests.support.reporting import PARAMS, Page, build, graph, report
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_two_runs_write_the_same_bytes(tree: Path) -> None:
 def test_page_read_back_from_disk_is_the_same(tree: Path) -> None:
     """JSON objects have no order: rendering from the file must not reshuffle models or colours."""
     out = report(tree)
-    found = html_page.folders(*(tree / name for name in FOLDERS))
+    found = html_page.folders(tree, graph())
     assert html_page.render(found, artifact.read_json(out / "leaderboard.json")) == (out / "index.html").read_text()
 
 
@@ -137,7 +137,7 @@ def test_a_part_of_the_dag_has_a_page_and_a_leaderboard_of_its_own(tree: Path) -
 
 def test_samples_show_every_pattern_before_repeating_one(tree: Path) -> None:
     board = artifact.read_json(report(tree) / "leaderboard.json")
-    found = html_page.folders(*(tree / name for name in FOLDERS))
+    found = html_page.folders(tree, graph())
     models = ["base", "sft", "dpo"]
     every = html_page.samples(found, {**board, "page": {"samples": 10_000, "listed": 1}}, models)["sums"]
     patterns = [tuple(row["by"][m]["scores"]["helpful"] for m in models) for row in every]

@@ -17,7 +17,7 @@ from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 STEPS = {"max_steps": 4, "save_steps": 2}
 GENERATION = {"num_generations": 4, "max_completion_length": 8, "temperature": 1.0, "steps_per_generation": 1}
 LIKES_ODD = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[13579]", "mode": "search"}}

@@ -23,7 +23,7 @@ from tests.support.judging import CONSTITUTION, Answer, FixedJudge, said, servin
 from tests.tasks.rewards.test_hacking import LIKES_ODD, grpo_config
 from tests.tasks.test_label import ENDPOINT
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 WHERE = Path("params/test/grpo.yaml")
 QUESTION = "What is 58 + 67?"
 ROW: dict[str, Any] = {"prompt": [{"role": "user", "content": QUESTION}], "answer": "125"}

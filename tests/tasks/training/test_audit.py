@@ -23,7 +23,7 @@ from tests.tasks import test_distill, test_online_dpo, test_ppo, test_prune, tes
 from tests.tasks.rewards import test_hacking
 from tests.tasks.training import test_trainer
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 LIMIT = 64
 Row = dict[str, Any]
 

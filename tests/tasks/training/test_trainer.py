@@ -19,7 +19,7 @@ from tasks.training import rows
 from tasks.training import trainer as training
 from tests.conftest import REPO, TRAINER
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 STEPS = {"max_steps": 4, "save_steps": 2}
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
