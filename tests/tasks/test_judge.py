@@ -16,7 +16,7 @@ from tasks.stage import artifact
 from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, ModelError
 from tests.conftest import REPO, TRAINER
-from tests.support.judging import CONSTITUTION, FixedJudge
+from tests.support.judges import CONSTITUTION, FixedJudge
 
 BOOTSTRAP: dict[str, Any] = {"resamples": 200, "confidence": 0.95, "seed": 0}
 

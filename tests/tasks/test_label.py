@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 
 from tasks import label, rlaif
 from tasks.judges import opening
-from tasks.judges.protocol import CONSTITUTION as KEPT
 from tasks.judges.protocol import Judgement, Pair
 from tasks.stage import artifact
 from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
-from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
+from tests.support.judges import ENDPOINT, FixedJudge, serving, shorter, write_prompts
 
 MakeRun = Callable[[str], Any]
 PARAMS = Path("params/test/label.yaml")
@@ -42,17 +41,6 @@ LABEL: dict[str, Any] = {
     "confidence": 0.95,
     "examples": 5,
 }
-ENDPOINT: dict[str, Any] = {
-    "model": "judge-1",
-    "api_key_env": None,
-    "body": {},
-    "concurrency": 2,
-    "timeout_seconds": 5,
-    "attempts": 1,
-    "backoff_seconds": 0,
-    "max_wait_seconds": 0,
-    "price_per_million": {"input": 1, "output": 1},
-}
 
 
 def config(**changes: Any) -> label.Config:
@@ -63,17 +51,6 @@ def config(**changes: Any) -> label.Config:
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompts")
     write_prompts(folder, 16)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> Path:
-    """The random chat model with a constitution: a judge that no place is dear to."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("judge") / "judge"
-    shutil.copytree(chat_model, folder)
-    artifact.write_json(folder / KEPT, CONSTITUTION.model_dump(mode="json"))
     return folder
 
 
@@ -212,11 +189,8 @@ def test_a_judge_that_decides_nothing_is_an_error_with_its_figures(make_run: Mak
 
 
 def test_an_endpoint_labels_and_a_second_run_asks_it_nothing(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, chat_model: Path, judge: Path, prompts: Path
+    make_run: MakeRun, no_proxy: None, chat_model: Path, judge: Path, prompts: Path
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
     with serving(shorter) as server:
         asked = config(endpoint=ENDPOINT | {"base_url": server.url})
         runs = [make_run(name) for name in ("first", "second")]

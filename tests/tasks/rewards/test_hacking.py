@@ -7,45 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tasks import grpo, kto, rejection
 from tasks.rewards import hacking
-from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.rewards.composite import Rewards
 from tasks.stage import artifact
-from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
-from tests.conftest import TRAINER
+from tests.support.rewards import LIKES_ODD, graders
+from tests.support.rl import configured, grpo_config, moved, rejection_config
 
 MakeRun = Callable[[str], Any]
-STEPS = {"max_steps": 4, "save_steps": 2}
-GENERATION = {"num_generations": 4, "max_completion_length": 8, "temperature": 1.0, "steps_per_generation": 1}
-LIKES_ODD = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[13579]", "mode": "search"}}
-"""A reward that a random model earns now and then."""
-
-
-def graders(**specs: dict[str, Any]) -> dict[str, RewardSpec]:
-    return {name: RewardSpec.model_validate(spec) for name, spec in specs.items()}
-
-
-def configured(module: Any, dataset: str, trainer: dict[str, Any], **extra: Any) -> Any:
-    settings = {k: v for k, v in (TRAINER | STEPS | trainer).items() if v is not None}
-    common = {
-        "seed": 1,
-        "threads": 2,
-        "launch": None,
-        "max_left_out": 0.0,
-        "max_cut": 0.0,
-        "dataset": dataset,
-        "peft": None,
-        "trainer": settings,
-    }
-    return parse(Path("params/test.yaml"), common | extra, module.Config)
-
-
-def moved(before: Path, after: Path) -> bool:
-    a, b = (load_file(folder / "model.safetensors") for folder in (before, after))
-    return all(not torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("dataset", ["feedback", "preferences"])
@@ -65,12 +36,6 @@ def test_kto_learns_from_thumbs_and_from_pairs(
 def test_thumbs_that_all_point_one_way_are_refused() -> None:
     with pytest.raises(DataError, match=r"data/feedback: all 3 labels are True; KTO needs liked and disliked"):
         kto.thumbs([True] * 3, Path("data/feedback"))
-
-
-def grpo_config(**extra: Any) -> Any:
-    values = {"graders": graders(odd=LIKES_ODD), "gold": "odd", "dynamic_sampling": 0, "curriculum": None}
-    trainer = {**GENERATION, "beta": 0.01, "max_length": None, **extra.pop("trainer", {})}
-    return configured(grpo, "prompts", trainer, **(values | extra))
 
 
 def test_grpo_moves_every_weight_and_reports_reward_and_kl(
@@ -133,15 +98,6 @@ def test_a_curriculum_puts_the_easy_prompts_first() -> None:
 def test_an_unknown_gold_is_named(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
     with pytest.raises(ConfigError, match=r"gold is 'od', which is no grader; did you mean 'odd'\?"):
         grpo.main(grpo_config(gold="od"), make_run("grpo"), model=chat_model, data=sums_data)
-
-
-def rejection_config(**extra: Any) -> Any:
-    values = {
-        "graders": graders(odd=LIKES_ODD), "rounds": 2, "prompts_per_round": 12, "accept": 1.0, "keep_per_prompt": 2,
-        "restart": False, "hint": None, "replay": {}, "chat_template_args": {},
-        "sampling": {"samples_per_prompt": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "batch_size": 24},
-    }  # fmt: skip
-    return configured(rejection, "prompts", {"assistant_only_loss": True}, **(values | extra))
 
 
 def test_expert_iteration_learns_from_what_the_grader_keeps(

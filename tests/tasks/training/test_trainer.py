@@ -13,32 +13,15 @@ from safetensors.torch import load_file
 from tasks import dpo, reward, sft
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
-from tasks.stage.config import parse, read_yaml
+from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError, DataError
 from tasks.training import rows
 from tasks.training import trainer as training
-from tests.conftest import REPO, TRAINER
+from tests.conftest import REPO
+from tests.support.supervised import configured
 
 MakeRun = Callable[[str], Any]
-STEPS = {"max_steps": 4, "save_steps": 2}
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-
-
-def configured(module: Any, peft: dict[str, Any] | None = None, **trainer: Any) -> Any:
-    extra = {"calibration_bins": 4, "bootstrap_samples": 200} if module is reward else {}
-    dataset = "sft" if module is sft else "preferences"
-    values = {
-        "seed": 1,
-        "threads": 2,
-        "launch": None,
-        "max_left_out": 0.0,
-        "max_cut": 0.0,
-        "dataset": dataset,
-        "peft": peft,
-        "trainer": TRAINER | STEPS | trainer,
-        **extra,
-    }
-    return parse(Path("params/test.yaml"), values, module.Config)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

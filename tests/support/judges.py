@@ -101,3 +101,16 @@ def write_prompts(folder: Path, count: int) -> None:
     ]
     artifact.write_jsonl(folder / "prompts" / "train.jsonl", rows[:count])
     artifact.write_jsonl(folder / "prompts" / "validation.jsonl", rows[count:])
+
+
+ENDPOINT: dict[str, Any] = {
+    "model": "judge-1",
+    "api_key_env": None,
+    "body": {},
+    "concurrency": 2,
+    "timeout_seconds": 5,
+    "attempts": 1,
+    "backoff_seconds": 0,
+    "max_wait_seconds": 0,
+    "price_per_million": {"input": 1, "output": 1},
+}
