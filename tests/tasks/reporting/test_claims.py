@@ -13,12 +13,7 @@ from tasks.stage import artifact
 from tasks.stage.config import load, read_yaml
 from tasks.stage.errors import ArtifactError, ConfigError, DataError
 from tests.conftest import REPO
-from tests.support.reporting import PARAMS, TINY, Page, build, report
-
-
-@pytest.fixture
-def tree(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
-    return build(make_artifact)
+from tests.support.reporting import PARAMS, TINY, Page, report
 
 
 def test_parents_come_from_the_manifests(tree: Path) -> None:
