@@ -19,9 +19,9 @@ from flows.serving import chat
 from flows.tracking import client
 from tasks.stage import artifact
 from tasks.stage.errors import PolmError
-from tests.flows.registry.test_lineage import ANSWER, trace
 from tests.support.promotable import Make, make_project
 from tests.support.serving import ask
+from tests.support.traces import ANSWER, trace
 
 NAME = "polm-tiny"
 SERVED = """

@@ -19,24 +19,13 @@ from flows.serving.engine import Engine
 from tasks.export import genai
 from tasks.stage.errors import DataError, ModelError
 from tests.conftest import REPO
-
-QUESTION = "What is 12 + 345?"
+from tests.support.chatting import QUESTION, greedy
 
 
 @pytest.fixture(scope="module")
 def folder(chat_onnx: Path) -> Path:
     """The small chat model as an ONNX Runtime GenAI folder with a context of 256 tokens."""
     return chat_onnx / "fp32"
-
-
-def greedy(folder: Path, messages: list[dict[str, str]], tokens: int) -> str:
-    """The answer as the tokenizer decodes it in one go."""
-    import numpy as np
-
-    model, tokenizer = genai.load(folder)
-    ids = genai.encode(tokenizer, genai.render(tokenizer, messages))
-    answer = list(genai.generate(model, ids, max_new_tokens=tokens))
-    return str(tokenizer.decode(np.asarray(answer, dtype=np.int32)))
 
 
 def talk(folder: Path, lines: list[str | type[BaseException]], monkeypatch: pytest.MonkeyPatch) -> str:

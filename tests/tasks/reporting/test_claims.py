@@ -13,12 +13,7 @@ from tasks.stage import artifact, recipe
 from tasks.stage.config import load
 from tasks.stage.errors import ArtifactError, ConfigError, DataError
 from tests.conftest import REPO
-from tests.support.reporting import PARAMS, Page, build, report, write_graph
-
-
-@pytest.fixture
-def tree(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
-    return build(make_artifact)
+from tests.support.reporting import PARAMS, Page, report, write_graph
 
 
 def test_parents_come_from_the_manifests(tree: Path) -> None:
