@@ -155,7 +155,7 @@ class Traces:
             self._bytes = self.waiting
 
     def _write(self, lines: list[bytes]) -> int:
-        """Hand traces to MLflow; return how many it took. The others it never will; raises when it may take them later."""
+        """Hand traces to MLflow; return how many it took, for good. Raises when it may take the others later."""
         api = client.client()
         from mlflow.exceptions import MlflowException
         from mlflow.tracing.client import TracingClient
