@@ -125,9 +125,13 @@ def load_classifier(folder: Path, tokenizer: Any) -> Any:
     if not built[0].endswith("ForSequenceClassification"):
         raise ModelError(f"{folder}: holds {built[0]} and no reward model; --reward takes what the reward stage wrote")
     return weights.load_whole(
-        AutoModelForSequenceClassification, folder,
-        num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        AutoModelForSequenceClassification,
+        folder,
+        num_labels=1,
+        dtype="float32",
+        use_safetensors=True,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 if __name__ == "__main__":

@@ -99,8 +99,10 @@ def _compare_names(config: Any, folder: Path, base: str) -> None:
     if named and Path(named).name.lower() != Path(base).name.lower():
         log.warning(
             "warning: %s: trained on %s, and merged into %s; if they are not the same weights, the result is neither",
-            folder / ADAPTER_CONFIG, named, base,
-        )  # fmt: skip
+            folder / ADAPTER_CONFIG,
+            named,
+            base,
+        )
 
 
 def _resize(model: Any, shapes: dict[str, list[int]], folder: Path) -> None:

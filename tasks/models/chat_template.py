@@ -118,8 +118,9 @@ def warn_of_other_prompt(tokenizer: Any, folder: Any) -> None:
             "warning: %s: the chat template asks for an answer with other tokens than a conversation has before one "
             "(%s, and there %s), so that the model is asked otherwise than it is trained; let `add_generation_prompt` "
             "write the same text, and end it in no space",
-            folder, *ends,
-        )  # fmt: skip
+            folder,
+            *ends,
+        )
 
 
 def _check_renders(tokenizer: Any, folder: Any) -> None:

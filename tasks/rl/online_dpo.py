@@ -141,12 +141,14 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
         votes = [vote for j in judged if j is not None for vote in (j.forward, j.reverse)]
         read = [vote for vote in votes if vote is not None]
         known = [best == winner for best, winner in won if best is not None]
-        self._log_shares({
-            "judge/ties": (len(pairs) - len(won), len(pairs)),
-            "judge/agreement": (sum(known), len(known)),
-            "judge/position_bias": (sum(vote > 0.5 for vote in read), sum(vote != 0.5 for vote in read)),
-            "judge/unreadable": (len(votes) - len(read), len(votes)),
-        })  # fmt: skip
+        self._log_shares(
+            {
+                "judge/ties": (len(pairs) - len(won), len(pairs)),
+                "judge/agreement": (sum(known), len(known)),
+                "judge/position_bias": (sum(vote > 0.5 for vote in read), sum(vote != 0.5 for vote in read)),
+                "judge/unreadable": (len(votes) - len(read), len(votes)),
+            }
+        )
 
     def _log_rollout(self, log_ratios: Tensor) -> None:
         """Log where the policy is on its fresh answers, before it learns from them.
@@ -161,16 +163,18 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
         decided = signs.abs()
         margins = signs * (log_ratios[:, 0] - log_ratios[:, 1])
         chosen = torch.where(signs < 0, log_ratios[:, 1], log_ratios[:, 0])
-        self._log_shares({
-            "kl": (log_ratios.sum(), log_ratios.numel()),
-            # DPO's implicit reward (arXiv:2305.18290, eq. 5, without the term of the prompt): what the policy thinks
-            # that the judge likes in its answers.
-            "reward": (self.dpo_beta * log_ratios.sum(), log_ratios.numel()),
-            "rewards/chosen": (self.dpo_beta * (chosen * decided).sum(), decided.sum()),
-            "rewards/rejected": (self.dpo_beta * (chosen * decided - margins).sum(), decided.sum()),
-            "rewards/margins": (self.dpo_beta * margins.sum(), decided.sum()),
-            "rewards/accuracies": ((margins > 0).sum(), decided.sum()),
-        })  # fmt: skip
+        self._log_shares(
+            {
+                "kl": (log_ratios.sum(), log_ratios.numel()),
+                # DPO's implicit reward (arXiv:2305.18290, eq. 5, without the term of the prompt): what the policy
+                # thinks that the judge likes in its answers.
+                "reward": (self.dpo_beta * log_ratios.sum(), log_ratios.numel()),
+                "rewards/chosen": (self.dpo_beta * (chosen * decided).sum(), decided.sum()),
+                "rewards/rejected": (self.dpo_beta * (chosen * decided - margins).sum(), decided.sum()),
+                "rewards/margins": (self.dpo_beta * margins.sum(), decided.sum()),
+                "rewards/accuracies": ((margins > 0).sum(), decided.sum()),
+            }
+        )
 
     def _log_shares(self, parts: dict[str, tuple[Any, Any]]) -> None:
         """Log numerator over denominator, each summed over all processes; a share of nothing is left out."""

@@ -39,9 +39,12 @@ DRAWING = {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_
 IDLE = {"bos_token_id", "max_length", "disable_compile", "transformers_version", "_from_model_config"}
 """Settings that change nothing where a prompt and `max_new_tokens` are given."""
 NEUTRAL = {
-    "repetition_penalty": 1.0, "use_cache": True, "num_return_sequences": 1, "output_attentions": False,
+    "repetition_penalty": 1.0,
+    "use_cache": True,
+    "num_return_sequences": 1,
+    "output_attentions": False,
     "output_hidden_states": False,
-}  # fmt: skip
+}
 """Settings that change nothing at this value."""
 SHARE_TO_DROP = 0.25
 """Share of the batch that has ended before it is made smaller: each time copies the cache of the others."""
@@ -190,9 +193,13 @@ def _left_padded(prompts: list[tuple[int, ...]], how: Plan, device: torch.device
 def _forward(model: PreTrainedModel, ids: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
     """Logits of the next token, `(B, V)`, float32."""
     output = model(
-        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
+        input_ids=ids,
+        attention_mask=seen,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
         logits_to_keep=1,
-    )  # fmt: skip
+    )
     return output.logits[:, -1].float()
 
 

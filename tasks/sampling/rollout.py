@@ -72,9 +72,12 @@ class Rollouts:
         labels[before[seen]] = answers[seen]
         with self.accelerator.autocast():
             output = model(
-                input_ids=folded.ids, attention_mask=folded.mask, position_ids=folded.positions,
-                shift_labels=labels.view_as(folded.ids), fused_lm_head=True,
-            )  # fmt: skip
+                input_ids=folded.ids,
+                attention_mask=folded.mask,
+                position_ids=folded.positions,
+                shift_labels=labels.view_as(folded.ids),
+                fused_lm_head=True,
+            )
 
         def back(values: Tensor) -> Tensor:
             return values.reshape(-1)[before].masked_fill(~seen, 0.0)

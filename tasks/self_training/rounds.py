@@ -102,9 +102,15 @@ def prompts(
     limit = room(config, model, answers)
     rows, source = training_rows.read(data, config.dataset, "train"), split_file(data, config.dataset, "train")
     record, fitting = row_audit.asked(
-        config, run, "prompts", [view(row) for row in rows], (config.dataset, source), tokenizer, limit,
+        config,
+        run,
+        "prompts",
+        [view(row) for row in rows],
+        (config.dataset, source),
+        tokenizer,
+        limit,
         config.chat_template_args,
-    )  # fmt: skip
+    )
     found = training_rows.prompts(data, config.dataset, "train")
     found = found.select(fitting) if record["left_out"] else found
     return list(found.shuffle(seed=config.seed)), record
