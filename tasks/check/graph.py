@@ -51,8 +51,8 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
         if claim not in metrics:
             yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{suggest(claim, metrics)}"
     report = load(folder / "report.yaml", ReportConfig)
-    for key, choice in (("headline", report.headline), ("frontier", report.frontier)):
-        if (named := f"{choice.task}.{choice.metric}") not in metrics:
+    for key, score in (("headline", report.headline), ("frontier", report.frontier)):
+        if (named := f"{score.task}.{score.metric}") not in metrics:
             yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
 
 

@@ -4,7 +4,6 @@ A source is read into a `Table`: rows with the line they stand on, the lines tha
 identify what was read (revision, SHA-256, options), which the data report repeats.
 """
 
-import difflib
 import errno
 import importlib
 import inspect
@@ -23,7 +22,7 @@ from tasks.ingestion.values import printable
 from tasks.ingestion.wheels import package_member
 from tasks.stage import own
 from tasks.stage.artifact import sha256
-from tasks.stage.config import Strict, suggest
+from tasks.stage.config import Strict, nearest, suggest
 from tasks.stage.errors import DataError
 
 OWN = "generators"
@@ -190,8 +189,8 @@ def _check_file(path: Path, name: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise DataError(f"{name}: a symbolic link to {path.readlink()}, which does not exist") from None
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `dvc pull` fetches what is under DVC"
+        near = nearest(path.name, [p.name for p in path.parent.glob("*")])
+        hint = f"; did you mean {path.parent / near}?" if near else "; `dvc pull` fetches what is under DVC"
         raise DataError(f"{name}: no such file{hint}") from None
     except OSError as e:
         what = "a symbolic link that leads back to itself" if e.errno == errno.ELOOP else f"no path ({e.strerror})"

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from tasks.models.turn_ends import end_tokens, templated
+from tasks.models.chat_template import render
+from tasks.models.turn_ends import end_tokens
 from tasks.stage.config import Strict
 
 log = logging.getLogger("polm")
@@ -84,20 +85,22 @@ def sample(
     )
     if sampling.temperature > 0:
         config.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
-    rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
-    conversations = [templated(tokenizer, prompt, **rendered) for prompt in prompts]
-    _warn_of_context(model, tokenizer, conversations, sampling.max_new_tokens)
+    texts = [
+        render(tokenizer, prompt, add_generation_prompt=True, chat_template_args=chat_template_args)
+        for prompt in prompts
+    ]
+    _warn_of_context(model, tokenizer, texts, sampling.max_new_tokens)
     count = sampling.samples_per_prompt
     size = max(1, sampling.batch_size // count)
     answers: list[list[Answer]] = []
-    for start in range(0, len(conversations), size):
-        prompt_ids = tokenizer(conversations[start : start + size], add_special_tokens=False)["input_ids"]
+    for start in range(0, len(texts), size):
+        prompt_ids = tokenizer(texts[start : start + size], add_special_tokens=False)["input_ids"]
         ids = _continued(model, tokenizer, [prompt for prompt in prompt_ids for _ in range(count)], config)
         words = [row[:-1] if row[-1] in ends else row for row in ids]
         decoded = tokenizer.batch_decode(words, skip_special_tokens=True)
         batch = [Answer(text.strip(), len(row)) for text, row in zip(decoded, ids, strict=True)]
         answers += [batch[i : i + count] for i in range(0, len(batch), count)]
-        report(len(answers), len(conversations))
+        report(len(answers), len(texts))
     return answers
 
 

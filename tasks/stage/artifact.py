@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ from tasks.stage.errors import ArtifactError, kind, refusal
 
 STATE = Path(".polm")
 """Working state that is no artifact: locks, temporary folders, measurements, logs. Never shared, safe to delete."""
+LAST_REPORT = STATE / "report"
+"""Report on what the last run brought up to date, all of the DAG or a part."""
+ROOT = Path("artifacts")
+"""Folder of every artifact, in the working copy."""
+MODELS = ROOT / "models"
+METRICS = ROOT / "metrics"
+ONNX = ROOT / "onnx"
+REPORTS = ROOT / "reports"
 MANIFEST = "manifest.json"
 
 
@@ -59,6 +67,31 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(refusal(e) or f"{folder / MANIFEST}: cannot be read ({e.strerror})") from None
     except ValueError as e:
         raise ArtifactError(f"{folder / MANIFEST}: unreadable ({e}); {_remedy(folder)}") from None
+
+
+def manifests(root: Path = ROOT) -> dict[Path, Manifest]:
+    """Read the manifest of every artifact below a folder, by the artifact's folder, without checking the files."""
+    return {path.parent: read_manifest(path.parent) for path in sorted(root.glob(f"**/{MANIFEST}"))}
+
+
+def chain(digest: str, manifests: Iterable[Manifest]) -> list[Manifest]:
+    """List an artifact and all that it was made from, each before what it was made from.
+
+    Args:
+        digest: digest of the artifact's manifest.
+        manifests: manifests at hand. What is not among them is left out, with all that it alone was made from.
+    """
+    by_digest = {manifest.digest: manifest for manifest in manifests}
+    inputs_first: dict[str, Manifest] = {}
+
+    def visit(digest: str) -> None:
+        if digest in by_digest and digest not in inputs_first:
+            for _, source in sorted(by_digest[digest].inputs.items()):
+                visit(source)
+            inputs_first[digest] = by_digest[digest]
+
+    visit(digest)
+    return list(reversed(inputs_first.values()))
 
 
 def verify(folder: Path) -> Manifest:

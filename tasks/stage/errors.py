@@ -111,6 +111,18 @@ def refusal(error: Exception) -> str | None:
     return f"{error.filename}: {_REFUSED[number]}"
 
 
+def remedy(error: Exception) -> str | None:
+    """Say what is to be mended on this machine: a file that is missing, or what `refusal` knows; None for the rest."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return f"{error.strerror}; set TMPDIR to a folder that can be written"  # `tempfile` found none
+    if isinstance(error, FileNotFoundError) and not str(error.filename).startswith(("/", ".polm", "artifacts")):
+        return f"{error.filename}: no such file; restore it with `git checkout {error.filename}`"
+    message = refusal(error)
+    if message is None and "disk is full" in str(error):  # SQLite's words, below DVC and MLflow; they name no file
+        return refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return message
+
+
 def kind(path: Path) -> str:
     """Say in words what stands at a path: `a file`, `a folder`, `a symbolic link to x, which does not exist`, …"""
     try:

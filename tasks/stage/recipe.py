@@ -135,9 +135,9 @@ def blocks(path: Path = DVC) -> dict[str, Block]:
 
 def _block(path: Path, name: str, stage: Mapping[str, Any]) -> Block | None:
     body = stage.get("do", stage)
-    command = _COMMAND.search(body["cmd"])
+    command = _COMMAND.search(str(body["cmd"]))
     if not command:
-        if name in SINGLE or not isinstance(body["cmd"], str):
+        if name in SINGLE or "-m tasks." not in str(body["cmd"]):  # a stage of the user's own
             return None
         raise ConfigError(
             f"{path}: stages.{name}.cmd does not begin `python -m tasks.NAME params/${{recipe}}/FILE.yaml`"
@@ -241,9 +241,9 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
                 yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
     for name in graph.claims:
         compared = graph.over.get(name, graph.models[name].values.get("from", BASE))
-        for model in (name, compared):
-            if model not in graph.evaluate:
-                yield f"claim of '{name}' needs the scores of '{model}'; add it to 'evaluate', or leave the claim out"
+        for needed in (name, compared):
+            if needed not in graph.evaluate:
+                yield f"claim of '{name}' needs the scores of '{needed}'; add it to 'evaluate', or leave the claim out"
     for name in sorted({f"{model}_{form}" for model in graph.export for form in graph.forms} & set(graph.evaluate)):
         yield f"'{name}' is a model and the form of an export; rename the model"
 

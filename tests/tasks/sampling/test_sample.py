@@ -11,9 +11,9 @@ from tasks.sampling import generate
 from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError
-from tests.tasks.sampling.test_generate import apart, drawn, one_thread, settings
+from tests.support.tiny_decoders import apart, drawn, settings
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sampling(**changes: Any) -> SamplingSettings:
