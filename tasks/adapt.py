@@ -52,8 +52,8 @@ class Method(Strict):
         """The class whose fields `peft:` may hold."""
         import peft
 
-        known: type[Any] = getattr(peft, self.adapter)
-        return known
+        config_class: type[Any] = getattr(peft, self.adapter)
+        return config_class
 
 
 class Config(TrlConfig):

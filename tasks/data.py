@@ -133,33 +133,33 @@ def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], 
     kinds = Columns()
     for at, spec in enumerate(config.sets[name].rows):
         table = tables[spec.source]
-        known = {column for line in table.lines for column in line.row}
+        source_columns = {column for line in table.lines for column in line.row}
         if table.lines:
-            check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, known)
-        watched = known & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
-        ignored: Counter[str] = Counter()
+            check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, source_columns)
+        watched = source_columns & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
+        unused_counts: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
             try:
-                made = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
-                row, group = validate(name, made), made.get("group")
+                rendered = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
+                row, group = validate(name, rendered), rendered.get("group")
                 kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
             except BadRow as e:
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
                 rejects.append(Reject(table.file, line.number, str(e), used))
                 continue
-            ignored.update(f"message key '{key}'" for key in unused(made))
-            ignored.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
+            unused_counts.update(f"message key '{key}'" for key in unused(rendered))
+            unused_counts.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
             item = Item(name, row, spec.source, at, table.file, line.number)
             group = str(first_prompt(row) if group is None else group)
             item.group = clean.same(group).casefold()
             item.split = _split(config, name, spec, group)
             items.append(item)
-        ledger.mapped(name, spec.source, table, rejects, ignored)
+        ledger.mapped(name, spec.source, table, rejects, unused_counts)
         table.check(rejects, config.max_bad_share, params)
-        if ignored:
-            found = ", ".join(f"{what} ({count} rows)" for what, count in sorted(ignored.items()))
-            log.warning("%s: nothing in set '%s' looks at %s", table.file, name, found)
+        if unused_counts:
+            counts = ", ".join(f"{what} ({count} rows)" for what, count in sorted(unused_counts.items()))
+            log.warning("%s: nothing in set '%s' looks at %s", table.file, name, counts)
     return items
 
 

@@ -98,9 +98,9 @@ def ordered(prompts: Any, column: str, needed: int, seed: int, where: Path) -> A
     """
     if column not in prompts.column_names:
         raise ConfigError(f"{where}: curriculum is '{column}', and the prompts have {', '.join(prompts.column_names)}")
-    drawn = prompts.shuffle(seed=seed).select(range(min(needed, len(prompts)))) if needed > 0 else prompts
-    values = drawn[column]
-    return drawn.select(sorted(range(len(drawn)), key=lambda i: values[i]))
+    sample = prompts.shuffle(seed=seed).select(range(min(needed, len(prompts)))) if needed > 0 else prompts
+    values = sample[column]
+    return sample.select(sorted(range(len(sample)), key=lambda i: values[i]))
 
 
 if __name__ == "__main__":

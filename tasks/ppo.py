@@ -121,9 +121,11 @@ def load_classifier(folder: Path, tokenizer: Any) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_folder(folder)
-    built = AutoConfig.from_pretrained(folder).architectures or ["nothing"]
-    if not built[0].endswith("ForSequenceClassification"):
-        raise ModelError(f"{folder}: holds {built[0]} and no reward model; --reward takes what the reward stage wrote")
+    architectures = AutoConfig.from_pretrained(folder).architectures or ["nothing"]
+    if not architectures[0].endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"{folder}: holds {architectures[0]} and no reward model; --reward takes what the reward stage wrote"
+        )
     return weights.load_whole(
         AutoModelForSequenceClassification,
         folder,

@@ -43,8 +43,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    found = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
-    _require_pairs(found["validation"]["used"], config.calibration_bins)
+    records = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    _require_pairs(records["validation"]["used"], config.calibration_bins)
     import torch
 
     torch.manual_seed(config.seed)

@@ -174,9 +174,9 @@ def _order(blocks: int, config: Pretraining, seed: int) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    wanted = config.steps * config.batch_size
-    epochs = [torch.randperm(blocks, generator=generator) for _ in range(math.ceil(wanted / blocks))]
-    return torch.cat(epochs)[:wanted].view(config.steps, config.batch_size)
+    needed = config.steps * config.batch_size
+    epochs = [torch.randperm(blocks, generator=generator) for _ in range(math.ceil(needed / blocks))]
+    return torch.cat(epochs)[:needed].view(config.steps, config.batch_size)
 
 
 def _rate(step: int, config: Pretraining) -> float:

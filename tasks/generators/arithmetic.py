@@ -135,8 +135,8 @@ def feedback(count: int, seed: int, digits: list[int], wrong_share: float) -> It
     """Single answers with a thumb up (right and courteous) or down, never two to the same question."""
     for number, row in enumerate(preferences(count, seed, digits, wrong_share)):
         liked = number % 2 == 0
-        kept = {key: row[key] for key in ("question", "answer", "digits", "group")}
-        yield {**kept, "reply": row["chosen" if liked else "rejected"], "liked": liked}
+        facts = {key: row[key] for key in ("question", "answer", "digits", "group")}
+        yield {**facts, "reply": row["chosen" if liked else "rejected"], "liked": liked}
 
 
 def _near_miss(rng: random.Random, c: int) -> int:

@@ -57,8 +57,8 @@ def reasoning(count: int, seed: int, kinds: dict[str, dict[str, Any]], wrong_sha
             # Where the last step has the result it is wrong there too: `7 + 8 = 17. The answer is 17`.
             draft = re.sub(rf"(= |The answer is ){re.escape(answer)}(?![\w-])", rf"\g<1>{wrong}", revision)
             critique = f"Wrong: it is not {wrong} but {answer}."
-        kept = {key: row[key] for key in ("question", "answer", "kind", "group")}
-        yield {**kept, "draft": draft, "critique": critique, "revision": revision}
+        facts = {key: row[key] for key in ("question", "answer", "kind", "group")}
+        yield {**facts, "draft": draft, "critique": critique, "revision": revision}
 
 
 def slip(rng: random.Random, a: int, b: int) -> str:

@@ -66,5 +66,5 @@ def _documented(module_name: str) -> Iterator[tuple[str, str]]:
 
 def _first_sentence(doc: str) -> str | None:
     """First sentence on one line; None when the docstring starts with a signature or has no sentence."""
-    found = _SENTENCE.match(doc)
-    return " ".join(found.group(1).split()) if found else None
+    match = _SENTENCE.match(doc)
+    return " ".join(match.group(1).split()) if match else None

@@ -155,16 +155,16 @@ def near_duplicates(
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(threshold=threshold, num_perm=permutations)
-    kept: dict[int, Any] = {}
+    sketches: dict[int, Any] = {}
     pairs = []
     grams = ([" ".join(gram).encode() for gram in ngrams(tokens(text), ngram)] for text in texts)
     for i, sketch in enumerate(MinHash.generator(grams, num_perm=permutations, seed=seed)):
-        alike = sorted(j for j in index.query(sketch) if sketch.jaccard(kept[j]) >= threshold)
+        alike = sorted(j for j in index.query(sketch) if sketch.jaccard(sketches[j]) >= threshold)
         if alike:
             pairs.append((i, alike[0]))
         else:
             index.insert(i, sketch)
-            kept[i] = sketch
+            sketches[i] = sketch
     return pairs
 
 
@@ -194,14 +194,14 @@ class Contamination:
     def find(self, texts: Iterable[str]) -> tuple[str, float] | None:
         """The evaluation text that most of is in `texts`, and the share (0 to 1) of it; None when under the limit."""
         hits: Counter[int] = Counter()
-        seen: set[tuple[str, ...]] = set()
+        grams: set[tuple[str, ...]] = set()
         for text in texts:
             words = tokens(text)
             if tuple(words) in self._whole:
                 return self._whole[tuple(words)], 1.0
             if len(words) >= self._n:
-                seen |= ngrams(words, self._n)
-        for gram in seen:
+                grams |= ngrams(words, self._n)
+        for gram in grams:
             hits.update(self._grams.get(gram, ()))
         shares = [(count / self._texts[i][1], -i) for i, count in hits.items()]
         if not shares or max(shares)[0] < self._overlap:

@@ -99,10 +99,10 @@ class Ledger:
     def drop(self, set_name: str, reason: str, item: Item, like: str | None = None) -> None:
         """Record one dropped row, and the row `like` it (`file:line`) if that is why."""
         self._sets[set_name][item.source][reason] += 1
-        shown = self._dropped[set_name][reason]
-        if len(shown) < self._examples:
+        examples = self._dropped[set_name][reason]
+        if len(examples) < self._examples:
             example = {"file": item.file, "line": item.line, "text": " | ".join(parts(item.row))[:SHOWN]}
-            shown.append(example if like is None else {**example, "like": like})
+            examples.append(example if like is None else {**example, "like": like})
 
     def drop_many(self, set_name: str, reason: str, items: list[Item]) -> None:
         """Record rows dropped for one reason."""
@@ -165,8 +165,8 @@ class Ledger:
     def _exceptional(self, name: str) -> dict[str, Any]:
         """What most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
         ignored = {source: dict(sorted(counts.items())) for source, counts in self._ignored[name].items()}
-        found = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
-        return {key: value for key, value in found.items() if value}
+        exceptions = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
+        return {key: value for key, value in exceptions.items() if value}
 
     def summary(self) -> str:
         """One line for a person."""
@@ -183,9 +183,9 @@ class Ledger:
             self._rejects.append({"file": r.file, "line": r.line, "reason": r.reason, "set": set_name, "row": row})
             if set_name is None:
                 continue
-            shown = self._dropped[set_name]["rejected"]
-            if len(shown) < self._examples:
-                shown.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
+            examples = self._dropped[set_name]["rejected"]
+            if len(examples) < self._examples:
+                examples.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
 
 
 def histogram(lengths: list[int]) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
     value = plain(column, row[column])
     if pattern is None:
         return value
-    found = re.search(pattern, _inside(column, value))
-    if not found or found.group(1) is None:
+    hit = re.search(pattern, _inside(column, value))
+    if not hit or hit.group(1) is None:
         raise BadRow(f"'{column}' does not match {pattern!r}")
-    return found.group(1)
+    return hit.group(1)
 
 
 def _inside(column: str, value: Any) -> str:
@@ -162,8 +162,8 @@ def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def unused(row: dict[str, Any]) -> set[str]:
     """Keys of a rendered row's messages that are neither kept nor known to change what is learnt."""
-    found = (message for name in TURNS if isinstance(row.get(name), list) for message in row[name])
-    return {key for m in found if isinstance(m, dict) for key in unknown_keys(m)}
+    candidates = (message for name in TURNS if isinstance(row.get(name), list) for message in row[name])
+    return {key for m in candidates if isinstance(m, dict) for key in unknown_keys(m)}
 
 
 def parts(row: dict[str, Any]) -> list[str]:
@@ -206,12 +206,12 @@ def _parted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _feedback(row: dict[str, Any]) -> dict[str, Any]:
-    parted, label = _parted(row), row["label"]
+    sides, label = _parted(row), row["label"]
     if isinstance(label, str):  # a CSV holds nothing but text
         label = {"true": True, "false": False}.get(label.strip().lower(), label)
     if not isinstance(label, bool):
         raise BadRow(f"'label' is {label!r}, not true or false")
-    return {"prompt": parted["prompt"], "completion": answer("completion", parted["completion"]), "label": label}
+    return {"prompt": sides["prompt"], "completion": answer("completion", sides["completion"]), "label": label}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
     if "prompt" in row:
         prompt = messages("prompt", row["prompt"])
     else:
-        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if _said(a) != _said(b)), None)
+        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if _words(a) != _words(b)), None)
         if same is None:
             raise BadRow("chosen and rejected are equal")
         if same == 0:
@@ -234,5 +234,5 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": answer("chosen", chosen), "rejected": answer("rejected", rejected)}
 
 
-def _said(message: dict[str, Any]) -> tuple[str, str]:
+def _words(message: dict[str, Any]) -> tuple[str, str]:
     return message["role"], message["content"]

@@ -35,7 +35,7 @@ def messages(name: str, value: Any) -> Turns:
     """
     if not isinstance(value, list) or not value:
         raise BadRow(f"'{name}' is not a list of messages")
-    found = []
+    turns = []
     for message in value:
         if not isinstance(message, dict) or "role" not in message:
             raise BadRow(f"'{name}' has a message without role and content")
@@ -50,28 +50,28 @@ def messages(name: str, value: Any) -> Turns:
         if role not in ("system", "user", "assistant"):
             raise BadRow(f"'{name}' has the role {role!r}")
         turn = {"role": role, "content": text(f"{role}'s content", message["content"])}
-        found.append({**turn, **_weight(name, message)})
-    return found
+        turns.append({**turn, **_weight(name, message)})
+    return turns
 
 
 def unknown_keys(message: dict[str, Any]) -> set[str]:
     """Keys with a value that are dropped because nothing here looks at them: `name`, `date`, …"""
-    known = {"role", "content", *WEIGHTS, *LOST}
-    return {key for key, value in message.items() if key not in known and value is not None}
+    known_keys = {"role", "content", *WEIGHTS, *LOST}
+    return {key for key, value in message.items() if key not in known_keys and value is not None}
 
 
 def _weight(name: str, message: dict[str, Any]) -> dict[str, int]:
     """`{"weight": 0 or 1}` of an assistant's message that has one; else nothing."""
-    given = {key: message[key] for key in WEIGHTS if message.get(key) is not None}
-    for key, value in given.items():
+    values = {key: message[key] for key in WEIGHTS if message.get(key) is not None}
+    for key, value in values.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise BadRow(f"'{name}' has a message with '{key}' {value!r}; only 0, 1, false and true are honoured")
-    if len(set(given.values())) > 1:
-        raise BadRow(f"'{name}' has a message whose {' and '.join(map(repr, given))} contradict each other")
-    weights = [int(value) for value in given.values()]
+    if len(set(values.values())) > 1:
+        raise BadRow(f"'{name}' has a message whose {' and '.join(map(repr, values))} contradict each other")
+    weights = [int(value) for value in values.values()]
     if message["role"] != "assistant":
         if 1 in weights:
-            key = next(iter(given))
+            key = next(iter(values))
             raise BadRow(
                 f"'{name}' has a message of the {message['role']} with '{key}' 1; only the assistant's are learnt"
             )

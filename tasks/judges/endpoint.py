@@ -143,10 +143,10 @@ class EndpointJudge:
             else:
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     return response
-                wait = max(wait, asked := _retry_after(response.headers.get("Retry-After", "")))
+                wait = max(wait, retry_after := _retry_after(response.headers.get("Retry-After", "")))
                 problem = f"answers HTTP {response.status_code}"
-                if asked > config.max_wait_seconds:
-                    problem += f" and asks to wait {asked:.0f} s, longer than {self._section}.max_wait_seconds"
+                if retry_after > config.max_wait_seconds:
+                    problem += f" and asks to wait {retry_after:.0f} s, longer than {self._section}.max_wait_seconds"
                     break
             if attempt + 1 < config.attempts:
                 log.info("judge: %s %s; trying again in %.1f s", config.base_url, problem, wait)
@@ -164,8 +164,8 @@ class EndpointJudge:
             key = f"the key in {config.api_key_env}" if config.api_key_env else "requests without a key"
             raise ConfigError(f"{where} refuses {key} (HTTP {response.status_code}); set {section}.api_key_env right")
         if response.status_code != 200:
-            said = f"HTTP {response.status_code}: {response.text[:200]}"
-            raise ConfigError(f"{where} refuses the request ({said}); check {section}.model and {section}.body")
+            words = f"HTTP {response.status_code}: {response.text[:200]}"
+            raise ConfigError(f"{where} refuses the request ({words}); check {section}.model and {section}.body")
         try:
             data = response.json()
             text, usage = data["choices"][0]["message"]["content"], data.get("usage") or {}  # not every server counts

@@ -55,11 +55,11 @@ class LocalJudge:
         """P(first label) against the second; None for a prompt that is longer than the model's context."""
         ids = self._tokenizer([self._rendered(p) for p in prompts], add_special_tokens=False)["input_ids"]
         self._tokens += sum(map(len, ids))
-        asked = [i for i, tokens in enumerate(ids) if len(tokens) <= self._longest]
+        readable = [i for i, tokens in enumerate(ids) if len(tokens) <= self._longest]
         votes: list[float | None] = [None] * len(prompts)
-        for start in range(0, len(asked), self._batch_size):
-            part = asked[start : start + self._batch_size]
-            for i, probability in zip(part, self._probabilities([ids[i] for i in part]), strict=True):
+        for start in range(0, len(readable), self._batch_size):
+            batch = readable[start : start + self._batch_size]
+            for i, probability in zip(batch, self._probabilities([ids[i] for i in batch]), strict=True):
                 votes[i] = probability
         return votes
 

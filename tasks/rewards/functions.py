@@ -54,8 +54,8 @@ def exact(response: str, row: Mapping[str, Any]) -> float:
     An answer that is all punctuation must be met to the character.
     """
     answer = str(_cell(row, "answer"))
-    if wanted := answers.normalised(answer):
-        return float(answers.normalised(response) == wanted)
+    if expected := answers.normalised(answer):
+        return float(answers.normalised(response) == expected)
     return float(bool(answer.strip()) and response.strip() == answer.strip())
 
 
@@ -73,10 +73,10 @@ def numeric(response: str, row: Mapping[str, Any]) -> float:
         DataError: the row's answer is no such number.
     """
     answer = str(_cell(row, "answer"))
-    wanted, given = numbers.committed(answer), numbers.committed(response)
-    if wanted is None:
+    expected, number = numbers.committed(answer), numbers.committed(response)
+    if expected is None:
         raise DataError(f"the row's answer {answer[:80]!r} is no number; grade it with `exact`")
-    return float(given is not None and numbers.same(wanted, given))
+    return float(number is not None and numbers.same(expected, number))
 
 
 def regex(
@@ -148,12 +148,12 @@ def steps(response: str, row: Mapping[str, Any]) -> float:
     The operands are the row's `operands`, or stand in its `question` or last message of its `prompt`.
     """
     a, b = _operands(row)
-    wanted = working(a, b).partition("so ")[0].split()
-    given = _STEP.findall(re.sub(r"(?<!\s)\s*([+=])\s*", r"\1", response))
-    right = next((i for i, pair in enumerate(zip(wanted, given, strict=False)) if pair[0] != pair[1]), None)
-    right = min(len(wanted), len(given)) if right is None else right
-    concluded = len(given) <= len(wanted) and answers.final_number(response) == a + b
-    return (right + concluded) / (len(wanted) + 1)
+    expected = working(a, b).partition("so ")[0].split()
+    steps_shown = _STEP.findall(re.sub(r"(?<!\s)\s*([+=])\s*", r"\1", response))
+    right = next((i for i, pair in enumerate(zip(expected, steps_shown, strict=False)) if pair[0] != pair[1]), None)
+    right = min(len(expected), len(steps_shown)) if right is None else right
+    concluded = len(steps_shown) <= len(expected) and answers.final_number(response) == a + b
+    return (right + concluded) / (len(expected) + 1)
 
 
 def overlong(
@@ -218,9 +218,9 @@ def _operands(row: Mapping[str, Any]) -> tuple[int, int]:
     if row.get("operands") is not None:
         a, b = row["operands"]
         return int(a), int(b)
-    asked = row.get("question") or _cell(row, "prompt")
-    text = asked if isinstance(asked, str) else str(asked[-1]["content"])
-    found = _OPERANDS.findall(text)
-    if len(found) != 1:
+    question = row.get("question") or _cell(row, "prompt")
+    text = question if isinstance(question, str) else str(question[-1]["content"])
+    pairs = _OPERANDS.findall(text)
+    if len(pairs) != 1:
         raise DataError(f"no two numbers to add in {text[:80]!r}; map `operands` in the recipe's data.yaml")
-    return int(found[0][0]), int(found[0][1])
+    return int(pairs[0][0]), int(pairs[0][1])

@@ -37,8 +37,8 @@ def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: 
         config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
     )
     audit.write(run, {"train": record})
-    found = training_rows.prompts(data, config.dataset, "train")
-    return found.select(fitting) if record["left_out"] else found
+    dataset = training_rows.prompts(data, config.dataset, "train")
+    return dataset.select(fitting) if record["left_out"] else dataset
 
 
 def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:

@@ -137,13 +137,13 @@ def check_trainer(
     Raises:
         ConfigError: naming every key that the class does not have, or that the stage sets itself.
     """
-    known = set(config_class.__dataclass_fields__)
+    fields = set(config_class.__dataclass_fields__)
     wrong = []
     for key in trainer:
         if key in reserved:
             wrong.append(f"{path}: {section}.{key} is set by the stage itself; remove it")
-        elif key not in known:
-            hint = suggest(key, known)
+        elif key not in fields:
+            hint = suggest(key, fields)
             wrong.append(f"{path}: unknown key '{section}.{key}'{hint} ({config_class.__name__})")
     if wrong:
         raise ConfigError("\n".join(wrong))

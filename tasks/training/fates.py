@@ -54,7 +54,7 @@ def answers(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]
     limit = values["max_length"]
     splits = values["packing"] and values["packing_strategy"] != "bfd"  # nothing is lost: the rest begins another block
     fates = []
-    for row, tokens in zip(rows, _lengths([_said(row) for row in rows], tokenizer), strict=True):
+    for row, tokens in zip(rows, _lengths([_turns(row) for row in rows], tokenizer), strict=True):
         if limit is None or tokens <= limit or splits:
             fates.append(Fate(tokens, "used"))
             continue
@@ -87,8 +87,8 @@ def compared(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate
 
 def prompts(rows: Rows, tokenizer: Any, limit: int | None, template_args: Mapping[str, Any]) -> list[Fate]:
     """Rows of `prompt` to be answered. Args: limit: most tokens; template_args: passed to the chat template."""
-    asked = {"add_generation_prompt": True, **template_args}
-    lengths = _lengths([row["prompt"] for row in rows], tokenizer, **asked)
+    args = {"add_generation_prompt": True, **template_args}
+    lengths = _lengths([row["prompt"] for row in rows], tokenizer, **args)
     return [Fate(tokens, "used" if limit is None or tokens <= limit else "left_out") for tokens in lengths]
 
 
@@ -103,15 +103,15 @@ def unwritten(rows: Rows, tokenizer: Any, **template_args: Any) -> list[tuple[st
     Returns:
         For each of them its name (`names`) and the role of the first such message.
     """
-    found = []
+    unwritten_rows = []
     for name, row in zip(names(rows), rows, strict=True):
         for side in _sides(row):
             text = "".join(templated(tokenizer, side, tokenize=False, **template_args).split())
             lost = next((turn["role"] for turn in side if "".join(turn["content"].split()) not in text), None)
             if lost:
-                found.append((name, lost))
+                unwritten_rows.append((name, lost))
                 break
-    return found
+    return unwritten_rows
 
 
 def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
@@ -123,12 +123,12 @@ def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     tokens = sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
     special = re.compile("|".join(map(re.escape, tokens)))
-    found = []
+    spelt_rows = []
     for name, row in zip(names(rows), rows, strict=True):
         hits = (special.search(turn["content"]) for side in _sides(row) for turn in side)
         if first := next((hit for hit in hits if hit), None):
-            found.append((name, first[0]))
-    return found
+            spelt_rows.append((name, first[0]))
+    return spelt_rows
 
 
 def _sides(row: Mapping[str, Any]) -> list[Any]:
@@ -162,30 +162,31 @@ def _by_prompt(
     return fates
 
 
-def _said(row: Mapping[str, Any]) -> Any:
+def _turns(row: Mapping[str, Any]) -> Any:
     """All turns of a row, or its text."""
     if "completion" in row:
         return [*row["prompt"], *row["completion"]]
     return row["messages"] if "messages" in row else row["text"]
 
 
-def _lengths(said: Sequence[Any], tokenizer: Any, **template_args: Any) -> list[int]:
+def _lengths(conversations: Sequence[Any], tokenizer: Any, **template_args: Any) -> list[int]:
     """Tokens of each conversation, through the chat template, or of each text."""
     texts = [
         turns if isinstance(turns, str) else templated(tokenizer, turns, tokenize=False, **template_args)
-        for turns in said
+        for turns in conversations
     ]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return [len(row) + isinstance(turns, str) for row, turns in zip(ids, said, strict=True)]  # a text is given an end
+    # A text is given an end.
+    return [len(row) + isinstance(turns, str) for row, turns in zip(ids, conversations, strict=True)]
 
 
 def _with_loss(row: Mapping[str, Any], tokenizer: Any, values: Mapping[str, Any]) -> list[bool]:
     """Which tokens of a row carry loss in `SFTTrainer`, uncut."""
-    said = _said(row)
-    if isinstance(said, str):
-        return [True] * (len(tokenizer(said, add_special_tokens=False)["input_ids"]) + 1)
+    turns = _turns(row)
+    if isinstance(turns, str):
+        return [True] * (len(tokenizer(turns, add_special_tokens=False)["input_ids"]) + 1)
     whole = tokenizer.apply_chat_template(
-        said, tokenize=True, return_dict=True, return_assistant_tokens_mask=values["assistant_only_loss"]
+        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=values["assistant_only_loss"]
     )
     mask = [True] * len(whole["input_ids"])
     if values["assistant_only_loss"]:
