@@ -30,18 +30,19 @@ SHARDED = ("FSDP", "DEEPSPEED")
 """Accelerate's names of what splits weights among processes."""
 
 
-class Asked(NamedTuple):
+class Processes(NamedTuple):
     """The processes that a recipe asks for."""
 
     processes: int
+    """Number of processes."""
     sharding: str | None
     """One of `SHARDED`; None: each process has the whole model."""
 
 
-ONE = Asked(1, None)
+ONE_PROCESS = Processes(1, None)
 
 
-def asked(command: str | None, where: Path) -> Asked:
+def processes(command: str | None, where: Path) -> Processes:
     """Read which processes the recipe's `launch:` asks for.
 
     Args:
@@ -52,7 +53,7 @@ def asked(command: str | None, where: Path) -> Asked:
         ConfigError: no number of processes, or no such configuration file.
     """
     if not command:
-        return ONE
+        return ONE_PROCESS
     words = shlex.split(command)
     options = _options(words)
     if "config_file" in options:
@@ -64,7 +65,7 @@ def asked(command: str | None, where: Path) -> Asked:
     if not counts and any(Path(word).name in ("accelerate", "deepspeed") for word in words):
         raise ConfigError(f"{where}: launch starts as many processes as this machine happens to say; {_REMEDY}")
     try:
-        return Asked((int(counts[0]) if counts else 1) * int(nodes), sharding)
+        return Processes((int(counts[0]) if counts else 1) * int(nodes), sharding)
     except ValueError:
         raise ConfigError(f"{where}: launch does not say in numbers how many processes it starts; {_REMEDY}") from None
 
@@ -82,7 +83,7 @@ def _options(words: list[str]) -> dict[str, Any]:
     return options
 
 
-def check_processes(expected: Asked, where: Path, environment: Mapping[str, str]) -> None:
+def check_processes(expected: Processes, where: Path, environment: Mapping[str, str]) -> None:
     """Refuse another number of processes than the recipe asks for. Raises ConfigError."""
     started = int(environment["WORLD_SIZE"]) if "WORLD_SIZE" in environment else 1
     if started != expected.processes:
@@ -92,7 +93,7 @@ def check_processes(expected: Asked, where: Path, environment: Mapping[str, str]
         )
 
 
-def check_trainer(expected: Asked, where: Path, accelerator: Any, gpus: int) -> None:
+def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: int) -> None:
     """Compare the state that really came up with the recipe.
 
     Args:

@@ -82,7 +82,7 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
     """
     from transformers import PrinterCallback
 
-    launch.check_trainer(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
+    launch.check_accelerator(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(run))
     _fit(trainer, run)
