@@ -66,13 +66,13 @@ class Config(AdapterConfig):
     ppo: PPO
 
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
-        """As of any method, but for settings of RLOO's that are not PPO's."""
+        """Name the sections of any method, without settings of RLOO's that are not PPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from tasks.rl.ppo import PPOConfig
 
     return PPOConfig

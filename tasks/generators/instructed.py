@@ -34,7 +34,7 @@ _COUNTS = {1: "once", 2: "twice", 3: "three times"}
 
 
 def questions(count: int, seed: int, digits: list[int], kinds: list[str], per_row: int) -> Iterator[dict[str, Any]]:
-    """Sums with instructions, and a right reply that follows them.
+    """Yield sums with instructions, and a right reply that follows them.
 
     Args:
         count: rows.
@@ -79,7 +79,7 @@ def _check_kinds(kinds: list[str], per_row: int) -> None:
 
 
 def _draw(rng: random.Random, kinds: list[str], per_row: int) -> list[str]:
-    """`per_row` kinds for different parts of the reply, in the order in which they are asked."""
+    """Draw `per_row` kinds for different parts of the reply, in the order in which they are asked."""
     by_slot: dict[str, str] = {}
     for kind in rng.sample(kinds, len(kinds)):
         by_slot.setdefault(SLOTS.get(kind, kind), kind)
@@ -87,7 +87,7 @@ def _draw(rng: random.Random, kinds: list[str], per_row: int) -> list[str]:
 
 
 def _arguments(rng: random.Random, kind: str, row_kinds: list[str]) -> dict[str, Any]:
-    """Arguments of a check. What is quoted follows the letter case that another instruction asks for."""
+    """Draw the arguments of a check. What is quoted follows the letter case that another instruction asks for."""
     text = {
         "starts_with": rng.choice(("Sure!", "Well,", "Yes:")),
         "ends_with": rng.choice(("Done.", "Bye.", "Thanks!")),
@@ -126,7 +126,7 @@ def _sentence(kind: str, args: dict[str, Any]) -> str:
 
 
 def _reply(question: str, answer: str, args: dict[str, dict[str, Any]]) -> str:
-    """A right reply that follows the instructions, built from the parts that they shape."""
+    """Write a right reply that follows the instructions, built from the parts that they shape."""
     if alone := set(args) & set(ALONE):
         return _whole(alone.pop(), answer, args)
     a, b = re.findall(r"[0-9]+", question)

@@ -54,11 +54,11 @@ class Item:
         return hashlib.sha256(f"{self.set}\n{self.key}".encode()).hexdigest()[:16]
 
     def order(self, seed: int) -> str:
-        """Sort key that shuffles."""
+        """Return a sort key that shuffles."""
         return hashlib.sha256(f"{seed}:{self.id}".encode()).hexdigest()
 
     def written(self) -> list[dict[str, Any]]:
-        """The row as it stands in the file: several where turns of weight 0 part it, with ids of their own."""
+        """Write the row as it stands in the file: several where turns of weight 0 part it, with ids of their own."""
         made = pieces(self.row)
         ids = [self.id, *(hashlib.sha256(f"{self.id}\n{i}".encode()).hexdigest()[:16] for i in range(1, len(made)))]
         return [{"id": id_, **row, "source": self.source} for id_, row in zip(ids, made, strict=True)]
@@ -129,16 +129,16 @@ class Ledger:
         }
 
     def why(self, set_name: str) -> dict[str, int]:
-        """Reasons to how many rows of a set they dropped."""
+        """Count the rows of a set that were dropped, by reason."""
         total: Counter[str] = sum(self._sets[set_name].values(), Counter())
         return {reason: n for reason, n in total.items() if reason not in ("read", "kept")}
 
     def rejects(self) -> list[dict[str, Any]]:
-        """Rows of `rejects.jsonl`."""
+        """Return the rows of `rejects.jsonl`."""
         return self._rejects
 
     def report(self) -> dict[str, Any]:
-        """What `report.json` holds."""
+        """Make what `report.json` holds."""
         sets = {
             name: {
                 "sources": {source: dict(counts) for source, counts in self._sets[name].items()},
@@ -163,13 +163,13 @@ class Ledger:
         }
 
     def _exceptional(self, name: str) -> dict[str, Any]:
-        """What most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
+        """List what most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
         ignored = {source: dict(sorted(counts.items())) for source, counts in self._ignored[name].items()}
         exceptions = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
         return {key: value for key, value in exceptions.items() if value}
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Sum up the files in one line for a person."""
         rows = ", ".join(
             f"{file.removesuffix('.jsonl')} {facts['rows']}"
             for name in sorted(self._files)
@@ -189,7 +189,7 @@ class Ledger:
 
 
 def histogram(lengths: list[int]) -> dict[str, Any]:
-    """Counts in bins that double: `bins` [upper bound, count], and `mean`, `median`, `p95`, `largest`."""
+    """Count in bins that double: `bins` [upper bound, count], and `mean`, `median`, `p95`, `largest`."""
     ordered = sorted(lengths)
     counts = Counter(1 << max(0, n - 1).bit_length() for n in ordered)
     return {

@@ -41,12 +41,12 @@ HONOURED_ELSEWHERE = {
 
 
 def kind_of(name: str) -> str:
-    """Kind of a set: `eval` for `eval:sums`, else the name."""
+    """Return the kind of a set: `eval` for `eval:sums`, else the name."""
     return name.partition(":")[0]
 
 
 def patterns(template: Any) -> set[str]:
-    """Regular expressions that a template uses."""
+    """List the regular expressions that a template uses."""
     if isinstance(template, str):
         return {m.group(2) for m in _FIELD.finditer(template) if m.group(2) is not None}
     values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
@@ -54,7 +54,7 @@ def patterns(template: Any) -> set[str]:
 
 
 def columns(template: Any) -> set[str]:
-    """Columns that a template names."""
+    """List the columns that a template names."""
     if isinstance(template, str):
         return {m.group(1) for m in _FIELD.finditer(template) if m.group(1)}
     values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
@@ -62,7 +62,7 @@ def columns(template: Any) -> set[str]:
 
 
 def required(set_name: str, row: Collection[str]) -> set[str]:
-    """Columns that a row (or map) of the set must have, by those that it has."""
+    """List the columns that a row (or map) of the set must have, by those that it has."""
     kind = kind_of(set_name)
     return PARTED if kind == "sft" and "messages" not in row and "completion" in row else REQUIRED[kind]
 
@@ -134,14 +134,14 @@ def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
 
 
 def _inside(column: str, value: Any) -> str:
-    """A value as part of a text. Only text and numbers: of the rest Python's spelling would be learnt."""
+    """Make a value part of a text. Only text and numbers: of the rest Python's spelling would be learnt."""
     if isinstance(value, bool | list | dict):
         raise BadRow(f"'{column}' is {type(value).__name__}, and the map puts it into a text")
     return str(value)
 
 
 def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The row as it is written, without `id` and `source`. Raises BadRow with the reason."""
+    """Make the row as it is written, without `id` and `source`. Raises BadRow with the reason."""
     kind = kind_of(set_name)
     needed = required(set_name, row)
     extra = {k: v for k, v in row.items() if k not in needed | {"prompt", "group"}}
@@ -161,19 +161,19 @@ def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def unused(row: dict[str, Any]) -> set[str]:
-    """Keys of a rendered row's messages that are neither kept nor known to change what is learnt."""
+    """List keys of a rendered row's messages that are neither kept nor known to change what is learnt."""
     candidates = (message for name in TURNS if isinstance(row.get(name), list) for message in row[name])
     return {key for m in candidates if isinstance(m, dict) for key in unknown_keys(m)}
 
 
 def parts(row: dict[str, Any]) -> list[str]:
-    """The texts of a row as written: contents of its messages, or its plain columns."""
+    """Return the texts of a row as written: contents of its messages, or its plain columns."""
     texts = [m["content"] for key in TURNS for m in row.get(key, ())]
     return texts + [row[key] for key in ("text", "question", "answer") if key in row]
 
 
 def first_prompt(row: dict[str, Any]) -> str:
-    """What identifies a row whatever set it is in: its first user message, its question, or its text."""
+    """Find what identifies a row whatever set it is in: its first user message, its question, or its text."""
     for message in row.get("messages", row.get("prompt", ())):
         if message["role"] == "user":
             return str(message["content"])

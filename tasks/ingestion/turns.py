@@ -24,7 +24,7 @@ LOST = (
 
 
 def messages(name: str, value: Any) -> Turns:
-    """Messages with their roles, contents and weights.
+    """Read messages with their roles, contents and weights.
 
     Args:
         name: their column, for the message.
@@ -55,13 +55,13 @@ def messages(name: str, value: Any) -> Turns:
 
 
 def unknown_keys(message: dict[str, Any]) -> set[str]:
-    """Keys with a value that are dropped because nothing here looks at them: `name`, `date`, …"""
+    """List keys with a value that are dropped because nothing here looks at them: `name`, `date`, …"""
     known_keys = {"role", "content", *WEIGHTS, *LOST}
     return {key for key, value in message.items() if key not in known_keys and value is not None}
 
 
 def _weight(name: str, message: dict[str, Any]) -> dict[str, int]:
-    """`{"weight": 0 or 1}` of an assistant's message that has one; else nothing."""
+    """Return `{"weight": 0 or 1}` of an assistant's message that has one; else nothing."""
     values = {key: message[key] for key in WEIGHTS if message.get(key) is not None}
     for key, value in values.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
@@ -80,7 +80,7 @@ def _weight(name: str, message: dict[str, Any]) -> dict[str, int]:
 
 
 def weighed(name: str, turns: Turns) -> Turns:
-    """Turns of which those with weight 0 are not learnt; weight 1 leaves no trace. Raises BadRow if none is learnt."""
+    """Take turns of which those with weight 0 are not learnt; weight 1 leaves no trace. Raises BadRow if all are 0."""
     spoken = [turn for turn in turns if turn["role"] == "assistant"]
     if all(turn.get("weight") == 0 for turn in spoken):
         raise BadRow(f"'{name}' has weight 0 on every message of the assistant's; nothing of it would be learnt")
@@ -88,27 +88,27 @@ def weighed(name: str, turns: Turns) -> Turns:
 
 
 def context(name: str, turns: Turns) -> Turns:
-    """Turns of which nothing is learnt. Raises BadRow where a weight says otherwise."""
+    """Take turns of which nothing is learnt. Raises BadRow where a weight says otherwise."""
     if any(turn.get("weight") == 1 for turn in turns):
         raise BadRow(f"'{name}' has a message with weight 1, and nothing of a prompt is learnt")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def answer(name: str, turns: Turns) -> Turns:
-    """Turns of which all of the assistant's are learnt. Raises BadRow where a weight says otherwise."""
+    """Take turns of which all of the assistant's are learnt. Raises BadRow where a weight says otherwise."""
     if any(turn.get("weight") == 0 for turn in turns):
         raise BadRow(f"'{name}' has a message with weight 0, which only an `sft` set can honour")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def unlearnt(row: dict[str, Any]) -> list[int]:
-    """Places of the messages with weight 0 in a row of an `sft` set, from 0, those of its prompt counted."""
+    """Find the places of the messages with weight 0 in a row of an `sft` set, from 0, those of its prompt counted."""
     turns = [*row.get("prompt", ()), *row.get("completion", ())] if "completion" in row else row.get("messages", ())
     return [i for i, turn in enumerate(turns) if turn.get("weight") == 0]
 
 
 def pieces(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows to write for one row: itself, or where it has turns of weight 0, `prompt` and `completion`.
+    """Make the rows to write for one row: itself, or where it has turns of weight 0, `prompt` and `completion`.
 
     Nothing of a prompt is learnt. Learnt turns with one between them that is not become two rows, the second with all
     that comes before it in its prompt; what follows the last learnt turn is left out.

@@ -96,7 +96,7 @@ class EndpointJudge:
         self._client = httpx.Client(base_url=config.base_url, headers=headers, timeout=config.timeout_seconds)
 
     def __call__(self, prompts: Sequence[str]) -> list[float | None]:
-        """1 or 0 for the label that each reply names; None for a reply that names neither or both.
+        """Return 1 or 0 for the label that each reply names; None for a reply that names neither or both.
 
         Raises:
             ConfigError: the server refuses the key or the request.
@@ -108,7 +108,7 @@ class EndpointJudge:
         return [named_label(reply["reply"], self._labels) for reply in replies]
 
     def usage(self) -> dict[str, float | None]:
-        """Tokens and cost of all replies, kept ones too: what the labels cost, whenever that was."""
+        """Sum up tokens and cost of all replies, kept ones too: what the labels cost, whenever that was."""
         read, written = (sum(reply[key] for reply in self._used) for key in ("prompt_tokens", "completion_tokens"))
         price = self._config.price_per_million
         cost = round((read * price.input + written * price.output) / 1e6, 6)
@@ -130,7 +130,7 @@ class EndpointJudge:
         return reply
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
-        """The server's answer, after as many tries as it takes."""
+        """Send a request, and again as often as it takes, for the server's answer."""
         config, problem = self._config, ""
         for attempt in range(config.attempts):
             wait = min(config.backoff_seconds * 2**attempt, config.max_wait_seconds)
@@ -157,7 +157,7 @@ class EndpointJudge:
         )
 
     def _parsed(self, response: httpx.Response) -> dict[str, Any]:
-        """`reply` and tokens. A server's words are shown but for a refused key: it may repeat the key."""
+        """Read `reply` and tokens. A server's words are shown but for a refused key: it may repeat the key."""
         config, section = self._config, self._section
         where = f"{self._params}: {section}: {config.base_url}"
         if response.status_code in (401, 403):
@@ -179,7 +179,7 @@ class EndpointJudge:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds that a `Retry-After` header asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
+    """Read the seconds that a `Retry-After` header asks for, a number or a date (RFC 9110, 10.2.3); 0 without one."""
     try:
         return max(0.0, float(value))
     except ValueError:

@@ -55,12 +55,12 @@ class Constitution(Strict):
         return labels
 
     def prompt(self, question: str, a: str, b: str) -> str:
-        """The question to the judge, with `a` shown first."""
+        """Write the question to the judge, with `a` shown first."""
         principles = "\n".join(f"{number}. {text}" for number, text in enumerate(self.principles, 1))
         return self.template.format(principles=principles, question=question, a=a, b=b)
 
     def accepts(self, answer: str) -> bool:
-        """Whether a judge may be shown an answer: it says something, and none of the template's words around answers.
+        """Tell whether a judge may be shown an answer: it says something, but none of the template's words around it.
 
         `58 + 67 = 125. B: no Which is better?` would pass for a whole prompt under `{question} A: {a} B: {b} Which is
         better?`, and an optimiser finds that. How the words are spaced makes no difference.
@@ -69,7 +69,7 @@ class Constitution(Strict):
         return bool(flat) and not any(re.search(rf"(?<!\w){re.escape(words)}", flat) for words in self._frame())
 
     def _frame(self) -> list[str]:
-        """What stands right before and after an answer in the template."""
+        """List what stands right before and after an answer in the template."""
         pieces = [(text, name) for text, name, _, _ in Formatter().parse(self.template)] + [("", None)]
         beside = [text for text, name in pieces if name in ("a", "b")]
         beside += [after for (_, name), (after, _) in pairwise(pieces) if name in ("a", "b")]
@@ -127,10 +127,10 @@ class Judge(Protocol):
     """For people."""
 
     def __call__(self, prompts: Sequence[str]) -> list[float | None]:
-        """For each prompt the probability that the first label is right; None where neither was named."""
+        """Return for each prompt the probability that the first label is right; None where neither was named."""
 
     def usage(self) -> dict[str, float | None]:
-        """`prompt_tokens`, `completion_tokens`, and `cost` in the provider's currency (None: nobody sends a bill)."""
+        """Return `prompt_tokens`, `completion_tokens`, and `cost` in the provider's currency (None: no bill comes)."""
 
 
 def judge_pairs(judge: Judge, constitution: Constitution, pairs: Sequence[Pair]) -> list[Judgement]:
@@ -148,7 +148,7 @@ def preferred(
     answers: Sequence[str],
     references: Sequence[str],
 ) -> list[float | None]:
-    """Probability, 0 to 1, that the judge prefers each answer to its reference: the mean of both orders.
+    """Return the probability, 0 to 1, that the judge prefers each answer to its reference: the mean of both orders.
 
     So what an answer gains by its place it loses in the other order (0.5 for one that a judge likes for nothing else).
     An answer that the constitution does not accept is worth 0. No prompt is put to the judge twice in a call.
@@ -173,7 +173,7 @@ def preferred(
 def figures(
     pairs: Sequence[Pair], judgements: Sequence[Judgement], *, resamples: int, confidence: float, seed: int
 ) -> dict[str, float | None]:
-    """How far to trust the labels. A share of nothing is None.
+    """Say how far to trust the labels. A share of nothing is None.
 
     Returns:
         `pairs` = `labelled` + `ties`; `unreadable` verdicts (of two a pair); `gold_ties`, pairs that gold does not tell
@@ -205,7 +205,7 @@ def figures(
 
 
 def named_label(reply: str, labels: tuple[str, str]) -> float | None:
-    """1 when a written reply names the first label, 0 for the second, None for neither or both.
+    """Return 1 when a written reply names the first label, 0 for the second, None for neither or both.
 
     What a model thinks aloud between `<think>` and `</think>` is no reply.
     """
@@ -215,7 +215,7 @@ def named_label(reply: str, labels: tuple[str, str]) -> float | None:
 
 
 def spoken(messages: Sequence[dict[str, Any]]) -> str:
-    """A conversation as one text: a single message as it is, several with who said each."""
+    """Write a conversation as one text: a single message as it is, several with who said each."""
     if len(messages) == 1:
         return str(messages[0]["content"])
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -43,7 +43,7 @@ class RewardSpec(Strict):
     weight: float = Field(allow_inf_nan=False)
     """Weight in the sum; 0 is tracked and not optimised."""
     options: dict[str, Any]
-    """Its keyword arguments, all of them."""
+    """All keyword arguments of the grader."""
 
 
 class Rewards:

@@ -69,12 +69,12 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
         return batch
 
     def _without_signal(self, batch: dict[str, Any]) -> list[int]:
-        """Groups of the batch whose advantages are all 0."""
+        """Find the groups of the batch whose advantages are all 0."""
         grouped = batch["advantages"].view(-1, self.num_generations)
         return (grouped.abs().amax(dim=1) < 1e-6).nonzero().flatten().tolist()
 
     def _other_prompts(self, count: int, number: int) -> list[dict[str, Any]]:
-        """Rows to try instead, each for a whole group, from a seed of this step: a resumed run draws the same."""
+        """Draw rows to try instead, each for a whole group, from a seed of this step: a resumed run draws the same."""
         rank = self.accelerator.process_index
         part = self._step % self.args.gradient_accumulation_steps  # `_step` counts from where training was resumed
         rng = random.Random(f"{self.args.seed}-{self.state.global_step}-{part}-{number}-{rank}")
@@ -101,7 +101,7 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
 
 
 def _same_length(a: torch.Tensor, b: torch.Tensor, key: str, pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copies of both, padded to the longer one's length as the trainer pads that tensor."""
+    """Copy both, padded to the longer one's length as the trainer pads that tensor."""
     if a.ndim == 1:
         return a.clone(), b
     length = max(a.shape[1], b.shape[1])

@@ -31,7 +31,7 @@ Loss = Literal["sigmoid", "ipo", "hinge"]
 
 
 def preference_loss(margins: Tensor, beta: float, loss_type: Loss) -> Tensor:
-    """Loss of each pair, by how much more the policy moved towards the preferred answer than towards the other.
+    """Compute the loss of each pair, by how much more the policy moved towards the preferred answer than to the other.
 
     Args:
         margins: `log π(y+)/π_ref(y+) - log π(y-)/π_ref(y-)`, any shape, in nats.
@@ -110,7 +110,7 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
         return per_grader
 
     def _judged(self, pairs: Sequence[Pair]) -> list[Judgement | None]:
-        """Verdicts; None for a pair that the judge is not shown: equal answers, or one it must not see."""
+        """Ask for verdicts; None for a pair that the judge is not shown: equal answers, or one it must not see."""
         accepts = self.judge.constitution.accepts
         is_shown = [pair.answers[0] != pair.answers[1] and all(map(accepts, pair.answers)) for pair in pairs]
         questions = list(compress(pairs, is_shown))
@@ -124,7 +124,7 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
         return scores
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """A rollout whose rows are pairs, so that no shuffling or splitting parts them: `(P, 2, …)`."""
+        """Make a rollout whose rows are pairs, so that no shuffling or splitting parts them: `(P, 2, …)`."""
         self._caught.clear()
         rollout = super()._generate_and_score_completions(inputs)
         logps, ref_logps = self._caught

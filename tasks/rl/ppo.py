@@ -160,18 +160,18 @@ class PPOTrainer(Rollouts, RLOOTrainer):
             self.kl_coef = adapted(self.kl_coef, nats, self.kl_target, self.args.generation_batch_size, self.kl_horizon)
 
     def _values(self, batch: dict[str, Tensor], size: int) -> Tensor:
-        """V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
+        """Compute V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1).split(size)
         seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
         values = torch.cat([self.value_model(*rows) for rows in zip(ids, seen, strict=True)])
         return values[:, batch["prompt_ids"].size(1) - 1 : -1]
 
     def _mean(self, x: Tensor) -> float:
-        """Mean over all processes, each of which has as many rows."""
+        """Compute the mean over all processes, each of which has as many rows."""
         return self.accelerator.reduce(x.float().mean(), "mean").item()
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over the answers' tokens of all processes."""
+        """Compute mean and variance over the answers' tokens of all processes."""
         return moments(self.accelerator.reduce(sums(x, mask)))
 
     # An update.
@@ -208,7 +208,7 @@ class PPOTrainer(Rollouts, RLOOTrainer):
     # V trains and is kept with the policy, although `Trainer` knows of one model only.
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The policy's optimizer with one more group for V, whose gradients `Trainer` would never set to zero."""
+        """Add a group for V to the policy's optimizer; `Trainer` would never set V's gradients to zero."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:

@@ -73,7 +73,7 @@ class Drawn(NamedTuple):
     logps: Tensor
     """Log-probabilities of the tokens, before top-k, top-p and min-p, `(B, longest)`, float32, 0 at padding."""
     temperature: float
-    """Under which they are; 0 drew the likeliest tokens, and the log-probabilities are those of temperature 1."""
+    """Temperature of the log-probabilities; after 0, which draws the likeliest tokens, they are those of 1."""
 
 
 def text_model(model: Any) -> PreTrainedModel | None:

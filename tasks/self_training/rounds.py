@@ -59,14 +59,14 @@ class RoundsConfig(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import SFTConfig
 
     return SFTConfig
 
 
 def arguments(config: RoundsConfig, run: Run) -> Any:
-    """TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
+    """Build TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
     trl_config = training.arguments(trainer_class(), config, run)
     training.peft_config(config, run, "CAUSAL_LM")
     if run.launched.processes > 1:
@@ -78,14 +78,14 @@ def arguments(config: RoundsConfig, run: Run) -> Any:
 
 
 def load_policy(folder: Path, arguments: Any) -> Any:
-    """A model to sample from, on the trainer's device and in its data type."""
+    """Load a model to sample from, on the trainer's device and in its data type."""
     return load_causal_lm(folder, "bfloat16" if arguments.bf16 else "float32").to(arguments.device)
 
 
 def prompts(
     config: RoundsConfig, run: Run, tokenizer: Any, model: Path, data: Path, answers: int = 1, view: View = dict
 ) -> tuple[Rows, audit_record.Record]:
-    """The set's training prompts that leave room for the answers, in the order in which the rounds ask them.
+    """Read the set's training prompts that leave room for the answers, in the order in which the rounds ask them.
 
     Args:
         config: of the stage.
@@ -117,13 +117,13 @@ def prompts(
 
 
 def room(config: RoundsConfig, model: Path, answers: int) -> row_audit.Limit:
-    """The most tokens of a conversation that leave room for so many answers."""
+    """Find the most tokens of a conversation that leave room for so many answers."""
     key = "sampling.max_new_tokens" if answers == 1 else f"{answers} times sampling.max_new_tokens"
     return row_audit.longest_prompt(model, answers * config.sampling.max_new_tokens, key)
 
 
 def check_replay(config: RoundsConfig, run: Run, data: Path) -> None:
-    """What would only be found out after the sampling. Raises ConfigError or DataError."""
+    """Find what would only be found out after the sampling. Raises ConfigError or DataError."""
     for name, count in config.replay.items():
         there = len(training_rows.read(data, name, "train"))
         if there < count:
@@ -189,7 +189,7 @@ def run_rounds(
 
 
 def _window(rows: Rows, number: int, size: int) -> Rows:
-    """The prompts of a round: the next ones, from the start again after the last."""
+    """Take the prompts of a round: the next ones, from the start again after the last."""
     return [rows[(number * size + i) % len(rows)] for i in range(min(size, len(rows)))]
 
 

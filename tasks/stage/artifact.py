@@ -52,7 +52,7 @@ class Manifest(Strict):
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of one file, as hex."""
+    """Compute the SHA-256 of one file, as hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

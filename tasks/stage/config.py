@@ -120,7 +120,7 @@ def load(path: Path, model: type[M]) -> M:
 
 
 def digest(config: BaseModel) -> str:
-    """SHA-256 of a configuration's canonical JSON: the identity of its values, not of its layout."""
+    """Compute the SHA-256 of a configuration's canonical JSON: the identity of its values, not of its layout."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -159,7 +159,7 @@ def _explain(model: type[BaseModel], err: Any) -> str:
 
 
 def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
-    """Field names of the section at `loc`, looking through lists, dicts and unions."""
+    """List the field names of the section at `loc`, looking through lists, dicts and unions."""
     sections = [model]
     for part in loc:
         inner: list[Any] = []
