@@ -52,9 +52,13 @@ class Product:
     name: str
     """Name that the builder gives it: `model.layers.0.attn.qkv_proj`, `lm_head`."""
     bits: int
+    """Bits of each stored code."""
     block: int
+    """Number of weights in a row that share a scale."""
     rows: int
+    """Rows of the matrix."""
     columns: int
+    """Columns of the matrix, without padding."""
     _codes: _Place
     _scales: _Place
     _zeros: _Place | None
