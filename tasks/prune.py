@@ -1,4 +1,4 @@
-"""Pruning: weights or blocks that matter least are taken away, and what is left is healed by training on.
+"""Pruning: the weights or blocks that matter least are taken away, and training on heals the rest.
 
     magnitude   the smallest weights of each matrix become zero (Han et al., arXiv:1506.02626, section 3)
     wanda       those with the smallest |w| times the norm of their input (Sun et al., arXiv:2306.11695, eq. 1)
@@ -57,9 +57,9 @@ class Method(Strict):
     magnitude: float | None = Field(gt=0, lt=1)
     """Share of the weights of each matrix that become zero, by size alone."""
     drop_layers: int | None = Field(ge=1)
-    """Blocks taken away, those of least influence."""
+    """Number of blocks taken away, those of least influence."""
     heal: bool
-    """Train on afterwards, as `trainer:` says."""
+    """Whether the model is trained on afterwards, as `trainer:` says."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -69,7 +69,7 @@ class Method(Strict):
 
 
 class Config(training.TrainerConfig):
-    """`params/<recipe>/prune.yaml`; `dataset` and `trainer` are of the healing."""
+    """`params/<recipe>/prune.yaml`, with `dataset` and `trainer` of the healing."""
 
     methods: dict[str, Method]
     """Name of the method, which follows `pruned_` in the artifact's, to how it prunes."""

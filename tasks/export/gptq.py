@@ -69,8 +69,8 @@ def grid(weights: Any, form: Grid, importance: Any) -> tuple[Any, Any]:
             scale = ((high - low) * share / top).clamp(min=1e-10)
             zero = (-low * share / scale).round().clamp(0, top)
         levels = _codes(weights, scale, zero, top) - zero[:, None]
-        fitted = (importance * weights * levels).sum(-1) / (importance * levels**2).sum(-1).clamp(min=1e-12)
-        for candidate in (scale, torch.where(fitted * scale > 0, fitted, scale)):
+        least_squares = (importance * weights * levels).sum(-1) / (importance * levels**2).sum(-1).clamp(min=1e-12)
+        for candidate in (scale, torch.where(least_squares * scale > 0, least_squares, scale)):
             levels = _codes(weights, candidate, zero, top) - zero[:, None]
             error = (importance * (weights - levels * candidate[:, None]) ** 2).sum(-1)
             better = error < best
@@ -155,7 +155,7 @@ def fit(
     """
     import torch
 
-    fitted: dict[str, Rounded] = {}
+    matrices: dict[str, Rounded] = {}
     names = {module: name for name, module in model.named_modules()}
     layers = decoder_layers(model)
     with torch.no_grad():
@@ -165,10 +165,10 @@ def fit(
             modules = {names[module]: module for module in layer.modules() if names[module] in grids}
             hessians = _hessians(layer, modules, inputs, arguments[number])
             for name, module in modules.items():
-                fitted[name], rounded = round_matrix(module.weight, hessians[name], grids[name], damping)
+                matrices[name], rounded = round_matrix(module.weight, hessians[name], grids[name], damping)
                 module.weight.copy_(rounded)
             inputs = [_output(layer, x, others) for x, others in zip(inputs, arguments[number], strict=True)]
-    return fitted
+    return matrices
 
 
 class _Reached(Exception):

@@ -76,7 +76,7 @@ class Product:
     def modules(self) -> list[str]:
         """Return the names of transformers' modules whose weights these are, row after row."""
         head, _, last = self.name.replace(".attn.", ".self_attn.").rpartition(".")
-        return [f"{head}.{part}" if head else part for part in FUSED.get(last, (last,))]
+        return [f"{head}.{module}" if head else module for module in FUSED.get(last, (last,))]
 
     def read(self) -> tuple[Any, Any, Any]:
         """Return codes uint8 `[rows, blocks, block]`, scales float32 and zeros uint8 `[rows, blocks]`."""
@@ -156,9 +156,9 @@ def decoder_products(folder: Path, model: Any) -> list[Product]:
     weights = {name: m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     in_layers = [product for product in products(folder) if "layers" in product.name]
     for product in in_layers:
-        parts = [weights[name] for name in product.modules() if name in weights]
-        shape = (sum(len(part) for part in parts), parts[0].shape[1]) if parts else None
-        if len(parts) != len(product.modules()) or shape != (product.rows, product.columns):
+        matrices = [weights[name] for name in product.modules() if name in weights]
+        shape = (sum(map(len, matrices)), matrices[0].shape[1]) if matrices else None
+        if len(matrices) != len(product.modules()) or shape != (product.rows, product.columns):
             raise ModelError(
                 f"{folder}: {product.name} is no matrix of {type(model).__name__} that GPTQ can find; set `gptq: null`"
             )

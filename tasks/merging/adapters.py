@@ -49,7 +49,7 @@ def merge(
     base = load_causal_lm(model)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     adapted: Any = None
-    held: dict[str, float] = {}
+    shares: dict[str, float] = {}
     names = [f"member_{number}" for number in range(len(members))]  # PEFT takes `lora` for a prefix of its own
     for name, (member, folder) in zip(names, members.items(), strict=True):
         after = load_causal_lm(folder).state_dict()
@@ -58,7 +58,7 @@ def merge(
             adapted = get_peft_model(base, config, adapter_name=name)
         else:
             adapted.add_adapter(name, config)
-        held[member] = _fill(adapted, name, folder, {key: after[key] - before[key] for key in before})
+        shares[member] = _fill(adapted, name, folder, {key: after[key] - before[key] for key in before})
     torch.manual_seed(seed)
     weight = parameters["weight"]
     try:
@@ -74,7 +74,7 @@ def merge(
         raise ConfigError(f"PEFT refuses to merge adapters with {json.dumps(parameters)}: {e}") from e
     merged = adapted.merge_and_unload(adapter_names=["merged"])
     save_model(merged.to(getattr(torch, dtype)), load_tokenizer(model), out)
-    return held
+    return shares
 
 
 def _config(folder: Path, rank: int) -> Any:

@@ -4,9 +4,11 @@ Unlike matplotlib's, they follow the page's colours in light and dark, weigh a k
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
+
+from tasks.reporting import axes
 
 Points = Sequence[tuple[float, float]]
 
@@ -20,24 +22,6 @@ def number(value: float) -> str:
     if abs(value) < 0.01:
         return f"{value:.2g}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about `count` round numbers that cover low to high."""
-    if low == high:
-        return [low]
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * min((1, 2, 2.5, 5, 10), key=lambda m: abs(m * power - raw))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def labels(marks: Sequence[float]) -> list[str]:
-    """Format the marks of an axis, all with as many digits as the step between them needs."""
-    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
-    digits = next((d for d in range(6) if abs(step - round(step, d)) < 1e-9), 6)
-    return [f"{mark:.{digits}f}".replace("-", "\u2212") for mark in marks]
 
 
 def interval(value: float, low: float, high: float, top: float, style: str, width: float = 120.0) -> Markup:
@@ -72,17 +56,17 @@ def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | N
     """
     xs = [x for _, points in series.values() for x, _ in points]
     ys = [y for _, points in series.values() for _, y in points] + ([] if floor is None else [floor])
-    x_ticks = ticks(min(xs), max(xs), 4)
-    y_ticks = ticks(min(ys), max(ys), 4)
-    at, parts = _axes(x_ticks, y_ticks, (44.0, 12.0, 296.0, 132.0))
+    x_ticks = axes.ticks(min(xs), max(xs), 4)
+    y_ticks = axes.ticks(min(ys), max(ys), 4)
+    at, parts = axes.axes(x_ticks, y_ticks, (44.0, 12.0, 296.0, 132.0))
     for label, (style, points) in series.items():
         path = _path([at(x, y) for x, y in points])
         last_x, last_y = points[-1]
-        end = at(last_x, last_y)
+        end_x, end_y = at(last_x, last_y)
         tip = f"{label}: {number(last_y)} at step {number(last_x)}"
         parts.append(
             Markup('<g class="{}"><path class="line" d="{}"><title>{}</title></path>').format(style, path, tip)
-            + Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6"/></g>').format(*end)
+            + Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6"/></g>').format(end_x, end_y)
         )
     return _chart(title, parts)
 
@@ -95,22 +79,23 @@ def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]], u
         points: x, y, name, style class, and whether it is on the front; at least one.
         unit: of x.
     """
-    x_ticks = ticks(0, max(point[0] for point in points), 5)
-    y_ticks = ticks(min(point[1] for point in points), max(point[1] for point in points), 5)
-    at, parts = _axes(x_ticks, y_ticks, (52.0, 14.0, 590.0, 250.0))
+    x_ticks = axes.ticks(0, max(point[0] for point in points), 5)
+    y_ticks = axes.ticks(min(point[1] for point in points), max(point[1] for point in points), 5)
+    at, parts = axes.axes(x_ticks, y_ticks, (52.0, 14.0, 590.0, 250.0))
     front = sorted({at(x, y) for x, y, _, _, on_front in points if on_front})
     parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(_path(front)))
     for x, y, name, style, on_front in points:
-        place = at(x, y)
+        place_x, place_y = at(x, y)
         tip = f"{name}: {number(y)} at {number(x)} {unit}"
         dot = '<g class="{}"><circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle></g>'
-        parts.append(Markup(dot).format(style, *place, 4.5 if on_front else 2.6, tip))
+        parts.append(Markup(dot).format(style, place_x, place_y, 4.5 if on_front else 2.6, tip))
         if on_front:
-            side = -8 if place[0] > 347 else 8  # away from the nearer edge
-            below = front.index(place) % 2 or place[1] < 24  # neighbours on a flat part would write over each other
+            side = -8 if place_x > 347 else 8  # away from the nearer edge
+            # Neighbours on a flat part would write over each other.
+            below = front.index((place_x, place_y)) % 2 or place_y < 24
             anchor = "end" if side < 0 else "start"
             text = '<text class="point" x="{:.1f}" y="{:.1f}" style="text-anchor: {}">{}</text>'
-            parts.append(Markup(text).format(place[0] + side, place[1] + (17 if below else -7), anchor, name))
+            parts.append(Markup(text).format(place_x + side, place_y + (17 if below else -7), anchor, name))
     return Markup('<svg class="chart wide" viewBox="0 0 680 290" role="img" aria-label="{}">{}</svg>').format(
         title, Markup("").join(parts)
     )
@@ -124,14 +109,14 @@ def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
         style: style class.
     """
     left, top, width, height = 44.0, 12.0, 296.0, 132.0
-    marks = ticks(min(0.5, *(b["observed"] for b in bins)), 1, 4)
+    marks = axes.ticks(min(0.5, *(b["observed"] for b in bins)), 1, 4)
     low = marks[0]
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + (x - low) / (1 - low) * width, top + height - (y - low) / (1 - low) * height
 
-    parts = [_y_tick(left, width, at(low, v)[1], text) for v, text in zip(marks, labels(marks), strict=True)]
-    parts += [_x_tick(at(v, low)[0], top + height, text) for v, text in zip(marks, labels(marks), strict=True)]
+    parts = [axes.y_tick(left, width, at(low, v)[1], text) for v, text in zip(marks, axes.labels(marks), strict=True)]
+    parts += [axes.x_tick(at(v, low)[0], top + height, text) for v, text in zip(marks, axes.labels(marks), strict=True)]
     parts.append(
         Markup('<line class="zero" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(*at(low, low), *at(1, 1))
     )
@@ -212,26 +197,6 @@ def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, 
     ).format(width, height, Markup("").join(parts))
 
 
-def _axes(
-    x_ticks: Sequence[float], y_ticks: Sequence[float], box: tuple[float, float, float, float]
-) -> tuple[Callable[[float, float], tuple[float, float]], list[Markup]]:
-    """Return the place of a point (x, y) in a box (left, top, width, height), and the marks along two of its sides."""
-    left, top, width, height = box
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - x_ticks[0]) / ((x_ticks[-1] - x_ticks[0]) or 1) * width,
-            top + height - (y - y_ticks[0]) / ((y_ticks[-1] - y_ticks[0]) or 1) * height,
-        )
-
-    parts = []
-    for value, label in zip(y_ticks, labels(y_ticks), strict=True):
-        parts.append(_y_tick(left, width, at(x_ticks[0], value)[1], label))
-    for value, label in zip(x_ticks, labels(x_ticks), strict=True):
-        parts.append(_x_tick(at(value, y_ticks[0])[0], top + height, label))
-    return at, parts
-
-
 def _path(points: Points) -> str:
     """Return a line through points as the `d` of an SVG path."""
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
@@ -241,14 +206,3 @@ def _chart(title: str, parts: Sequence[Markup]) -> Markup:
     return Markup('<svg class="chart" viewBox="0 0 352 168" role="img" aria-label="{}">{}</svg>').format(
         title, Markup("").join(parts)
     )
-
-
-def _y_tick(left: float, width: float, y: float, label: str) -> Markup:
-    return Markup(
-        '<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/>'
-        '<text class="y" x="{3:.1f}" y="{4:.1f}">{5}</text>'
-    ).format(left, left + width, y, left - 6, y + 3.5, label)
-
-
-def _x_tick(x: float, y: float, label: str) -> Markup:
-    return Markup('<text class="x" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y + 14, label)
