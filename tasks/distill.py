@@ -1,6 +1,6 @@
 """Distillation: a student with fewer layers learns what its teacher does.
 
-One raw row: as in `sft`. The stage is a matrix over `methods`; the last part of `--out` says which one runs. The
+One raw row: as in `sft`. `--method` names the entry of `methods:` that runs. The
 student is a model with some of its decoder layers (`tasks/models/layers.py`), embedding and head kept; it may be cut
 from the teacher or from another model of its family. A method says where the text comes from and what is learnt of it.
 In the recipes each has one thing more than the one before, which is its control:
@@ -31,9 +31,11 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.models.layers import check_indices, keep_layers
 from tasks.models.turn_ends import end_tokens
 from tasks.stage import artifact
-from tasks.stage.config import Strict, suggest
+from tasks.stage.config import Strict
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows as training_rows
 from tasks.training import supervised
@@ -81,13 +83,13 @@ class Method(Strict):
         return self
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/distill.yaml`."""
 
     student: Student
     """Layers of the student, and its largest size."""
     methods: dict[str, Method]
-    """Name of the model artifact to how it is made."""
+    """Name of the method to how the student learns."""
 
 
 def trainer_class() -> type[Any]:
@@ -98,18 +100,14 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) -> None:
-    """Cut the student from `model`, teach it by the method that the artifact is named after, write a model folder.
+    """Cut the student from `model`, teach it by the method that runs, write a model folder.
 
     Raises:
         ConfigError: no such method, settings that do not fit it, or layers that the model has not.
         ModelError: the student is too large, or its tokens are not the teacher's.
         DataError: no such set, nothing to learn from, or training diverged.
     """
-    if run.name not in config.methods:
-        raise ConfigError(
-            f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
-        )
-    method = config.methods[run.name]
+    method = config.methods[run.method]
     check_indices(config.student.layers, model, f"{run.params_file}: student.layers")
     with run.timed("import"):
         from trl import SFTTrainer
@@ -165,7 +163,7 @@ def _rows(
         row_audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
         return training_rows.examples(data, config.dataset, "train"), {}
     rows = training_rows.read(data, config.dataset, "validation")
-    source = training_rows.file(data, config.dataset, "validation")
+    source = split_file(data, config.dataset, "validation")
     held_out = row_audit.learnt(
         config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), model
     )

@@ -8,7 +8,7 @@
     dare_ties        entries dropped at random and the rest scaled up, signs as in TIES (Yu et al., arXiv:2311.03099)
     adapters         LoRA adapters, by PEFT (`tasks/merging/adapters.py`); the others are mergekit's
 
-The stage is a matrix over `methods`; the last part of `--out` says which one runs. Every candidate of the method's grid
+`--method` names the entry of `methods:` that runs. Every candidate of the method's grid
 is merged and answers held-out validation rows; the one with the best average over `metrics` is written. A metric has
 the name of the evaluation's metric that it stands for, `task.metric`, so that the report can average the same over the
 test questions, which chose nothing. The score that a candidate was chosen by flatters it; the test's does not.
@@ -35,7 +35,7 @@ from tasks.merging import adapters as adapter_merging
 from tasks.merging import weights as merging
 from tasks.merging.validation import Metric, Validation
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
-from tasks.sampling.sample import Sampling
+from tasks.sampling.sample import SamplingSettings
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig, Strict, suggest
 from tasks.stage.errors import ConfigError
@@ -60,11 +60,11 @@ class Config(StageConfig):
     dtype: str
     """Data type of the weights, when they answer and as written; they are merged in float32."""
     methods: dict[str, Method]
-    """Name of the model artifact to how it is merged."""
+    """Name of the method to how it merges."""
     metrics: dict[Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")], Metric] = Field(min_length=1)
     """`task.metric` of the evaluation to its measurement on validation rows. `weight` is that in the average."""
-    sampling: Sampling
-    """Sampling of the answers."""
+    sampling: SamplingSettings
+    """SamplingSettings of the answers."""
     chat_template_args: dict[str, Any]
     """Arguments passed to the chat template."""
     resamples: int
@@ -93,7 +93,7 @@ class Search(NamedTuple):
 
 def main(config: Config, run: Run, *, model: Path, data: Path, first: Path, second: Path) -> None:
     """Merge `first` and `second`, both made from `model`, and write the best candidate and `merge.json`."""
-    method = chosen_method(config, run)
+    method = config.methods[run.method]
     members = {first.name: first, second.name: second}
     if len(members) < 2:
         raise ConfigError(f"{run.params_file}: --first and --second are both called '{first.name}'; merge two models")
@@ -204,15 +204,6 @@ def _report(
     }
 
 
-def chosen_method(config: Config, run: Run) -> Method:
-    """Return the method that the artifact is named after. Raises ConfigError when there is none."""
-    if run.name not in config.methods:
-        raise ConfigError(
-            f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
-        )
-    return config.methods[run.name]
-
-
 def grid(method: Method, run: Run, members: int) -> list[dict[str, Any]]:
     """Return every combination of the method's values.
 
@@ -222,7 +213,7 @@ def grid(method: Method, run: Run, members: int) -> list[dict[str, Any]]:
     adapters = method.merge_method == "adapters"
     names = adapter_merging.PARAMETERS if adapters else merging.parameter_names(method.merge_method)
     for name, choices in method.grid.items():
-        where = f"{run.params_file}: methods.{run.name}.grid.{name}"
+        where = f"{run.params_file}: methods.{run.method}.grid.{name}"
         if name not in names:
             raise ConfigError(f"{where}: {method.merge_method} has no such parameter{suggest(name, names)}")
         if not choices:

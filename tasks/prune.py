@@ -14,10 +14,10 @@ pruning may teach besides: a token's loss is then teacher_weight · KL(dense ‖
 cross-entropy, of the output distributions at temperature 1 (Hinton et al., arXiv:1503.02531), as the trainer of
 `tasks/compression/distillation.py` computes it.
 `prune.json` has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned
-and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it. The
-stage is a matrix over `methods`; what follows `pruned_` in the last part of `--out` says which one runs. What it leaves
-out: pruning heads or channels, a teacher's hidden states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded
-training (FSDP), whose flat parameters the mask does not know.
+and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it.
+`--method` names the entry of `methods:` that runs. What it leaves out: pruning heads or channels, a teacher's hidden
+states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded training (FSDP), whose flat parameters the mask does
+not know.
 """
 
 import logging
@@ -28,7 +28,6 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.compression import calibration as calibration_rows
-from tasks.compression import held_out as held_out_rows
 from tasks.compression import modifiers as llm_modifiers
 from tasks.compression.calibration import Calibration
 from tasks.compression.measure import GradedRows, Measure
@@ -41,12 +40,11 @@ from tasks.stage import artifact
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 from tasks.training import audit
 from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
-PREFIX = "pruned_"
-"""Beginning of the artifacts' names; the method's name follows."""
 
 
 class Method(Strict):
@@ -68,11 +66,11 @@ class Method(Strict):
         return self
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/prune.yaml`, with `dataset` and `trainer` of the healing."""
 
     methods: dict[str, Method]
-    """Name of the method, which follows `pruned_` in the artifact's, to how it prunes."""
+    """Name of the method to how it prunes."""
     calibration: Calibration
     """Calibration rows of the methods."""
     held_out: GradedRows
@@ -82,14 +80,12 @@ class Config(training.TrainerConfig):
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader of the held-out answers; each is reported by itself."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """Return the settings that are passed on verbatim: `trainer:`, and each method's modifiers."""
         return [
             *super().verbatim(trainer_class),
             *(
-                training.Verbatim(
-                    f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED
-                )
+                Verbatim(f"methods.{name}.modifiers.{kind}", values, llm_modifiers.fields(kind), llm_modifiers.RESERVED)
                 for name, method in self.methods.items()
                 for kind, values in (method.modifiers or {}).items()
             ),
@@ -104,13 +100,13 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Prune `model` by the method that the artifact is named after, heal it, write it and `prune.json`.
+    """Prune `model` by the method that runs, heal it, write it and `prune.json`.
 
     Raises:
         ConfigError: no such method, a modifier's or grader's value, too few rows, or no block that would be left.
         DataError: no such set, or training diverged.
     """
-    name = held_out_rows.method_name(run, PREFIX, config.methods)
+    name = run.method
     method = config.methods[name]
     _leaves_one(method.drop_layers, f"{run.params_file}: methods.{name}.drop_layers", depth(model))
     measure = Measure(config.held_out, config.graders, config.seed, run, data)

@@ -12,10 +12,10 @@ with the embedding and the head in float32. One raw row, for calibration (traini
 
 `quantize.json` records the calibration rows (set, number, SHA-256 of ids and texts), every field of the modifiers, the
 size, and the distance from the parent: the folder is loaded again and read along the parent's greedy answers to
-held-out prompts (measures as in `tasks/export/divergence.py`). The stage is a matrix over `methods`; what follows
-`quant_` in the last part of `--out` says which one runs. Such a model can be evaluated and served, but neither trained
-further nor exported to ONNX, which quantises for itself. On a CPU transformers unpacks the weights: they are smaller on
-disk and no faster. What it leaves out: quantisation-aware training, float8.
+held-out prompts (measures as in `tasks/export/divergence.py`). `--method` names the entry of `methods:` that runs. Such
+a model can be evaluated and served, but neither trained further nor exported to ONNX, which quantises for itself. On a
+CPU transformers unpacks the weights: they are smaller on disk and no faster. What it leaves out: quantisation-aware
+training, float8.
 """
 
 import logging
@@ -39,8 +39,6 @@ from tasks.stage.lifecycle import Run, stage
 from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
-PREFIX = "quant_"
-"""Beginning of the artifacts' names; the method's name follows."""
 Kind = Literal["QuantizationModifier", "GPTQModifier", "AWQModifier", "SmoothQuantModifier"]
 
 
@@ -55,7 +53,7 @@ class Config(StageConfig):
     """`params/<recipe>/quantize.yaml`."""
 
     methods: dict[str, Method]
-    """Name of the method, which follows `quant_` in the artifact's, to how it quantises."""
+    """Name of the method to how it quantises."""
     calibration: Calibration
     """Calibration rows of GPTQ, AWQ and SmoothQuant."""
     held_out: HeldOut
@@ -65,8 +63,8 @@ class Config(StageConfig):
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Quantise `model` by the method that the artifact is named after; write the folder and `quantize.json`."""
-    name = held_out_rows.method_name(run, PREFIX, config.methods)
+    """Quantise `model` by the method that runs; write the folder and `quantize.json`."""
+    name = run.method
     section = f"methods.{name}.modifiers"
     held_out = config.held_out
     answers = training_rows.read(data, held_out.answers, "validation")[: held_out.answer_rows]

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from tasks.compression.calibration import conversation
 from tasks.models.chat_template import templated
-from tasks.stage.config import Strict, suggest
-from tasks.stage.errors import ConfigError, DataError
-from tasks.stage.lifecycle import Run
+from tasks.stage.config import Strict
+from tasks.stage.errors import DataError
 
 
 class HeldOut(Strict):
@@ -28,18 +27,6 @@ class HeldOut(Strict):
     """Longest answer, in tokens."""
     chat_template_args: dict[str, Any]
     """Arguments passed to the chat template when the prompts are answered, e.g. `enable_thinking: false`."""
-
-
-def method_name(run: Run, prefix: str, methods: Mapping[str, Any]) -> str:
-    """The method of a matrix's stage: what follows `prefix` in the artifact's name. Raises ConfigError."""
-    if not run.name.startswith(prefix):
-        raise ConfigError(
-            f"{run.params_file}: the last part of --out is '{run.name}'; it must be {prefix} and a method"
-        )
-    name = run.name.removeprefix(prefix)
-    if name not in methods:
-        raise ConfigError(f"{run.params_file}: methods has no '{name}'{suggest(name, methods)}")
-    return name
 
 
 def loss_per_token(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

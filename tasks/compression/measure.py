@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tasks.compression.held_out import HeldOut, loss_per_token
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage.lifecycle import Run
 from tasks.training import rows
 
@@ -41,7 +41,7 @@ class Measure:
         """
         self._run = run
         self._seed = seed
-        self._sampling = Sampling(
+        self._sampling = SamplingSettings(
             samples_per_prompt=1,
             temperature=0,
             top_p=1,
@@ -75,7 +75,7 @@ class Measure:
             self._seed,
             lambda done, total: self._run.progress.update(done, total, f"measuring, {when}"),
         )
-        responses = [answers[0] for answers in answers_by_prompt]
+        responses = [answers[0].text for answers in answers_by_prompt]
         graded_rows = [{"question": row["prompt"][-1]["content"], **row} for row in self._prompts]
         scores = {name: self._rewards.score(name, responses, graded_rows) for name in self._rewards.names}
         grades = {name: round(sum(values) / len(values), 6) for name, values in scores.items()}

@@ -6,14 +6,14 @@ from typing import Any
 from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
-from tasks.sampling.sample import Answer, Sampling, sample_counted
-from tasks.stage import artifact
+from tasks.sampling.sample import Answer, SamplingSettings, sample
+from tasks.stage import artifact, audit_record
 from tasks.stage.config import Strict
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit
 from tasks.training import rows as training_rows
-from tasks.training.trainer import TrainerConfig
 
 ANSWERED = "answers.json"
 """File that marks the answers as complete: a killed stage goes on behind it."""
@@ -24,15 +24,15 @@ class Answers(Strict):
 
     prompts: dict[str, int] = Field(min_length=1)
     """Set of the data artifact to the number of its prompts that the teacher answers."""
-    sampling: Sampling
-    """Sampling of the teacher's answers."""
+    sampling: SamplingSettings
+    """SamplingSettings of the teacher's answers."""
     chat_template_args: dict[str, Any]
     """Arguments passed to the chat template, e.g. `enable_thinking: false`."""
 
 
 def draw(
-    config: TrainerConfig, settings: Answers, run: Run, teacher: Any, folder: Path, data: Path
-) -> tuple[list[dict[str, Any]], dict[str, int], audit.Record]:
+    config: TrlConfig, settings: Answers, run: Run, teacher: Any, folder: Path, data: Path
+) -> tuple[list[dict[str, Any]], dict[str, int], audit_record.Record]:
     """Return rows of the teacher's answers, drawn once and kept with the checkpoints.
 
     An answer that did not end within `max_new_tokens` is left out: its student would learn not to end.
@@ -68,7 +68,7 @@ def draw(
     mark = run.checkpoints / ANSWERED
     if not mark.exists():
         conversations = [prompts[number]["prompt"] for number in fitting]
-        answers_by_prompt = sample_counted(
+        answers_by_prompt = sample(
             teacher,
             tokenizer,
             conversations,

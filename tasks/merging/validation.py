@@ -10,7 +10,7 @@ from pydantic import Field
 from tasks.grading.average import Scores, average
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage.lifecycle import Run
 from tasks.training import rows as training_rows
 
@@ -33,7 +33,7 @@ class Validation:
         data: Path,
         run: Run,
         *,
-        sampling: Sampling,
+        sampling: SamplingSettings,
         chat_template_args: dict[str, Any],
         seed: int,
         device: str,
@@ -105,7 +105,7 @@ class Validation:
             self._seed,
             lambda done, total: None,
         )
-        return [answers[0] for answers in answers_by_prompt]
+        return [answers[0].text for answers in answers_by_prompt]
 
     def average(self, scores: Scores) -> float:
         """Return the weighted average over the metrics."""

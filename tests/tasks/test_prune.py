@@ -11,24 +11,15 @@ import torch
 from tasks import prune
 from tasks.compression import held_out, pruning
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.stage.config import parse, read_yaml
+from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.training import rows
 from tasks.training import trainer as training
 from tests.conftest import REPO, TRAINER
+from tests.support.prune import configured
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 SHAPES = {"wanda": "0:0", "sparsegpt": "0:0", "wanda24": "2:4", "sparsegpt24": "2:4"}
-
-
-def configured(**changed: Any) -> prune.Config:
-    """The tiny recipe's own settings, for a few rows and steps."""
-    path = REPO / "params/tiny/prune.yaml"
-    values = read_yaml(path)
-    values["calibration"]["rows"] = 16
-    values["held_out"] |= {"answer_rows": 8, "prompt_rows": 4, "max_new_tokens": 8}
-    values["trainer"] = TRAINER | {"assistant_only_loss": True, "max_steps": 3, "save_steps": 3}
-    return parse(path, values | changed, prune.Config)
 
 
 def method(name: str, **changed: Any) -> dict[str, Any]:
@@ -37,7 +28,7 @@ def method(name: str, **changed: Any) -> dict[str, Any]:
 
 
 def pruned(make_run: MakeRun, config: prune.Config, name: str, chat_model: Path, data: Path) -> tuple[Path, Any]:
-    run = make_run(f"pruned_{name}")
+    run = make_run(f"pruned_{name}", name)
     prune.main(config, run, model=chat_model, data=data)
     return run.out, json.loads((run.out / "prune.json").read_text())
 

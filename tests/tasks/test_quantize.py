@@ -19,7 +19,7 @@ from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 RECIPE = REPO / "params/tiny/quantize.yaml"
 CALIBRATED = {"rtn4": False, "gptq": True, "awq": True, "rtn8": False, "w8a8": False}
 CLOSE = {"rtn4": 2.0, "gptq": 2.0, "awq": 2.0, "rtn8": 0.02, "w8a8": 0.05}
@@ -51,7 +51,7 @@ def sharp(
 def quantized(
     make_run: MakeRun, config: quantize.Config, name: str, model: Path, data: Path
 ) -> tuple[Path, dict[str, Any]]:
-    run = make_run(f"quant_{name}")
+    run = make_run(f"quant_{name}", name)
     quantize.main(config, run, model=model, data=data)
     return run.out, json.loads((run.out / "quantize.json").read_text())
 
@@ -171,8 +171,3 @@ def test_the_recipe_hands_them_on(make_run: MakeRun, sharp: Path, sums_data: Pat
     config = configured(held_out=held | {"chat_template_args": {"enable_thinking": False}})
     quantized(make_run, config, "rtn8", sharp, sums_data)
     assert seen == [{"enable_thinking": False}]
-
-
-def test_an_unknown_method_is_named(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
-    with pytest.raises(ConfigError, match="methods has no 'gtpq'; did you mean 'gptq'"):
-        quantized(make_run, configured(), "gtpq", sharp, sums_data)

@@ -12,6 +12,7 @@ import pytest
 
 from flows.graph import Graph
 from flows.registry import promotion
+from flows.registry.version import champion
 from flows.tracking import client
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError, GateError, ModelError, PolmError
@@ -131,7 +132,7 @@ def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Pa
     served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     answer = served.predict({"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4})
     assert answer["choices"][0]["message"]["role"] == "assistant"
-    with promotion.champion() as (folder, label):
+    with champion() as (folder, label):
         assert (folder / "genai_config.json").exists() and label == f"{NAME} v1 (sft, int8)"
         requirements = (folder.parents[1] / "requirements.txt").read_text().split()
     assert requirements and all("==" in line for line in requirements)
@@ -143,7 +144,7 @@ def test_a_champion_that_was_not_promoted_here_is_named(project: Path) -> None:
     api.delete_model_version_tag(NAME, "1", "export")
     with (
         pytest.raises(ModelError, match=rf"{NAME}/1 has no tag 'export', which `polm promote` sets"),
-        promotion.champion(),
+        champion(),
     ):
         pass
 
