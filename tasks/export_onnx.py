@@ -4,7 +4,7 @@ One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder
 are, or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits); the embedding stays
 float32 unless the recipe names `Gather`. The builder rounds each block by itself; a form with `gptq` gets the decoder's
 weights from `tasks/export/gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
-held-out prompts and are compared (`tasks/export/parity.py` says how); a form over its thresholds fails the stage, and
+held-out prompts and are compared (see `tasks/export/parity.py`); a form over its thresholds fails the stage, and
 nothing is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
 
     {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}

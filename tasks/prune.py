@@ -13,6 +13,7 @@ Healing is fine-tuning in which zeros stay zero: a mask is applied after each st
 pruning may teach besides: a token's loss is then teacher_weight · KL(dense ‖ pruned) + (1 − teacher_weight) ·
 cross-entropy, of the output distributions at temperature 1 (Hinton et al., arXiv:1503.02531), as the trainer of
 `tasks/compression/distillation.py` computes it.
+
 `prune.json` has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned
 and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it.
 `--method` names the entry of `methods:` that runs. What it leaves out: pruning heads or channels, a teacher's hidden

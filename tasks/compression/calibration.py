@@ -40,7 +40,7 @@ def draw(
     """Draw and tokenize the calibration rows.
 
     Returns:
-        Token ids of each row, and what is recorded of them: `dataset`, `split`, `rows`, how many of them were `cut`,
+        Token ids of each row, and a record of them: `dataset`, `split`, the number of `rows`, how many were `cut`,
         the tokens of the `longest` before that, `tokens` in all, and `sha256` of the rows' ids and texts, one JSON line
         each.
 

@@ -2,8 +2,9 @@
 
 The prompt is rendered and tokenized by the folder's own template and tokenizer, as the server does it. Batches are
 padded on the right, which is where ONNX Runtime GenAI expects it: padding on the left gives wrong answers, silently.
-It gives what the tasks here need: greedy answers, and log-likelihoods of given ones. No sampling, no rolling
-log-likelihood. The harness has a class of its own for this runtime, which takes a row at a time and no chat template.
+A model gives the answers that the tasks here need: greedy ones, and log-likelihoods of given ones. No sampling, no
+rolling log-likelihood. The harness has a class of its own for this runtime, which takes a row at a time and no chat
+template.
 """
 
 from collections.abc import Iterator, Sequence

@@ -8,9 +8,9 @@ diagonal dampened, and U the upper Cholesky factor of its inverse, column j with
 
 Each block of columns gets its scale and zero point when its turn comes, from the weights as they are by then: the pair
 that among a few shrunk ranges errs least, weighted by H's diagonal, with the scale refitted by least squares. The
-layers go in order, each seeing what the rounded ones before it put out. `quantize` has llm-compressor's GPTQ, for
-folders that transformers and vLLM load; here the grid is ONNX Runtime's, with float32 scales and zero points, which
-its folders do not have.
+layers go in order, each with the outputs of the rounded ones before it as its inputs. `quantize` has llm-compressor's
+GPTQ, for folders that transformers and vLLM load; here the grid is ONNX Runtime's, with float32 scales and zero points,
+which its folders do not have.
 """
 
 import contextlib

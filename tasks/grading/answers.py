@@ -3,7 +3,7 @@
 A grader takes a row and lm-eval's results for it, and returns `{metric: score}`. For generated answers the results are
 `[response]`; for log-likelihoods `[(sum of log-probabilities in nats, whether greedy decoding gives it)]`.
 
-A grader that can be fooled is what reinforcement learning finds first. So a number counts only where the answer commits
+Reinforcement learning soon finds a grader that can be fooled. So a number counts only where the answer commits
 to it: reciting the number line, listing candidates or repeating the sentence until the limit does not.
 """
 

@@ -2,7 +2,7 @@
 
 A checker is a plain function `check(response, **args) -> bool`; a row names it in its `instructions`, e.g.
 `[{"check": "ends_with", "text": "Done."}]`. Following and being right are apart: a checker never looks whether the
-answer is right. What IFEval has and this leaves out: its loose score (the response without its first or last line), and
+answer is right. Left out of IFEval: its loose score (the response without its first or last line), and
 everything longer than a line. No checker passes an empty response.
 """
 

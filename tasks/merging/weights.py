@@ -15,7 +15,7 @@ from tasks.models.folder import check_folder
 from tasks.stage.errors import ConfigError, ModelError
 
 PASSING = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-"""Keys of `config.json` that do not decide what the weights mean."""
+"""Keys of `config.json` that do not change the meaning of the weights."""
 
 
 def check_alike(model: Path, members: Mapping[str, Path]) -> None:

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 def folders(root: Path, graph: Graph) -> dict[str, Path]:
     """Name every artifact of a recipe's graph that is at hand: `data`, `labels/…`, `models/…`, `metrics/…`, `onnx/…`.
 
-    What lies beside them, made by another recipe, is left out.
+    Artifacts of other recipes beside them are left out.
 
     Args:
         root: `artifacts`.
