@@ -18,6 +18,8 @@ from flows.runners import local
 from flows.workspace import EVENTS
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 
 class Watch:
     """Runs a job of the toy project and keeps what it told."""

@@ -25,6 +25,8 @@ from tasks.stage.lifecycle import Run
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = [f"What is {'very ' * (n % 5)}{n} + {7 * n % 10}?" for n in range(100)]
 LONGEST = 24
 """Tokens of an answer."""
