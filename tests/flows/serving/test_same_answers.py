@@ -1,4 +1,4 @@
-"""One model, five engines, the same greedy answers: whatever its folder says of sampling, however its turns end."""
+"""Property: five engines give one model's greedy answers, whatever its folder says of sampling and of turns' ends."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The shipped recipes' data, as far as it can be made without a network."""
+"""Property: the shipped recipes' data are right, as far as they can be made without a network."""
 
 import json
 import re
