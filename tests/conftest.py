@@ -119,12 +119,12 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable
 
 
 @pytest.fixture
-def make_run(workspace: Path) -> Callable[[str], Any]:
+def make_run(workspace: Path) -> Callable[..., Any]:
     """A `Run` as the stage's command would make it, for calling a stage's `main` in this process."""
     from tasks.stage.lifecycle import Run
     from tasks.stage.progress import Progress
 
-    def make(name: str) -> Run:
+    def make(name: str, method: str = "") -> Run:
         out = workspace / name
         out.mkdir()
         return Run(
@@ -135,6 +135,7 @@ def make_run(workspace: Path) -> Callable[[str], Any]:
             manifests={},
             progress=Progress(None),
             main_process=True,
+            method=method or name,
         )
 
     return make

@@ -8,7 +8,7 @@ from typing import Any
 from tasks import base
 from tasks.stage.config import parse
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 Break = Callable[[Path], None]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

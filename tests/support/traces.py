@@ -3,7 +3,7 @@
 import time
 from typing import Any, cast
 
-from flows.serving.follower import Served
+from flows.serving.follower import LoadedVersion
 from flows.serving.traces import Record, Traces
 from flows.tracking import client
 
@@ -14,7 +14,7 @@ ANSWER = "chatcmpl-0123456789abcdef0123456789abcdef"
 def trace(request: str, version: str = "1") -> None:
     """Write the trace of an answer as the server does."""
     tags = dict(client.client().get_model_version(NAME, "1").tags)
-    model = Served(NAME, version, tags, cast(Any, None)).origin
+    model = LoadedVersion(NAME, version, tags, cast(Any, None)).origin
     messages = [{"role": "user", "content": "What is 2 + 3?"}]
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
     traces = Traces("tiny")

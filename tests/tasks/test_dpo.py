@@ -8,7 +8,7 @@ from tasks import dpo
 from tasks.stage import artifact
 from tests.support.supervised import configured
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_dpo_prefers_the_chosen_answers(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:

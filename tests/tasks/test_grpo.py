@@ -22,7 +22,7 @@ from tests.support.rewards import LIKES_ODD, graders
 from tests.support.rl import grpo_config, moved
 
 pytestmark = pytest.mark.usefixtures("workspace", "no_proxy")
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_grpo_moves_every_weight_and_reports_reward_and_kl(

@@ -11,7 +11,7 @@ from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tests.support.rl import configured, moved
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 @pytest.mark.parametrize("dataset", ["feedback", "preferences"])

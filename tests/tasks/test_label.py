@@ -13,7 +13,7 @@ from tasks.stage.errors import ConfigError, DataError
 from tests.support.judges import ENDPOINT, FixedJudge, serving, shorter
 from tests.support.label import LABEL, PARAMS, config
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_distinct_answers_are_paired_in_the_order_drawn() -> None:

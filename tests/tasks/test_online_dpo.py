@@ -24,7 +24,7 @@ from tests.support.online_dpo import GENERATION, WATCHED, configured
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_proxy")
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 LOGGED = {
     "kl", "reward", "entropy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected",
     "rewards/brief/mean", "judge/agreement", "judge/ties", "judge/position_bias", "completions/mean_length",

@@ -9,14 +9,13 @@ import pytest
 
 from tasks import ppo
 from tasks.models.folder import load_causal_lm
-from tasks.stage import artifact
+from tasks.stage import artifact, trainer_config
 from tasks.stage.errors import ConfigError, ModelError
-from tasks.training import trainer as training
 from tests.support.ppo import LOGGED, configured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_rlhf_writes_the_policy_alone_with_its_adapter(
@@ -67,5 +66,5 @@ def test_what_cannot_work_is_refused_at_once(
 def test_the_check_of_a_recipe_knows_what_ppo_sets() -> None:
     sections = configured(trainer={"beta": 0.1}).verbatim(ppo.trainer_class())
     assert "beta" in sections[0].reserved
-    assert set(training.RESERVED) <= set(sections[0].reserved)
+    assert set(trainer_config.RESERVED) <= set(sections[0].reserved)
     assert json.dumps(sections[0].values)

@@ -19,8 +19,9 @@ from tasks.stage import artifact
 from tasks.stage.errors import ConfigError, DataError
 from tests.support import report_tree
 from tests.support.refine import configured
+from tests.support.reporting import graph
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def collected(monkeypatch: pytest.MonkeyPatch, run: Any, attempts: list[Attempt]
     for a in attempts:
         drafts.setdefault(a.prompt[0]["content"], []).append(a.draft)
     asked = [{"prompt": [{"role": "user", "content": question}], "answer": "1"} for question in drafts]
-    monkeypatch.setattr(refine, "sample_counted", lambda *_: list(drafts.values()))
+    monkeypatch.setattr(refine, "sample", lambda *_: list(drafts.values()))
     monkeypatch.setattr(refine, "revised", lambda *_: attempts)
     config = configured(**changes)
     rewards = Rewards(config.graders, run.params_file)
@@ -193,7 +194,7 @@ def test_the_page_says_who_wins(
     folder, model = tree / "models" / "refine", artifact.read_manifest(tree / "models" / "sft").digest
     shutil.copytree(refined[0], folder)
     make_artifact(folder, stage="refine", model=model)
-    found = page.folders(*(tree / name for name in page.FOLDERS))
+    found = page.folders(tree, graph("refine"))
     board = leaderboard.build(
         found, recipe="toy", headline=("sums", "helpful"), resamples=100, confidence=0.95, seed=0
     )  # no claim on it: a model that only shows a comparison is shown all the same

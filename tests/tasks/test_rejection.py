@@ -13,7 +13,7 @@ from tasks.stage.errors import ConfigError, DataError
 from tests.support.rewards import graders
 from tests.support.rl import moved, rejection_config
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_expert_iteration_learns_from_what_the_grader_keeps(

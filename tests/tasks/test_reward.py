@@ -12,7 +12,7 @@ from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tests.support.supervised import configured
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_reward_model_tells_the_sides_apart(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:

@@ -17,7 +17,7 @@ from tasks.training import rows
 from tasks.training import trainer as training
 from tests.support.supervised import configured
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_sft_moves_every_weight_and_learns(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:

@@ -15,13 +15,13 @@ from tasks.reporting import page as html_page
 from tasks.stage import artifact
 from tasks.stage.lifecycle import write_measurements
 from tests.conftest import REPO
-from tests.support.reporting import FOLDERS, PARAMS, Page, report
+from tests.support.reporting import PARAMS, Page, graph, report
 
 
 def test_page_read_back_from_disk_is_the_same(tree: Path) -> None:
     """JSON objects have no order: rendering from the file must not reshuffle models or colours."""
     out = report(tree)
-    found = html_page.folders(*(tree / name for name in FOLDERS))
+    found = html_page.folders(tree, graph())
     assert html_page.render(found, artifact.read_json(out / "leaderboard.json")) == (out / "index.html").read_text()
 
 
@@ -113,7 +113,7 @@ def test_the_faster_and_better_are_on_the_front() -> None:
 
 def test_samples_show_every_pattern_before_repeating_one(tree: Path) -> None:
     board = artifact.read_json(report(tree) / "leaderboard.json")
-    found = html_page.folders(*(tree / name for name in FOLDERS))
+    found = html_page.folders(tree, graph())
     models = ["base", "sft", "dpo"]
     every = html_page.samples(found, {**board, "page": {"samples": 10_000, "listed": 1}}, models)["sums"]
     patterns = [tuple(row["by"][m]["scores"]["helpful"] for m in models) for row in every]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks.generators.arithmetic import questions, working
+from tasks.generators.arithmetic import questions
+from tasks.grading.addition import working
 from tasks.rewards import functions as rewards
 from tasks.rewards.composite import Rewards, RewardSpec, is_grader
 from tasks.stage.errors import DataError

@@ -15,7 +15,7 @@ from tests.support.judges import CONSTITUTION, INJECTION, LOCAL, Answer, endpoin
 
 pytestmark = pytest.mark.usefixtures("workspace", "no_proxy")
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 WHERE = Path("params/test/grpo.yaml")
 QUESTION = "What is 58 + 67?"
 ROW: dict[str, Any] = {"prompt": [{"role": "user", "content": QUESTION}], "answer": "125"}

@@ -10,7 +10,7 @@ from tasks import grpo
 from tasks.stage import artifact
 from tests.support.rl import grpo_config
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 
 
 def test_dynamic_sampling_replaces_groups_without_signal(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:

@@ -12,7 +12,7 @@ from tasks import adapt, distill, dpo, grpo, kto, online_dpo, ppo, prune, refine
 from tasks import judge as judge_stage
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
 from tasks.stage.errors import DataError
 from tasks.training import audit as row_audit
 from tasks.training import fates as row_fates
@@ -25,7 +25,7 @@ from tests.support import ppo as ppo_settings
 from tests.support import prune as prune_settings
 from tests.support import refine as refine_settings
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 LIMIT = 64
 Row = dict[str, Any]
 
@@ -309,7 +309,7 @@ def test_long_prompts_before_short_answers(make_run: MakeRun, workspace: Path, c
             module.main(config, make_run(f"strict_{module.__name__[6:]}"), model=chat_model, data=data)
         run = make_run(f"lenient_{module.__name__[6:]}")
         module.main(lenient(config), run, model=chat_model, data=data)
-        record = row_audit.read(run.out)["train"]
+        record = audit_record.read(run.out)["train"]
         assert (record["rows"], record["used"], record["cut"], record["left_out"]) == (67, 33, 0, 34)
         assert record["left_out_ids"] == [str(i) for i in range(0, 67, 2)]
 
@@ -330,7 +330,7 @@ def test_the_summary_of_a_run_names_what_was_lost(workspace: Path) -> None:
         stages[name] = SimpleNamespace(out=workspace / name)
         (workspace / name).mkdir()
         record = row_audit.count(rows, fates, "sft", row_audit.Limit(128, "trainer.max_length", "raise it"))
-        artifact.write_json(workspace / name / row_audit.FILE, {"train": record})
+        artifact.write_json(workspace / name / audit_record.FILE, {"train": record})
     board = Board(list(stages), Console())
     for name, state in (("sft", "done"), ("dpo", "cached"), ("kto", "failed")):
         board.state(name, state)

@@ -18,7 +18,7 @@ from tasks.training import trainer as training
 from tests.conftest import REPO
 from tests.support.supervised import configured
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
