@@ -19,6 +19,8 @@ from ruamel.yaml import YAML
 
 from tests.conftest import REPO
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, dict[str, Any]] = {
     "base": {
         "source.scratch.steps": 12,
