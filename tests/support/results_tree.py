@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.reporting import frontier, leaderboard, page
-from tasks.stage import artifact
+from tasks.stage import artifact, recipe
 from tests.support.report_tree import summary
 
 Make = Callable[..., artifact.Manifest]
@@ -205,9 +205,20 @@ def _export(folder: Path, make: Make, digests: dict[str, str]) -> None:
     evaluation(folder / "metrics" / "dpo_int4", make, 9, form="int4", model=onnx, data=digests["data"])
 
 
+def graph() -> recipe.Graph:
+    """The graph of the tree's models."""
+    models = {
+        name: recipe.Model(name, method, {"from": parent})
+        for name, (method, parent, _) in MODELS.items()
+        if parent is not None
+    }
+    evaluated = tuple(name for name, (_, _, right) in MODELS.items() if right is not None)
+    return recipe.Graph(Path("params/tiny/recipe.yaml"), "tiny", models, evaluated, ("dpo",), ("int4",))
+
+
 def _board(folder: Path) -> dict[str, Any]:
     """Build the leaderboard as the report does."""
-    folders = page.folders(folder / "data", None, folder / "models", folder / "metrics", folder / "onnx")
+    folders = page.folders(folder, graph())
     board = leaderboard.build(
         folders, recipe="tiny", headline=("sums", "helpful"), resamples=200, confidence=0.95, seed=0
     )
