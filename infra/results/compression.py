@@ -181,7 +181,7 @@ def forms(artifacts: Artifacts) -> str:
                 code(form["model"]),
                 form["form"],
                 _megabytes(form["bytes"]),
-                f"{form['kl_per_token']:.2g}",
+                figure(form["kl_per_token"], 5),
                 figure(form["argmax_agreement"]),
                 bracket(score),
                 change(score["difference"]),
