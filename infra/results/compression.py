@@ -11,14 +11,13 @@ from tasks.stage.artifact import read_jsonl
 
 STUDENTS = ("student_alone", "student_answers", "student_logits", "student_on_policy")
 """Students of one teacher, each with one thing more than the one before it."""
-SEED = 0
-"""Seed of the resampling of the students' differences, as in `params/tiny/report.yaml`."""
 
 
 def merging(artifacts: Artifacts) -> str:
     """Write each merge beside its members, on the mean of the metrics that its settings were chosen by."""
     rows = []
-    for merge in artifacts.board["merges"]:
+    merges = {merge["model"]: merge for merge in artifacts.board["merges"]}
+    for merge in (merges[model] for model in artifacts.models() if model in merges):
         search = merge["search"]
         members = ", ".join(f"{code(name)} {figure(mean)}" for name, mean in merge["members"].items())
         rows.append(
@@ -213,8 +212,10 @@ def _difference(artifacts: Artifacts, model: str, other: str, task: str) -> str:
         }
         for name in (model, other)
     ]
-    board = artifacts.board
-    interval = paired_difference(*scores, resamples=board["resamples"], confidence=board["confidence"], seed=SEED)
+    settings = artifacts.settings
+    interval = paired_difference(
+        *scores, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
+    )
     return change({**asdict(interval), "verdict": verdict(interval, higher_is_better=True)})
 
 

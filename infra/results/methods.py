@@ -50,9 +50,9 @@ def claims(artifacts: Artifacts) -> str:
             figure(row["after"]["value"]),
             change(row["difference"]),
         ]
-        for row in artifacts.board["claims"]
+        for row in artifacts.claims()
     ]
-    verdicts = [row["difference"]["verdict"] for row in artifacts.board["claims"]]
+    verdicts = [row["difference"]["verdict"] for row in artifacts.claims()]
     total = (
         f"Of {len(verdicts)} claims: {verdicts.count('better')} better, {verdicts.count('worse')} worse, "
         f"{verdicts.count('no difference')} with no difference.\n"
@@ -78,9 +78,7 @@ def adapters(artifacts: Artifacts) -> str:
     models = artifacts.made_by("adapt")
     metric = {(row["task"], row["metric"]) for row in map(artifacts.claim, models)}
     whole = [
-        row["model"]
-        for row in artifacts.board["claims"]
-        if row["stage"] == "sft" and (row["task"], row["metric"]) in metric
+        row["model"] for row in artifacts.claims() if row["stage"] == "sft" and (row["task"], row["metric"]) in metric
     ]
     columns = ("instructions.followed", "instructions.exact_match", "sums.exact_match")
     rows = []
