@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from infra.results.artifacts import Artifacts
-from infra.results.markdown import bracket, change, code, count, figure, percent, table
+from infra.results.markdown import bracket, change, code, count, figure, percent, table, value
 from tasks.grading.bootstrap import paired_difference, verdict
 from tasks.stage.artifact import read_jsonl
 
@@ -25,7 +25,10 @@ def merging(artifacts: Artifacts) -> str:
                 code(merge["model"]),
                 count(len(search["candidates"])),
                 _parameters(search["candidates"][search["chosen"]]["parameters"]),
-                *(_score(artifacts, merge["model"], metric) for metric in ("sums.helpful", "instructions.followed")),
+                *(
+                    value(artifacts.score(merge["model"], metric))
+                    for metric in ("sums.helpful", "instructions.followed")
+                ),
                 " + ".join(map(code, merge["weights"])),
                 figure(merge["average"]),
                 members,
@@ -137,15 +140,14 @@ def students(artifacts: Artifacts) -> str:
     for model in STUDENTS:
         metrics, claim = artifacts.read(f"models/{model}/metrics.json"), artifacts.claim(model)
         teacher = artifacts.board["models"][model]["parent"]
-        name = f"{claim['task']}.{claim['metric']}"
-        best = artifacts.score(teacher, name)
+        best = artifacts.score(teacher, "long_sums.exact_match")
         share = percent(claim["after"]["value"] / best["value"]) if best and best["value"] else "–"
         rows.append(
             [
                 code(model),
                 figure(metrics["share_of_teacher"]),
-                f"{_score(artifacts, model, 'sums.exact_match')} ({_score(artifacts, teacher, 'sums.exact_match')})",
-                f"{_score(artifacts, model, name)} ({_score(artifacts, teacher, name)})",
+                _beside(artifacts, model, teacher, "sums.exact_match"),
+                _beside(artifacts, model, teacher, "long_sums.exact_match"),
                 share,
                 f"{change(claim['difference'])} over {code(claim['parent'])}",
             ]
@@ -198,9 +200,9 @@ def forms(artifacts: Artifacts) -> str:
     return table(head, rows)
 
 
-def _score(artifacts: Artifacts, model: str, metric: str) -> str:
-    score = artifacts.score(model, metric)
-    return "–" if score is None else figure(score["value"])
+def _beside(artifacts: Artifacts, model: str, other: str, metric: str) -> str:
+    """Write the scores of two models, the second one in brackets."""
+    return f"{value(artifacts.score(model, metric))} ({value(artifacts.score(other, metric))})"
 
 
 def _difference(artifacts: Artifacts, model: str, other: str, task: str) -> str:

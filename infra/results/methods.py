@@ -3,7 +3,7 @@
 from typing import Any
 
 from infra.results.artifacts import Artifacts
-from infra.results.markdown import MARKS, bracket, change, code, count, figure, percent, table
+from infra.results.markdown import MARKS, bracket, change, code, count, figure, percent, table, value
 
 SPINE = ("base", "sft", "dpo")
 """Models of the main line, which `make demo` runs."""
@@ -67,8 +67,7 @@ def scores(artifacts: Artifacts) -> str:
     for model in artifacts.models():
         entry = artifacts.board["models"][model]
         if entry["tasks"]:
-            values = [artifacts.score(model, metric) for metric in SCORES]
-            cells = ["–" if value is None else figure(value["value"]) for value in values]
+            cells = [value(artifacts.score(model, metric)) for metric in SCORES]
             rows.append([code(model), code(entry["parent"]) if entry["parent"] else "–", *cells])
     return table(["model", "made from", *map(code, SCORES)], rows)
 
@@ -85,7 +84,7 @@ def adapters(artifacts: Artifacts) -> str:
     for model in [*whole, *models]:
         metrics = artifacts.read(f"models/{model}/metrics.json")
         size = count(metrics["adapter_bytes"]) if "adapter_bytes" in metrics else "–"
-        cells = [_value(artifacts, model, metric) for metric in columns]
+        cells = [value(artifacts.score(model, metric)) for metric in columns]
         rows.append([code(model), count(metrics["trainable_parameters"]), size, count(metrics["steps"]), *cells])
     head = ["model", "trainable parameters", "bytes of the adapter", "steps", *map(code, columns)]
     return table(head, rows)
@@ -223,11 +222,6 @@ def _half(artifacts: Artifacts, model: str, metric: str) -> str:
         return "–"
     mark = f" {MARKS[score['difference']['verdict']]}" if "difference" in score else ""
     return f"{figure(score['value'])} ± {figure((score['high'] - score['low']) / 2)}{mark}"
-
-
-def _value(artifacts: Artifacts, model: str, metric: str) -> str:
-    score = artifacts.score(model, metric)
-    return "–" if score is None else figure(score["value"])
 
 
 def _named_interval(figures: dict[str, float], name: str) -> dict[str, float]:
