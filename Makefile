@@ -6,7 +6,7 @@ READY  := $(VENV)/ready
 MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target evaluate_onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format ui images lock clean
+.PHONY: help setup demo test lint format ui results images lock clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ format: $(READY)  ## Put the code into the project's format
 
 ui: $(READY)  ## Open the MLflow and Prefect dashboards on loopback
 	@$(BIN)/polm ui
+
+results: $(READY)  ## Write the tables of docs/results.md from the artifacts of a whole run of `tiny`
+	@$(BIN)/python -m infra.results
 
 images: $(READY)  ## Make the README's pictures from the last run; needs chromium
 	@$(BIN)/python infra/images.py

@@ -1,52 +1,193 @@
 """Does each method help on every seed? Runs a recipe's DAG from several seeds and prints each method's own metric.
 
-    python bench/seeds.py --recipe tiny --seeds 1 2
-    python bench/seeds.py --recipe tiny --seeds 4 --data
+    python -m bench.seeds --recipe tiny --seeds 1 2
+    python -m bench.seeds --recipe tiny --seeds 4 --data
+    python -m bench.seeds --recipe tiny --seeds 1 2 3 --target 'evaluate@student_*' --reseed distill \
+        --control student_alone
 
 Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same, or
-with `--data` drawn anew by the generators, split anew too: then no question is one that a setting was chosen by. A row
-is the paired difference between a method and the model it was made from, or the one that `report.yaml` sets it `over`,
-on the metric that it claims, with the interval. Exits 1 when one of them is not better.
+with `--data` drawn anew by the generators, split anew too: then no question is one that a setting was chosen by. With
+`--reseed` only those stages get the seed, and what they are made from comes out of this working copy's DVC cache: the
+students of one teacher, from several seeds.
+
+A row is the paired difference between a method and the model it was made from, or the one that `report.yaml` sets it
+`over`, or `--control`, on the metric that it claims, with the interval. Where the seeds share their questions, a last
+row gives each question its mean over the seeds. Exits 1 when one of them is not better.
 """
 
 import argparse
+import contextlib
+import fnmatch
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import workspace
+from flows.graph import Graph
 from tasks import report
+from tasks.grading.bootstrap import paired_difference, verdict
 from tasks.reporting import page
+from tasks.stage import artifact
 from tasks.stage.config import load
+from tasks.stage.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[1]
-KEPT = {"data", "evaluate", "export_onnx", "report"}
-"""Stages whose seed draws rows or resamples and trains nothing."""
+SEEDLESS = {"data", "evaluate", "export_onnx", "report"}
+"""Recipe files whose seed draws rows or resamples and trains nothing."""
+Scores = dict[str, float]
+"""Question to score."""
 
 
-def prepare(work: Path, recipe: str, seed: int, data: bool) -> None:
-    """Copy the working tree and put the seed into every training stage's YAML, and with `data` into all generators."""
+@dataclass(frozen=True)
+class Row:
+    """One method's claim, from one seed or from all of them."""
+
+    seed: str
+    """Seed, or `all`."""
+    model: str
+    parent: str
+    """Model that it is compared with."""
+    metric: str
+    """Task and metric, e.g. `sums.exact_match`."""
+    before: float
+    """Score of the parent."""
+    after: float
+    """Score of the model."""
+    difference: Mapping[str, Any]
+    """Paired difference: `value`, `low`, `high` and `verdict`."""
+
+    def __str__(self) -> str:
+        d = self.difference
+        return (
+            f"seed {self.seed:<3}  {self.model:10} over {self.parent:5} {self.metric:24} {self.before:.3f} → "
+            f"{self.after:.3f}  {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]  {d['verdict']}"
+        )
+
+
+def prepare(
+    work: Path, recipe: str, seed: int, *, reseed: Sequence[str], params: Mapping[str, Path], data: bool
+) -> None:
+    """Copy the working tree and put the seed into its recipe.
+
+    Args:
+        work: folder to copy to.
+        recipe: recipe to change there.
+        seed: seed of the stages.
+        reseed: recipe files, e.g. `distill`, that get the seed; none of them stands for all that train.
+        params: recipe file to the one that replaces it, e.g. `distill` to `bench/students_gpu.yaml`.
+        data: whether the generators get the seed too.
+
+    Raises:
+        ConfigError: the recipe has no such file, or a file to reseed has no seed.
+    """
     shutil.copytree(REPO, work, ignore=shutil.ignore_patterns(".venv", ".polm", ".checkpoints", "artifacts", "cache"))
-    for path in sorted((work / "params" / recipe).glob("*.yaml")):
-        if path.stem not in KEPT:
-            path.write_text(re.sub(r"^seed: \d+", f"seed: {seed}", path.read_text(), flags=re.MULTILINE))
+    folder = work / "params" / recipe
+    for name in (*params, *reseed):
+        if not (folder / f"{name}.yaml").exists():
+            raise ConfigError(f"params/{recipe}: no file {name}.yaml")
+    for name, path in params.items():
+        shutil.copyfile(path, folder / f"{name}.yaml")
+    for path in sorted(folder.glob("*.yaml")):
+        if path.stem in reseed or (not reseed and path.stem not in SEEDLESS):
+            text, count = re.subn(r"^seed: \d+", f"seed: {seed}", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            if path.stem in reseed and not count:
+                raise ConfigError(f"params/{recipe}/{path.name}: no line 'seed: N' to put {seed} into")
+            path.write_text(text, encoding="utf-8")
     if data:
-        path = work / "params" / recipe / "data.yaml"
-        path.write_text(re.sub(r"\bseed: (\d+)", lambda m: f"seed: {int(m[1]) + 1000 * seed}", path.read_text()))
+        path = folder / "data.yaml"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"\bseed: (\d+)", lambda m: f"seed: {int(m[1]) + 1000 * seed}", text), encoding="utf-8")
 
 
-def train(work: Path, recipe: str) -> dict[str, Any]:
-    """Run the DAG up to the evaluations; returns the leaderboard."""
+def share_cache(work: Path) -> None:
+    """Let a copy restore from this working copy's DVC cache what its seed does not change."""
+    dvc = [sys.executable, "-m", "dvc"]
+    cache = subprocess.run([*dvc, "cache", "dir"], cwd=REPO, check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([*dvc, "config", "--local", "cache.dir", str(REPO / cache)], cwd=work, check=True)
+
+
+def stages(work: Path, recipe: str, patterns: Sequence[str]) -> list[str]:
+    """Find the stages of the copy that the patterns name, e.g. `evaluate@student_*`.
+
+    Raises:
+        ConfigError: a pattern names none.
+    """
+    with contextlib.chdir(work):
+        workspace.choose_recipe(recipe)
+        names = list(Graph().stages)
+    matches = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    for pattern, targets in matches.items():
+        if not targets:
+            raise ConfigError(f"dvc.yaml: no stage of recipe {recipe} is like '{pattern}'")
+    return sorted({name for targets in matches.values() for name in targets})
+
+
+def train(work: Path, recipe: str, targets: Sequence[str], jobs: int) -> None:
+    """Bring the stages of a copy up to date, with all they need."""
     environment = os.environ | {"PYTHONPATH": str(work), "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc")}
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--recipe", recipe]
-    subprocess.run([*command, "--target", "evaluate"], check=True, cwd=work, env=environment)
+    options = ["--jobs", str(jobs), *(word for name in targets for word in ("--target", name))]
+    subprocess.run([*command, *options], check=True, cwd=work, env=environment)
+
+
+def rows(work: Path, recipe: str, seed: int, control: str | None) -> list[Row]:
+    """Read the claims of what was evaluated in a copy."""
     settings = work / "params" / recipe / "report.yaml"
-    found = page.folders(*(work / "artifacts" / name for name in page.FOLDERS))
-    return report.leaderboard(load(settings, report.Config), found, settings)
+    config = load(settings, report.Config)
+    if control is not None:
+        config = config.model_copy(update={"over": {model: control for model in config.claims if model != control}})
+    folders = page.folders(*(work / "artifacts" / name for name in page.FOLDERS))
+    claims = report.leaderboard(config, folders, settings, part=True)["claims"]
+    return [
+        Row(
+            seed=str(seed),
+            model=claim["model"],
+            parent=claim["parent"],
+            metric=f"{claim['task']}.{claim['metric']}",
+            before=claim["before"]["value"],
+            after=claim["after"]["value"],
+            difference=claim["difference"],
+        )
+        for claim in claims
+        if claim["model"] != control
+    ]
+
+
+def scores(metrics: Path, metric: str) -> Scores:
+    """Read how an evaluation scored each question on `TASK.METRIC`."""
+    task, _, name = metric.partition(".")
+    return {row["id"]: row["scores"][name] for row in artifact.read_jsonl(metrics / "samples" / f"{task}.jsonl")}
+
+
+def together(row: Row, works: Sequence[Path], config: report.Config) -> Row:
+    """Compare a model with its parent over all seeds: each question counts with its mean over them."""
+    sides: list[Scores] = []
+    for model in (row.parent, row.model):
+        seeds = [scores(work / "artifacts" / "metrics" / model, row.metric) for work in works]
+        sides.append({question: sum(one[question] for one in seeds) / len(seeds) for question in seeds[0]})
+    before, after = sides
+    difference = paired_difference(
+        after, before, resamples=config.resamples, confidence=config.confidence, seed=config.seed
+    )
+    task, _, metric = row.metric.partition(".")
+    results = artifact.read_json(works[0] / "artifacts" / "metrics" / row.model / "results.json")
+    higher_is_better = results["tasks"][task]["higher_is_better"][metric]
+    return Row(
+        seed="all",
+        model=row.model,
+        parent=row.parent,
+        metric=row.metric,
+        before=sum(before.values()) / len(before),
+        after=sum(after.values()) / len(after),
+        difference={**vars(difference), "verdict": verdict(difference, higher_is_better=higher_is_better)},
+    )
 
 
 def main() -> None:
@@ -55,20 +196,30 @@ def main() -> None:
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--data", action="store_true", help="draw the data anew as well")
+    parser.add_argument(
+        "--target", nargs="+", default=["evaluate@*"], help="stages to bring up to date; may be patterns"
+    )
+    parser.add_argument("--reseed", nargs="+", default=[], help="recipe files that get the seed; all without it")
+    parser.add_argument("--params", nargs="+", default=[], metavar="NAME=FILE", help="recipe files to replace")
+    parser.add_argument("--control", help="model that all others are compared with")
+    parser.add_argument("--jobs", type=int, default=2, help="stages at a time")
     args = parser.parse_args()
-    found: dict[int, list[dict[str, Any]]] = {}
+    params = {name: Path(path) for name, _, path in (word.partition("=") for word in args.params)}
     with tempfile.TemporaryDirectory() as temp:
-        for seed in args.seeds:
-            prepare(Path(temp) / str(seed), args.recipe, seed, args.data)
-            found[seed] = train(Path(temp) / str(seed), args.recipe)["claims"]
-    for seed, rows in found.items():
-        for row in rows:
-            d, name = row["difference"], f"{row['task']}.{row['metric']}"
-            print(
-                f"seed {seed}  {row['model']:10} over {row['parent']:5} {name:24} {row['before']['value']:.3f} → "
-                f"{row['after']['value']:.3f}  {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]  {d['verdict']}"
-            )
-    verdicts = [row["difference"]["verdict"] for rows in found.values() for row in rows]
+        works = {seed: Path(temp) / str(seed) for seed in args.seeds}
+        for seed, work in works.items():
+            prepare(work, args.recipe, seed, reseed=args.reseed, params=params, data=args.data)
+            if args.reseed:
+                share_cache(work)
+            train(work, args.recipe, stages(work, args.recipe, args.target), args.jobs)
+        claims = {seed: rows(work, args.recipe, seed, args.control) for seed, work in works.items()}
+        table = [row for seed in args.seeds for row in claims[seed]]
+        if len(works) > 1 and not args.data:
+            first = args.seeds[0]
+            config = load(works[first] / "params" / args.recipe / "report.yaml", report.Config)
+            table += [together(row, [*works.values()], config) for row in claims[first]]
+    print("\n".join(map(str, table)))
+    verdicts = [row.difference["verdict"] for row in table]
     print(f"{verdicts.count('better')} of {len(verdicts)} better")
     sys.exit(0 if verdicts and set(verdicts) == {"better"} else 1)
 

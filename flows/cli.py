@@ -3,9 +3,8 @@
 import logging
 import signal
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,19 +25,24 @@ def run(
         str | None, typer.Option(help="Recipe to run: a folder under params/. It becomes the active one.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Stage to bring up to date, with all it needs. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Model, method or stage to bring up to date, with all it needs. Repeatable."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages that may run at a time.")] = JOBS,
-    force: Annotated[list[str] | None, typer.Option(help="Stage to run even if nothing changed. Repeatable.")] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(help="Model, method or stage to run even if nothing changed. Repeatable.")
+    ] = None,
 ) -> None:
     """Run what has changed of the pipeline."""
     from flows import workspace
+    from flows.pipeline import launch
+    from flows.terminal.board import say
 
     workspace.enter()
     with workspace.run_lock():
         if recipe is not None and workspace.choose_recipe(recipe):
-            _say(f"recipe: {recipe} (now in {workspace.RECIPE})")
-        _run(target or [], jobs, force or [])
+            say(f"recipe: {recipe} (now in {workspace.RECIPE})")
+        launch.run(target or [], jobs, force or [])
 
 
 @app.command()
@@ -52,6 +56,18 @@ def show() -> None:
 
 
 @app.command()
+def graph(
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="In Mermaid's language, for a page.")] = False,
+) -> None:
+    """Print the active recipe's graph: every model, its method, its parents and its claim."""
+    from flows import workspace
+    from flows.terminal import graph_view
+
+    workspace.enter(writes=False)
+    graph_view.show(mermaid=mermaid)
+
+
+@app.command()
 def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow dashboard.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect dashboard.")] = 4200,
@@ -59,10 +75,11 @@ def ui(
     """Serve the MLflow and Prefect dashboards on loopback until Ctrl-C."""
     from flows import workspace
     from flows.services import dashboards
+    from flows.terminal.board import say
 
     workspace.enter()
-    _say("starting the servers …")
-    dashboards.serve(mlflow_port, prefect_port, _say)
+    say("starting the servers …")
+    dashboards.serve(mlflow_port, prefect_port, say)
 
 
 @app.command()
@@ -148,10 +165,11 @@ def serve(
     from flows import workspace
     from flows.serving import server as http_server
     from flows.serving.requests import Limits
+    from flows.terminal.board import say
 
     workspace.enter()
     limits = Limits(queue=queue, batch=batch, timeout=timeout, max_new_tokens=max_new_tokens)
-    http_server.serve(alias, host, port, limits, threads=threads, poll=poll, say=_say)
+    http_server.serve(alias, host, port, limits, threads=threads, poll=poll, say=say)
 
 
 @app.command()
@@ -177,69 +195,6 @@ def main() -> None:
     exits.leave(lambda: app(prog_name="polm"))
 
 
-def _run(targets: list[str], jobs: int, force: list[str]) -> None:
-    """Look what there is to do; only then start Prefect and what else takes seconds."""
-    from flows import workspace
-    from flows.graph import Graph
-
-    recipe = workspace.active_recipe()
-    workspace.check_recipe(recipe)
-    _end_leftovers()
-    graph = Graph()
-    names = graph.closure(targets)
-    forced = {name for word in force for name in graph.resolve(word)}
-    if graph.settled(names, forced) == set(names):
-        _say(f"nothing changed: all {len(names)} stages are up to date")
-        return
-    state = _flow(recipe, targets, jobs, force)
-    if isinstance(state.data, Exception):
-        raise state.data
-    if state.is_cancelled():
-        _say("interrupted: every process has ended, what was finished is kept; `polm run` goes on from here")
-        sys.exit(130)
-    if not state.is_completed():
-        sys.exit(1)
-
-
-def _end_leftovers() -> None:
-    """End what a killed `polm run` left running: it would write the same files as this run."""
-    from flows.runners import local
-    from tasks.stage import artifact
-
-    left = local.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
-    if left:
-        _say(f"ended {left} processes that a killed `polm run` had left behind")
-
-
-def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
-    """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from rich.console import Console
-
-    from flows.services import dashboards, reach
-    from flows.tracking import client
-
-    server = dashboards.prefect_for_run()
-    if server is None:
-        reach.prefect()
-    with Console(stderr=True).status("checking the recipe, starting Prefect …"):
-        from flows.pipeline import flow, flow_runs
-
-        check = flow.start_check(recipe)
-        # MLflow takes seconds too; while the server starts there is time for it.
-        with ThreadPoolExecutor(1) as pool:
-            logbook = pool.submit(client.check, recipe)
-            while server is not None and not server.ready() and not check.poll():
-                if logbook.done():
-                    logbook.result()  # raises at once what would end the run anyway
-                time.sleep(0.1)
-            flow.finish_check(recipe)
-            logbook.result()
-        flow_runs.crash_killed()
-    return flow.run(recipe, targets, jobs, force)
-
-
 class _Stderr(logging.Handler):
     """Writes to the standard error of the moment, which the live table redirects to above itself."""
 
@@ -250,12 +205,6 @@ class _Stderr(logging.Handler):
 
 def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

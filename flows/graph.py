@@ -4,6 +4,7 @@ DVC decides what is unchanged, by the same rules as `dvc repro`, but without the
 start. Nothing here writes: running a stage is `flows.runners.local`'s.
 """
 
+import fnmatch
 import hashlib
 import json
 import logging
@@ -13,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import workspace
 from flows.terminal import exits
-from tasks.stage import config
+from tasks.stage import config, recipe
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+
+KINDS = ("models", "labels")
+"""Folders below `artifacts` whose members a recipe's graph names."""
 
 
 class Meta(config.Strict):
@@ -64,10 +69,8 @@ class Graph:
     def closure(self, targets: list[str]) -> list[str]:
         """The targets and all they need, in running order; everything when there are no targets.
 
-        A target may be a stage, or the name of a matrix (`evaluate` for all of `evaluate@…`).
-
         Raises:
-            ConfigError: no such stage.
+            ConfigError: a target is neither a model, nor a method, nor a stage.
         """
         wanted = {name for target in targets for name in self.resolve(target)} or set(self.stages)
         for name in reversed(self.stages):
@@ -76,11 +79,25 @@ class Graph:
         return [name for name in self.stages if name in wanted]
 
     def resolve(self, target: str) -> list[str]:
-        """The stages that a name means: itself, or all of a matrix. Raises ConfigError."""
-        found = [name for name in self.stages if target in (name, name.split("@")[0])]
+        """The stages that a name means.
+
+        Args:
+            target: a stage (`evaluate@cot`); a model (`cot`) or a set of labels, for the stage that makes it; a method,
+                or a stage of several models (`prune`, `evaluate`), for all of its stages; or a pattern of stages
+                (`evaluate@merged_*`). What is named first here is taken first.
+
+        Raises:
+            ConfigError: nothing of that name.
+        """
+        if target in self.stages:
+            return [target]
+        models = {stage.out.name: name for name, stage in self.stages.items() if stage.out.parent.name in KINDS}
+        if target in models:
+            return [models[target]]
+        found = [name for name in self.stages if name.split("@")[0] == target or fnmatch.fnmatchcase(name, target)]
         if not found:
-            known = {*self.stages, *(name.split("@")[0] for name in self.stages)}
-            raise ConfigError(f"dvc.yaml: no stage '{target}'{config.suggest(target, known)}")
+            names = {*self.stages, *models, *(name.split("@")[0] for name in self.stages)}
+            raise ConfigError(f"no model, method or stage '{target}'{config.suggest(target, names)}")
         return found
 
     def unchanged(self, name: str) -> bool:
@@ -125,8 +142,17 @@ class Graph:
         return 1 + max(below, default=0)
 
 
+def recipe_graph() -> recipe.Graph:
+    """The active recipe's graph, fit for `dvc.yaml`. Raises ConfigError, with everything that is wrong with it."""
+    graph = recipe.read(workspace.RECIPE)
+    if problems := recipe.problems(graph, recipe.blocks()):
+        raise ConfigError("\n".join(problems))
+    return graph
+
+
 def _load() -> dict[str, tuple[Any, list[Any]]]:
     """Name to DVC's stage and the stages it reads from."""
+    recipe_graph()  # DVC passes over a misspelt key, and says of a missing one that a variable could not be found
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo

@@ -2,19 +2,18 @@
 
 import atexit
 import contextlib
-import difflib
-import fcntl
 import os
 import pwd
-import re
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.stage import artifact
-from tasks.stage.config import read_yaml
+from tasks.stage import artifact, locks
+from tasks.stage import recipe as recipe_graph
+from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 
 QUIET = {
@@ -33,7 +32,7 @@ SERVICES = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_SITE_
 """Variables that say where things are. An empty one, as an env file leaves it, says nothing: MLflow and Prefect would
 take it for an address, or for a store of their own."""
 RECIPE = Path("params/recipe.yaml")
-"""Names the active recipe; `dvc.yaml` reads it too."""
+"""Link to the graph of the active recipe; `dvc.yaml` reads it too."""
 EVENTS = "POLM_EVENTS"
 """Environment variable that names the file for a stage's progress; also the mark of all processes of that stage."""
 
@@ -109,9 +108,9 @@ def own(state: Path) -> None:
 
 
 def active_recipe() -> str:
-    """Read which recipe `params/recipe.yaml` names. Raises ConfigError."""
-    if kind(RECIPE) == "missing":
-        raise ConfigError(f"{RECIPE}: no such file; restore it with `git checkout {RECIPE}`")
+    """Read which recipe is active: the one whose graph `params/recipe.yaml` links to. Raises ConfigError."""
+    if (what := kind(RECIPE)) != "a file":
+        raise ConfigError(f"{RECIPE}: {'no such file' if what == 'missing' else f'is {what}'}; {_relink()}")
     values = read_yaml(RECIPE)
     if "recipe" not in values:
         raise ConfigError(f"{RECIPE}: missing key 'recipe'")
@@ -120,36 +119,38 @@ def active_recipe() -> str:
     return values["recipe"]
 
 
+def _relink() -> str:
+    return f"`polm run --recipe NAME` links it to a recipe's graph (`git checkout {RECIPE}`: to the one it had)"
+
+
 def choose_recipe(recipe: str) -> bool:
-    """Make `recipe` the active one; comments in the file are kept.
+    """Make `recipe` the active one, by linking `params/recipe.yaml` to its graph.
 
     Returns:
         Whether that changed anything.
 
     Raises:
-        ConfigError: no such recipe; names those there are.
+        ConfigError: no such recipe (names those there are), or one without a graph.
     """
     check_recipe(recipe)
-    if recipe == active_recipe():
+    target = Path(recipe, recipe_graph.FILE)
+    if not (RECIPE.parent / target).is_file():
+        raise ConfigError(f"{RECIPE.parent / target}: no such file; it is the recipe's graph, see params/tiny for one")
+    if RECIPE.is_symlink() and RECIPE.readlink() == target:
         return False
-    before = RECIPE.read_text(encoding="utf-8")
-    text = re.sub(r"^(recipe:\s*)\S+", rf"\g<1>{recipe}", before, count=1, flags=re.MULTILINE)
     temp = RECIPE.with_suffix(".tmp")
-    temp.write_text(text, encoding="utf-8")
-    temp.rename(RECIPE)
+    temp.unlink(missing_ok=True)
+    temp.symlink_to(target)
+    temp.replace(RECIPE)
     return True
 
 
 def check_recipe(recipe: str) -> None:
     """Raise ConfigError unless `params/` has such a recipe, made of files."""
-    known = sorted(folder.name for folder in Path("params").glob("*") if folder.is_dir())
-    if recipe not in known:
-        near = difflib.get_close_matches(recipe, known, n=1)
-        hint = f"did you mean '{near[0]}'?; " if near else ""
-        raise ConfigError(
-            f"params/{recipe}: no such recipe; {hint}there are: {', '.join(known) or 'none'} (a new one: `cp -r "
-            f"params/tiny params/{recipe}`)"
-        )
+    recipes = sorted(folder.name for folder in Path("params").glob("*") if folder.is_dir())
+    if recipe not in recipes:
+        near = suggest(recipe, recipes) if recipes else "; there are none"
+        raise ConfigError(f"params/{recipe}: no such recipe{near} (a new one: `cp -r params/tiny params/{recipe}`)")
     for path in sorted(Path("params", recipe).glob("*.yaml")):
         if (what := kind(path)) != "a file":  # before DVC looks at it: it would wait for ever for a pipe
             raise ConfigError(f"{path}: is {what}; expected a YAML file")
@@ -160,26 +161,43 @@ def run_lock() -> Iterator[None]:
     """Hold the right to run the pipeline in this working copy; the system lets go of it however the process ends.
 
     Raises:
-        PolmError: another `polm run` holds it; names its process.
+        PolmError: another `polm run` holds it, whose process is named, or the file system has no locks.
     """
     path = artifact.STATE / "run.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.acquire(f):
             f.seek(0)
             holder = f.read().strip() or "unknown"
             raise PolmError(
                 f"another `polm run` is at work here (process {holder}); wait for it, or end it with Ctrl-C in its "
                 f"terminal or `kill {holder}`"
-            ) from None
-        except OSError as e:
-            raise PolmError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
+            )
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()
         yield
+
+
+def set_aside(outs: Iterable[Path]) -> list[Path]:
+    """Move artifacts that the active recipe does not make out of `artifacts/`, where its report would read them.
+
+    DVC's cache still has what it made, and restores it when the recipe that makes it is chosen again.
+
+    Args:
+        outs: artifacts of the active recipe.
+
+    Returns:
+        What was moved to `.polm/aside/`.
+    """
+    ours = set(outs)
+    others = [p.parent for p in sorted(Path("artifacts").glob(f"*/*/{artifact.MANIFEST}")) if p.parent not in ours]
+    for folder in others:
+        target = artifact.STATE / "aside" / folder.relative_to("artifacts")
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    return others
 
 
 def new_run() -> Path:

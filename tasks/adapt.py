@@ -5,7 +5,7 @@
     prompt  vectors put in front of the embedded text (Lester et al., arXiv:2104.08691)
     prefix  keys and values put in front in every layer (Li and Liang, arXiv:2101.00190)
 
-One raw row: as in `sft`. The stage is a matrix over `methods`; the last part of `--out` says which one runs. What may
+One raw row: as in `sft`. `--method` names the entry of `methods:` that runs. What may
 differ is the adapter and its learning rate, since a soft prompt needs one 10 to 100 times that of LoRA; the rest of
 `trainer:` is shared. `metrics.json` has the trainable parameters and the adapter's bytes, `evaluate` finds the
 accuracy, seconds and memory are measured as of every stage.
@@ -19,10 +19,11 @@ PEFT cannot go on. `prompt_tuning_init: TEXT` needs the `tokenizer_name_or_path`
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.stage import artifact
-from tasks.stage.config import Strict, check_trainer, suggest
+from tasks.stage import artifact, trainer_config
+from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import TrlConfig, Verbatim
 from tasks.training import supervised
 from tasks.training import trainer as training
 
@@ -55,18 +56,18 @@ class Method(Strict):
         return known
 
 
-class Config(training.TrainerConfig):
+class Config(TrlConfig):
     """`params/<recipe>/adapt.yaml`."""
 
     methods: dict[str, Method]
-    """Name of the model artifact to how it is adapted."""
+    """Name of the method to its adapter."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """`trainer:`, which leaves the learning rate to the methods, and each method's `peft:`."""
         return [
-            training.Verbatim("trainer", self.trainer, trainer_class, (*training.RESERVED, "learning_rate")),
+            Verbatim("trainer", self.trainer, trainer_class, (*trainer_config.RESERVED, "learning_rate")),
             *(
-                training.Verbatim(f"methods.{name}.peft", method.peft, method.peft_class(), RESERVED)
+                Verbatim(f"methods.{name}.peft", method.peft, method.peft_class(), RESERVED)
                 for name, method in self.methods.items()
             ),
         ]
@@ -80,12 +81,8 @@ def trainer_class() -> type[Any]:
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
-    """Adapt `model` by the method that the artifact is named after, and write a model folder with its curves."""
-    if run.name not in config.methods:
-        raise ConfigError(
-            f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
-        )
-    method = config.methods[run.name]
+    """Adapt `model` by the method that runs, and write a model folder with its curves."""
+    method = config.methods[run.method]
     with run.timed("import"):
         for section, values, known, reserved in config.verbatim(trainer_class()):
             check_trainer(run.params_file, values, known, reserved, section)
@@ -107,7 +104,7 @@ def adapter_config(method: Method, arguments: Any, run: Run) -> Any:
         ConfigError: a value that the class refuses, no `num_virtual_tokens`, or a setting of `trainer:` that does
             not fit the adapter.
     """
-    where = f"{run.params_file}: methods.{run.name}.peft"
+    where = f"{run.params_file}: methods.{run.method}.peft"
     try:
         adapter = method.peft_class()(task_type="CAUSAL_LM", **method.peft)
     except (TypeError, ValueError) as e:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Tag
 
 from tasks.base_models.gguf import load_gguf
 from tasks.base_models.pretraining import Pretraining, pretrain
@@ -21,7 +21,7 @@ from tasks.models.checks import check_tokens
 from tasks.models.folder import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks.models.turn_ends import require_turn_end
 from tasks.stage import artifact
-from tasks.stage.config import StageConfig, Strict
+from tasks.stage.config import StageConfig, Strict, one_of
 from tasks.stage.errors import ModelError
 from tasks.stage.lifecycle import Run, stage
 
@@ -57,12 +57,6 @@ class ScratchModel(Strict):
     """Shape and schedule."""
 
 
-def _kind(value: Any) -> str | None:
-    if isinstance(value, dict):
-        return next((f"({key})" for key in ("hub", "folder", "package", "scratch") if key in value), None)
-    return f"({type(value).__name__.removesuffix('Model').removesuffix('Source').lower()})"
-
-
 class Config(StageConfig):
     """`params/<recipe>/base.yaml`."""
 
@@ -73,11 +67,7 @@ class Config(StageConfig):
         | Annotated[FolderModel, Tag("(folder)")]
         | Annotated[PackageSource, Tag("(package)")]
         | Annotated[ScratchModel, Tag("(scratch)")],
-        Discriminator(
-            _kind,
-            custom_error_type="source_kind",
-            custom_error_message="a model source needs one of the keys 'hub', 'folder', 'package', 'scratch'",
-        ),
+        one_of("a model source", "hub", "folder", "package", "scratch"),
     ]
     """Where the model comes from."""
     chat_template: str | None = None

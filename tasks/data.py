@@ -39,8 +39,9 @@ from tasks.ingestion.mapping import (
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.turns import unlearnt
 from tasks.ingestion.values import BadRow, Columns
-from tasks.stage.artifact import set_folder, write_json, write_jsonl
-from tasks.stage.config import StageConfig, Strict
+from tasks.stage.artifact import write_json, write_jsonl
+from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 
@@ -127,12 +128,12 @@ def main(config: Config, run: Run) -> None:
     ledger = Ledger(config.report_examples, config.scrub)
     used = {rows.source for spec in config.sets.values() for rows in spec.rows}
     for name in sorted(used - set(config.sources)):
-        raise DataError(f"{run.params_file}: sets name the source '{name}'; known: {', '.join(sorted(config.sources))}")
+        raise DataError(f"{run.params_file}: sets name the source '{name}'{suggest(name, config.sources)}")
     steps = len(used) + len(config.sets)
     tables = {}
     for done, name in enumerate(sorted(used)):
         run.progress.update(done, steps, f"read {name}")
-        tables[name] = read(name, config.sources[name])
+        tables[name] = read(name, config.sources[name], run.params_file.parent)
         ledger.source(name, tables[name])
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
     index = clean.Contamination(config.decontamination.ngram, config.decontamination.overlap)

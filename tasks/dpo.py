@@ -15,11 +15,12 @@ from typing import Any
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit, rows
 from tasks.training import trainer as training
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/dpo.yaml`."""
 
 

@@ -1,12 +1,12 @@
 """Evaluate one model: let it answer the held-out questions, grade every answer, and say how sure the score is.
 
 lm-evaluation-harness asks the questions through the model's chat template; a task is one of its YAML files under
-`params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader (a function in
-`tasks/grading/answers.py`). Decoding is greedy, so the same model gives the same answers. `--model` is a model folder,
-or one form of an export (`artifacts/onnx/sft/int8`), which answers on ONNX Runtime, so that what is served is what is
-judged. What is left out: sampling several answers per question, and a judge model. The intervals here are of one model;
-whether one model is better than another is decided by the paired interval in the report, from the per-row scores kept
-here.
+`params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader: a function in
+`tasks/grading/answers.py`, or in the recipe's own `graders.py`. Decoding is greedy, so the same model gives the same
+answers. `--model` is a model folder, or one form of an export (`artifacts/onnx/sft/int8`), which answers on ONNX
+Runtime, so that what is served is what is judged. What is left out: sampling several answers per question, and a judge
+model. The intervals here are of one model; whether one model is better than another is decided by the paired interval
+in the report, from the per-row scores kept here.
 
 One row of `samples/sums.jsonl`:
 
@@ -24,10 +24,14 @@ from tasks.evaluation.context import TooLong
 from tasks.grading import answers
 from tasks.grading.bootstrap import mean_interval
 from tasks.models.checks import brief
+from tasks.stage import own
 from tasks.stage.artifact import read_jsonl, write_json, write_jsonl
 from tasks.stage.config import StageConfig, Strict, read_yaml, suggest
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError
 from tasks.stage.lifecycle import Run, stage
+
+OWN = "graders"
+"""Module of a recipe's own graders, `graders.py` in its folder."""
 
 
 class TaskChoice(Strict):
@@ -125,16 +129,23 @@ def load_task(path: Path) -> dict[str, Any]:
     for key in ("task", "output_type", "doc_to_text", "doc_to_target", "process_results", "metric_list"):
         if key not in task:
             raise ConfigError(f"{path}: missing key '{key}'")
-    known = {f"{answers.__name__}.{name}": grader for name, grader in vars(answers).items() if _is_grader(grader)}
-    grader = known.get(task["process_results"])
-    if grader is None:
-        wrong = str(task["process_results"])
-        raise ConfigError(f"{path}: unknown process_results '{wrong}'{suggest(wrong, known)}")
-    row = {"answer": "1", "messages": [{"role": "assistant", "content": "1"}]}
+    own_graders = own.functions(path.absolute().parents[1], OWN)
+    graders = {n: grader for n, grader in {**vars(answers), **own_graders}.items() if _is_grader(grader)}
+    name = str(task["process_results"])
+    if name not in graders:
+        raise ConfigError(f"{path}: unknown process_results '{name}'{suggest(name, graders)}")
+    task["process_results"] = graders[name]
+    if name not in own_graders:  # a grader of the recipe's own may need columns that only its rows have
+        _check_metrics(task, {"answer": "1", "messages": [{"role": "assistant", "content": "1"}]}, path)
+    return task
+
+
+def _check_metrics(task: dict[str, Any], row: dict[str, Any], path: Path) -> None:
+    """Grade a made-up response to a row. Raises ConfigError when the metrics are not those that the task lists."""
+    grader = task["process_results"]
     given, listed = set(grader(row, _trial(task))), {metric["metric"] for metric in task["metric_list"]}
     if given != listed:
         raise ConfigError(f"{path}: metric_list has {sorted(listed)}, but {grader.__name__} gives {sorted(given)}")
-    return {**task, "process_results": grader}
 
 
 def _is_grader(value: Any) -> bool:
@@ -162,15 +173,17 @@ def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) 
         for column in ("id", *choice.group_by):
             if column not in row:
                 raise ArtifactError(f"{file}:{number}: no column '{column}'{suggest(column, row)}")
-        _try_grader(task, row, f"{file}:{number}")
+        _try_grader(task, row, f"{file}:{number}", path)
     return rows
 
 
-def _try_grader(task: dict[str, Any], row: dict[str, Any], place: str) -> None:
+def _try_grader(task: dict[str, Any], row: dict[str, Any], place: str, path: Path) -> None:
     """Grade a made-up response to a row: what a grader cannot read would else show once the model has answered."""
     grader = task["process_results"]
     try:
-        grader(row, _trial(task))
+        _check_metrics(task, row, path)
+    except ConfigError:
+        raise
     except KeyError as e:
         raise ArtifactError(f"{place}: no key {e}, which the grader {grader.__name__} reads") from None
     except (PolmError, ValueError, ArithmeticError, TypeError, AttributeError, IndexError) as e:

@@ -12,6 +12,7 @@ nothing is written. Speeds are measured in turns and kept outside the artifact. 
 
 import logging
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,9 +20,10 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from tasks.compression import calibration as calibration_rows
 from tasks.compression.calibration import Calibration
-from tasks.export import genai, matmul_nbits
+from tasks.export import builder, matmul_nbits, parity
 from tasks.export import gptq as gptq_onnx
-from tasks.export import parity as onnx_parity
+from tasks.export.decode_speed import decode_speeds
+from tasks.export.reference import Prompt, Reference, render_prompts
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
 from tasks.stage.artifact import read_jsonl, write_json
 from tasks.stage.config import StageConfig, Strict
@@ -35,33 +37,33 @@ class Thresholds(Strict):
     """Bounds of the parity measures; null measures without a bound."""
 
     max_logprob_difference: float | None
-    """At most, nats: over every token of the vocabulary, so only meaningful without quantisation."""
+    """Largest value allowed, in nats: over every token of the vocabulary, so only meaningful without quantisation."""
     kl_per_token: float | None
-    """At most, nats."""
+    """Largest value allowed, in nats."""
     argmax_agreement: float | None
-    """At least, share of positions."""
+    """Smallest share of positions allowed, 0 to 1."""
     greedy_agreement: float | None
-    """At least, share of greedy tokens."""
+    """Smallest share of greedy tokens allowed, 0 to 1."""
 
 
 class Gptq(Strict):
-    """How the decoder's weights are rounded with regard to what they are multiplied by."""
+    """GPTQ of the decoder's weights, which takes their inputs into account."""
 
     calibration: Calibration
-    """Rows that give the inputs."""
+    """Rows whose tokens give the inputs."""
     damping: Annotated[float, Field(gt=0)]
-    """Added to the Hessian's diagonal, as a share of its mean."""
+    """Addition to the Hessian's diagonal, as a share of its mean."""
 
 
 class Form(Strict):
     """One folder to build."""
 
     precision: Literal["fp32", "int8", "int4"]
-    """Of the weights."""
+    """Precision of the weights."""
     weights: dict[str, Any]
     """The builder's `quant_config.weights`, verbatim: block_size, symmetric, method, accuracy_level, op_types, …"""
     gptq: Gptq | None
-    """Null leaves the rounding to the builder."""
+    """GPTQ of this form; null leaves the rounding to the builder."""
     thresholds: Thresholds
     """Bounds this form must keep."""
 
@@ -73,18 +75,18 @@ class Form(Strict):
 
 
 class Parity(Strict):
-    """What the forms are compared on."""
+    """Prompts that the forms are compared on."""
 
     rows: str
     """File of the data artifact, e.g. `prompts/validation.jsonl`; rows with `prompt`, `question` or `messages`."""
     prompts: PositiveInt
-    """Rows, drawn with the seed."""
+    """Number of rows, drawn with the seed."""
     max_new_tokens: PositiveInt
     """Longest answer to each, in tokens."""
 
 
 class Speed(Strict):
-    """How decoding speed is measured."""
+    """Measurement of the decoding speed."""
 
     new_tokens: Annotated[int, Field(ge=2)]
     """Tokens per answer."""
@@ -93,14 +95,14 @@ class Speed(Strict):
 
 
 class Config(StageConfig):
-    """params/<recipe>/export_onnx.yaml"""
+    """`params/<recipe>/export_onnx.yaml`."""
 
     forms: Annotated[dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")], Form], Field(min_length=1)]
-    """Name of the folder to what is built there."""
+    """Name of each folder to the form that is built there."""
     parity: Parity
-    """The comparison with PyTorch."""
+    """Comparison with PyTorch."""
     speed: Speed
-    """The measurement beside it."""
+    """Measurement of the decoding speed."""
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
@@ -120,36 +122,54 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
     tokenizer = load_tokenizer(model)
     context = AutoConfig.from_pretrained(model).max_position_embeddings
-    prompts = _draw(config, data, onnx_parity.prompts(tokenizer, conversations), context)
+    prompts = _draw(config, data, render_prompts(tokenizer, conversations, {}), context)
     calibrations = {}
     for number, (name, form) in enumerate(config.forms.items()):
         run.progress.update(number, len(config.forms), f"build {name}")
-        genai.build(model, run.out / name, precision=form.precision, options=options[name])
+        builder.build(model, run.out / name, precision=form.precision, options=options[name])
         if form.gptq is not None:
             calibrations[name] = _round(form.gptq, run, name, model, tokenizer, data, config.seed)
-    reference = onnx_parity.Reference(load_causal_lm(model), tokenizer)
-    exported = {name: onnx_parity.Exported(run.out / name, config.threads) for name in config.forms}
-    for number, prompt in enumerate(prompts):
-        run.progress.update(number, len(prompts), "parity")
-        answer = reference.generate(prompt.ids, max_new_tokens=config.parity.max_new_tokens)
-        log_probs = reference.log_probs(prompt.ids, answer)
-        for session in exported.values():
-            session.compare(prompt, answer, log_probs, reference)
-    measures = {name: session.measures() for name, session in exported.items()}
+    reference = Reference(load_causal_lm(model), tokenizer)
+    exported = {name: parity.Exported(run.out / name, config.threads) for name in config.forms}
+    _compare(exported, reference, prompts, config.parity.max_new_tokens, run)
+    measures = {name: form.measures() for name, form in exported.items()}
     _log_table(measures)
     thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
-    onnx_parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
-    write_json(run.out / "parity.json", {
-        "forms": measures, "thresholds": thresholds, "prompts": len(prompts), "calibration": calibrations,
-    })  # fmt: skip
+    parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
+    report = {
+        "forms": measures,
+        "thresholds": thresholds,
+        "prompts": len(prompts),
+        "calibration": calibrations,
+    }
+    write_json(run.out / "parity.json", report)
     run.progress.update(0, 1, "speed")
-    speeds = onnx_parity.decode_speeds(reference, exported, prompts[0].ids, **config.speed.model_dump())
+    sessions = {name: form.model for name, form in exported.items()}
+    speeds = decode_speeds(
+        reference,
+        sessions,
+        prompts[0].ids,
+        new_tokens=config.speed.new_tokens,
+        repeats=config.speed.repeats,
+    )
     run.progress.update(1, 1, "speed", **speeds)
-    run.measure(tokens_per_second=speeds, bytes={name: m["bytes"] for name, m in measures.items()})
+    run.measure(tokens_per_second=speeds, bytes={name: values["bytes"] for name, values in measures.items()})
+
+
+def _compare(
+    exported: Mapping[str, parity.Exported], reference: Reference, prompts: list[Prompt], max_new_tokens: int, run: Run
+) -> None:
+    """Have PyTorch answer every prompt, and take each answer into the measures of every form."""
+    for number, prompt in enumerate(prompts):
+        run.progress.update(number, len(prompts), "parity")
+        answer = reference.generate(prompt.ids, max_new_tokens=max_new_tokens)
+        log_probs = reference.log_probs(prompt.ids, answer)
+        for form in exported.values():
+            form.compare(prompt, answer, log_probs, reference)
 
 
 def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: Path, seed: int) -> dict[str, Any]:
-    """Put weights rounded by GPTQ in the places of those that the builder rounded; returns what calibrated them."""
+    """Replace the weights that the builder rounded by GPTQ's, and return the record of their calibration rows."""
     rows, record = calibration_rows.draw(gptq.calibration, tokenizer, data, seed, run.params_file)
     policy = load_causal_lm(model)
     products = matmul_nbits.decoder_products(run.out / name, policy)
@@ -162,10 +182,10 @@ def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: P
 
 
 def held_out(path: Path) -> list[list[dict[str, str]]]:
-    """Conversations up to the answer that is asked for.
+    """Read the conversations of a file, each up to its last answer.
 
     Raises:
-        DataError: no such file, or rows of none of the known shapes.
+        DataError: no such file, or a row without `prompt`, `question` or `messages`.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; set `parity.rows` to a file that the data stage writes")
@@ -183,15 +203,17 @@ def held_out(path: Path) -> list[list[dict[str, str]]]:
 
 
 def _options(config: Config, run: Run, model: Path) -> dict[str, dict[str, Any]]:
-    """The builder's options of every form, checked before the first form is built."""
+    """Return the builder's options of every form, checked before the first form is built."""
     try:
-        forms = config.forms.items()
-        return {name: genai.builder_options(model, name, form.precision, form.weights) for name, form in forms}
+        return {
+            name: builder.prepare_options(model, name, form.precision, form.weights)
+            for name, form in config.forms.items()
+        }
     except ConfigError as e:
         raise ConfigError(f"{run.params_file}: {e}") from e
 
 
-def _draw(config: Config, data: Path, prompts: list[onnx_parity.Prompt], context: int) -> list[onnx_parity.Prompt]:
+def _draw(config: Config, data: Path, prompts: list[Prompt], context: int) -> list[Prompt]:
     """Draw among the prompts that leave room for an answer in the context. Raises DataError when they are too few."""
     longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
     fitting = [p for p in prompts if len(p.ids) + longest <= context]
@@ -204,8 +226,8 @@ def _draw(config: Config, data: Path, prompts: list[onnx_parity.Prompt], context
 
 
 def _log_table(measures: dict[str, dict[str, Any]]) -> None:
-    """The whole table, also of a form that fails."""
-    names = onnx_parity.LOWER_IS_BETTER + onnx_parity.HIGHER_IS_BETTER
+    """Log the whole table, also of a form that fails."""
+    names = parity.LOWER_IS_BETTER + parity.HIGHER_IS_BETTER
     log.info("%-8s %s %12s", "form", " ".join(f"{n:>22}" for n in names), "bytes")
     for form, values in measures.items():
         log.info("%-8s %s %12d", form, " ".join(f"{values[n]:>22.6g}" for n in names), values["bytes"])

@@ -23,13 +23,15 @@ from pydantic import Field
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
+from tasks.rewards.trl import reward_functions
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import trainer as training
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/grpo.yaml`, `grpo_dense.yaml`."""
 
     graders: dict[str, RewardSpec] = Field(min_length=1)
@@ -67,7 +69,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
         arguments.shuffle_dataset = False
     trainer = DynamicGRPOTrainer(
         model=load_causal_lm(model),
-        reward_funcs=hacking.reward_functions(rewards),
+        reward_funcs=reward_functions(rewards),
         args=arguments,
         train_dataset=prompts,
         processing_class=tokenizer,

@@ -23,6 +23,7 @@ from tasks.judges.protocol import CONSTITUTION, Constitution, read_constitution,
 from tasks.stage import artifact
 from tasks.stage.config import digest
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import rows as training_rows
 from tasks.training import supervised
 from tasks.training import trainer as training
@@ -30,7 +31,7 @@ from tasks.training import trainer as training
 JUDGEMENTS = "judgements"
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/judge.yaml`. `dataset` is a set of pairs: `preferences`, `preferences:judgements`."""
 
     constitution: Path

@@ -15,14 +15,16 @@ from typing import Any
 
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/kto.yaml`."""
 
 
@@ -51,7 +53,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         processing_class=tokenizer,
         peft_config=training.peft_config(config, run, "CAUSAL_LM"),
     )
-    balance = thumbs(trainer.train_dataset["label"], data / artifact.set_folder(config.dataset))  # of what it kept
+    balance = thumbs(trainer.train_dataset["label"], data / set_folder(config.dataset))  # of what it kept
     figures = training.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **balance})

@@ -25,9 +25,10 @@ from tasks.judges.endpoint import Endpoint, EndpointJudge
 from tasks.judges.opening import JudgeSettings, open_judge
 from tasks.judges.protocol import Judge, Judgement, Pair, figures, judge_pairs, spoken
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.sampling.sample import Sampling, sample
-from tasks.stage import artifact
+from tasks.sampling.sample import SamplingSettings, sample, texts
+from tasks.stage import artifact, audit_record
 from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import audit as row_audit
@@ -60,7 +61,7 @@ class Config(StageConfig):
     """Set of prompts in the data artifact, e.g. `prompts`."""
     prompts: Prompts
     """How many are asked."""
-    sampling: Sampling
+    sampling: SamplingSettings
     """How the policy answers. Distinct answers to a prompt are paired in the order drawn."""
     device: str
     """Where policy and local judge run: `cpu`, `cuda`, `cuda:1`."""
@@ -96,10 +97,10 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         batch_size=config.judge_batch_size,
         chat_template_args=config.chat_template_args,
     )
-    asked, constitution = open_judge(judge, settings, run.params_file, "endpoint")
+    opened = open_judge(judge, settings, run.params_file, "endpoint")
     policy = load_causal_lm(model, config.dtype).to(config.device)
     pairs: list[tuple[dict[str, Any], Pair]] = []
-    judged: list[Judgement] = []
+    judgements: list[Judgement] = []
     # Sampled and judged in turns, so that an endpoint that refuses is found out after the first turn.
     for start in range(0, len(rows), config.sampling.batch_size):
         part = rows[start : start + config.sampling.batch_size]
@@ -107,66 +108,74 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         answers = sample(
             policy, tokenizer, prompts, config.sampling, config.chat_template_args, config.seed + start, lambda *_: None
         )
-        new = [(row, pair) for row, given in zip(part, answers, strict=True) for pair in paired(row, given, grade)]
-        judged += judge_pairs(asked, constitution, [pair for _, pair in new])
+        new = [(row, pair) for row, each in zip(part, answers, strict=True) for pair in paired(row, texts(each), grade)]
+        judgements += judge_pairs(opened.judge, opened.constitution, [pair for _, pair in new])
         pairs += new
         run.progress.update(min(start + len(part), len(rows)), len(rows), "sampling and judging", pairs=len(pairs))
-    write(config, run, asked, pairs, judged)
-    if isinstance(asked, EndpointJudge):
-        run.measure(judge_requests=asked.requests, judge_replies_kept=asked.cached)
+    write(config, run, opened.judge, pairs, judgements)
+    if isinstance(opened.judge, EndpointJudge):
+        run.measure(judge_requests=opened.judge.requests, judge_replies_kept=opened.judge.cached)
 
 
 def write(
-    config: Config, run: Run, judge: Judge, pairs: list[tuple[dict[str, Any], Pair]], judged: list[Judgement]
+    config: Config, run: Run, judge: Judge, pairs: list[tuple[dict[str, Any], Pair]], judgements: list[Judgement]
 ) -> None:
     """Write the artifact's files. Raises DataError when a split is left without a label."""
-    found = figures(
-        [pair for _, pair in pairs],
-        judged,
-        resamples=config.resamples,
-        confidence=config.confidence,
-        seed=config.seed,
-    )
-    usage = judge.usage()
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in {**found, **usage}.items() if value is not None)
-    log.info("judge %s: %s", judge.name, shown)
-    labelled: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-    examples: list[dict[str, Any]] = []
-    for number, ((row, pair), verdict) in enumerate(zip(pairs, judged, strict=True)):
-        if verdict.winner is not None:
-            labelled[row["split"]].append(_preference(f"{row['id']}-{number}", row["prompt"], pair, verdict.winner))
-        if len(examples) < config.examples:
-            examples.append(_example(pair, verdict))
-    for split, rows in labelled.items():
+    summary = {
+        **figures(
+            [pair for _, pair in pairs],
+            judgements,
+            resamples=config.resamples,
+            confidence=config.confidence,
+            seed=config.seed,
+        ),
+        **judge.usage(),
+    }
+    words = ", ".join(f"{name} {value:.4g}" for name, value in summary.items() if value is not None)
+    log.info("judge %s: %s", judge.name, words)
+    preferences = labelled(pairs, judgements)
+    for split, rows in preferences.items():
         if not rows:
             raise DataError(
-                f"{run.params_file}: the judge ({judge.name}) labelled no pair of the {split} prompts ({shown}); "
+                f"{run.params_file}: the judge ({judge.name}) labelled no pair of the {split} prompts ({words}); "
                 f"with a position_bias near 0 or 1 it goes by the place: train it longer (judge.yaml) or take another; "
                 f"without pairs raise sampling.temperature or prompts"
             )
+    for split, rows in preferences.items():
         artifact.write_jsonl(run.out / "preferences" / f"{split}.jsonl", rows)
-    artifact.write_jsonl(run.out / "examples.jsonl", examples)
-    artifact.write_json(run.out / "judge.json", {"judge": judge.name, **found, **usage})
+    examples = zip(pairs[: config.examples], judgements, strict=False)
+    artifact.write_jsonl(run.out / "examples.jsonl", [_example(pair, verdict) for (_, pair), verdict in examples])
+    artifact.write_json(run.out / "judge.json", {"judge": judge.name, **summary})
+
+
+def labelled(pairs: list[tuple[dict[str, Any], Pair]], judgements: list[Judgement]) -> dict[str, list[dict[str, Any]]]:
+    """Make rows for DPO, by split, of the pairs on which the judge decided; a row's id counts all pairs."""
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for number, ((row, pair), verdict) in enumerate(zip(pairs, judgements, strict=True)):
+        if verdict.winner is not None:
+            name = f"{row['id']}-{number}"
+            rows[row["split"]].append(_preference(name, row["prompt"], pair, verdict.winner))
+    return rows
 
 
 def gold_grader(params: Path, gold: Gold) -> Callable[[dict[str, Any], str], float]:
-    """Row and answer to the sum of the gold metrics.
+    """Make a function of a row and an answer that sums the gold metrics.
 
     Raises:
         ConfigError: no such grader, or it gives no such metric.
     """
-    known = {
+    functions = {
         name: function
         for name, function in vars(graders).items()
         if inspect.isfunction(function) and list(inspect.signature(function).parameters) == ["doc", "results"]
     }
-    if gold.grader not in known:
-        raise ConfigError(f"{params}: gold.grader: no grader '{gold.grader}'{suggest(gold.grader, known)}")
-    grader = known[gold.grader]
-    given = grader({"answer": "1"}, ["1"])
+    if gold.grader not in functions:
+        raise ConfigError(f"{params}: gold.grader: no grader '{gold.grader}'{suggest(gold.grader, functions)}")
+    grader = functions[gold.grader]
+    metrics = grader({"answer": "1"}, ["1"])
     for metric in gold.metrics:
-        if metric not in given:
-            raise ConfigError(f"{params}: gold.metrics: {gold.grader} gives no '{metric}'{suggest(metric, given)}")
+        if metric not in metrics:
+            raise ConfigError(f"{params}: gold.metrics: {gold.grader} gives no '{metric}'{suggest(metric, metrics)}")
 
     def grade(row: dict[str, Any], answer: str) -> float:
         scores = grader(row, [answer])
@@ -176,38 +185,36 @@ def gold_grader(params: Path, gold: Gold) -> Callable[[dict[str, Any], str], flo
 
 
 def prompt_rows(data: Path, config: Config, split: str) -> list[dict[str, Any]]:
-    """The prompts of a split that are asked, with `split`. Raises DataError when there are none."""
+    """Read the prompts of a split that are asked, with `split`. Raises DataError when there are none."""
     limit = config.prompts.train if split == "train" else config.prompts.validation
     return [{**row, "split": split} for row in training_rows.read(data, config.dataset, split)[:limit]]
 
 
 def fitting(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> list[dict[str, Any]]:
-    """The prompts of both splits that leave room for a whole answer; the others are named, and in `audit.json`.
+    """Read the prompts of both splits that leave room for a whole answer; the others are named, and in `audit.json`.
 
     Raises:
         DataError: no such set, or no prompt leaves room.
     """
     limit = row_audit.longest_prompt(model, config.sampling.max_new_tokens, "sampling.max_new_tokens")
-    audit: dict[str, row_audit.Record] = {}
-    kept: list[dict[str, Any]] = []
+    audit: dict[str, audit_record.Record] = {}
+    prompts: list[dict[str, Any]] = []
     for split in ("train", "validation"):
         rows = prompt_rows(data, config, split)
         fates = row_fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args)
         audit[split] = row_audit.count(rows, fates, config.dataset, limit)
-        lost = row_audit.sentence(audit[split])
+        lost = audit_record.sentence(audit[split])
         if audit[split]["left_out"] == len(rows):
-            raise DataError(
-                f"{training_rows.file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}"
-            )
+            raise DataError(f"{split_file(data, config.dataset, split)}: {lost}; {limit.remedy} in {run.params_file}")
         if lost:
             log.warning("warning: %s: %s", split, lost)
-        kept += [row for row, fate in zip(rows, fates, strict=True) if fate.state == "used"]
+        prompts += [row for row, fate in zip(rows, fates, strict=True) if fate.state == "used"]
     row_audit.write(run, audit)
-    return kept
+    return prompts
 
 
 def paired(row: dict[str, Any], answers: Sequence[str], grade: Callable[[dict[str, Any], str], float]) -> list[Pair]:
-    """Distinct answers to a prompt, two by two in the order drawn; none of them is empty."""
+    """Pair the distinct answers to a prompt, two by two in the order drawn; none of them is empty."""
     distinct = [text for text in dict.fromkeys(answers) if text]
     question = spoken(row["prompt"])
     return [

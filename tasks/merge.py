@@ -8,10 +8,10 @@
     dare_ties        entries dropped at random and the rest scaled up, signs as in TIES (Yu et al., arXiv:2311.03099)
     adapters         LoRA adapters, by PEFT (`tasks/merging/adapters.py`); the others are mergekit's
 
-The stage is a matrix over `methods`; the last part of `--out` says which one runs. Every candidate of the method's grid
-is merged and answers held-out validation rows; the one with the best average over `metrics` is written. A metric bears
-the name of the one of the evaluation that it stands for, `task.metric`, so that the report can average the same over
-the test questions, which chose nothing. The score that a candidate was chosen by flatters it; the test's does not.
+`--method` names the entry of `methods:` that runs. Every candidate of the method's grid
+is merged and answers held-out validation rows; the one with the best average over `metrics` is written. A metric has
+the name of the evaluation's metric that it stands for, `task.metric`, so that the report can average the same over the
+test questions, which chose nothing. The score that a candidate was chosen by flatters it; the test's does not.
 
 One candidate of `merge.json`:
 
@@ -21,42 +21,32 @@ What it leaves out: weights for each layer, evolutionary search, members of diff
 """
 
 import itertools
-import math
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tasks.grading.average import Scores, average, difference
+from tasks.grading.average import Scores, average_difference
 from tasks.grading.bootstrap import verdict
 from tasks.merging import adapters as adapter_merging
 from tasks.merging import weights as merging
+from tasks.merging.validation import Metric, Validation
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
-from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.sampling.sample import Sampling, sample
+from tasks.sampling.sample import SamplingSettings
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig, Strict, suggest
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
-from tasks.training import rows as training_rows
-
-
-class Metric(RewardSpec):
-    """What the candidates are chosen by: a grader, and the rows it grades the answers to."""
-
-    dataset: str
-    """Set of the data artifact; its validation rows are asked."""
-    rows: int | None = Field(gt=0)
-    """Rows to ask, from the first; null asks all."""
 
 
 class Method(Strict):
-    """One way to merge, and what is tried."""
+    """One way to merge, with the values to try."""
 
     merge_method: Literal["linear", "slerp", "task_arithmetic", "ties", "dare_ties", "adapters"]
-    """Of mergekit; `adapters` of PEFT."""
+    """Name of mergekit's method; `adapters` is PEFT's."""
     grid: dict[str, list[Any]]
     """Parameter of the method to the values tried, in all combinations. A value that is a list has one for each
     member."""
@@ -66,17 +56,17 @@ class Config(StageConfig):
     """`params/<recipe>/merge.yaml`."""
 
     device: str
-    """Where candidates answer: `cpu`, `cuda`, `cuda:1`. They are merged on the CPU."""
+    """Device on which candidates answer: `cpu`, `cuda`, `cuda:1`. They are merged on the CPU."""
     dtype: str
     """Data type of the weights, when they answer and as written; they are merged in float32."""
     methods: dict[str, Method]
-    """Name of the model artifact to how it is merged."""
+    """Name of the method to how it merges."""
     metrics: dict[Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")], Metric] = Field(min_length=1)
-    """`task.metric` of the evaluation to how it is measured on validation rows. `weight` is that in the average."""
-    sampling: Sampling
-    """How they answer."""
+    """`task.metric` of the evaluation to its measurement on validation rows. `weight` is that in the average."""
+    sampling: SamplingSettings
+    """SamplingSettings of the answers."""
     chat_template_args: dict[str, Any]
-    """Passed to the chat template."""
+    """Arguments passed to the chat template."""
     resamples: int
     """Bootstrap samples of the interval."""
     confidence: float
@@ -90,118 +80,145 @@ class Config(StageConfig):
         return self
 
 
-class Validation:
-    """Held-out rows, and what a model folder scores on them."""
+class Search(NamedTuple):
+    """Candidates of a grid, merged and scored."""
 
-    def __init__(self, config: Config, run: Run, data: Path) -> None:
-        self._config, self._run, self._done = config, run, 0
-        self._rows = {
-            name: training_rows.read(data, metric.dataset, "validation")[: metric.rows]
-            for name, metric in config.metrics.items()
-        }
-        self.rewards = Rewards(config.metrics, run.params_file)
-        self.weights = {name: metric.weight for name, metric in config.metrics.items() if metric.weight}
-        self.metrics = {
-            name: {"dataset": metric.dataset, "rows": len(self._rows[name]), "weight": metric.weight}
-            for name, metric in config.metrics.items()
-        }
-
-    def score(self, folder: Path, label: str, total: int) -> dict[str, dict[str, float]]:
-        """Metric to the score of each row, by its id. Reports one more of `total` as done."""
-        config = self._config
-        model, tokenizer = load_causal_lm(folder, config.dtype).to(config.device), load_tokenizer(folder)
-        found: dict[str, dict[str, float]] = {}
-        answered: dict[tuple[str, int | None], list[str]] = {}
-        for name, metric in config.metrics.items():
-            rows, asked = self._rows[name], (metric.dataset, metric.rows)
-            if asked not in answered:  # two metrics may be of the same answers
-                prompts = [row["prompt"] for row in rows]
-                args = config.sampling, config.chat_template_args, config.seed
-                drawn = sample(model, tokenizer, prompts, *args, lambda done, total: None)
-                answered[asked] = [answers[0] for answers in drawn]
-            scores = self.rewards.score(name, answered[asked], rows)
-            found[name] = {row["id"]: score for row, score in zip(rows, scores, strict=True)}
-        self._done += 1
-        self._run.progress.update(self._done, total, label, average=average(found, self.weights))
-        return found
-
-    def summary(self, scores: Scores) -> dict[str, Any]:
-        """Mean of each metric, and their average."""
-        means = {name: math.fsum(rows.values()) / len(rows) for name, rows in scores.items()}
-        return {"scores": means, "average": average(scores, self.weights)}
+    candidates: list[dict[str, Any]]
+    """Rows of `merge.json`, in the order of the grid."""
+    best: int
+    """Number of the candidate with the highest average; of equal ones the first."""
+    scores: Scores
+    """Scores of the best candidate."""
 
 
 def main(config: Config, run: Run, *, model: Path, data: Path, first: Path, second: Path) -> None:
     """Merge `first` and `second`, both made from `model`, and write the best candidate and `merge.json`."""
-    method = chosen_method(config, run)
+    method = config.methods[run.method]
     members = {first.name: first, second.name: second}
     if len(members) < 2:
         raise ConfigError(f"{run.params_file}: --first and --second are both called '{first.name}'; merge two models")
-    validation = Validation(config, run, data)
+    validation = Validation(
+        config.metrics,
+        data,
+        run,
+        sampling=config.sampling,
+        chat_template_args=config.chat_template_args,
+        seed=config.seed,
+        device=config.device,
+        dtype=config.dtype,
+    )
     merging.check_alike(model, members)
     with run.timed("import"):
-        candidates = grid(method, run, len(members))
-    sides = {model.name: model, **members}
-    total = len(candidates) + len(sides)
-    scores = {name: validation.score(folder, name, total) for name, folder in sides.items()}
-    tried: list[dict[str, Any]] = []
-    best, chosen, scratch = 0, Scores(), run.out / "candidates"
-    for number, parameters in enumerate(candidates):
-        inputs = parameters, model, members, scratch / "new", config.seed, config.dtype
-        if method.merge_method == "adapters":
-            held = {"held": adapter_merging.merge(*inputs)}
-        else:
-            held = {}
-            merging.merge(method.merge_method, *inputs)
-        found = validation.score(scratch / "new", "candidates", total)
-        tried.append({"parameters": parameters, **held, **validation.summary(found)})
-        if number == 0 or tried[-1]["average"] > tried[best]["average"]:
-            best, chosen = number, found
-            shutil.rmtree(scratch / "best", ignore_errors=True)
-            (scratch / "new").rename(scratch / "best")
+        combinations = grid(method, run, len(members))
+    models_by_name = {model.name: model, **members}
+    total = len(combinations) + len(models_by_name)
+    scores = {name: validation.score(folder, name, total) for name, folder in models_by_name.items()}
+
+    def merge_candidate(parameters: dict[str, Any], out: Path) -> dict[str, Any]:
+        return _merge(method, parameters, model, members, out, config)
+
+    scratch = run.out / "candidates"
+    search = _search(combinations, merge_candidate, validation, scratch, total)
     save_model(load_causal_lm(scratch / "best", config.dtype), load_tokenizer(model), run.out)
     shutil.rmtree(scratch)
-    ahead = max(members, key=lambda name: average(scores[name], validation.weights))
-    settings: dict[str, Any] = {k: getattr(config, k) for k in ("resamples", "confidence", "seed")}
-    gap = difference(chosen, scores[ahead], validation.weights, **settings)
-    summary = {
+    artifact.write_json(run.out / "merge.json", _report(config, method, validation, list(members), scores, search))
+
+
+def _merge(
+    method: Method,
+    parameters: dict[str, Any],
+    model: Path,
+    members: Mapping[str, Path],
+    out: Path,
+    config: Config,
+) -> dict[str, Any]:
+    """Merge one candidate into the folder `out`, and return what its row of `merge.json` has of it."""
+    if method.merge_method == "adapters":
+        held = adapter_merging.merge(
+            parameters=parameters, model=model, members=members, out=out, seed=config.seed, dtype=config.dtype
+        )
+        return {"parameters": parameters, "held": held}
+    merging.merge(
+        method=method.merge_method,
+        parameters=parameters,
+        model=model,
+        members=members,
+        out=out,
+        seed=config.seed,
+        dtype=config.dtype,
+    )
+    return {"parameters": parameters}
+
+
+def _search(
+    combinations: list[dict[str, Any]],
+    merge_candidate: Callable[[dict[str, Any], Path], dict[str, Any]],
+    validation: Validation,
+    scratch: Path,
+    total: int,
+) -> Search:
+    """Merge and score every combination of parameters; the folder of the best one stays in `scratch/best`."""
+    candidates: list[dict[str, Any]] = []
+    best = 0
+    best_scores: Scores = {}
+    for number, parameters in enumerate(combinations):
+        candidate = merge_candidate(parameters, scratch / "new")
+        scores = validation.score(scratch / "new", "candidates", total)
+        candidates.append({**candidate, **validation.summary(scores)})
+        if number == 0 or candidates[-1]["average"] > candidates[best]["average"]:
+            best = number
+            best_scores = scores
+            shutil.rmtree(scratch / "best", ignore_errors=True)
+            (scratch / "new").rename(scratch / "best")
+    return Search(candidates, best, best_scores)
+
+
+def _report(
+    config: Config,
+    method: Method,
+    validation: Validation,
+    members: list[str],
+    scores: Mapping[str, Scores],
+    search: Search,
+) -> dict[str, Any]:
+    """Return the content of `merge.json`, with the best candidate's difference from the member that scores best."""
+    best_member = max(members, key=lambda name: validation.average(scores[name]))
+    difference = average_difference(
+        search.scores,
+        scores[best_member],
+        validation.weights,
+        resamples=config.resamples,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    return {
         "method": method.merge_method,
-        "metrics": validation.metrics,
+        "metrics": validation.sources(),
         "models": {name: validation.summary(scores[name]) for name in scores},
-        "members": list(members),
-        "candidates": tried,
-        "chosen": best,
-        "ahead": ahead,
-        "difference": {**asdict(gap), "verdict": verdict(gap, higher_is_better=True)},
+        "members": members,
+        "candidates": search.candidates,
+        "chosen": search.best,
+        "ahead": best_member,
+        "difference": {**asdict(difference), "verdict": verdict(difference, higher_is_better=True)},
         "graders": validation.rewards.report(),
     }
-    artifact.write_json(run.out / "merge.json", summary)
-
-
-def chosen_method(config: Config, run: Run) -> Method:
-    """The method that the artifact is named after. Raises ConfigError when there is none."""
-    if run.name not in config.methods:
-        raise ConfigError(
-            f"{run.params_file}: methods has no '{run.name}', the last part of --out{suggest(run.name, config.methods)}"
-        )
-    return config.methods[run.name]
 
 
 def grid(method: Method, run: Run, members: int) -> list[dict[str, Any]]:
-    """Every combination of the method's values.
+    """Return every combination of the method's values.
 
     Raises:
         ConfigError: a parameter that the method does not have, no value, or a list that has not one for each member.
     """
     adapters = method.merge_method == "adapters"
-    known = adapter_merging.PARAMETERS if adapters else merging.parameter_names(method.merge_method)
-    for name, tried in method.grid.items():
-        where = f"{run.params_file}: methods.{run.name}.grid.{name}"
-        if name not in known:
-            raise ConfigError(f"{where}: {method.merge_method} has no such parameter{suggest(name, known)}")
-        if not tried:
+    names = adapter_merging.PARAMETERS if adapters else merging.parameter_names(method.merge_method)
+    for name, choices in method.grid.items():
+        where = f"{run.params_file}: methods.{run.method}.grid.{name}"
+        if name not in names:
+            raise ConfigError(f"{where}: {method.merge_method} has no such parameter{suggest(name, names)}")
+        if not choices:
             raise ConfigError(f"{where}: no value to try; give at least one")
-        for value in tried:
+        for value in choices:
             if isinstance(value, list) and len(value) != members:
                 raise ConfigError(f"{where}: {value} has {len(value)} values for {members} members; give one for each")
     return [dict(zip(method.grid, values, strict=True)) for values in itertools.product(*method.grid.values())]

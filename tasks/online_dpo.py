@@ -24,10 +24,12 @@ from tasks.judges.opening import JudgeSettings, OpenJudge, open_judge
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.stage import artifact
+from tasks.rewards.trl import reward_functions
+from tasks.stage import artifact, trainer_config
 from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig, Verbatim
 from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
@@ -40,7 +42,7 @@ RESERVED = (
 """RLOO's settings that online DPO sets itself or has no use for."""
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/online_dpo.yaml`."""
 
     beta: float = Field(gt=0)
@@ -54,7 +56,7 @@ class Config(training.MethodConfig):
     gold: str | None
     """The grader that says what is really wanted; the judge is held against it."""
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """As of any method, but for settings of RLOO's that are not online DPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
@@ -72,7 +74,7 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
     check_weights(config, run.params_file)
     with run.timed("import"):
         from tasks.rl.online_dpo import OnlineDPOTrainer
-    check_trainer(run.params_file, config.trainer, trainer_class(), (*training.RESERVED, *RESERVED))
+    check_trainer(run.params_file, config.trainer, trainer_class(), (*trainer_config.RESERVED, *RESERVED))
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
@@ -88,7 +90,7 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
         dpo_beta=config.beta,
         dpo_loss=config.loss_type,
         gold=None if config.gold is None else rewards.names.index(config.gold),
-        reward_funcs=hacking.reward_functions(rewards),
+        reward_funcs=reward_functions(rewards),
         args=arguments,
         train_dataset=prompts,
         processing_class=tokenizer,

@@ -17,10 +17,12 @@ from tasks.models import weights
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
-from tasks.stage import artifact
+from tasks.rewards.trl import reward_functions
+from tasks.stage import artifact, trainer_config
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig, Verbatim
 from tasks.training import trainer as training
 
 RESERVED = ("beta", "reward_weights", "normalize_advantages", "mask_truncated_completions", "router_aux_loss_coef")
@@ -52,7 +54,7 @@ class PPO(Strict):
     """Bring the advantages of a rollout to mean 0 and variance 1."""
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/ppo.yaml`."""
 
     reward_weight: float
@@ -63,7 +65,7 @@ class Config(training.MethodConfig):
     """The grader that says what is really wanted; its fall under a rising reward is reported as hacking."""
     ppo: PPO
 
-    def verbatim(self, trainer_class: type[Any]) -> list[training.Verbatim]:
+    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """As of any method, but for settings of RLOO's that are not PPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
@@ -83,7 +85,7 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     """
     with run.timed("import"):
         from tasks.rl.ppo import PPOTrainer
-    check_trainer(run.params_file, config.trainer, trainer_class(), (*training.RESERVED, *RESERVED))
+    check_trainer(run.params_file, config.trainer, trainer_class(), (*trainer_config.RESERVED, *RESERVED))
     arguments = training.arguments(trainer_class(), config, run)  # chooses the GPU of this process, before any model
     rewards = Rewards(config.graders, run.params_file, judge)
     hacking.check_gold(run.params_file, config.gold, rewards)
@@ -99,7 +101,7 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     trainer = PPOTrainer(
         model=load_causal_lm(model),
         value_model=load_classifier(reward, tokenizer),
-        reward_funcs=[load_classifier(reward, tokenizer), *hacking.reward_functions(rewards)],
+        reward_funcs=[load_classifier(reward, tokenizer), *reward_functions(rewards)],
         reward_processing_classes=[reward_tokenizer, *(None for _ in rewards.names)],
         args=arguments,
         train_dataset=prompts,

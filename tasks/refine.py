@@ -14,7 +14,6 @@ Before the first round and after the last one the model is measured on held-out 
 at the same number of generated tokens (`tasks/self_training/best_of_n.py`, written to `refine.json`).
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from itertools import count
@@ -25,12 +24,14 @@ from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
 from tasks.rewards.composite import Rewards
-from tasks.sampling.sample import Answer, Sampling, sample_counted
+from tasks.sampling.sample import Answer, SamplingSettings, sample
 from tasks.self_training import rounds
 from tasks.self_training.best_of_n import Comparison, compared, draw_drafts
-from tasks.self_training.revision import Ask, Attempt, Messages, Turns, revised, said, to_check, to_revise
+from tasks.self_training.lessons import Graded, lessons
+from tasks.self_training.revision import Ask, Attempt, Messages, Turns, revised, to_check, to_revise
 from tasks.self_training.rounds import RoundsConfig, Rows
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import audit as row_audit
@@ -48,7 +49,8 @@ class Config(RoundsConfig):
     turns: Turns
     """What is said between drafts, critiques and revisions; the words that `critique` has learnt."""
     revising_temperature: float = Field(ge=0)
-    """Of critiques and revisions in the rounds; 0 takes the likeliest token. One of each for each distinct draft."""
+    """Temperature of critiques and revisions in the rounds, one of each for each distinct draft; 0 takes the likeliest
+    token."""
     keep_per_prompt: int = Field(ge=1)
     """Most revisions to one prompt that are learnt, the first ones drawn."""
     keep_right: float = Field(ge=0)
@@ -72,8 +74,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     held_out, held_record = _held_out(config, run, tokenizer, model, data)
     rounds.check_replay(config, run, data)
 
-    def keep(policy: Any, asked: Rows, number: int) -> tuple[Rows, dict[str, Any]]:
-        return collect(config, rewards, policy, tokenizer, asked, number, run)
+    def keep(policy: Any, window: Rows, number: int) -> tuple[Rows, dict[str, Any]]:
+        return collect(config, rewards, policy, tokenizer, window, number, run)
 
     def measure(folder: Path, when: str) -> dict[str, Any]:
         return compare(config, rewards, rounds.load_policy(folder, arguments), tokenizer, held_out, run, when)
@@ -84,31 +86,42 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
         artifact.write_json(before, measure(model, "before"))
     audit = {"prompts": record, "validation": held_record}
     rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
-    found = {"before": artifact.read_json(before), "after": measure(run.out, "after")}
-    artifact.write_json(run.out / "refine.json", found)
-    for when, result in found.items():
-        log.info("%s: refinement %.3f, best-of-n %.3f at %d tokens: %s", when, result["refined"]["value"],
-                 result["vote"]["value"], result["refinement"]["tokens"], result["winner"])  # fmt: skip
+    results = {"before": artifact.read_json(before), "after": measure(run.out, "after")}
+    artifact.write_json(run.out / "refine.json", results)
+    for when, result in results.items():
+        log.info(
+            "%s: refinement %.3f, best-of-n %.3f at %d tokens: %s",
+            when,
+            result["refined"]["value"],
+            result["vote"]["value"],
+            result["refinement"]["tokens"],
+            result["winner"],
+        )
 
 
 def _whole(config: Config, row: dict[str, Any]) -> dict[str, Any]:
-    """The longest conversation that a row comes to, with nothing yet said by the model."""
+    """Make the longest conversation that a row comes to, with nothing yet said by the model."""
     return {**row, "prompt": to_revise(to_check(row["prompt"], "", config.turns), "", config.turns)}
 
 
-def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, row_audit.Record]:
-    """The held-out prompts that leave room for all turns, and their record. Raises DataError as `_audit.hold`."""
+def _held_out(config: Config, run: Run, tokenizer: Any, model: Path, data: Path) -> tuple[Rows, audit_record.Record]:
+    """Read the held-out prompts that leave room for all turns, and their record. Raises DataError as `audit.hold`."""
     rows = training_rows.read(data, config.dataset, "validation")[: config.comparison.prompts]
-    source = config.dataset, training_rows.file(data, config.dataset, "validation")
     record, fitting = row_audit.asked(
-        config, run, "validation", [_whole(config, row) for row in rows], source, tokenizer,
-        rounds.room(config, model, TURNS), config.chat_template_args,
-    )  # fmt: skip
+        config,
+        run,
+        "validation",
+        [_whole(config, row) for row in rows],
+        (config.dataset, split_file(data, config.dataset, "validation")),
+        tokenizer,
+        rounds.room(config, model, TURNS),
+        config.chat_template_args,
+    )
     return [rows[number] for number in fitting], record
 
 
 def collect(
-    config: Config, rewards: Rewards, policy: Any, tokenizer: Any, asked: Rows, number: int, run: Run
+    config: Config, rewards: Rewards, policy: Any, tokenizer: Any, prompts: Rows, number: int, run: Run
 ) -> tuple[Rows, dict[str, Any]]:
     """Draft, critique, revise, grade, keep.
 
@@ -118,43 +131,65 @@ def collect(
     Raises:
         DataError: not one revision turned wrong into right.
     """
-    raised, seed = sum(rewards.failures.values()), config.seed + 1000 * number
-    drawn = sample_counted(
-        policy, tokenizer, [row["prompt"] for row in asked], config.sampling, config.chat_template_args, seed,
-        lambda done, total: run.progress.update(done, total, f"round {number + 1}: drafting"),
-    )  # fmt: skip
-    pairs = [(row, draft) for row, drafts in zip(asked, drawn, strict=True) for draft in _distinct(drafts)]
-    one = config.sampling.model_copy(update={"samples_per_prompt": 1, "temperature": config.revising_temperature})
-    ask = _asker(config, policy, tokenizer, run, one, seed + 500, f"round {number + 1}: revising")
-    attempts = revised(ask, [row["prompt"] for row, _ in pairs], [draft for _, draft in pairs], config.turns)
-    rows = [row for row, _ in pairs]
-    before = _right(config, rewards, rows, [attempt.draft.text for attempt in attempts])
-    after = _right(config, rewards, rows, [attempt.final for attempt in attempts])
-    judged = list(zip(attempts, before, after, strict=True))
-    improved = _per_prompt([a for a, was, now in judged if now and not was], config.keep_per_prompt)
-    stood = _per_prompt([a for a, was, _ in judged if was and a.revision is None], 1)
-    if not improved:
+    failures = sum(rewards.failures.values())
+    rows, attempts = _refined_drafts(config, policy, tokenizer, prompts, number, run)
+    graded = _graded(config, rewards, rows, attempts)
+    if not any(each.improved for each in graded):
+        wrong = sum(not each.draft_correct for each in graded)
         raise DataError(
-            f"{run.params_file}: round {number + 1}: of {before.count(False)} drafts below accept = {config.accept:g} "
+            f"{run.params_file}: round {number + 1}: of {wrong} drafts below accept = {config.accept:g} "
             f"no revision reached it; train the critique longer, sample more drafts, or raise revising_temperature"
         )
-    stood = stood[: round(config.keep_right * len(improved))]
-    learnt = [row for attempt in [*improved, *stood] for row in _lessons(config, attempt)]
-    unique = [json.loads(text) for text in dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in learnt)]
-    return unique, {
-        "prompts": len(asked), "drafts": len(judged), "right": sum(before),
+    learnt = lessons(
+        graded,
+        config.turns,
+        keep_per_prompt=config.keep_per_prompt,
+        keep_right=config.keep_right,
+        learn_turns=config.learn_turns,
+    )
+    return learnt, {
+        "prompts": len(prompts),
+        "drafts": len(graded),
+        "right": sum(each.draft_correct for each in graded),
         "fault_found": sum(attempt.revision is not None for attempt in attempts),
-        "improved": sum(now and not was for _, was, now in judged),
-        "spoilt": sum(was and not now for _, was, now in judged),
-        "kept": len(unique), "raised": sum(rewards.failures.values()) - raised,
-    }  # fmt: skip
+        "improved": sum(each.improved for each in graded),
+        "spoilt": sum(each.spoilt for each in graded),
+        "kept": len(learnt),
+        "raised": sum(rewards.failures.values()) - failures,
+    }
+
+
+def _refined_drafts(
+    config: Config, policy: Any, tokenizer: Any, prompts: Rows, number: int, run: Run
+) -> tuple[Rows, list[Attempt]]:
+    """Draw drafts to the prompts, and have each distinct one checked and revised; the row of each goes with it."""
+    seed = config.seed + 1000 * number
+
+    def report(done: int, total: int) -> None:
+        run.progress.update(done, total, f"round {number + 1}: drafting")
+
+    conversations = [row["prompt"] for row in prompts]
+    drafts = sample(policy, tokenizer, conversations, config.sampling, config.chat_template_args, seed, report)
+    pairs = [(row, draft) for row, answers in zip(prompts, drafts, strict=True) for draft in _distinct(answers)]
+    rows = [row for row, _ in pairs]
+    one = config.sampling.model_copy(update={"samples_per_prompt": 1, "temperature": config.revising_temperature})
+    ask = _asker(config, policy, tokenizer, run, one, seed + 500, f"round {number + 1}: revising")
+    return rows, revised(ask, [row["prompt"] for row in rows], [draft for _, draft in pairs], config.turns)
+
+
+def _graded(config: Config, rewards: Rewards, rows: Rows, attempts: list[Attempt]) -> list[Graded]:
+    drafts_correct = _right(config, rewards, rows, [attempt.draft.text for attempt in attempts])
+    finals_correct = _right(config, rewards, rows, [attempt.final for attempt in attempts])
+    return [Graded(*each) for each in zip(attempts, drafts_correct, finals_correct, strict=True)]
 
 
 def compare(
     config: Config, rewards: Rewards, policy: Any, tokenizer: Any, rows: Rows, run: Run, when: str
 ) -> dict[str, Any]:
-    """Refinement of the greedy draft against best-of-n, on `rows`: `_versus.compared`."""
-    prompts, settings, label = [row["prompt"] for row in rows], config.comparison, f"comparing, {when}"
+    """Compare the refinement of the greedy draft with best-of-n on `rows`, as `best_of_n.compared` says."""
+    settings = config.comparison
+    label = f"comparing, {when}"
+    prompts = [row["prompt"] for row in rows]
     one = config.sampling.model_copy(update={"samples_per_prompt": 1, "temperature": 0.0})
     more = one.model_copy(update={"temperature": settings.temperature, "top_p": settings.top_p})
     greedy = _asker(config, policy, tokenizer, run, one, config.seed, label)
@@ -167,22 +202,22 @@ def compare(
     return compared(attempts, drafts, lambda texts: _right(config, rewards, rows, texts), settings, config.seed)
 
 
-def _asker(config: Config, policy: Any, tokenizer: Any, run: Run, one: Sampling, seed: int, label: str) -> Ask:
-    """One answer to each conversation; each call draws from the seed behind that of the call before."""
+def _asker(config: Config, policy: Any, tokenizer: Any, run: Run, one: SamplingSettings, seed: int, label: str) -> Ask:
+    """Ask for one answer to each conversation; each call draws from the seed behind that of the call before."""
     seeds = count(seed)
 
+    def report(done: int, total: int) -> None:
+        run.progress.update(done, total, label)
+
     def ask(conversations: Sequence[Messages]) -> list[Answer]:
-        drawn = sample_counted(
-            policy, tokenizer, conversations, one, config.chat_template_args, next(seeds),
-            lambda done, total: run.progress.update(done, total, label),
-        )  # fmt: skip
-        return [answers[0] for answers in drawn]
+        answers = sample(policy, tokenizer, conversations, one, config.chat_template_args, next(seeds), report)
+        return [replies[0] for replies in answers]
 
     return ask
 
 
 def _right(config: Config, rewards: Rewards, rows: Rows, texts: Sequence[str]) -> list[bool]:
-    """Whether each text reaches the bar on its row."""
+    """Grade each text: whether it reaches the bar on its row."""
     views = [{"question": row["prompt"][-1]["content"], **row} for row in rows]
     return [total >= config.accept for total in rewards.totals(texts, views)]
 
@@ -192,29 +227,6 @@ def _distinct(drafts: list[Answer]) -> list[Answer]:
     for draft in drafts:
         first.setdefault(draft.text, draft)
     return list(first.values())
-
-
-def _per_prompt(attempts: list[Attempt], most: int) -> list[Attempt]:
-    """At most so many attempts at one prompt, the first ones."""
-    kept: dict[str, list[Attempt]] = {}
-    for attempt in attempts:
-        kept.setdefault(json.dumps(attempt.prompt), []).append(attempt)
-    return [attempt for found in kept.values() for attempt in found[:most]]
-
-
-def _lessons(config: Config, attempt: Attempt) -> Rows:
-    """What an attempt teaches: its final answer at once, and with `learn_turns` the turns behind the draft.
-
-    Each turn is a row of its own, as some chat templates write the last turn otherwise than those before it.
-    """
-    rows: Rows = [{"prompt": attempt.prompt, "completion": said(attempt.final)}]
-    if config.learn_turns:
-        checked = to_check(attempt.prompt, attempt.draft.text, config.turns)
-        rows.append({"prompt": checked, "completion": said(attempt.critique.text)})
-        if attempt.revision:
-            answered = to_revise(checked, attempt.critique.text, config.turns)
-            rows.append({"prompt": answered, "completion": said(attempt.revision.text)})
-    return rows
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
 from tasks.rewards.composite import Rewards
-from tasks.sampling.sample import sample
+from tasks.sampling.sample import sample, texts
 from tasks.self_training import rounds
-from tasks.self_training.rounds import RoundsConfig, trainer_class
+from tasks.self_training.revision import Messages
+from tasks.self_training.rounds import RoundsConfig, Rows, trainer_class
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
 
@@ -48,22 +49,16 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     prompts, record = rounds.prompts(config, run, tokenizer, model, data)
     _check(config, run, data, prompts)
 
-    def keep(policy: Any, asked: list[dict[str, Any]], number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        return collect(config, rewards, policy, tokenizer, asked, number, run)
+    def keep(policy: Any, window: Rows, number: int) -> tuple[Rows, dict[str, Any]]:
+        return collect(config, rewards, policy, tokenizer, window, number, run)
 
     audit = {"prompts": record}
     rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
 
 
 def collect(
-    config: Config,
-    rewards: Rewards,
-    policy: Any,
-    tokenizer: Any,
-    asked: list[dict[str, Any]],
-    number: int,
-    run: Run,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    config: Config, rewards: Rewards, policy: Any, tokenizer: Any, prompts: Rows, number: int, run: Run
+) -> tuple[Rows, dict[str, Any]]:
     """Sample, grade, keep.
 
     Returns:
@@ -72,51 +67,58 @@ def collect(
     Raises:
         DataError: not one answer reached the bar.
     """
-    raised, seed = sum(rewards.failures.values()), config.seed + 1000 * number
+    failures = sum(rewards.failures.values())
+    seed = config.seed + 1000 * number
 
-    def right(rows: Sequence[Mapping[str, Any]], questions: Sequence[Any], offset: int, label: str) -> list[list[str]]:
-        """For each row the sampled answers that reach the bar, repeats included."""
-        answers = sample(
-            policy, tokenizer, questions, config.sampling, config.chat_template_args, seed + offset,
-            lambda done, total: run.progress.update(done, total, f"round {number + 1}: {label}"),
-        )  # fmt: skip
-        return [_passing(config, rewards, row, given) for row, given in zip(rows, answers, strict=True)]
+    def right_answers(rows: Rows, conversations: Sequence[Messages], offset: int, label: str) -> list[list[str]]:
+        """Sample for each row the answers that reach the bar, repeats included."""
 
-    passed = right(asked, [row["prompt"] for row in asked], 0, "sampling")
-    drawn, correct = len(asked) * config.sampling.samples_per_prompt, sum(map(len, passed))
-    solved, rationalised = sum(map(bool, passed)), 0
-    failed = [i for i, found in enumerate(passed) if not found]
-    if config.hint is not None and failed:
-        rows = [asked[i] for i in failed]
-        hinted = right(rows, [_hinted(config.hint, row) for row in rows], 500, "rationalising")
-        for i, found in zip(failed, hinted, strict=True):
-            passed[i] = found
-            rationalised += bool(found)
+        def report(done: int, total: int) -> None:
+            run.progress.update(done, total, f"round {number + 1}: {label}")
+
+        settings = config.chat_template_args
+        answers = sample(policy, tokenizer, conversations, config.sampling, settings, seed + offset, report)
+        return [_passing(config, rewards, row, texts(each)) for row, each in zip(rows, answers, strict=True)]
+
+    passing = right_answers(prompts, [row["prompt"] for row in prompts], 0, "sampling")
+    n_samples = len(prompts) * config.sampling.samples_per_prompt
+    n_passing = sum(map(len, passing))
+    unsolved = [i for i, answers in enumerate(passing) if not answers]
+    if config.hint is not None and unsolved:
+        rows = [prompts[i] for i in unsolved]
+        hinted = right_answers(rows, [_hinted(config.hint, row) for row in rows], 500, "rationalising")
+        for i, answers in zip(unsolved, hinted, strict=True):
+            passing[i] = answers
     learnt = [
         {"messages": [*row["prompt"], {"role": "assistant", "content": text}]}
-        for row, texts in zip(asked, passed, strict=True)
-        for text in list(dict.fromkeys(texts))[: config.keep_per_prompt]
+        for row, answers in zip(prompts, passing, strict=True)
+        for text in list(dict.fromkeys(answers))[: config.keep_per_prompt]
     ]
     if not learnt:
         raise DataError(
-            f"{run.params_file}: round {number + 1}: none of {drawn} sampled answers reached accept = "
+            f"{run.params_file}: round {number + 1}: none of {n_samples} sampled answers reached accept = "
             f"{config.accept:g}; ask easier prompts, sample more, or start from a better model"
         )
     return learnt, {
-        "prompts": len(asked), "samples": drawn, "pass_rate": round(correct / drawn, 4), "solved": solved,
-        "rationalised": rationalised, "kept": len(learnt), "raised": sum(rewards.failures.values()) - raised,
-    }  # fmt: skip
+        "prompts": len(prompts),
+        "samples": n_samples,
+        "pass_rate": round(n_passing / n_samples, 4),
+        "solved": len(prompts) - len(unsolved),
+        "rationalised": sum(bool(passing[i]) for i in unsolved),
+        "kept": len(learnt),
+        "raised": sum(rewards.failures.values()) - failures,
+    }
 
 
-def _passing(config: Config, rewards: Rewards, row: Mapping[str, Any], given: list[str]) -> list[str]:
-    """The answers that reach the bar, in the order drawn."""
+def _passing(config: Config, rewards: Rewards, row: Mapping[str, Any], answers: list[str]) -> list[str]:
+    """Keep the answers that reach the bar, in the order drawn."""
     view = {"question": row["prompt"][-1]["content"], **row}
-    totals = rewards.totals(given, [view] * len(given))
-    return [text for text, total in zip(given, totals, strict=True) if total >= config.accept]
+    totals = rewards.totals(answers, [view] * len(answers))
+    return [text for text, total in zip(answers, totals, strict=True) if total >= config.accept]
 
 
-def _check(config: Config, run: Run, data: Path, prompts: list[dict[str, Any]]) -> None:
-    """What would only be found out after the sampling. Raises ConfigError or DataError."""
+def _check(config: Config, run: Run, data: Path, prompts: Rows) -> None:
+    """Find what would only be found out after the sampling. Raises ConfigError or DataError."""
     rounds.check_replay(config, run, data)
     if config.hint is not None:
         try:
@@ -127,7 +129,8 @@ def _check(config: Config, run: Run, data: Path, prompts: list[dict[str, Any]]) 
             ) from None
 
 
-def _hinted(hint: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
+def _hinted(hint: str, row: Mapping[str, Any]) -> Messages:
+    """Put the hint in the place of the question."""
     *before, last = row["prompt"]
     return [*before, {**last, "content": hint.format(question=last["content"], answer=row["answer"])}]
 

@@ -14,11 +14,12 @@ from tasks.models.folder import check_folder, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit, rows
 from tasks.training import trainer as training
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/reward.yaml`."""
 
     calibration_bins: int

@@ -13,11 +13,12 @@ from typing import Any
 
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import supervised
 from tasks.training import trainer as training
 
 
-class Config(training.MethodConfig):
+class Config(AdapterConfig):
     """`params/<recipe>/sft.yaml`."""
 
 

@@ -3,9 +3,14 @@
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", DVC_NO_ANALYTICS="1")
-os.environ.update(PREFECT_SERVER_ANALYTICS_ENABLED="false", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2")
+os.environ.update(
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS=os.environ.get("TE_OMP", "2"),
+)
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +98,12 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable
 
 
 @pytest.fixture
-def make_run(workspace: Path) -> Callable[[str], Any]:
+def make_run(workspace: Path) -> Callable[..., Any]:
     """A `Run` as the stage's command would make it, for calling a stage's `main` in this process."""
     from tasks.stage.lifecycle import Run
     from tasks.stage.progress import Progress
 
-    def make(name: str) -> Run:
+    def make(name: str, method: str = "") -> Run:
         out = workspace / name
         out.mkdir()
         return Run(
@@ -109,6 +114,7 @@ def make_run(workspace: Path) -> Callable[[str], Any]:
             manifests={},
             progress=Progress(None),
             main_process=True,
+            method=method or name,
         )
 
     return make
@@ -149,3 +155,53 @@ def sums_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[
     artifact.write_jsonl(folder / "eval" / "sums.jsonl", questions)
     make_artifact(folder, stage="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reward_model(chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Any) -> Path:
+    """A reward model as the reward stage writes it, untrained."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from tasks.models.folder import load_tokenizer, save_model
+
+    tokenizer = load_tokenizer(chat_model)
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        chat_model, num_labels=1, dtype="float32", pad_token_id=tokenizer.pad_token_id
+    )
+    folder = tmp_path_factory.mktemp("reward")
+    save_model(model, tokenizer, folder)
+    make_artifact(folder, stage="reward")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory: pytest.TempPathFactory, chat_model: Path, make_artifact: Any) -> Path:
+    """A judge as the judge stage writes it, untrained."""
+    from tasks.judges.protocol import CONSTITUTION as KEPT
+    from tests.support.judges import CONSTITUTION
+
+    folder = tmp_path_factory.mktemp("judge") / "judge"
+    shutil.copytree(chat_model, folder, ignore=shutil.ignore_patterns(artifact.MANIFEST))
+    artifact.write_json(folder / KEPT, CONSTITUTION.model_dump(mode="json"))
+    make_artifact(folder, stage="judge")
+    return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from a second thread, and on a busy machine wait for it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to loopback go there, whatever proxy this machine's environment names."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,6 +1,7 @@
-"""`dvc.yaml` against the code: what a stage depends on is what it declares."""
+"""`dvc.yaml` against the code and the recipes: what a stage reads is what it declares, and every recipe fits it."""
 
-import ast
+import importlib
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,89 +9,93 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tasks.check import graph as graph_check
+from tasks.stage import recipe
 from tests.conftest import REPO
 
-PLUMBING = {f"tasks/stage/{name}.py" for name in ("artifact", "config", "errors", "launch", "progress", "lifecycle")}
-"""Decide where a stage's bytes go and not which: a new error message must not retrain every model."""
 DAG: dict[str, Any] = YAML(typ="safe").load((REPO / "dvc.yaml").read_text(encoding="utf-8"))
-STAGES: dict[str, Any] = DAG["stages"]
-MODULES = {f"tasks.{p.stem}" for p in (REPO / "tasks").glob("[a-z]*.py")}
-RECIPES = sorted(p.name for p in (REPO / "params").iterdir() if p.is_dir())
+STAGES: dict[str, Any] = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
+BLOCKS = recipe.blocks(REPO / "dvc.yaml")
+METHODS = [name for name, block in BLOCKS.items() if block.method]
+RECIPES = sorted(p.parent.name for p in (REPO / "params").glob("*/recipe.yaml"))
 
 
-def imported(path: Path) -> set[Path]:
-    """Modules of `tasks` that a file imports, also inside functions."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "tasks":
-            names |= {f"tasks.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return {REPO / f"{n.replace('.', '/')}.py" for n in names if n.startswith("tasks.")}
+def read(name: str, monkeypatch: pytest.MonkeyPatch) -> recipe.Graph:
+    monkeypatch.chdir(REPO)
+    return recipe.read(Path("params", name, recipe.FILE))
 
 
-def closure(start: Path) -> set[str]:
-    seen: set[Path] = set()
-    queue = [start]
-    while queue:
-        path = queue.pop()
-        if path not in seen and path.exists():
-            seen.add(path)
-            queue += imported(path)
-    return {str(p.relative_to(REPO)) for p in seen}
-
-
-def module(name: str) -> str:
-    """Module that a stage runs: its own, or that of the method whose settings it varies."""
-    return shlex.split(STAGES[name]["cmd"])[2]
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_declares_the_code_that_decides_its_result(name: str) -> None:
-    declared = {d for d in STAGES[name]["deps"] if d.startswith("tasks/")}
-    assert closure(REPO / f"{module(name).replace('.', '/')}.py") - PLUMBING <= declared
-    assert all((REPO / d).exists() for d in declared)
-
-
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_a_stage_declares_the_artifacts_its_command_names(name: str) -> None:
     words = shlex.split(STAGES[name]["cmd"])
     flags = dict(zip(words[4::2], words[5::2], strict=True))
+    flags.pop("--method", None)
     assert words[:2] == ["python", "-m"]
-    assert module(name) in MODULES
-    assert words[3] == "params/${recipe}/" + f"{settings(name)}.yaml"
     assert [flags.pop("--out")] == STAGES[name]["outs"]
-    assert {flag.removesuffix("/${item.form}") for flag in flags.values()} == {
-        d for d in STAGES[name]["deps"] if d.startswith("artifacts/")
-    }
-    assert STAGES[name]["params"] == [{words[3]: None}]
+    artifacts = {d for d in STAGES[name]["deps"] if d.startswith("artifacts/") and not d.startswith("artifacts/code/")}
+    beside = {"artifacts/models", "artifacts/metrics"} if name == "report" else set()
+    assert {flag.removesuffix("/${item.form}") for flag in flags.values()} | beside == artifacts
 
 
-def settings(name: str) -> str:
-    """The recipe file of a stage: its own, but that forms of an export are asked what models are asked."""
-    return "evaluate" if name == "evaluate_onnx" else name
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_stage_depends_on_its_fingerprint_and_on_no_code(name: str) -> None:
+    deps = STAGES[name]["deps"]
+    assert [d for d in deps if d.startswith("artifacts/code/")] == [f"artifacts/code/{BLOCKS[name].module}.json"]
+    assert not [d for d in deps if d.startswith("tasks")]
 
 
-def test_every_stage_file_is_in_the_dag() -> None:
-    assert {module(name) for name in STAGES} == MODULES
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_stage_hashes_the_recipe_file_it_reads(name: str) -> None:
+    block = BLOCKS[name]
+    params = STAGES[name]["params"][0]
+    assert list(params) == ["params/${recipe}/" + block.file]
+    fields = set(importlib.import_module(f"tasks.{block.module}").Config.model_fields)
+    chosen = {"methods.${item.method}"} if "methods" in fields else set()
+    assert set(block.params) == ((fields - {"methods"}) | chosen if chosen else set())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_has_every_stage(recipe: str) -> None:
-    assert {f"{settings(name)}.yaml" for name in STAGES} == {p.name for p in (REPO / "params" / recipe).glob("*.yaml")}
+def test_every_stage_file_is_in_the_dag_and_every_stage_has_a_file() -> None:
+    modules = {re.findall(r"-m tasks\.(\w+)", stage["cmd"])[0] for stage in STAGES.values()}
+    assert modules == {p.stem for p in (REPO / "tasks").glob("*.py")} - {"__init__"}
 
 
-def test_arrows_run_one_way() -> None:
-    stages = {module(name) for name in STAGES}
-    for path in (REPO / "flows").rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        assert not modules & stages, f"{path} imports a stage"
-    for path in (REPO / "tasks").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert not any(f"import {m}" in text or f"from {m}" in text for m in ("prefect", "mlflow", "flows")), path
+def test_a_method_that_a_recipe_does_not_name_makes_no_model() -> None:
+    defaults = {name: value for entry in DAG["vars"] if isinstance(entry, dict) for name, value in entry.items()}
+    assert defaults == {name: {} for name in METHODS}
+
+
+def test_the_declaration_is_short() -> None:
+    assert len((REPO / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_the_recipes_are_there() -> None:
+    assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES)
+    assert sorted(p.name for p in (REPO / "params").iterdir() if p.is_dir()) == RECIPES
+    assert (REPO / "params/recipe.yaml").readlink() == Path("tiny/recipe.yaml"), "a clone starts with tiny"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_fits_the_dag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recipe.problems(read(name, monkeypatch), BLOCKS) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_the_files_its_graph_needs_and_no_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = read(name, monkeypatch)
+    files = {p.name for p in (REPO / "params" / name).glob("*.yaml")} - {recipe.FILE}
+    assert files == set(recipe.files(graph, BLOCKS))
+    assert list(graph_check.unused_methods(graph)) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_no_path_of_our_code(name: str) -> None:
+    texts = [p.read_text(encoding="utf-8") for p in (REPO / "params" / name).rglob("*.yaml")]
+    assert len(texts) > 8
+    assert not [text for text in texts if re.search(r"\btasks[./]\w", text)]
+
+
+def test_tiny_uses_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {model.method for model in read("tiny", monkeypatch).models.values()} == set(METHODS)
 
 
 def test_the_library_mlflow_is_not_shadowed() -> None:

@@ -61,12 +61,21 @@ def test_the_file_tree_of_the_readme_is_true() -> None:
     assert named - there - {"eval/", "faults/"} == set(), "the README's tree names what is not there"
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     links = [
-        (page, target)
+        (page, target, anchor)
         for page in PAGES
-        for target in re.findall(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8"))
+        for target, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8"))
+        if target.endswith(".md") or anchor
     ]
     assert len(links) > 8
-    for page, target in links:
-        assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page, target, anchor in links:
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(there), f"{page.name}: {target}#{anchor}"

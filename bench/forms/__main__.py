@@ -48,14 +48,14 @@ def write_prompts(folder: Path, args: argparse.Namespace, config: Config) -> lis
     new_tokens = args.new_tokens or config.parity.max_new_tokens
     from transformers import AutoConfig
 
-    from tasks.export import parity
+    from tasks.export.reference import render_prompts
     from tasks.models.folder import load_tokenizer
 
     tokenizer = load_tokenizer(args.model)
     context = AutoConfig.from_pretrained(args.model).max_position_embeddings
     if args.prompt_tokens + args.speed_tokens > context:
         raise SystemExit(f"{args.model}: its context has {context} tokens; lower --prompt-tokens or --speed-tokens")
-    fitting = [p for p in parity.prompts(tokenizer, held_out(rows)) if len(p.ids) + new_tokens <= context]
+    fitting = [p for p in render_prompts(tokenizer, held_out(rows), {}) if len(p.ids) + new_tokens <= context]
     if len(fitting) < count:
         raise SystemExit(f"{rows}: {len(fitting)} prompts leave room for {new_tokens} tokens; lower --prompts")
     drawn = random.Random(config.seed).sample(fitting, count)

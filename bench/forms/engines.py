@@ -47,7 +47,7 @@ class Transformers:
         import torch
 
         torch.set_num_threads(threads)
-        from tasks.export.parity import Reference
+        from tasks.export.reference import Reference
         from tasks.models.folder import load_causal_lm, load_tokenizer
 
         model = load_causal_lm(folder, dtype, quantized=True)

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from bench.forms.children import READ_BYTES
 from bench.forms.engines import Engine, OnnxRuntime, Transformers, onnx_weight_bytes
 from bench.forms.llama import LlamaCpp
+from tasks.export.divergence import Divergence, log_softmax
 
 
 def load(kind: str, place: Path, threads: int, *options: str) -> Engine:
@@ -44,13 +44,13 @@ def reference(engine: Engine, folder: Path, new_tokens: int) -> dict[str, Any]:
 
 
 def compare(engine: Engine, folder: Path) -> dict[str, Any]:
-    """The measures that the docstring of `tasks/export/parity.py` defines, over all prompts."""
+    """Measure the form along the answers of `reference`, as `tasks/export/divergence.py` defines it, and its text."""
     prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
     template = engine.template == (folder / "template.jinja").read_text(encoding="utf-8")
     tokens = True
-    positions = argmax = greedy = 0
-    logit = logprob = kl = 0.0
+    divergence = Divergence()
+    max_logit_difference = 0.0
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids = prompt["ids"]
         template &= engine.text(prompt["messages"]) in (prompt["text"], None)
@@ -58,36 +58,19 @@ def compare(engine: Engine, folder: Path) -> dict[str, Any]:
         tokens &= engine.decode(engine.encode(prompt["plain"])) == prompt["plain"]
         theirs = np.load(folder / f"{number}.npy", allow_pickle=False)
         ours = engine.logits([*ids, *answer])[len(ids) - 1 : -1]
-        p, q = log_softmax(theirs), log_softmax(ours)
-        logit = max(logit, float(np.abs(theirs - ours).max()))
-        logprob = max(logprob, float(np.abs(p - q).max()))
-        kl += float((np.exp(p) * (p - q)).sum())
-        argmax += int((theirs.argmax(-1) == ours.argmax(-1)).sum())
-        positions += len(answer)
-        greedy += agreeing(answer, engine.answer(ids, len(answer)))
+        max_logit_difference = max(max_logit_difference, float(np.abs(theirs - ours).max()))
+        divergence.add(log_softmax(theirs), log_softmax(ours), answer, engine.answer(ids, len(answer)))
+    measures = divergence.measures()
     return {
         "chat_template_identical": template,
         "tokenizer_identical": tokens,
-        "max_logit_difference": float(f"{logit:.3g}"),
-        "max_logprob_difference": float(f"{logprob:.3g}"),
-        "kl_per_token": float(f"{round(kl / positions, 9):.3g}"),
-        "argmax_agreement": round(argmax / positions, 6),
-        "greedy_agreement": round(greedy / positions, 6),
-        "tokens": positions,
+        "max_logit_difference": float(f"{max_logit_difference:.3g}"),
+        "max_logprob_difference": float(f"{measures.max_logprob_difference:.3g}"),
+        "kl_per_token": float(f"{round(measures.kl_per_token, 9):.3g}"),
+        "argmax_agreement": round(measures.argmax_agreement, 6),
+        "greedy_agreement": round(measures.greedy_agreement, 6),
+        "tokens": measures.tokens,
     }
-
-
-def agreeing(expected: Sequence[int], found: Sequence[int]) -> int:
-    """Tokens before the first that differs."""
-    same = [a == b for a, b in zip(expected, found, strict=False)]
-    return same.index(False) if False in same else len(same)
-
-
-def log_softmax(logits: Any) -> Any:
-    """Log-probabilities in float64 of logits `[positions, vocabulary]`."""
-    x = logits.astype(np.float64)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 class Memory:

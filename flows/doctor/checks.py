@@ -26,6 +26,7 @@ from flows.graph import Graph
 from flows.registry import gates
 from flows.services import reach
 from flows.tracking import client
+from flows.tracking.git import git_state
 from tasks.models.chat_template import marks_generation
 from tasks.stage import artifact
 from tasks.stage.errors import PolmError
@@ -115,7 +116,7 @@ def recipe_files(recipe: str) -> Iterator[Finding]:
 
 def git() -> Iterator[Finding]:
     """A commit to go back to, and nothing uncommitted; what git itself says when it fails."""
-    state = client.git_state()
+    state = git_state()
     commit = state["commit"][:12]
     if "git_error" in state:
         found, _, remedy = state["git_error"].partition("; ")

@@ -4,10 +4,7 @@ The graph comes from `dvc.yaml`, what has to run from DVC; Prefect schedules, re
 out. `flows.pipeline.session` runs the stages; here is what stands around them.
 """
 
-import functools
 import re
-import subprocess
-import sys
 from typing import Any
 
 from prefect import flow, tags
@@ -19,13 +16,13 @@ from prefect.states import Cancelled, Completed, Failed
 from flows import workspace
 from flows.graph import Graph
 from flows.pipeline import flow_runs
+from flows.pipeline.recipe_check import finish_check
 from flows.pipeline.session import Session
 from flows.runners import local
 from flows.terminal import summary
 from flows.terminal.board import Board, screen
 from flows.tracking import runs
 from tasks.stage import artifact
-from tasks.stage.errors import ConfigError
 
 
 def run(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
@@ -88,22 +85,3 @@ def serve(cron: str, jobs: int) -> None:
     """
     home = flow_runs.home()
     scheduled.serve(name=re.sub(r"[^\w.:-]", "-", home), cron=cron, parameters={"jobs": jobs}, tags=[home])
-
-
-@functools.cache
-def start_check(recipe: str) -> subprocess.Popen[str]:
-    """Start checking the recipe's files against their stages' schemas; once a process, for it takes seconds."""
-    command = [sys.executable, "-m", "tasks.check.recipe", f"params/{recipe}"]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish_check(recipe: str) -> None:
-    """Wait for the recipe's check. Raises ConfigError with what it found."""
-    check = start_check(recipe)
-    if check.stderr is not None and not check.stderr.closed:
-        check.errors = check.communicate()[1]  # type: ignore[attr-defined]
-    if check.returncode:
-        said = check.errors.strip()  # type: ignore[attr-defined]
-        raise ConfigError(said or f"params/{recipe}: its check ended with exit code {check.returncode}")

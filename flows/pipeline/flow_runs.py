@@ -29,7 +29,7 @@ from tasks.stage import artifact
 from tasks.stage.errors import PolmError
 
 HOME = artifact.STATE / "home.json"
-"""Names this working copy on a shared server: `{"host", "root", "id"}`."""
+"""File that names this working copy on a shared server: `{"host", "root", "id"}`."""
 LOOK = 1.0
 """Seconds between two looks whether the run was cancelled."""
 ANSWER = 10.0
@@ -45,12 +45,12 @@ def home() -> str:
     anew where it was copied from another place.
     """
     here = {"host": platform.node(), "root": str(Path.cwd())}
-    known = artifact.read_json(HOME) if HOME.exists() else {}
-    if {key: known.get(key) for key in here} != here:
-        known = here | {"id": uuid.uuid4().hex[:12]}
+    name = artifact.read_json(HOME) if HOME.exists() else {}
+    if {key: name.get(key) for key in here} != here:
+        name = here | {"id": uuid.uuid4().hex[:12]}
         HOME.parent.mkdir(exist_ok=True)
-        artifact.write_json(HOME, known)
-    return f"polm:{known['host']}:{known['root']}:{known['id']}"
+        artifact.write_json(HOME, name)
+    return f"polm:{name['host']}:{name['root']}:{name['id']}"
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def watched(cancel: Callable[[], None]) -> Iterator[None]:
     """
     ids = [uuid.UUID(name) for name in (runtime.flow_run.id, runtime.flow_run.parent_flow_run_id) if name]
     cancelled = FlowRunFilterState(type=FlowRunFilterStateType(any_=CANCELLED))
-    asked = FlowRunFilter(id=FlowRunFilterId(any_=ids), state=cancelled)
+    ours = FlowRunFilter(id=FlowRunFilterId(any_=ids), state=cancelled)
     ended = threading.Event()
     # A client of the thread's own, made here: settings of the flow are not seen from another thread.
     client = get_client(sync_client=True, httpx_settings={"timeout": ANSWER})
@@ -70,7 +70,7 @@ def watched(cancel: Callable[[], None]) -> Iterator[None]:
         with client:
             while not ended.wait(LOOK):
                 with contextlib.suppress(Exception):
-                    if client.read_flow_runs(flow_run_filter=asked):
+                    if client.read_flow_runs(flow_run_filter=ours):
                         cancel()
                         return
 
@@ -101,7 +101,7 @@ def crash_killed() -> None:
 
 
 def _alive(run: FlowRun) -> bool:
-    """Whether a run may have a process: this one, or a scheduled one that its runner is just starting."""
+    """Tell whether a run may have a process: this one, or a scheduled one that its runner is just starting."""
     starting = run.deployment_id is not None and run.state_type == StateType.PENDING
     return starting or str(run.id) == runtime.flow_run.id
 

@@ -23,12 +23,14 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed
 
 from flows.graph import Graph
-from flows.runners import local, slots
+from flows.runners import local
+from flows.runners.slots import Slots, cores, visible_gpus
 from flows.services import reach
 from flows.terminal.board import Board
 from flows.tracking import client
-from flows.tracking import runs as tracked_runs
-from tasks.stage.errors import PolmError
+from flows.tracking.runs import PipelineRun
+from flows.tracking.stage_run import StageRun, Status
+from tasks.stage.errors import PolmError, StageFailed, Stopped
 
 log = logging.getLogger("polm")
 RETRY_DELAY = 3.0
@@ -37,12 +39,12 @@ RETRY_DELAY = 3.0
 
 @dataclass
 class Session:
-    """One run: what is waiting, what is running, what is free."""
+    """One run: which stages are settled, running, or wait."""
 
     graph: Graph
     board: Board
     folder: Path
-    tracked: tracked_runs.PipelineRun
+    tracked: PipelineRun
     forced: set[str]
     settled: set[str]
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -57,12 +59,12 @@ class Session:
         Raises:
             KeyboardInterrupt: Ctrl-C, SIGTERM or `cancel`, after every process was ended.
         """
-        free = slots.Slots(jobs, slots.cores(), slots.visible_gpus())
-        free.check(self.graph.stages[name] for name in names)
+        slots = Slots(jobs, cores(), visible_gpus())
+        slots.check(self.graph.stages[name] for name in names)
         for name in self.settled:
             self.board.state(name, "cached")
         try:
-            self._loop(names, free)
+            self._loop(names, slots)
         except (KeyboardInterrupt, TerminationSignal):
             self.stopping.set()
             self._drain()
@@ -76,16 +78,16 @@ class Session:
         self.stopping.set()
         self.finished.put(None)
 
-    def _loop(self, names: list[str], free: slots.Slots) -> None:
+    def _loop(self, names: list[str], slots: Slots) -> None:
         """Submit what is ready, longest chain first; wait until a stage has ended; repeat."""
         waiting = sorted(names, key=self.graph.depth, reverse=True)
-        while waiting or free.taken:
+        while waiting or slots.in_use:
             for name in list(waiting):
                 stage = self.graph.stages[name]
                 if not stage.upstreams <= self.ended.keys():
                     continue
                 runs = name not in self.settled and all(self.ended[up].is_completed() for up in stage.upstreams)
-                gpus = free.take(name, stage.threads if runs else 0, stage.meta.gpus if runs else 0)
+                gpus = slots.take(name, stage.threads if runs else 0, stage.meta.gpus if runs else 0)
                 if gpus is not None:
                     waiting.remove(name)
                     self._submit(name, gpus)
@@ -94,7 +96,7 @@ class Session:
                 raise KeyboardInterrupt
             self.futures[ended].wait()
             self.ended[ended] = self.futures[ended].state
-            free.give_back(ended)
+            slots.give_back(ended)
 
     def _drain(self) -> None:
         """Wait until no stage runs any more; impatience does not help, the processes are ending already."""
@@ -127,7 +129,7 @@ class Session:
         self.futures[name].add_done_callback(lambda _: self.finished.put(name))
 
     def _version(self, name: str) -> str:
-        """The stage's version; empty when an input is missing, which the stage itself then explains."""
+        """Read the stage's version; empty when an input is missing, which the stage itself then explains."""
         try:
             return self.graph.version(name)
         except PolmError:
@@ -135,13 +137,13 @@ class Session:
 
     def _try_again(self, name: str) -> bool:
         error = self.board.rows[name].error
-        if not isinstance(error, local.StageFailed) or not error.retry or self.stopping.is_set():
+        if not isinstance(error, StageFailed) or not error.retry or self.stopping.is_set():
             return False
         self.board.state(name, "retrying", note=error.reason)
         return True
 
     def _stage(self, name: str, version: str, gpus: tuple[str, ...]) -> State[Any]:
-        """What a task run does: nothing when the stage is unchanged, else run it."""
+        """Do what a task run does: nothing when the stage is unchanged, else run it."""
         out = self.graph.stages[name].out
         if name in self.settled or (name not in self.forced and self.graph.unchanged(name)):
             self.board.state(name, "cached", version=version)
@@ -150,7 +152,7 @@ class Session:
         self.board.state(name, "starting", version=version)
         try:
             state = self._execute(name, version, gpus)
-        except local.Stopped:
+        except Stopped:
             self.board.state(name, "stopped")
             return Cancelled(message="interrupted")
         except Exception as e:
@@ -162,7 +164,7 @@ class Session:
     def _execute(self, name: str, version: str, gpus: tuple[str, ...]) -> str:
         """Run the stage's processes with an MLflow run beside them, opened when its command really starts."""
         stage = self.graph.stages[name]
-        run: list[tracked_runs.StageRun] = []
+        run: list[StageRun] = []
         with contextlib.ExitStack() as stack:
 
             def on_start() -> None:
@@ -176,20 +178,27 @@ class Session:
                     for r in run:
                         r.log_event(event)
 
-            seconds = stage.meta.timeout * 60 if stage.meta.timeout is not None else None
-            logfile, events = self.folder / f"{name}.log", self.folder / f"{name}.events"
-            job = local.Job(name, logfile, events, seconds, name in self.forced, gpus, on_start, on_event)
-            outcome: tracked_runs.State = "FAILED"
+            job = local.Job(
+                name=name,
+                log=self.folder / f"{name}.log",
+                events=self.folder / f"{name}.events",
+                timeout=stage.meta.timeout * 60 if stage.meta.timeout is not None else None,
+                force=name in self.forced,
+                gpus=gpus,
+                on_start=on_start,
+                on_event=on_event,
+            )
+            outcome: Status = "FAILED"
             try:
                 state = local.run(job, self.stopping)
                 outcome = "FINISHED"
-            except local.Stopped:
+            except Stopped:
                 outcome = "KILLED"
                 raise
             finally:
                 with _logging_may_fail(name):
                     for r in run:
-                        r.finish(stage.out, outcome, logfile)
+                        r.finish(stage.out, outcome, job.log)
                         _link(name, r.url)
         if state == "restored":
             self._log_cached(name, version, stage.out)
@@ -202,14 +211,14 @@ class Session:
 
 
 def _link(name: str, url: str) -> None:
-    """A link to the MLflow run, beside the task run in Prefect's UI."""
+    """Show a link to the MLflow run beside the task run in Prefect's UI."""
     key = re.sub(r"[^a-z0-9]+", "-", f"mlflow-{name}".lower())  # all that Prefect allows in a key
     create_link_artifact(key=key, link=url, link_text=f"MLflow: {name}")
 
 
 @contextlib.contextmanager
 def _logging_may_fail(name: str) -> Iterator[None]:
-    """A training of hours must not die of its logbook: whatever goes wrong there is a warning."""
+    """Make a warning of whatever goes wrong: a training of hours must not die of its logbook."""
     try:
         yield
     except Exception as e:

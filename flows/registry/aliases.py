@@ -23,7 +23,7 @@ from tasks.stage.errors import GateError
 
 log = logging.getLogger("polm")
 TRIES = 5
-"""How often aliases are set that somebody else sets at the same time."""
+"""Times that aliases are set which somebody else sets too."""
 PAUSE = 0.2
 """Seconds before they are set again."""
 
@@ -35,7 +35,7 @@ class State:
     aliases: dict[str, str]
     """Alias to version; empty when nothing was ever registered."""
     number: int
-    """Of the last move; 0 before the first."""
+    """Number of the last move; 0 before the first."""
     run: str | None
     """Run that the moves are written in; None without a version that has one."""
 
@@ -44,16 +44,16 @@ class Aliases:
     """The aliases of one registered model."""
 
     def __init__(self, api: Any, name: str) -> None:
-        """Args: api: MLflow's client; name: of the registered model."""
+        """Args: api: MLflow's client; name: name of the registered model."""
         self._api, self._name = api, name
 
     def read(self) -> dict[str, str]:
-        """Alias to version, as they are now; empty when nothing was ever registered."""
-        found = self._api.search_registered_models(f"name = '{self._name}'")
-        return {alias: str(version) for model in found for alias, version in model.aliases.items()}
+        """Read which version each alias names now; empty when nothing was ever registered."""
+        models = self._api.search_registered_models(f"name = '{self._name}'")
+        return {alias: str(version) for model in models for alias, version in model.aliases.items()}
 
     def state(self) -> State:
-        """The aliases, after a move that was written and not made has been finished.
+        """Read the aliases, after a move that was written and not made has been finished.
 
         Raises:
             GateError: somebody moves them by hand meanwhile.
@@ -68,10 +68,10 @@ class Aliases:
         """Set aliases, if nobody has moved any since.
 
         Args:
-            before: what the decision rested on.
+            before: state that the decision rested on.
             aliases: alias to version.
-            what: was decided, for those who lose to it, e.g. `made v3 (dpo) the champion`.
-            remedy: what one who has lost can do.
+            what: decision in words, for those who lose to it, e.g. `made v3 (dpo) the champion`.
+            remedy: advice for those who lose to it.
 
         Raises:
             GateError: somebody else was first, who is named; or moves aliases by hand.
@@ -129,7 +129,7 @@ class Aliases:
         return True
 
     def _last(self) -> tuple[str | None, int, dict[str, Any], bool]:
-        """The run with the moves, the last one's number and record (0 and empty before the first), and whether it
+        """Find the run with the moves, the last one's number and record (0 and empty before the first), and whether it
         was made."""
         run = self._run()
         if run is None:
@@ -140,7 +140,7 @@ class Aliases:
         return run.info.run_id, number, record, f"move.{number}.made" in params
 
     def _run(self) -> Any:
-        """The run of the oldest version that has one."""
+        """Find the run of the oldest version that has one."""
         from mlflow.exceptions import MlflowException
 
         for version in self._api.search_model_versions(f"name = '{self._name}'", order_by=["version_number ASC"]):

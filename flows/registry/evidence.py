@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
-from flows.terminal import leaderboard
-from flows.tracking import client
+from flows.tracking.git import git_state
 from tasks.stage import artifact
+from tasks.stage.artifact import METRICS, MODELS, ONNX, REPORTS
 from tasks.stage.config import suggest
 from tasks.stage.errors import ArtifactError, GateError
 
-MODELS, METRICS, ONNX, REPORTS = (Path("artifacts", name) for name in ("models", "metrics", "onnx", "reports"))
+LEADERBOARD = artifact.LAST_REPORT / "leaderboard.json"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Scores:
     """How one model answered each evaluation row."""
 
     label: str
-    """For people: `sft`, `champion v3 (sft)`, `parent base`."""
+    """Name for people: `sft`, `champion v3 (sft)`, `parent base`."""
     digest: str
     """Manifest digest of the model that answered."""
     rows: dict[str, dict[str, float]]
@@ -58,7 +58,7 @@ class Evidence:
     stale: list[str]
     """Stages of the candidate whose code, params, inputs or outputs are not those in `dvc.lock`."""
     git: dict[str, str]
-    """`commit` and `dirty`, and `git_error` where git could not say: see `store.git_state`."""
+    """`commit` and `dirty`, and `git_error` where git could not say: see `flows.tracking.git`."""
 
 
 def collect(model: str, form: str, champion: Scores | None) -> Evidence:
@@ -66,24 +66,24 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
 
     Args:
         model: name of the candidate.
-        form: of its export, that would be served.
-        champion: how the champion answered; None when there is none.
+        form: form of its export that would be served.
+        champion: scores of the champion; None when there is none.
 
     Raises:
         GateError: no such exported model.
         ArtifactError: an artifact is missing or corrupted.
     """
-    exported = [p.parent.name for p in sorted(ONNX.glob(f"*/{artifact.MANIFEST}"))]
-    if model not in exported:
+    exports = [p.parent.name for p in sorted(ONNX.glob(f"*/{artifact.MANIFEST}"))]
+    if model not in exports:
         raise GateError(
-            f"no exported model '{model}' in {ONNX}{suggest(model, exported)} (made by `polm run`, for the models "
+            f"no exported model '{model}' in {ONNX}{suggest(model, exports)} (made by `polm run`, for the models "
             f"in the matrix of export_onnx in dvc.yaml)"
         )
     digest = artifact.verify(MODELS / model).digest
-    chain = dict(_ancestors(MODELS / model))
+    chain = _ancestors(MODELS / model)
     form_scores = METRICS / f"{model}_{form}"
-    asked = [form_scores] if (form_scores / artifact.MANIFEST).exists() else []
-    for folder in (METRICS / model, ONNX / model, *asked):
+    evaluations = [METRICS / model, *([form_scores] if (form_scores / artifact.MANIFEST).exists() else [])]
+    for folder in (*evaluations, ONNX / model):
         chain[str(folder)] = artifact.verify(folder)
     evaluation = chain[str(METRICS / model)]
     return Evidence(
@@ -94,11 +94,11 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
         evaluated=evaluation.inputs["model"],
         export=chain[str(ONNX / model)],
         parity=artifact.read_json(ONNX / model / "parity.json"),
-        served=read_scores(form_scores, form, chain[str(form_scores)].inputs["model"]) if asked else None,
+        served=_form_scores(form_scores, form, chain) if form_scores in evaluations else None,
         chain=chain,
         data=next((Path(name) for name, m in chain.items() if m.digest == evaluation.inputs["data"]), None),
-        stale=_stale({MODELS / model, METRICS / model, ONNX / model, *asked}),
-        git=client.git_state(),
+        stale=_stale({MODELS / model, ONNX / model, *evaluations}),
+        git=git_state(),
     )
 
 
@@ -121,39 +121,44 @@ def leaked_questions(data: Path) -> tuple[list[str], int, int]:
     Returns:
         The questions that train too, how many there are to find, and how many training rows were read.
     """
-    asked = {_same(row["question"]) for path in data.glob("eval/*.jsonl") for row in artifact.read_jsonl(path)}
-    trained, count = set(), 0
+    questions = {_same(row["question"]) for path in data.glob("eval/*.jsonl") for row in artifact.read_jsonl(path)}
+    training_texts: set[str] = set()
+    count = 0
     for path in sorted(data.glob("*/train.jsonl")):
         for row in artifact.read_jsonl(path):
             count += 1
-            trained |= {_same(text) for text in _texts(row)}
-    return sorted(asked & trained), len(asked), count
+            training_texts |= {_same(text) for text in _texts(row)}
+    return sorted(questions & training_texts), len(questions), count
 
 
 def report_page(model: str) -> Path | None:
-    """The HTML report of the whole DAG or of the last run, if it shows this evaluation of the model."""
+    """Find the HTML report of the whole DAG or of the last run, if it shows this evaluation of the model."""
     evaluation = artifact.read_manifest(METRICS / model).digest
-    reported = (REPORTS / artifact.MANIFEST).exists()
-    if reported and artifact.verify(REPORTS).inputs.get(f"metrics/{model}") == evaluation:
+    if (REPORTS / artifact.MANIFEST).exists() and artifact.verify(REPORTS).inputs.get(f"metrics/{model}") == evaluation:
         return REPORTS / "index.html"
-    page, board = leaderboard.LOCAL.parent / "index.html", leaderboard.LOCAL
-    if page.exists() and board.exists():
-        shown = {node["name"]: node["digest"] for node in artifact.read_json(board)["lineage"]}
-        return page if shown.get(f"metrics/{model}") == evaluation else None
+    page = artifact.LAST_REPORT / "index.html"
+    if page.exists() and LEADERBOARD.exists():
+        digests = {node["name"]: node["digest"] for node in artifact.read_json(LEADERBOARD)["lineage"]}
+        return page if digests.get(f"metrics/{model}") == evaluation else None
     return None
 
 
-def _ancestors(folder: Path) -> Iterator[tuple[str, artifact.Manifest]]:
-    """A model and all that it was made from, verified, as far as it is still in the workspace."""
-    manifest = artifact.verify(folder)
-    yield str(folder), manifest
-    for path in [*MODELS.glob(f"*/{artifact.MANIFEST}"), *Path("artifacts").glob(f"*/{artifact.MANIFEST}")]:
-        if artifact.read_manifest(path.parent).digest in manifest.inputs.values():
-            yield from _ancestors(path.parent)
+def _ancestors(folder: Path) -> dict[str, artifact.Manifest]:
+    """Verify a model and all that it was made from, as far as it is still in the workspace."""
+    manifests = artifact.manifests()
+    folders = {manifest.digest: path for path, manifest in reversed(manifests.items())}
+    digest = manifests[folder].digest
+    folders[digest] = folder  # and not an equal one under another name
+    line = [folders[manifest.digest] for manifest in artifact.chain(digest, manifests.values())]
+    return {str(path): artifact.verify(path) for path in line}
+
+
+def _form_scores(folder: Path, form: str, chain: dict[str, artifact.Manifest]) -> Scores:
+    return read_scores(folder, form, chain[str(folder)].inputs["model"])
 
 
 def _parent_scores(manifest: artifact.Manifest) -> Scores | None:
-    """How the model that this one was made from answers, if it was evaluated."""
+    """Read how the model that this one was made from answers, if it was evaluated."""
     for path in sorted(METRICS.glob(f"*/{artifact.MANIFEST}")):
         folder = path.parent
         if artifact.read_manifest(folder).inputs["model"] == manifest.inputs.get("model"):
@@ -178,5 +183,5 @@ def _texts(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _same(text: str) -> str:
-    """White space and case aside."""
+    """Write a text so that white space and case make no difference."""
     return re.sub(r"\s+", " ", text).strip().casefold()

@@ -36,19 +36,19 @@ class Bootstrap(Strict):
 
 
 class Quality(Strict):
-    """What the candidate must be better at."""
+    """Metric that the candidate must be better at."""
 
     metric: str
-    """`task.metric`, e.g. `sums.helpful`."""
+    """Task and metric, e.g. `sums.helpful`."""
     gain: float
-    """The interval's low end must lie above this, in the metric's unit; 0 asks for any gain that is no chance."""
+    """Least gain at the interval's low end, exclusive, in the metric's unit; 0 asks for any gain that is no chance."""
 
 
 class Policy(Strict):
     """One recipe's section of `mlflow/gates.yaml`."""
 
     form: str
-    """The exported form that is served: `fp32`, `int8`, `int4`."""
+    """Exported form that is served: `fp32`, `int8`, `int4`."""
     served_loss: float = Field(ge=0)
     """Most that form may score below its PyTorch model on the quality metric, in its unit, on the same rows."""
     quality: Quality
@@ -57,9 +57,9 @@ class Policy(Strict):
     interval's low end must lie above minus it, null tolerates any. Every metric must match one."""
     bootstrap: Bootstrap
     allow_changed_evaluation: bool
-    """Compare on the rows that both answered when the champion was asked other rows, or with another task file."""
+    """Permission to compare on shared rows alone when the champion was asked other rows, or with another task file."""
     allow_dirty: bool
-    """Promote from a working copy with uncommitted changes. That it was dirty is recorded either way."""
+    """Permission to promote from a working copy with uncommitted changes. That it was dirty is recorded either way."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_policy(recipe: str, path: Path = POLICY) -> Policy:
 
 
 def judge(e: Evidence, policy: Policy) -> list[Verdict]:
-    """Every gate's verdict, in the order in which a person wants to read them."""
+    """Pass every gate's verdict, in the order in which a person wants to read them."""
     return [
         *_quality(e, policy),
         *_parity(e, policy),
@@ -96,7 +96,7 @@ def judge(e: Evidence, policy: Policy) -> list[Verdict]:
 
 
 def table(model: str, verdicts: list[Verdict]) -> Table:
-    """The verdicts as a table for the terminal."""
+    """Show the verdicts as a table for the terminal."""
     shown = Table(title=f"gates for {model}", title_justify="left")
     for column in ("gate", "required", "found", ""):
         shown.add_column(column, overflow="fold")
@@ -106,7 +106,7 @@ def table(model: str, verdicts: list[Verdict]) -> Table:
 
 
 def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
-    """The metric that must rise, then every metric that must not fall."""
+    """Judge the metric that must rise, then every metric that must not fall."""
     main = policy.quality.metric
     if main not in e.candidate.rows:
         raise ConfigError(f"{POLICY}: quality.metric '{main}' was not evaluated{suggest(main, e.candidate.rows)}")
@@ -119,7 +119,7 @@ def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
 
 
 def bound(metric: str, policy: Policy) -> float | None:
-    """The loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
+    """Find the loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
     for pattern, tolerated in policy.regression.items():
         if fnmatch(metric, pattern):
             return tolerated
@@ -129,7 +129,7 @@ def bound(metric: str, policy: Policy) -> float | None:
 
 
 def _above(e: Evidence, policy: Policy, gate: str, metric: str, bound: float, required: str) -> Verdict:
-    """Whether the low end of the paired difference lies above `bound`; the sign is turned where lower is better."""
+    """Judge whether the paired difference's low end lies above `bound`; the sign is turned where lower is better."""
     if e.evaluated != e.digest:
         return Verdict(gate, required, "the evaluation is of another version of the model; run `polm run`", False)
     if e.baseline is None:
@@ -145,7 +145,7 @@ def _above(e: Evidence, policy: Policy, gate: str, metric: str, bound: float, re
 
 
 def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: str) -> Interval | str:
-    """The paired difference, positive when the candidate is better; or why there is none."""
+    """Compute the paired difference, positive when the candidate is better; or say why there is none."""
     if metric not in baseline.rows:
         return f"{baseline.label} was never asked this"
     ours, theirs = e.candidate.rows[metric], baseline.rows[metric]
@@ -165,7 +165,7 @@ def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: 
 
 
 def _served_score(e: Evidence, policy: Policy) -> Verdict:
-    """What is served scores as the model that was compared above: rounding costs no more than is tolerated."""
+    """Judge whether what is served scores as the model that was compared above, but for what rounding may cost."""
     metric, form = policy.quality.metric, policy.form
     required = f"{metric} of {form} − PyTorch's ≥ {-policy.served_loss:+g}"
     if e.served is None:
@@ -180,28 +180,30 @@ def _served_score(e: Evidence, policy: Policy) -> Verdict:
 
 
 def _contamination(e: Evidence) -> Verdict:
-    """No evaluation question trains, looked for among the rows themselves; all stages used the same split."""
+    """Judge whether an evaluation question trains, by the rows themselves; all stages must have used the same split."""
     required = "no evaluation question among the training rows"
     others = {name for name, m in e.chain.items() if "data" in m.inputs and m.inputs["data"] != _data_digest(e)}
     if others or e.data is None:
         names = ", ".join(sorted(others)) or "the evaluation"
         return Verdict("contamination", required, f"{names}: made from another data artifact; run `polm run`", False)
-    leaked, asked, trained = evidence.leaked_questions(e.data)
-    removed = len(artifact.read_json(e.data / "report.json")["contaminated"])
-    if leaked:
-        return Verdict("contamination", required, f"{len(leaked)} of {asked} train too, e.g. “{leaked[0]}”", False)
-    found = f"0 of {asked} in {trained} rows ({removed} rows were removed)"
-    return Verdict("contamination", required, found, asked > 0)
+    leaks, questions, rows = evidence.leaked_questions(e.data)
+    removals = len(artifact.read_json(e.data / "report.json")["contaminated"])
+    if leaks:
+        return Verdict("contamination", required, f"{len(leaks)} of {questions} train too, e.g. “{leaks[0]}”", False)
+    found = f"0 of {questions} in {rows} rows ({removals} rows were removed)"
+    return Verdict("contamination", required, found, questions > 0)
 
 
 def _data_digest(e: Evidence) -> str:
-    return e.chain[str(evidence.METRICS / e.model)].inputs["data"]
+    return e.chain[str(artifact.METRICS / e.model)].inputs["data"]
 
 
 def _lineage(e: Evidence) -> Verdict:
-    """Everything that the candidate was made from is still there, down to something made from no artifact."""
-    known = {m.digest for m in e.chain.values()}
-    gone = [f"{name}: {key}" for name, m in e.chain.items() for key, digest in m.inputs.items() if digest not in known]
+    """Judge whether all that the candidate was made from is still there, down to something made from no artifact."""
+    present = {m.digest for m in e.chain.values()}
+    gone = [
+        f"{name}: {key}" for name, m in e.chain.items() for key, digest in m.inputs.items() if digest not in present
+    ]
     found = f"not in the workspace: {', '.join(gone)}" if gone else f"{len(e.chain)} verified artifacts"
     return Verdict("lineage", "every input down to the data, verified", found, not gone)
 
@@ -221,7 +223,7 @@ def _commit(e: Evidence, policy: Policy) -> Verdict:
 
 
 def _parity(e: Evidence, policy: Policy) -> Iterator[Verdict]:
-    """Every form answers like the model it was made from, and the one that is served was held to a bound."""
+    """Judge whether every form answers like its model, and the one that is served was held to a bound."""
     forms, thresholds = e.parity["forms"], e.parity["thresholds"]
     required = "every form within its thresholds"
     lacking = parity.unmeasured(forms)

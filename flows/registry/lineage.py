@@ -20,6 +20,7 @@ from rich.tree import Tree
 from flows import workspace
 from flows.tracking import client
 from tasks.stage import artifact
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import GateError
 
 DIGITS = 12
@@ -33,12 +34,12 @@ class Step:
     """One artifact of the chain."""
 
     name: str
-    """Folder, e.g. `artifacts/models/sft`, with `-` for `/`: as the evidence keeps it."""
+    """Folder with `-` for `/`, as the evidence keeps it, e.g. `artifacts-models-sft`."""
     manifest: artifact.Manifest
     run: str | None
     """MLflow run of the stage that made it; None when the store has none."""
     dataset: str | None
-    """Set of the data artifact that it was trained on, if that run names one."""
+    """Set of the data artifact that the model was trained on, if that run names one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Lineage:
     run: str
     """MLflow run of the promotion."""
     steps: list[Step]
-    """From the export down to the data."""
+    """Artifacts from the export down to the data."""
     data: dict[str, Any] | None
     """Report of the data stage; None when neither store nor workspace has it."""
 
@@ -98,7 +99,7 @@ def find(what: str) -> Lineage:
 
 
 def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
-    """What a trace says, by its own id or by the answer's."""
+    """Read what a trace says, by its own id or by the answer's."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -107,8 +108,8 @@ def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
         else:
             experiment = api.get_experiment_by_name(name)
             wanted = "tags.request_id = '{}'".format(re.sub(r"[^\w-]", "", what))
-            found = api.search_traces([experiment.experiment_id], wanted, max_results=1) if experiment else []
-            trace = found[0] if found else None
+            traces = api.search_traces([experiment.experiment_id], wanted, max_results=1) if experiment else []
+            trace = traces[0] if traces else None
     except MlflowException:
         trace = None
     spans = trace.data.spans if trace is not None else []
@@ -127,20 +128,20 @@ def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
 
 
 def _number(api: Any, name: str, what: str) -> str:
-    """The version that a person means."""
+    """Read which version a person means."""
     match = re.fullmatch(rf"(?:{re.escape(name)}[/ ])?v?(\d+)", what)
     if match:
         return match[1]
-    found = api.search_registered_models(f"name = '{name}'")
-    aliases = found[0].aliases if found else {}
+    models = api.search_registered_models(f"name = '{name}'")
+    aliases = models[0].aliases if models else {}
     if what not in aliases:
-        known = ", ".join(sorted(aliases)) or "none yet"
-        raise GateError(f"{name}: '{what}' is no version, alias (there are: {known}), trace or answer")
+        names = ", ".join(sorted(aliases)) or "none yet"
+        raise GateError(f"{name}: '{what}' is no version, alias (there are: {names}), trace or answer")
     return str(aliases[what])
 
 
 def _steps(api: Any, name: str, version: Any) -> Iterator[Step]:
-    """The artifacts that the version stands on, each before what it was made from."""
+    """Yield the artifacts that the version stands on, each before what it was made from."""
     from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory() as temp:
@@ -149,21 +150,14 @@ def _steps(api: Any, name: str, version: Any) -> Iterator[Step]:
         except (MlflowException, OSError) as e:
             what = f"{name} v{version.version}: its MLflow run {version.run_id} has no evidence/manifests"
             raise GateError(f"{what} ({e}); promote its model again") from e
-        found = {path.stem: artifact.Manifest.model_validate_json(path.read_text()) for path in folder.glob("*.json")}
-    named = {manifest.digest: stem for stem, manifest in found.items()}
-    queue, seen = [version.tags["export"]], set()
-    while queue:
-        digest = queue.pop(0)
-        if digest in seen or digest not in named:
-            continue
-        if any(digest in found[stem].inputs.values() for d, stem in named.items() if d not in seen and d in queue):
-            queue.append(digest)  # something that was made from it comes first
-            continue
-        seen.add(digest)
-        manifest = found[named[digest]]
-        run = _run(api, name, digest)
-        yield Step(named[digest], manifest, run and run.info.run_id, run and run.data.params.get("dataset"))
-        queue += sorted(manifest.inputs.values())
+        manifests = {
+            path.stem: artifact.Manifest.model_validate_json(path.read_text()) for path in folder.glob("*.json")
+        }
+    names = {manifest.digest: stem for stem, manifest in manifests.items()}
+    for manifest in artifact.chain(version.tags["export"], manifests.values()):
+        run = _run(api, name, manifest.digest)
+        dataset = run.data.params.get("dataset") if run else None
+        yield Step(names[manifest.digest], manifest, run.info.run_id if run else None, dataset)
 
 
 def _run(api: Any, name: str, digest: str) -> Any:
@@ -175,14 +169,14 @@ def _run(api: Any, name: str, digest: str) -> Any:
 
 
 def _data(api: Any, steps: list[Step]) -> dict[str, Any] | None:
-    """The data stage's own report, whose bytes are those of the manifest."""
+    """Find the data stage's own report, whose bytes are those of the manifest."""
     last = next((step for step in steps if step.manifest.stage == "data"), None)
     if last is None or "report.json" not in last.manifest.files:
         return None
     from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory() as temp:
-        places = [Path("artifacts", last.name.removeprefix("artifacts-"), "report.json")]
+        places = [artifact.ROOT / last.name.removeprefix("artifacts-") / "report.json"]
         if last.run is not None:
             with contextlib.suppress(MlflowException, OSError):
                 places.append(Path(api.download_artifacts(last.run, "report.json", temp)))
@@ -193,27 +187,27 @@ def _data(api: Any, steps: list[Step]) -> dict[str, Any] | None:
     return None
 
 
-def _tree(found: Lineage) -> Tree:
-    tags = found.tags
-    version = f"[bold]{found.name} v{found.version}[/]  {tags['model']}, {tags['form']}"
-    if found.answer is None:
+def _tree(lineage: Lineage) -> Tree:
+    tags = lineage.tags
+    version = f"[bold]{lineage.name} v{lineage.version}[/]  {tags['model']}, {tags['form']}"
+    if lineage.answer is None:
         tree = node = Tree(version)
     else:
-        tree = Tree(f"answer {found.answer['request_id']}  trace {found.answer['trace']}")
-        tree.add(f"asked    {escape(json.dumps(found.answer['asked'], ensure_ascii=False))}")
-        tree.add(f"answered {escape(json.dumps(found.answer['text'], ensure_ascii=False))}")
+        tree = Tree(f"answer {lineage.answer['request_id']}  trace {lineage.answer['trace']}")
+        tree.add(f"asked    {escape(json.dumps(lineage.answer['asked'], ensure_ascii=False))}")
+        tree.add(f"answered {escape(json.dumps(lineage.answer['text'], ensure_ascii=False))}")
         node = tree.add(version)
-    node.add(f"promoted in MLflow run {found.run}, commit {tags['commit'][:DIGITS]}{_dirty(tags)}")
+    node.add(f"promoted in MLflow run {lineage.run}, commit {tags['commit'][:DIGITS]}{_dirty(tags)}")
     stages = node.add("stages")
-    for step in found.steps:
+    for step in lineage.steps:
         manifest = step.manifest
         inputs = ", ".join(f"{name} {digest[:DIGITS]}" for name, digest in sorted(manifest.inputs.items()))
         line = stages.add(f"{manifest.stage:<12} {step.name}  [bold]{manifest.digest[:DIGITS]}[/]")
         if step.dataset:
-            line.add(f"trained on {artifact.set_folder(step.dataset)}/train.jsonl")
+            line.add(f"trained on {set_folder(step.dataset)}/train.jsonl")
         line.add(f"params {manifest.params[:DIGITS]}" + (f"; from {inputs}" if inputs else ""))
         line.add(f"MLflow run {step.run}" if step.run else "no MLflow run in this store")
-    _add_data(node, found)
+    _add_data(node, lineage)
     return tree
 
 
@@ -221,14 +215,14 @@ def _dirty(tags: dict[str, str]) -> str:
     return " and uncommitted changes" if tags["dirty"] == "true" else ""
 
 
-def _add_data(node: Tree, found: Lineage) -> None:
-    """The rows: each training file with its hash, and the sources with their licences."""
-    data = next((step for step in found.steps if step.manifest.stage == "data"), None)
+def _add_data(node: Tree, lineage: Lineage) -> None:
+    """Show the rows: each training file with its hash, and the sources with their licences."""
+    data = next((step for step in lineage.steps if step.manifest.stage == "data"), None)
     if data is None:
         node.add("data: the artifact is not in the evidence")
         return
     rows = node.add("training rows")
-    sets = found.data["sets"] if found.data else {}
+    sets = lineage.data["sets"] if lineage.data else {}
     about = {name: (set_["files"][name]["rows"], set_) for set_ in sets.values() for name in set_["files"]}
     for name, digest in sorted(data.manifest.files.items()):
         if not name.endswith("/train.jsonl"):
@@ -238,10 +232,10 @@ def _add_data(node: Tree, found: Lineage) -> None:
             f"  {count} rows, {', '.join(set_['licences'])}, from {', '.join(sorted(set_['sources']))}" if set_ else ""
         )
         rows.add(f"{name}  sha256 {digest[:DIGITS]}{more}")
-    if found.data is None:
+    if lineage.data is None:
         node.add("sources: the data stage's report is neither in MLflow nor in the workspace")
         return
     sources = node.add("sources")
-    for name, source in sorted(found.data["sources"].items()):
+    for name, source in sorted(lineage.data["sources"].items()):
         pinned = next((f", {key} {source[key]}" for key in ("sha256", "revision") if source.get(key)), "")
         sources.add(f"{name}  {source['kind']} {escape(str(source['name']))}, {source['licence']}{pinned}")

@@ -6,7 +6,6 @@ replaced. Commands of one working copy wait for each other; among several of the
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import shutil
@@ -21,21 +20,21 @@ from rich.console import Console
 
 from flows import workspace
 from flows.registry import evidence, gates
-from flows.registry import version as model_version
 from flows.registry.aliases import Aliases
 from flows.registry.evidence import Evidence, Scores
 from flows.registry.gates import Policy, Verdict
 from flows.tracking import client
-from tasks.stage import artifact
+from flows.tracking.git import git_state
+from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
 log = logging.getLogger("polm")
 SERVED = Path("mlflow/chat_model.py")
-"""The served model, as code: MLflow keeps the file, never a pickle."""
+"""Code of the served model: MLflow keeps the file, never a pickle."""
 PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
 """Packages of the served model, pinned to the versions that it was promoted with."""
 EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0.0, "stream": False}
-"""A request that the model must answer before it is registered; kept with it."""
+"""Request that the model must answer before it is registered; it stays with the version."""
 
 
 def promote(model: str) -> None:
@@ -58,14 +57,14 @@ def promote(model: str) -> None:
         aliases = Aliases(api, name)
         state = aliases.state()
         before = state.aliases
-        found = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
-        if _is_champion(api, name, before, found, policy):
+        proof = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
+        if _is_champion(api, name, before, proof, policy):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
             return
-        verdicts = gates.judge(found, policy)
+        verdicts = gates.judge(proof, policy)
         console.print(gates.table(model, verdicts))
         _refuse(model, verdicts)
-        version = _register(api, recipe, found, policy, verdicts)
+        version = _register(api, recipe, proof, policy, verdicts)
         if aliases.read().get("champion") != before.get("champion"):
             raise GateError(
                 f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
@@ -100,7 +99,7 @@ def rollback() -> None:
         moved = {"champion": before["previous"], "previous": before["champion"]}
         what = f"rolled back from v{before['champion']} to v{before['previous']}"
         aliases.move(state, moved, what, "nothing was rolled back here; look at `polm ui`, then decide again")
-        tags = {"kind": "rollback", "from": before["champion"], "to": before["previous"], **client.git_state()}
+        tags = {"kind": "rollback", "from": before["champion"], "to": before["previous"], **git_state()}
         run = api.create_run(experiment, run_name="rollback", tags=tags)
         api.set_terminated(run.info.run_id)
     Console().print(
@@ -110,42 +109,19 @@ def rollback() -> None:
 
 
 @contextlib.contextmanager
-def champion() -> Iterator[tuple[Path, str]]:
-    """The active recipe's champion, for as long as the block runs.
-
-    Yields:
-        Folder of its exported model, and its name for a person, e.g. `polm-tiny v3 (dpo, int8)`.
-
-    Raises:
-        GateError: there is none yet.
-        ModelError: it was not registered by `polm promote`.
-    """
-    api = client.client(writes=False)
-    name = client.experiment(workspace.active_recipe())
-    aliases = Aliases(api, name).read()
-    if "champion" not in aliases:
-        raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
-    version = api.get_model_version(name, aliases["champion"])
-    with model_version.exported(api, version) as folder:
-        yield folder, f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"
-
-
-@contextlib.contextmanager
 def _exclusive() -> Iterator[None]:
-    """One promotion or rollback at a time in this working copy."""
+    """Let one promotion or rollback at a time run in this working copy."""
     path = artifact.STATE / "locks" / "registry.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.acquire(f):
             log.warning("waiting for another promotion to end …")
-            fcntl.flock(f, fcntl.LOCK_EX)
+            locks.acquire(f, wait=True)
         yield
 
 
 def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -> Scores | None:
-    """How the champion answered, from the evidence stored with its version."""
+    """Read how the champion answered, from the evidence stored with its version."""
     if "champion" not in aliases:
         return None
     version = api.get_model_version(name, aliases["champion"])
@@ -159,61 +135,62 @@ def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -
     return evidence.read_scores(folder, label, version.tags["digest"])
 
 
-def _is_champion(api: Any, name: str, aliases: dict[str, str], found: Evidence, policy: Policy) -> bool:
+def _is_champion(api: Any, name: str, aliases: dict[str, str], proof: Evidence, policy: Policy) -> bool:
+    """Tell whether this export of this model is the champion already."""
     if "champion" not in aliases:
         return False
     tags = api.get_model_version(name, aliases["champion"]).tags
-    return (tags["digest"], tags["export"], tags["form"]) == (found.digest, found.export.digest, policy.form)
+    return (tags["digest"], tags["export"], tags["form"]) == (proof.digest, proof.export.digest, policy.form)
 
 
 def _refuse(model: str, verdicts: list[Verdict]) -> None:
-    """Raises GateError naming every gate that failed."""
+    """Raise GateError naming every gate that failed."""
     failed = [v for v in verdicts if not v.passed]
     if failed:
         lines = "\n".join(f"  {v.gate}: required {v.required}; found {v.found}" for v in failed)
         raise GateError(f"{model} is not promoted: {len(failed)} of {len(verdicts)} gates failed\n{lines}")
 
 
-def _register(api: Any, recipe: str, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> str:
+def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: list[Verdict]) -> str:
     """Log the served model with its evidence and register it; returns the new version. No alias moves."""
     import mlflow
 
     logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of defaults that EXAMPLE does not rely on
     name = client.experiment(recipe)
     tags = {
-        "model": found.model,
+        "model": proof.model,
         "recipe": recipe,
-        "digest": found.digest,
-        "export": found.export.digest,
+        "digest": proof.digest,
+        "export": proof.export.digest,
         "form": policy.form,
-        **found.git,
+        **proof.git,
         "gates": json.dumps({f"{v.gate}: {v.required}": v.found for v in verdicts}, ensure_ascii=False),
     }
     experiment = client.experiment_id(api, recipe)
     with mlflow.start_run(
-        experiment_id=experiment, run_name=f"promote {found.model}", tags={"kind": "promotion", **tags}
+        experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
     ) as run:
         with tempfile.TemporaryDirectory() as temp:
-            _gather(Path(temp), found, policy, verdicts)
+            _gather(Path(temp), proof, policy, verdicts)
             mlflow.log_artifacts(temp, "evidence")
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(SERVED),
-            artifacts={"onnx": str(evidence.ONNX / found.model / policy.form)},
+            artifacts={"onnx": str(artifact.ONNX / proof.model / policy.form)},
             input_example=EXAMPLE,
             pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
         )
     _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
     quality = next(v for v in verdicts if v.gate == "quality")
-    made = api.create_model_version(
+    version = api.create_model_version(
         name,
         source=logged.model_uri,
         run_id=run.info.run_id,
         tags=tags,
-        description=f"{found.model}, {policy.form}. {quality.required}: {quality.found}",
+        description=f"{proof.model}, {policy.form}. {quality.required}: {quality.found}",
         model_id=logged.model_id,
     )
-    return str(made.version)
+    return str(version.version)
 
 
 def _create(api: Any, name: str, description: str) -> None:
@@ -228,22 +205,22 @@ def _create(api: Any, name: str, description: str) -> None:
                 raise
 
 
-def _gather(folder: Path, found: Evidence, policy: Policy, verdicts: list[Verdict]) -> None:
+def _gather(folder: Path, proof: Evidence, policy: Policy, verdicts: list[Verdict]) -> None:
     """Lay out the evidence that stays with the version."""
-    shutil.copytree(evidence.METRICS / found.model, folder / "evaluation")
-    artifact.write_json(folder / "parity.json", found.parity)
-    for path, manifest in found.chain.items():
+    shutil.copytree(artifact.METRICS / proof.model, folder / "evaluation")
+    artifact.write_json(folder / "parity.json", proof.parity)
+    for path, manifest in proof.chain.items():
         (folder / "manifests").mkdir(exist_ok=True)
         artifact.write_json(folder / "manifests" / f"{path.replace('/', '-')}.json", manifest.model_dump())
     decision = {
-        "model": found.model,
-        "digest": found.digest,
-        "against": found.baseline and {"label": found.baseline.label, "digest": found.baseline.digest},
-        "git": found.git,
+        "model": proof.model,
+        "digest": proof.digest,
+        "against": proof.baseline and {"label": proof.baseline.label, "digest": proof.baseline.digest},
+        "git": proof.git,
         "policy": policy.model_dump(),
         "gates": [vars(v) for v in verdicts],
     }
     artifact.write_json(folder / "gates.json", decision)
-    page = evidence.report_page(found.model)
+    page = evidence.report_page(proof.model)
     if page is not None:
         shutil.copyfile(page, folder / "report.html")

@@ -1,4 +1,4 @@
-"""A version of a registered model: the tags it must have, and its exported folder on this machine."""
+"""A version of a registered model: the tags it must have, its exported folder on this machine, and the champion's."""
 
 import contextlib
 import tempfile
@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.stage.errors import ModelError
+from flows import workspace
+from flows.registry.aliases import Aliases
+from flows.tracking import client
+from tasks.stage.errors import GateError, ModelError
 
 TAGS = ("model", "form", "digest", "export")
-"""That a version must have: `polm promote` sets them."""
+"""Tags that a version must have; `polm promote` sets them."""
 
 
 @contextlib.contextmanager
 def exported(api: Any, version: Any) -> Iterator[Path]:
-    """The ONNX Runtime GenAI folder of a version: where it lies, or a copy for a while, when the store is elsewhere.
+    """Open the ONNX Runtime GenAI folder of a version where it lies, or copy it for a while from a store elsewhere.
 
     Args:
         api: MLflow's client.
@@ -32,11 +35,32 @@ def exported(api: Any, version: Any) -> Iterator[Path]:
             f"{version.name}/{version.version} has no tag '{missing[0]}', which `polm promote` sets; promote its model "
             f"again"
         )
-    place, inside = api.get_model_version_download_uri(version.name, str(version.version)), Path("artifacts")
-    inside /= version.tags["form"]
+    place = api.get_model_version_download_uri(version.name, str(version.version))
+    inside = Path("artifacts", version.tags["form"])
     if urlsplit(place).scheme in ("", "file"):
         yield Path(mlflow.artifacts.download_artifacts(place, tracking_uri=api.tracking_uri)) / inside
         return
     with tempfile.TemporaryDirectory(prefix="polm-") as copy:
-        fetched = mlflow.artifacts.download_artifacts(version.source, dst_path=copy, tracking_uri=api.tracking_uri)
-        yield Path(fetched) / inside
+        download = mlflow.artifacts.download_artifacts(version.source, dst_path=copy, tracking_uri=api.tracking_uri)
+        yield Path(download) / inside
+
+
+@contextlib.contextmanager
+def champion() -> Iterator[tuple[Path, str]]:
+    """Open the active recipe's champion for as long as the block runs.
+
+    Yields:
+        Folder of its exported model, and its name for a person, e.g. `polm-tiny v3 (dpo, int8)`.
+
+    Raises:
+        GateError: there is none yet.
+        ModelError: it was not registered by `polm promote`.
+    """
+    api = client.client(writes=False)
+    name = client.experiment(workspace.active_recipe())
+    aliases = Aliases(api, name).read()
+    if "champion" not in aliases:
+        raise GateError(f"{name}: there is no champion yet; `polm promote MODEL` makes one")
+    version = api.get_model_version(name, aliases["champion"])
+    with exported(api, version) as folder:
+        yield folder, f"{name} v{version.version} ({version.tags['model']}, {version.tags['form']})"

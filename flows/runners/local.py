@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from flows.workspace import EVENTS
-from tasks.stage.errors import PolmError
+from tasks.stage.errors import StageFailed, Stopped
 
 GRACE = 8.0
 """Seconds between asking processes to end and making them: a run that is cancelled in Prefect ends within ten."""
@@ -33,25 +33,13 @@ _RAN = re.compile(r"^Running stage ")
 _STATUS = re.compile(r"exited with (-?\d+)\s*$")
 
 
-class StageFailed(PolmError):
-    """A stage did not produce its artifact."""
-
-    def __init__(self, reason: str, log: Path, line: int, text: str, retry: bool) -> None:
-        super().__init__(f"{reason}: {text} ({log}:{line})" if text else f"{reason} ({log}:{line})")
-        self.reason, self.log, self.line, self.text, self.retry = reason, log, line, text, retry
-
-
-class Stopped(PolmError):
-    """The user, or the system, asked the whole run to end."""
-
-
 @dataclass(frozen=True)
 class Job:
     """What to run and what to tell while it runs."""
 
     name: str
     log: Path
-    """Appended to: a retry follows the attempt before it."""
+    """Log of the stage; a retry follows the attempt before it."""
     events: Path
     timeout: float | None
     """Seconds, or None for no limit."""
@@ -118,34 +106,34 @@ def end_leftovers(prefix: str) -> int:
     def members() -> list[psutil.Process]:
         return _living(lambda p: p.pid != os.getpid() and p.environ().get(EVENTS, "").startswith(prefix))
 
-    found = len(members())
+    count = len(members())
     _end(members)
-    return found
+    return count
 
 
 def _end(members: Callable[[], list[psutil.Process]]) -> None:
     """Ask once, wait, then make them: also those that are born while we look."""
-    asked: set[int] = set()
+    signalled: set[int] = set()
     deadline = time.monotonic() + GRACE
     while alive := members():
         late = time.monotonic() > deadline
         for process in alive:
-            if late or process.pid not in asked:
+            if late or process.pid not in signalled:
                 _signal(process, signal.SIGKILL if late else signal.SIGTERM)
-                asked.add(process.pid)
+                signalled.add(process.pid)
         time.sleep(0.05)
 
 
 def _living(belongs: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
-    """Processes that belong, without those that have ended and were not waited for."""
-    found = []
+    """List processes that belong, without those that have ended and were not waited for."""
+    living = []
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and belongs(process):
-                found.append(process)
+                living.append(process)
         except (psutil.Error, ProcessLookupError, PermissionError):  # it ended meanwhile, or is somebody else's
             continue
-    return found
+    return living
 
 
 def _signal(process: psutil.Process, sig: signal.Signals) -> None:
@@ -168,7 +156,8 @@ def _environment(job: Job) -> dict[str, str]:
 def _watch(process: subprocess.Popen[bytes], job: Job, first: int, stopping: threading.Event) -> str | None:
     """Follow the stage until it ends; returns why it has to be ended, or None when it ended by itself."""
     deadline = time.monotonic() + job.timeout if job.timeout is not None else None
-    started, offset = False, 0
+    started = False
+    offset = 0
     while True:
         ended = process.poll() is not None
         if not started and _started(job.log, first):
@@ -214,10 +203,9 @@ def _failure(job: Job, first: int, reason: str | None) -> StageFailed:
     attempt = list(enumerate(lines, 1))[first:]
     statuses = [int(m.group(1)) for _, line in attempt if (m := _STATUS.search(line))]
     status = statuses[-1] if statuses else 1
-    said = [(n, line) for n, line in attempt if _ERROR.match(line)] or [
-        (n, line) for n, line in attempt if line.strip()
-    ]
-    number, text = said[-1] if said else (len(lines), "")
+    errors = [(n, line) for n, line in attempt if _ERROR.match(line)]
+    texts = errors or [(n, line) for n, line in attempt if line.strip()]
+    number, text = texts[-1] if texts else (len(lines), "")
     if reason is None:
         killed = abs(status) if status < 0 else status - 128
         out_of_memory = " (out of memory?)" if killed == signal.SIGKILL else ""

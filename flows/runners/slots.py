@@ -17,17 +17,19 @@ class Slots:
 
     def __init__(self, jobs: int, cores: int, gpus: list[str]) -> None:
         """Args: jobs: stages at a time; cores: threads at a time; gpus: names of the devices to hand out."""
-        self._jobs, self._cores, self._all, self._free = jobs, cores, len(gpus), list(gpus)
+        self._jobs, self._cores = jobs, cores
+        self._gpus = len(gpus)
+        self._free_gpus = list(gpus)
         self._threads: dict[str, int] = {}
-        self.taken: dict[str, tuple[str, ...]] = {}
-        """Stage that runs to the GPUs that are its own."""
+        self.in_use: dict[str, tuple[str, ...]] = {}
+        """Stage that runs, to the GPUs that are its own."""
 
     def check(self, stages: Iterable[Stage]) -> None:
         """Refuse a stage that would wait for ever. Raises ConfigError."""
         for stage in stages:
-            if self._all and stage.meta.gpus > self._all:
+            if self._gpus and stage.meta.gpus > self._gpus:
                 raise ConfigError(
-                    f"dvc.yaml: stages.{stage.name}.meta.gpus is {stage.meta.gpus}, but only {self._all} are visible "
+                    f"dvc.yaml: stages.{stage.name}.meta.gpus is {stage.meta.gpus}, but only {self._gpus} are visible "
                     f"here; lower it (and num_processes in the recipe's launcher), or run on a larger machine"
                 )
 
@@ -37,34 +39,35 @@ class Slots:
         A stage with more threads than there are cores runs alone. Without any GPU devices do not count; with one, the
         threads of a stage that has it do not: they mostly wait for it.
         """
-        wanted = gpus if self._all else 0
+        wanted = gpus if self._gpus else 0
         threads = 0 if wanted else threads
         used = sum(self._threads.values())
         crowded = used > 0 and threads > 0 and used + threads > self._cores
-        if len(self.taken) >= self._jobs or wanted > len(self._free) or crowded:
+        if len(self.in_use) >= self._jobs or wanted > len(self._free_gpus) or crowded:
             return None
         self._threads[name] = threads
-        self.taken[name], self._free = tuple(self._free[:wanted]), self._free[wanted:]
-        return self.taken[name]
+        self.in_use[name] = tuple(self._free_gpus[:wanted])
+        del self._free_gpus[:wanted]
+        return self.in_use[name]
 
     def give_back(self, name: str) -> None:
         """Free the place and the devices of a stage that ended."""
-        self._free += self.taken.pop(name)
+        self._free_gpus += self.in_use.pop(name)
         del self._threads[name]
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that may be used: `CUDA_VISIBLE_DEVICES`, else what the driver lists; empty without any."""
+    """Name the GPUs that may be used: `CUDA_VISIBLE_DEVICES`, else what the driver lists; none without any."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False)
-    return found.stdout.split() if found.returncode == 0 else []
+    listing = subprocess.run(query, capture_output=True, text=True, check=False)
+    return listing.stdout.split() if listing.returncode == 0 else []

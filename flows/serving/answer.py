@@ -15,44 +15,47 @@ class Sampling:
     max_new_tokens: int
     """Longest answer, in tokens."""
     temperature: float
-    """0 takes the likeliest token."""
+    """Temperature of the softmax; 0 takes the likeliest token."""
     top_p: float | None = None
     """Nucleus, above 0 and at most 1; None is 1, the whole distribution."""
     top_k: int | None = None
     """Likeliest tokens to draw from; None takes all of them."""
     seed: int | None = None
-    """Of the draw; None draws anew each time."""
+    """Seed of the draw; None draws anew each time."""
     stop: tuple[str, ...] = ()
-    """The answer ends before the first of these texts."""
+    """Texts before the first of which the answer ends."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class Delta:
     """A part of an answer."""
 
     text: str
-    """May be empty: half of a character, or what may be the beginning of a stop text, is held back."""
+    """Text of the part; empty while half of a character, or what may be the beginning of a stop text, is held back."""
     tokens: int
     """Tokens of the answer so far, without the one that ends it."""
     reason: Reason | None = None
-    """Why the answer ended; only the last piece has one."""
+    """Why the answer ended; only the last part has one."""
 
 
-class Answer:
-    """A request on its way. `cancel` ends it; its last piece then says so."""
+class Generation:
+    """An answer while it is drawn. `cancel` ends it; its last part then says so."""
 
-    def __init__(self, ids: Sequence[int], sampling: Sampling, emit: Callable[[Piece], None], stream: Any) -> None:
-        self.ids, self.sampling, self._emit, self._stream = ids, sampling, emit, stream
+    def __init__(self, ids: Sequence[int], sampling: Sampling, on_delta: Callable[[Delta], None], stream: Any) -> None:
+        """Args: ids: the prompt; on_delta: called with every part; stream: decodes the answer's tokens."""
+        self.ids, self.sampling = ids, sampling
         self.cancelled = threading.Event()
         self.ended = False
-        self._held, self._tokens = "", 0
+        self._on_delta, self._stream = on_delta, stream
+        self._held_back = ""
+        self._tokens = 0
 
     def cancel(self) -> None:
         """Ask for the end; from any thread."""
         self.cancelled.set()
 
     def take(self, token: int, ends: set[int]) -> bool:
-        """Take one more token; whether the answer has ended with it.
+        """Take one more token; return whether the answer has ended with it.
 
         Args:
             token: the token.
@@ -62,24 +65,24 @@ class Answer:
             self.end("cancelled" if self.cancelled.is_set() else "stop")
             return True
         self._tokens += 1
-        self._held += self._stream.decode(token)
-        found = [self._held.index(s) for s in self.sampling.stop if s in self._held]
-        ready = min(found) if found else len(self._held) - overlap(self._held, self.sampling.stop)
-        text, self._held = self._held[:ready], "" if found else self._held[ready:]
-        if found or self._tokens == self.sampling.max_new_tokens:
-            self._held = text + self._held
-            self.end("stop" if found else "length")
+        text = self._held_back + self._stream.decode(token)
+        stops = [text.index(stop) for stop in self.sampling.stop if stop in text]
+        if stops or self._tokens == self.sampling.max_new_tokens:
+            self._held_back = text[: min(stops)] if stops else text
+            self.end("stop" if stops else "length")
             return True
-        if text:
-            self._emit(Piece(text, self._tokens))
+        ready = len(text) - overlap(text, self.sampling.stop)
+        self._held_back = text[ready:]
+        if ready:
+            self._on_delta(Delta(text[:ready], self._tokens))
         return False
 
     def end(self, reason: Reason) -> None:
-        """Send the last piece."""
+        """Send the last part."""
         self.ended = True
-        self._emit(Piece(self._held, self._tokens, reason))
+        self._on_delta(Delta(self._held_back, self._tokens, reason))
 
 
 def overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins one of `stops`."""
+    """Measure the longest end of `text` that begins one of `stops`."""
     return max((n for s in stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])), default=0)

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from flows.serving.answer import Piece, Sampling
+from flows.serving.answer import Delta, Sampling
 from flows.serving.engine import Engine
 from tasks.stage.errors import DataError, ModelError
 
@@ -35,15 +35,15 @@ def main(words: Sequence[str], folder: Path | None, *, max_new_tokens: int, temp
         ModelError: no model there, an unreadable one, or a champion that `polm promote` did not register.
     """
     from flows import workspace
-    from flows.registry import promotion
+    from flows.registry import version as model_version
 
     folder = folder.resolve() if folder is not None else None  # before the working directory becomes the project's
     workspace.enter(writes=False)
-    asked = question_from(words, sys.stdin)
-    known = contextlib.nullcontext((folder, str(folder))) if folder is not None else promotion.champion()
-    with known as (path, title):
-        if asked is not None:
-            answer(path, asked, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+    question = question_from(words, sys.stdin)
+    export = contextlib.nullcontext((folder, str(folder))) if folder is not None else model_version.champion()
+    with export as (path, title):
+        if question is not None:
+            answer(path, question, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
         else:
             chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
 
@@ -69,7 +69,7 @@ class Conversation:
         self._temperature = temperature
 
     def ask(self, question: str) -> Generator[str]:
-        """Yield the answer piece by piece. What was yielded stays in the conversation, also when it was stopped midway.
+        """Yield the answer bit by bit. What was yielded stays in the conversation, also when it was stopped midway.
 
         A question that could not be answered leaves the conversation as it was.
 
@@ -79,28 +79,30 @@ class Conversation:
         """
         messages, ids = self._fit([*self.messages, {"role": "user", "content": question}])
         room = min(self._max_new_tokens, self._context - len(ids))
-        pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
-        answer = self._engine.submit(ids, Sampling(room, self._temperature), pieces.put)
-        said, reason = "", None
+        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        generation = self._engine.submit(ids, Sampling(room, self._temperature), deltas.put)
+        text = ""
+        reason = None
         try:
             while reason is None:
-                piece = pieces.get()
-                said, reason = said + piece.text, piece.reason
-                if piece.text:
-                    yield piece.text
+                delta = deltas.get()
+                text += delta.text
+                reason = delta.reason
+                if delta.text:
+                    yield delta.text
             if reason == "failed":
                 raise ModelError("the model failed on this question; ask again")
         finally:
-            answer.cancel()
+            generation.cancel()
             if reason != "failed":
-                self.messages = [*messages, {"role": "assistant", "content": said}]
+                self.messages = [*messages, {"role": "assistant", "content": text}]
 
     def forget(self) -> None:
         """Start anew."""
         self.messages.clear()
 
     def _fit(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
-        """The conversation as far as it fits, and its tokens. The oldest turns go when there is no room for an answer.
+        """Cut the conversation to what fits, and tokenize it. The oldest turns go when there is no room for an answer.
 
         That room is the longest answer, but never more than half of the context: the other half is for remembering.
         """
@@ -117,7 +119,7 @@ class Conversation:
 
 
 def question_from(words: Sequence[str], stdin: TextIO) -> str | None:
-    """The one question of `polm chat "…"` or `… | polm chat`; None when a person wants to talk.
+    """Read the one question of `polm chat "…"` or `… | polm chat`; None when a person wants to talk.
 
     Raises:
         DataError: the words or the piped text are empty, or the text is not in the terminal's encoding.
@@ -193,13 +195,13 @@ def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, c
 
 def _say(conversation: Conversation, question: str, console: Console) -> None:
     """Print an answer as it comes. Ctrl-C ends the answer, and in a conversation only that."""
-    pieces = conversation.ask(question)
+    texts = conversation.ask(question)
     try:
-        for piece in pieces:
-            console.print(piece, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+        for text in texts:
+            console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
             console.file.flush()
     except KeyboardInterrupt:
         console.print(" [stopped]", style="dim", markup=False, end="")
     finally:
-        pieces.close()  # puts what was said into the conversation
+        texts.close()  # puts what was said into the conversation
         console.print()

@@ -17,17 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.serving.answer import Answer, Piece, Sampling
+from flows.serving.answer import Delta, Generation, Sampling
 from tasks.export import genai
 from tasks.stage.errors import DataError, ModelError
 
 log = logging.getLogger("polm")
 GROUPS = 2
-"""Groups that are drawn side by side."""
+"""Groups that are drawn side by side, at most."""
 COLD = 1e-4
-"""Temperatures below are 0: logits divided by less may overflow."""
+"""Temperature below which the likeliest token is taken: logits divided by less may overflow."""
 NARROW = 1e-6
-"""A nucleus below holds the likeliest token alone; 32 bits would make 0 of some, which ONNX Runtime GenAI ignores."""
+"""Nucleus below which the likeliest token is taken: 32 bits would make 0 of some, which ONNX Runtime GenAI ignores."""
 
 
 class Engine:
@@ -50,7 +50,7 @@ class Engine:
         settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self._vocabulary = int(settings["model"]["vocab_size"])
         self._ends = {int(i) for i in self._tokenizer.eos_token_ids}
-        self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._work, args=(model, batch), name="engine", daemon=True)
@@ -61,13 +61,13 @@ class Engine:
         with self._lock:
             return genai.encode(self._tokenizer, genai.render(self._tokenizer, messages))
 
-    def submit(self, ids: Sequence[int], sampling: Sampling, emit: Callable[[Piece], None]) -> Answer:
+    def submit(self, ids: Sequence[int], sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:
         """Let a prompt be answered.
 
         Args:
             ids: the prompt.
             sampling: how.
-            emit: called with every piece, in the engine's thread: it must not block.
+            on_delta: called with every part of the answer, in the engine's thread: it must not block.
 
         Raises:
             DataError: prompt and answer are longer than the context.
@@ -83,9 +83,9 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ModelError("this model is no longer served; ask again")
-            answer = Answer(ids, sampling, emit, genai.Stream(self._tokenizer, self._drops_space))
-            self._inbox.put(answer)
-        return answer
+            generation = Generation(ids, sampling, on_delta, genai.Stream(self._tokenizer, self._drops_space))
+            self._inbox.put(generation)
+        return generation
 
     def close(self) -> None:
         """Refuse new requests, finish those on their way, and free the model. Waits for it."""
@@ -97,49 +97,52 @@ class Engine:
 
     def _work(self, model: Any, batch: int) -> None:
         groups: list[_Group] = []
-        waiting: list[Answer] = []
+        waiting: list[Generation] = []
         closing = False
         while not closing or waiting or groups:
             closing = self._take(waiting, closing, idle=not groups and not waiting)
             if waiting and len(groups) < GROUPS:
-                chosen = together(waiting, batch - sum(group.size for group in groups), self.context)
-                waiting = [answer for answer in waiting if answer not in chosen]
-                groups += [_Group(model, self._tokenizer.pad_token_id, chosen)] if chosen else []
+                members = together(waiting, batch - sum(group.size for group in groups), self.context)
+                waiting = [generation for generation in waiting if generation not in members]
+                groups += [_Group(model, self._tokenizer.pad_token_id, members)] if members else []
             for group in groups:
                 group.step(self._ends)
             groups = [group for group in groups if group.size]
 
-    def _take(self, waiting: list[Answer], closing: bool, *, idle: bool) -> bool:
-        """Take what is in the inbox; sleep there when there is nothing else to do. Whether to close."""
+    def _take(self, waiting: list[Generation], closing: bool, *, idle: bool) -> bool:
+        """Take what is in the inbox, or sleep there when nothing else is to be done; return whether to close."""
         with contextlib.suppress(queue.Empty):
             while not closing:
-                answer = self._inbox.get(block=idle and not waiting)
-                if answer is None:
+                generation = self._inbox.get(block=idle and not waiting)
+                if generation is None:
                     closing = True
                 else:
-                    waiting.append(answer)
-        for answer in [answer for answer in waiting if answer.cancelled.is_set()]:
-            waiting.remove(answer)
-            answer.end("cancelled")
+                    waiting.append(generation)
+        for generation in [generation for generation in waiting if generation.cancelled.is_set()]:
+            waiting.remove(generation)
+            generation.end("cancelled")
         return closing
 
 
 class _Group:
-    """Answers that are drawn together: one `Generator` with a row for each."""
+    """Answers that are drawn together: one `Generator` of ONNX Runtime GenAI with a row for each."""
 
-    def __init__(self, model: Any, pad: int, answers: list[Answer]) -> None:
+    def __init__(self, model: Any, pad: int, generations: list[Generation]) -> None:
         import numpy as np
         import onnxruntime_genai as og
 
-        self._rows: list[Answer | None] = [*answers]
-        width = max(len(answer.ids) for answer in answers)
-        prompts = np.full((len(answers), width), pad, dtype=np.int32)
-        for row, answer in zip(prompts, answers, strict=True):
-            row[: len(answer.ids)] = answer.ids  # padded on the right: on the left, half of the rows would be wrong
+        self._rows: list[Generation | None] = [*generations]
+        width = max(len(generation.ids) for generation in generations)
+        prompts = np.full((len(generations), width), pad, dtype=np.int32)
+        for row, generation in zip(prompts, generations, strict=True):
+            row[: len(generation.ids)] = (
+                generation.ids
+            )  # padded on the right: on the left, half of the rows would be wrong
         params = og.GeneratorParams(model)
-        longest = width + max(answer.sampling.max_new_tokens for answer in answers)
+        longest = width + max(generation.sampling.max_new_tokens for generation in generations)
         try:
-            params.set_search_options(batch_size=len(answers), max_length=longest, **_search(answers[0].sampling))
+            search = _search(generations[0].sampling)
+            params.set_search_options(batch_size=len(generations), max_length=longest, **search)
             self._generator = og.Generator(model, params)
             self._generator.append_tokens(prompts)
         except Exception:  # whatever it is, it must not end the thread that everybody's answers come from
@@ -148,7 +151,7 @@ class _Group:
     @property
     def size(self) -> int:
         """Answers that have not ended."""
-        return sum(answer is not None for answer in self._rows)
+        return sum(generation is not None for generation in self._rows)
 
     def step(self, ends: set[int]) -> None:
         """Draw a token for every row."""
@@ -157,42 +160,43 @@ class _Group:
         try:
             self._generator.generate_next_token()
             tokens = [int(token) for token in self._generator.get_next_tokens()]
-            for number, (answer, token) in enumerate(zip(self._rows, tokens, strict=True)):
-                if answer is not None and answer.take(token, ends):
+            for number, (generation, token) in enumerate(zip(self._rows, tokens, strict=True)):
+                if generation is not None and generation.take(token, ends):
                     self._rows[number] = None
         except Exception:
             self._fail()
 
     def _fail(self) -> None:
         log.exception("the model failed with %d requests on their way", self.size)
-        for answer in self._rows:
-            if answer is not None:
-                answer.end("failed")
+        for generation in self._rows:
+            if generation is not None:
+                generation.end("failed")
         self._rows = []
 
 
-def together(waiting: Sequence[Answer], room: int, context: int) -> list[Answer]:
-    """Which answers to draw at once: the oldest, and others drawn in the same way that fit beside it.
+def together(waiting: Sequence[Generation], room: int, context: int) -> list[Generation]:
+    """Choose which answers to draw at once: the oldest, and others drawn in the same way that fit beside it.
 
     Args:
-        waiting: the oldest first.
-        room: most of them.
-        context: of the model; the longest prompt and the longest answer of a group must fit into it.
+        waiting: answers to choose from, the oldest first.
+        room: most answers to choose.
+        context: tokens that the model can see; the longest prompt and the longest answer of a group must fit into it.
     """
-    chosen: list[Answer] = []
+    members: list[Generation] = []
     width = length = 0
-    for answer in waiting:
-        if len(chosen) >= room or (chosen and not _alike(chosen[0].sampling, answer.sampling)):
+    for generation in waiting:
+        if len(members) >= room or (members and not _alike(members[0].sampling, generation.sampling)):
             continue
-        wider = max(width, len(answer.ids)), max(length, answer.sampling.max_new_tokens)
-        if sum(wider) <= context:
-            chosen.append(answer)
-            width, length = wider
-    return chosen
+        wider = max(width, len(generation.ids))
+        longer = max(length, generation.sampling.max_new_tokens)
+        if wider + longer <= context:
+            members.append(generation)
+            width, length = wider, longer
+    return members
 
 
 def _alike(one: Sampling, other: Sampling) -> bool:
-    """A seed is for one answer alone: its draw would depend on its neighbours."""
+    """Tell whether two answers may share a draw. A seeded one may not: its draw would depend on its neighbours."""
     if one.seed is not None or other.seed is not None:
         return False
     return (one.temperature, one.top_p, one.top_k) == (other.temperature, other.top_p, other.top_k)
@@ -202,6 +206,6 @@ def _search(sampling: Sampling) -> dict[str, Any]:
     """Return the sampling in ONNX Runtime GenAI's words; nothing is left to the model's own settings."""
     if sampling.temperature < COLD or (sampling.top_p is not None and sampling.top_p < NARROW):
         return genai.SEARCH
-    given = {"top_p": sampling.top_p, "top_k": sampling.top_k, "random_seed": sampling.seed}
+    settings = {"top_p": sampling.top_p, "top_k": sampling.top_k, "random_seed": sampling.seed}
     drawing = {"do_sample": True, "temperature": sampling.temperature}
-    return genai.SEARCH | drawing | {key: value for key, value in given.items() if value is not None}
+    return genai.SEARCH | drawing | {key: value for key, value in settings.items() if value is not None}

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.registry import version as model_version
-from flows.serving.answer import Piece, Sampling
-from flows.serving.worker import Heard, Refused, Worker
+from flows.serving.answer import Delta, Sampling
+from flows.serving.worker import Event, Worker, is_last
 from flows.tracking import client
 from tasks.stage.errors import GateError, ModelError, PolmError
 
 log = logging.getLogger("polm")
 WARM_UP = [{"role": "user", "content": "Hello!"}]
-"""Asked of a version before it gets requests: one that cannot answer never does."""
+"""Question that a version must answer before it gets requests."""
 WARM_UP_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedVersion:
     """One version of the registered model, ready to answer."""
 
     name: str
@@ -31,17 +31,17 @@ class Served:
 
     @property
     def label(self) -> str:
-        """As MLflow writes it: `polm-tiny/3`."""
+        """Name and version as MLflow writes them: `polm-tiny/3`."""
         return f"{self.name}/{self.version}"
 
     @property
     def fingerprint(self) -> str:
-        """Version and bytes of the export."""
+        """Version, and the first digits of the export's digest."""
         return f"{self.label}-{self.tags['export'][:12]}"
 
     @property
     def origin(self) -> dict[str, str]:
-        """Tags of its traces."""
+        """Tags of the version's traces."""
         digests = {key: self.tags[key] for key in ("digest", "export")}
         return {"model_name": self.name, "model_version": self.version, **digests}
 
@@ -67,23 +67,25 @@ class Follower:
             GateError: nothing is registered under the alias.
             ModelError: its model cannot be loaded.
         """
-        self.name, self.alias = client.experiment(recipe), alias
+        self.name = client.experiment(recipe)
+        self.alias = alias
         self.swaps, self.failures = 0, 0
         self._batch, self._threads, self._seconds = batch, threads, seconds
         self._api = client.client()
-        self._refused: str | None = None
+        self._broken: str | None = None
         self._end = threading.Event()
         self._leaving: list[threading.Thread] = []
         version = self._version()
         if version is None:
             raise GateError(f"{self.name}: there is no {alias} yet; `polm promote MODEL` makes one")
-        self.current, self._serving = self._load(version), version
+        self.current = self._load(version)
+        self._registered = version
         self._thread = threading.Thread(target=self._watch, name="alias", daemon=True)
         self._thread.start()
 
     def ask(
-        self, messages: list[dict[str, str]], sampling: Sampling, hear: Callable[[Heard], None]
-    ) -> tuple[Served, int]:
+        self, messages: list[dict[str, str]], sampling: Sampling, on_event: Callable[[Event], None]
+    ) -> tuple[LoadedVersion, int]:
         """Give a conversation to the version that is served now; for the arguments see `Worker.ask`.
 
         Returns:
@@ -93,11 +95,11 @@ class Follower:
             ModelError: the version has died; it is loaded again within seconds.
         """
         while True:
-            served = self.current
+            version = self.current
             try:
-                return served, served.worker.ask(messages, sampling, hear)
+                return version, version.worker.ask(messages, sampling, on_event)
             except ModelError:
-                if served is self.current:
+                if version is self.current:
                     raise  # else it was exchanged between the two lines above
 
     def close(self) -> None:
@@ -119,19 +121,23 @@ class Follower:
 
     def _look(self) -> None:
         if not self.current.worker.alive:  # whatever the registry says now, this version has answered before
-            self._exchange(self._load(self._serving), self._serving)
+            self._swap(self._load(self._registered), self._registered)
         version = self._version()
-        if version is None or str(version.version) in (self._refused, self.current.version):
+        if version is None or str(version.version) in (self._broken, self.current.version):
             return
         try:
             new = self._load(version)
         except PolmError:
-            self._refused = str(version.version)
+            self._broken = str(version.version)
             raise
-        self._exchange(new, version)
+        self._swap(new, version)
 
-    def _exchange(self, new: Served, version: Any) -> None:
-        old, self.current, self._serving, self._refused = self.current, new, version, None
+    def _swap(self, new: LoadedVersion, version: Any) -> None:
+        """Serve another version from now on; the one before it finishes what it has begun and is freed then."""
+        old = self.current
+        self.current = new
+        self._registered = version
+        self._broken = None
         log.info("%s is served; %s finishes what it has begun", new.label, old.label)
         self.swaps += 1
 
@@ -145,28 +151,28 @@ class Follower:
         self._leaving[-1].start()
 
     def _version(self) -> Any:
-        """What the alias names; None when there is nothing."""
-        found = self._api.search_registered_models(f"name = '{self.name}'")
-        number = found[0].aliases.get(self.alias) if found else None
+        """Look up the version that the alias names; None when there is nothing."""
+        models = self._api.search_registered_models(f"name = '{self.name}'")
+        number = models[0].aliases.get(self.alias) if models else None
         if number is None:
             return None
         return self._api.get_model_version(self.name, str(number))
 
-    def _load(self, version: Any) -> Served:
+    def _load(self, version: Any) -> LoadedVersion:
+        """Load a version and have it answer once. Raises ModelError."""
         label = f"{self.name}/{version.version}"
         with model_version.exported(self._api, version) as folder:
             worker = Worker(folder, batch=self._batch, threads=self._threads)
-        served = Served(self.name, str(version.version), dict(version.tags), worker)
+        events: list[Event] = []
         ended = threading.Event()
-        last: list[Heard] = []
 
-        def hear(heard: Heard) -> None:
-            last[:] = [heard]
-            if isinstance(heard, Refused) or (isinstance(heard, Piece) and heard.reason):
+        def on_event(event: Event) -> None:
+            events.append(event)
+            if is_last(event):
                 ended.set()
 
-        worker.ask(WARM_UP, Sampling(max_new_tokens=1, temperature=0.0), hear)
-        if not ended.wait(WARM_UP_SECONDS) or not isinstance(last[0], Piece) or last[0].reason == "failed":
+        worker.ask(WARM_UP, Sampling(max_new_tokens=1, temperature=0.0), on_event)
+        if not ended.wait(WARM_UP_SECONDS) or not isinstance(events[-1], Delta) or events[-1].reason == "failed":
             worker.kill()
-            raise ModelError(f"{label} does not answer ({last}); look at its run in `polm ui`, promote another")
-        return served
+            raise ModelError(f"{label} does not answer ({events[-1:]}); look at its run in `polm ui`, promote another")
+        return LoadedVersion(self.name, str(version.version), dict(version.tags), worker)

@@ -13,11 +13,11 @@ from typing import Any
 Path = tuple[int | str, ...]
 """Keys and indices from the body down to a value."""
 DEPTH = 32
-"""Levels of arrays and objects in each other. A request has five."""
+"""Levels of arrays and objects in each other that are read. A request has five."""
 DIGITS = 300
-"""Digits of an integer; a float has no room for more."""
+"""Digits of an integer that are read; a float has no room for more."""
 HALF = re.compile("[\ud800-\udfff]")
-"""A surrogate without its partner: Python's parser joins whole pairs."""
+"""Pattern of a surrogate without its partner: Python's parser joins whole pairs."""
 SHOWN = 60
 """Characters of a value that a message shows."""
 
@@ -57,7 +57,7 @@ def read(body: bytes) -> Any:
 
 
 def name(path: Path) -> str:
-    """The path as a message writes it: `messages[0].content`."""
+    """Write the path as a message does: `messages[0].content`."""
     parts = []
     for part in path:
         if isinstance(part, int):
@@ -70,7 +70,7 @@ def name(path: Path) -> str:
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value, in JSON. Controls and halves of characters stand there as escapes."""
+    """Write the beginning of a value, in JSON; controls and halves of characters as escapes."""
     text = json.dumps(value, ensure_ascii=isinstance(value, str) and HALF.search(value) is not None, default=str)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
@@ -79,17 +79,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
-    twice, seen = _Twice(value), set()
-    for key, _ in pairs:
-        if key in seen:
-            twice.key = key
-            break
-        seen.add(key)
+    keys = [key for key, _ in pairs]
+    twice = _Twice(value)
+    twice.key = next(key for number, key in enumerate(keys) if key in keys[:number])
     return twice
 
 
 def _integer(text: str) -> int | float:
-    """Infinity, which `_check` refuses, for what Python would not read at all."""
+    """Read an integer; as infinity, which `_check` refuses, where Python would not read it at all."""
     return int(text) if len(text) <= DIGITS else math.inf
 
 

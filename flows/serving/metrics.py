@@ -1,17 +1,13 @@
 """What `/metrics` shows, in Prometheus's words. A registry of its own: nothing of the process's other libraries."""
 
-import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from flows.serving.follower import Follower
 from flows.serving.traces import Traces
-
-if TYPE_CHECKING:
-    from flows.serving.requests import Exchange
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 """Bounds of the histograms' buckets."""
@@ -22,7 +18,8 @@ class Metrics:
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, follower: Follower, traces: Traces, taken: Callable[[], int]) -> None:
+    def __init__(self, follower: Follower, traces: Traces, in_flight: Callable[[], int]) -> None:
+        """Args: in_flight: says how many requests are being answered or wait."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "polm_requests", "Requests by HTTP status and version", ("status", "version"), registry=self._registry
@@ -32,16 +29,24 @@ class Metrics:
         self._first = Histogram(
             "polm_first_token_seconds", "Until the first text", registry=self._registry, buckets=SECONDS
         )
-        self._registry.register(_State(follower, traces, taken))
+        self._registry.register(_State(follower, traces, in_flight))
 
-    def count(self, exchange: "Exchange", status: int) -> None:
-        """Count a request that the model was asked."""
-        self._requests.labels(status, exchange.served.version).inc()
-        self._tokens.labels("prompt").inc(exchange.usage["prompt_tokens"])
-        self._tokens.labels("completion").inc(exchange.usage["completion_tokens"])
-        self._seconds.observe(time.monotonic() - exchange.began)
-        if exchange.first is not None:
-            self._first.observe(exchange.first)
+    def count(self, status: int, version: str, usage: dict[str, int], *, seconds: float, first: float | None) -> None:
+        """Count a request that the model was asked.
+
+        Args:
+            status: how it ended, as a status of HTTP.
+            version: version of the registered model that was asked.
+            usage: tokens, by OpenAI's names.
+            seconds: how long the request took.
+            first: seconds until the first text; None when there was none.
+        """
+        self._requests.labels(status, version).inc()
+        self._tokens.labels("prompt").inc(usage["prompt_tokens"])
+        self._tokens.labels("completion").inc(usage["completion_tokens"])
+        self._seconds.observe(seconds)
+        if first is not None:
+            self._first.observe(first)
 
     def refuse(self, status: int) -> None:
         """Count a request that was refused; `count` has those that the model was asked: 200, 499, 500, 504."""
@@ -49,23 +54,23 @@ class Metrics:
             self._requests.labels(status, "").inc()
 
     def page(self) -> bytes:
-        """The page."""
+        """Render the page."""
         return generate_latest(self._registry)
 
 
 class _State:
-    """What is read when it is asked for."""
+    """Gauges and counters that are read when Prometheus asks for them."""
 
-    def __init__(self, follower: Follower, traces: Traces, taken: Callable[[], int]) -> None:
-        self._follower, self._traces, self._taken = follower, traces, taken
+    def __init__(self, follower: Follower, traces: Traces, in_flight: Callable[[], int]) -> None:
+        self._follower, self._traces, self._in_flight = follower, traces, in_flight
 
     def collect(self) -> Iterator[Metric]:
-        """The current values."""
-        yield GaugeMetricFamily("polm_requests_taken", "Being answered or waiting", value=self._taken())
+        """Yield the current values."""
+        yield GaugeMetricFamily("polm_requests_taken", "Being answered or waiting", value=self._in_flight())
         yield GaugeMetricFamily("polm_traces_waiting_bytes", "Traces in the spool", value=self._traces.waiting)
-        served = self._follower.current
+        current = self._follower.current
         info = GaugeMetricFamily("polm_model_info", "The version served now", labels=("name", "version"))
-        info.add_metric((served.name, served.version), 1)
+        info.add_metric((current.name, current.version), 1)
         yield info
         values: dict[str, tuple[str, Any]] = {
             "polm_swaps": ("Times that another version was loaded", self._follower.swaps),

@@ -1,11 +1,24 @@
-"""OpenAI's chat completion going out: the shapes of answers and errors. `_request.py` has what comes in.
+"""OpenAI's chat completion going out: the shapes of answers and errors. `chat_request.py` has what comes in.
 
 Source: platform.openai.com/docs/api-reference/chat.
 """
 
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What every message about one answer repeats."""
+
+    id: str
+    """Id of the answer: `chatcmpl-` and 32 hexadecimal digits."""
+    model: str
+    """Version that answers, e.g. `polm-tiny/3`."""
+    fingerprint: str
+    """Version and bytes of the model, OpenAI's `system_fingerprint`."""
 
 
 class RequestError(Exception):
@@ -17,10 +30,10 @@ class RequestError(Exception):
         """Say what is wrong.
 
         Args:
-            status: of HTTP.
+            status: status code of HTTP.
             message: what, why, and what to do.
-            param: the field at fault.
-            code: a word for programs.
+            param: field at fault.
+            code: word for programs.
             retry: seconds after which to ask again.
         """
         super().__init__(message)
@@ -30,33 +43,34 @@ class RequestError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def completion(
-    name: str, model: str, fingerprint: str, text: str, reason: str, usage: dict[str, int]
-) -> dict[str, Any]:
-    """A whole answer."""
+def completion(identity: Identity, text: str, reason: str, usage: dict[str, int]) -> dict[str, Any]:
+    """Write a whole answer."""
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-    return _head("chat.completion", name, model, fingerprint) | {"choices": [choice], "usage": usage}
+    return _head("chat.completion", identity) | {"choices": [choice], "usage": usage}
 
 
-def chunk(
-    name: str, model: str, fingerprint: str, delta: dict[str, str] | None, reason: str | None, **more: Any
-) -> bytes:
-    """One event of a streamed answer; without a delta, one that carries the usage alone."""
+def chunk(identity: Identity, delta: dict[str, str] | None, reason: str | None, **more: Any) -> bytes:
+    """Write one event of a streamed answer; without a delta, one that carries the usage alone."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
-    return event(_head("chat.completion.chunk", name, model, fingerprint) | {"choices": choices, **more})
+    return event(_head("chat.completion.chunk", identity) | {"choices": choices, **more})
 
 
 def event(body: dict[str, Any]) -> bytes:
-    """A server-sent event."""
+    """Write a server-sent event."""
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
 
 
 def usage(prompt: int, answer: int) -> dict[str, int]:
-    """Counts of tokens; the token that ends an answer is not one of the answer's."""
+    """Count tokens in OpenAI's shape; the token that ends an answer is not one of the answer's."""
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
-def _head(kind: str, name: str, model: str, fingerprint: str) -> dict[str, Any]:
-    created = int(time.time())
-    return {"id": name, "object": kind, "created": created, "model": model, "system_fingerprint": fingerprint}
+def _head(kind: str, identity: Identity) -> dict[str, Any]:
+    return {
+        "id": identity.id,
+        "object": kind,
+        "created": int(time.time()),
+        "model": identity.model,
+        "system_fingerprint": identity.fingerprint,
+    }

@@ -1,4 +1,4 @@
-"""The server's desk: how many requests it takes, and each of them from its question to its last piece."""
+"""Requests on their way: how many the server takes, and what has come of each."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,13 @@ from typing import Any
 
 from flows.registry.version import TAGS
 from flows.serving import json_body, openai_api
-from flows.serving.answer import Piece
+from flows.serving.answer import Delta
 from flows.serving.chat_request import ChatRequest
 from flows.serving.follower import Follower
 from flows.serving.metrics import Metrics
 from flows.serving.openai_api import RequestError
 from flows.serving.traces import Record, Traces
-from flows.serving.worker import Begun, Heard, Refused
+from flows.serving.worker import Event, Rejected, Started, is_last
 from tasks.stage.errors import ModelError
 
 
@@ -34,32 +34,33 @@ class Limits:
     """Longest answer, in tokens."""
 
 
-class Desk:
+class Admission:
     """Takes requests in, as far as there is room, and leads them to their answers. Lives on the event loop."""
 
     def __init__(self, follower: Follower, traces: Traces, limits: Limits) -> None:
         self.follower, self.traces, self.limits = follower, traces, limits
-        self.metrics = Metrics(follower, traces, lambda: self.taken)
-        self.taken = 0
+        self.metrics = Metrics(follower, traces, lambda: self.in_flight)
+        self.in_flight = 0
+        """Requests that are being answered or wait."""
 
-    async def open(self, request: ChatRequest) -> "Exchange":
+    async def open(self, request: ChatRequest) -> "RequestState":
         """Begin to answer. Raises RequestError when there is no room, or when the model cannot take the request."""
         room = self.limits.batch + self.limits.queue
-        if self.taken >= room:
+        if self.in_flight >= room:
             raise RequestError(
-                429, f"{self.taken} requests are being answered or wait; ask again", code="queue_full", retry=1
+                429, f"{self.in_flight} requests are being answered or wait; ask again", code="queue_full", retry=1
             )
         if request.model is not None:
             self.check(request.model)
-        exchange = Exchange(self, request)
+        state = RequestState(self, request)
         try:
-            await exchange.begin()
+            await state.begin()
         except BaseException as e:
-            exchange.cancel()
+            state.cancel()
             if isinstance(e, RequestError) and e.status >= 500:  # 4xx is a refusal, which is counted where it is sent
-                self.close(exchange, e.status)
+                self.close(state, e.status)
             raise
-        return exchange
+        return state
 
     def check(self, model: str) -> None:
         """Raise RequestError unless this is the name of the registered model, or of the version served now."""
@@ -69,53 +70,56 @@ class Desk:
             raise RequestError(404, message, param="model", code="model_not_found")
 
     def model(self) -> dict[str, Any]:
-        """The registered model in OpenAI's shape, with the version served now and what it was made of."""
-        served = self.follower.current
-        shown = {tag: served.tags[tag] for tag in TAGS}
-        model = {"id": served.name, "object": "model", "created": 0, "owned_by": "polm", "version": served.version}
-        return model | {"alias": self.follower.alias, "tags": shown}
+        """Describe the registered model in OpenAI's shape, with the version served now and what it was made of."""
+        version = self.follower.current
+        model = {"id": version.name, "object": "model", "created": 0, "owned_by": "polm", "version": version.version}
+        return model | {"alias": self.follower.alias, "tags": {tag: version.tags[tag] for tag in TAGS}}
 
-    def close(self, exchange: "Exchange", status: int) -> None:
+    def close(self, state: "RequestState", status: int) -> None:
         """Count an answer, whole or given up, and have it traced."""
-        exchange.cancel()
-        self.metrics.count(exchange, status)
-        self.traces.put(exchange.record())
+        state.cancel()
+        seconds = time.monotonic() - state.began
+        self.metrics.count(status, state.version.version, state.usage, seconds=seconds, first=state.first)
+        self.traces.put(state.record())
 
 
-class Exchange:
+class RequestState:
     """One request and its answer."""
 
-    def __init__(self, desk: Desk, request: ChatRequest) -> None:
+    def __init__(self, admission: Admission, request: ChatRequest) -> None:
         self.name = f"chatcmpl-{uuid.uuid4().hex}"
-        self.request, self.start, self.began = request, time.time_ns(), time.monotonic()
-        self.text, self.tokens, self.prompt = "", 0, 0
+        self.request = request
+        self.start = time.time_ns()
+        self.began = time.monotonic()
+        self.prompt, self.tokens = 0, 0
+        self.text = ""
         self.reason: str | None = None
         self.first: float | None = None
         """Seconds until the first text."""
         loop = asyncio.get_running_loop()
-        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
-        self._deadline = loop.time() + desk.limits.timeout
-        self._seconds = desk.limits.timeout
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._seconds = admission.limits.timeout
+        self._deadline = loop.time() + self._seconds
 
-        def hear(heard: Heard) -> None:
-            self._heard.put_nowait(heard)
-            if isinstance(heard, Refused) or (isinstance(heard, Piece) and heard.reason is not None):
-                desk.taken -= 1  # here, and not where the client is served: it may go away before that begins
+        def on_event(event: Event) -> None:
+            self._events.put_nowait(event)
+            if is_last(event):
+                admission.in_flight -= 1  # here, and not where the client is served: it may go away before that begins
 
-        def emit(heard: Heard) -> None:
+        def post_event(event: Event) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens any more
-                loop.call_soon_threadsafe(hear, heard)
+                loop.call_soon_threadsafe(on_event, event)
 
         try:
-            sampling = request.sampling(desk.limits.max_new_tokens)
-            self.served, self._number = desk.follower.ask(request.turns(), sampling, emit)
+            sampling = request.sampling(admission.limits.max_new_tokens)
+            self.version, self._number = admission.follower.ask(request.turns(), sampling, post_event)
         except ModelError:
             raise RequestError(503, "the model is being loaded again; ask again", retry=5) from None
-        desk.taken += 1
+        admission.in_flight += 1
 
     def cancel(self) -> None:
         """End the answer; nothing happens when it has ended."""
-        self.served.worker.cancel(self._number)
+        self.version.worker.cancel(self._number)
 
     @property
     def usage(self) -> dict[str, int]:
@@ -124,37 +128,46 @@ class Exchange:
 
     async def begin(self) -> None:
         """Wait until the model has taken the request. Raises RequestError when it does not."""
-        heard = await self._next()
-        if isinstance(heard, Refused):
-            code = "context_length_exceeded" if heard.too_long else None
-            raise RequestError(400, heard.message, param="messages", code=code)
-        if not isinstance(heard, Begun):
+        event = await self._next()
+        if isinstance(event, Rejected):
+            code = "context_length_exceeded" if event.too_long else None
+            raise RequestError(400, event.message, param="messages", code=code)
+        if not isinstance(event, Started):
             raise RequestError(500, "the model failed on this request; ask again", code="model_failed")
-        self.prompt = heard.prompt
+        self.prompt = event.prompt
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """The answer's text as it comes. Raises RequestError when it takes too long or the model fails."""
+    async def texts(self) -> AsyncIterator[str]:
+        """Yield the answer's text as it comes. Raises RequestError when it takes too long or the model fails."""
         while self.reason is None:
-            piece = await self._next()
-            assert isinstance(piece, Piece)
+            delta = await self._next()
+            assert isinstance(delta, Delta)
             self.first = self.first or time.monotonic() - self.began
-            self.text, self.tokens, self.reason = self.text + piece.text, piece.tokens, piece.reason
-            if piece.text:
-                yield piece.text
+            self.text += delta.text
+            self.tokens = delta.tokens
+            self.reason = delta.reason
+            if delta.text:
+                yield delta.text
         if self.reason not in ("stop", "length"):
             raise RequestError(500, "the model failed on this request; ask again", code="model_failed")
 
-    async def _next(self) -> Heard:
+    async def _next(self) -> Event:
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await self._heard.get()
+                return await self._events.get()
         except TimeoutError:
             message = f"no whole answer within {self._seconds:g} s; ask for fewer tokens, or later"
             raise RequestError(504, message, code="timeout") from None
 
     def record(self) -> Record:
-        """For the trace."""
-        settings = self.request.settings()
-        reason = self.reason or "cancelled"
-        turns, end = self.request.turns(), time.time_ns()
-        return Record(self.name, self.served.origin, turns, settings, self.text, reason, self.usage, self.start, end)
+        """Describe the request and its answer for the trace."""
+        return Record(
+            request=self.name,
+            model=self.version.origin,
+            messages=self.request.turns(),
+            settings=self.request.settings(),
+            text=self.text,
+            reason=self.reason or "cancelled",
+            usage=self.usage,
+            start=self.start,
+            end=time.time_ns(),
+        )

@@ -7,7 +7,6 @@ that it appends to. A trace that is written twice is the same trace: its id is t
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import threading
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from flows.tracking import client
-from tasks.stage import artifact
+from tasks.stage import artifact, locks
+from tasks.stage.errors import ArtifactError
 
 log = logging.getLogger("polm")
 SPOOL = artifact.STATE / "traces"
@@ -87,7 +87,7 @@ class Traces:
                 self._bytes, self._lines = self._bytes + len(line), self._lines + 1
                 if self._lines == TOGETHER:
                     self._finish()
-            except OSError as e:
+            except (OSError, ArtifactError) as e:
                 self._finish()
                 self.dropped += 1
                 if self.dropped in (1, 100, 10_000):
@@ -166,11 +166,17 @@ class Traces:
 
 
 def _locked(path: Path, mode: str) -> IO[bytes]:
-    """Open a file that no other server has open. Raises BlockingIOError when one has."""
+    """Open a file that no other server has open.
+
+    Raises:
+        BlockingIOError: another server has it open.
+        ArtifactError: the file system has no locks.
+    """
     file: IO[bytes] = path.open(mode, buffering=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not locks.acquire(file):
+            raise BlockingIOError(f"{path}: another server has it open")
+    except BaseException:
         file.close()
         raise
     return file

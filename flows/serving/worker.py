@@ -18,35 +18,40 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from flows.serving.answer import Answer, Piece, Sampling
+from flows.serving.answer import Delta, Generation, Sampling
 from flows.serving.engine import Engine
 from tasks.stage.errors import DataError, ModelError, PolmError
 
 CLOSE_SECONDS = 600.0
-"""That a process has to finish what it has begun, before it is killed."""
+"""Seconds that a process has to finish what it has begun, before it is killed."""
 CLOSE = 0
-"""Sent in place of a request's number: there will be no more requests. Their cancels may still come."""
+"""Number that is sent when there will be no more requests. Cancels of earlier ones may still come."""
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A request was taken."""
+class Started:
+    """The model has taken a request."""
 
     prompt: int
-    """Tokens of the messages."""
+    """Length of the messages, in tokens."""
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A request was not taken."""
+class Rejected:
+    """The model cannot take a request."""
 
     message: str
     too_long: bool
     """Whether the messages are longer than the context."""
 
 
-Heard = Begun | Refused | Piece
-"""What comes back for a request: `Begun`, then pieces until one has a reason; or `Refused` alone."""
+Event = Started | Rejected | Delta
+"""What comes back for a request: `Started`, then parts until one has a reason; or `Rejected` alone."""
+
+
+def is_last(event: Event) -> bool:
+    """Tell whether nothing more comes for the request."""
+    return isinstance(event, Rejected) or (isinstance(event, Delta) and event.reason is not None)
 
 
 class Worker:
@@ -70,7 +75,7 @@ class Worker:
             raise ModelError(loaded)
         self._lock = threading.Lock()
         self._closed = False
-        self._heard: dict[int, Callable[[Heard], None]] = {}
+        self._listeners: dict[int, Callable[[Event], None]] = {}
         self._count = 0
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._send, name="to the model", daemon=True).start()
@@ -79,16 +84,16 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it can still answer."""
+        """Whether the process can still answer."""
         return self._process.is_alive()
 
-    def ask(self, messages: list[dict[str, str]], sampling: Sampling, hear: Callable[[Heard], None]) -> int:
+    def ask(self, messages: list[dict[str, str]], sampling: Sampling, on_event: Callable[[Event], None]) -> int:
         """Let a conversation be answered.
 
         Args:
             messages: the conversation.
             sampling: how; an answer longer than what the context leaves is cut there.
-            hear: called with what comes back, in a thread of the worker's: it must not block.
+            on_event: called with what comes back, in a thread of the worker's: it must not block.
 
         Returns:
             A number to cancel it by.
@@ -100,13 +105,13 @@ class Worker:
             if self._closed:
                 raise ModelError("this model is no longer served; ask again")
             self._count += 1
-            self._heard[self._count] = hear
+            self._listeners[self._count] = on_event
             self._outbox.put((self._count, messages, sampling))
             return self._count
 
     def cancel(self, number: int) -> None:
         """End an answer; nothing happens when it has ended."""
-        if number in self._heard:
+        if number in self._listeners:
             self._outbox.put((number, None, None))
 
     def close(self) -> None:
@@ -131,19 +136,22 @@ class Worker:
     def _receive(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                number, heard = self._pipe.recv()
-                last = isinstance(heard, Refused) or (isinstance(heard, Piece) and heard.reason is not None)
-                (self._heard.pop if last else self._heard.__getitem__)(number)(heard)
+                number, event = self._pipe.recv()
+                on_event = self._listeners[number]
+                if is_last(event):
+                    del self._listeners[number]
+                on_event(event)
         with self._lock:
             self._closed = True
-            left, self._heard = [*self._heard.values()], {}
-        for hear in left:
-            hear(Piece("", 0, "failed"))
+            unanswered = [*self._listeners.values()]
+            self._listeners.clear()
+        for on_event in unanswered:
+            on_event(Delta("", 0, "failed"))
         self._outbox.put(None)
 
 
 def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> None:
-    """The process: an engine, and a loop that reads requests. It ends with the server, however that ends."""
+    """Run the process: an engine, and a loop that reads requests. It ends with the server, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the server decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -153,13 +161,13 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
         return
     pipe.send(None)
     writing = threading.Lock()
-    answers: dict[int, Answer] = {}
+    generations: dict[int, Generation] = {}
 
-    def tell(number: int, heard: Heard) -> None:
-        if isinstance(heard, Piece) and heard.reason is not None:
-            answers.pop(number, None)
+    def post_event(number: int, event: Event) -> None:
+        if is_last(event):
+            generations.pop(number, None)
         with writing, contextlib.suppress(OSError):
-            pipe.send((number, heard))
+            pipe.send((number, event))
 
     def finish() -> None:
         engine.close()
@@ -171,21 +179,22 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
             if number == CLOSE:
                 threading.Thread(target=finish, daemon=True).start()
             elif messages is not None:
-                _begin(engine, answers, number, messages, sampling, tell)
-            elif number in answers:
-                answers[number].cancel()
+                _begin(engine, generations, number, messages, sampling, post_event)
+            elif number in generations:
+                generations[number].cancel()
     except (EOFError, OSError):
         os._exit(1)  # the server is gone: nobody waits for an answer
 
 
 def _begin(
     engine: Engine,
-    answers: dict[int, Answer],
+    generations: dict[int, Generation],
     number: int,
     messages: list[dict[str, str]],
     sampling: Sampling,
-    tell: Callable[[int, Heard], None],
+    post_event: Callable[[int, Event], None],
 ) -> None:
+    """Let the engine answer a request; whatever is wrong with it is told to the server."""
     try:
         ids = engine.encode(messages)
         room = engine.context - len(ids)
@@ -194,13 +203,13 @@ def _begin(
                 f"the messages are {len(ids)} tokens long, and the model's context of {engine.context} must hold them "
                 f"and the answer; send fewer or shorter messages"
             )
-        tell(number, Begun(len(ids)))
+        post_event(number, Started(len(ids)))
         cut = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        answer = engine.submit(ids, cut, lambda piece: tell(number, piece))
-        answers[number] = answer
-        if answer.ended:
-            answers.pop(number, None)
+        generation = engine.submit(ids, cut, lambda delta: post_event(number, delta))
+        generations[number] = generation
+        if generation.ended:
+            generations.pop(number, None)
     except Exception as e:  # also what the tokenizer raises on odd text: it must not end everybody's answers
-        known = isinstance(e, PolmError)
-        message = str(e) if known else f"the model cannot read these messages: {e}; change their text"
-        tell(number, Refused(message, isinstance(e, DataError)))
+        explained = isinstance(e, PolmError)
+        message = str(e) if explained else f"the model cannot read these messages: {e}; change their text"
+        post_event(number, Rejected(message, isinstance(e, DataError)))

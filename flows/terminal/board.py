@@ -143,6 +143,11 @@ def screen() -> Console:
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
 
+def say(text: str) -> None:
+    """Print one line about what the command itself does."""
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
 def duration(seconds: float | None) -> str:
     """`0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`; `-` when it is not known."""
     if seconds is None:

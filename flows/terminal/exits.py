@@ -7,12 +7,11 @@
 141   whoever read the output went away, e.g. `polm show | head -1`
 """
 
-import errno
 import os
 import sys
 from collections.abc import Callable
 
-from tasks.stage.errors import PolmError, refusal
+from tasks.stage.errors import PolmError, remedy
 
 FAILED, WRONG, INTERRUPTED, UNREAD = 1, 2, 130, 141
 """The exit codes, 0 aside. The last two are those that a shell gives: 128 and the number of the signal."""
@@ -49,15 +48,9 @@ def explain(error: Exception) -> str | None:
     """
     if isinstance(error, PolmError):
         return str(error)
-    if isinstance(error, FileNotFoundError) and error.filename is None:
-        return f"{error.strerror}; set TMPDIR to a folder that can be written"  # `tempfile` found none
-    if isinstance(error, FileNotFoundError) and not str(error.filename).startswith(("/", ".polm", "artifacts")):
-        return f"{error.filename}: no such file; restore it with `git checkout {error.filename}`"
-    said = refusal(error)
-    if said is not None:
-        return said
-    if "disk is full" in str(error):  # SQLite's words, below DVC and MLflow; they name no file
-        return refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    message = remedy(error)
+    if message is not None:
+        return message
     library = type(error).__module__.split(".")[0]
     if library == "mlflow":
         from flows.services import reach

@@ -1,6 +1,5 @@
 """The leaderboard in a terminal: what the report found, beside the seconds and speeds that were measured here."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -13,23 +12,21 @@ from tasks.stage import artifact
 from tasks.stage.errors import kind
 from tasks.stage.lifecycle import read_measurements
 
-LOCAL = artifact.STATE / "report" / "leaderboard.json"
-"""Of what the last `polm run` brought up to date, all of the DAG or a part."""
-FILE = Path("artifacts/reports/leaderboard.json")
-"""Of the whole DAG, as `dvc repro` leaves it too."""
-MODELS = Path("artifacts/models")
-ONNX = Path("artifacts/onnx")
+LOCAL = artifact.LAST_REPORT / "leaderboard.json"
+"""Leaderboard of what the last `polm run` brought up to date, all of the DAG or a part."""
+FILE = artifact.REPORTS / "leaderboard.json"
+"""Leaderboard of the whole DAG, as `dvc repro` leaves it too."""
 FORMS = ("pytorch", "fp32", "int8", "int4")
-"""What is timed when a model is exported."""
+"""Forms of a model that are timed when it is exported."""
 WIDE = 140
 """Columns that the whole table takes."""
 MARKS = {"better": "▲", "worse": "▼", "no difference": "="}
-"""Against the model it was made from."""
+"""Verdict against the model it was made from, to its mark."""
 COLOURS = {"▲": "green", "▼": "red", "=": "dim"}
 
 
 def read() -> dict[str, Any] | None:
-    """The leaderboard of the last run, or of the last report where artifacts have changed since; None without one."""
+    """Read the leaderboard of the last run, or of the last report where artifacts changed since; None without one."""
     for path in (LOCAL, FILE):
         if kind(path) == "a file":  # `.polm` may be closed to us: then there is still the report of the whole DAG
             board: dict[str, Any] = artifact.read_json(path)
@@ -39,12 +36,12 @@ def read() -> dict[str, Any] | None:
 
 
 def _at_hand(node: dict[str, Any]) -> bool:
-    path = Path("artifacts", node["name"])
+    path = artifact.ROOT / node["name"]
     return (path / artifact.MANIFEST).exists() and artifact.read_manifest(path).digest == node["digest"]
 
 
 def rows(board: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a model, column title to text, the headline's metric first."""
+    """Make one row a model, column title to text, the headline's metric first."""
     runs = {run["artifact"]: run["run_id"] for run in client.known_runs().values() if "artifact" in run}
     metrics = _metrics(board)
     order = [node["digest"] for node in board["lineage"]]  # parents first
@@ -55,7 +52,7 @@ def rows(board: dict[str, Any]) -> list[dict[str, str]]:
             **{f"{task} {metric}": _score(entry, task, metric) for task, metric in metrics},
             "size": size(entry["bytes"]),
             **_measured(model),
-            "MLflow run": runs.get(str(MODELS / model), ""),
+            "MLflow run": runs.get(str(artifact.MODELS / model), ""),
         }
         for model, entry in sorted(board["models"].items(), key=lambda item: order.index(item[1]["digest"]))
     ]
@@ -63,9 +60,9 @@ def rows(board: dict[str, Any]) -> list[dict[str, str]]:
 
 def show(console: Console, board: dict[str, Any]) -> None:
     """Print the rows as a table, with what its marks mean."""
-    found = rows(board)
+    models = rows(board)
     console.print(f"[bold]recipe {board['recipe']}[/]", highlight=False)
-    titles = list(found[0])
+    titles = list(models[0])
     costs = titles.index("size")
     # A terminal too narrow for all of it gets two tables rather than folded numbers.
     parts = [titles] if console.width >= WIDE else [titles[:costs], ["model", *titles[costs:]]]
@@ -75,7 +72,7 @@ def show(console: Console, board: dict[str, Any]) -> None:
             left = title in ("model", "trained with", "MLflow run")
             justify: Literal["left", "right"] = "left" if left else "right"
             table.add_column(title.replace(" ", "\n", 1), justify=justify, vertical="bottom", no_wrap=True)
-        for row in found:
+        for row in models:
             table.add_row(*(_cell(title, row[title]) for title in part))
         console.print(table)
     if board["claims"]:
@@ -87,13 +84,13 @@ def show(console: Console, board: dict[str, Any]) -> None:
 
 
 def _claims(claims: list[dict[str, Any]]) -> Table:
-    """Each method on the metric it is there for, before and after."""
+    """Show each method on the metric it is there for, before and after."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in ("method", "over", "its own metric", "before", "after", "change, paired"):
         table.add_column(title, justify="left" if title in ("method", "over", "its own metric") else "right")
     for row in claims:
-        d = row["difference"]
-        change = f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] {MARKS[d['verdict']]}"
+        change = "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row["difference"])
+        change = f"{change} {MARKS[row['difference']['verdict']]}"
         before, after = (f"{row[side]['value']:.3f}" for side in ("before", "after"))
         cells = (row["model"], row["parent"], f"{row['task']} {row['metric']}", before, after, change)
         table.add_row(*(_cell("model" if i == 0 else "", text) for i, text in enumerate(cells)))
@@ -101,20 +98,20 @@ def _claims(claims: list[dict[str, Any]]) -> Table:
 
 
 def _metrics(board: dict[str, Any]) -> list[tuple[str, str]]:
-    """Task and metric of every column of scores; beside the methods' own metrics, the headline's task is enough."""
+    """List task and metric of each column of scores; beside the methods' own metrics, the headline's task is enough."""
     headline = (board["headline"]["task"], board["headline"]["metric"])
-    seen = {
+    columns = {
         (task, metric)
         for entry in board["models"].values()
         for task, result in entry["tasks"].items()
         for metric in result["metrics"]
         if task == headline[0] or not board["claims"]
     }
-    return sorted(seen, key=lambda column: (column != headline, column[0] != headline[0], column))
+    return sorted(columns, key=lambda column: (column != headline, column[0] != headline[0], column))
 
 
 def _score(entry: dict[str, Any], task: str, metric: str) -> str:
-    """`0.372 ±0.047 ▲`; empty for a model that was not asked."""
+    """Write a score as `0.372 ±0.047 ▲`; nothing for a model that was not asked."""
     if task not in entry["tasks"] or metric not in entry["tasks"][task]["metrics"]:
         return ""
     score = entry["tasks"][task]["metrics"][metric]
@@ -123,8 +120,8 @@ def _score(entry: dict[str, Any], task: str, metric: str) -> str:
 
 
 def _measured(model: str) -> dict[str, str]:
-    """Decoding speed of the PyTorch model and of each exported form, and how long the training took."""
-    exported, trained = read_measurements(ONNX / model), read_measurements(MODELS / model)
+    """Show the decoding speed of the PyTorch model and of each exported form, and how long the training took."""
+    exported, trained = read_measurements(artifact.ONNX / model), read_measurements(artifact.MODELS / model)
     speeds = exported.get("tokens_per_second", {})
     return {
         f"tokens/s {' · '.join(FORMS)}": " · ".join(_speed(speeds[form]) for form in FORMS if form in speeds),

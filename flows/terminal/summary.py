@@ -11,15 +11,13 @@ from rich.text import Text
 
 from flows import workspace
 from flows.graph import Graph
-from flows.runners.local import StageFailed
 from flows.terminal import leaderboard
 from flows.terminal.board import STYLES, Board, duration, screen, size
-from tasks.stage import artifact
-from tasks.stage.errors import ArtifactError, kind
+from tasks.stage import artifact, audit_record
+from tasks.stage.errors import ArtifactError, StageFailed, kind
 from tasks.stage.lifecycle import read_measurements
-from tasks.training import audit
 
-REPORT = leaderboard.LOCAL.parent / "index.html"
+REPORT = artifact.LAST_REPORT / "index.html"
 """The report of the last run, with this machine's seconds and speeds, and links to MLflow's runs."""
 UP_TO_DATE = {"cached", "restored", "done"}
 
@@ -44,10 +42,10 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
     fresh = [graph.stages[name].out for name, row in board.rows.items() if row.state in UP_TO_DATE]
     if not any(out.parent.name == "metrics" for out in fresh) or not _report(console, folder, fresh):
         return []
-    found = artifact.read_json(leaderboard.LOCAL)
-    leaderboard.show(console, found)
+    scores = artifact.read_json(leaderboard.LOCAL)
+    leaderboard.show(console, scores)
     console.print(f"report: [bold]{REPORT}[/]", highlight=False, soft_wrap=True)
-    return leaderboard.rows(found)
+    return leaderboard.rows(scores)
 
 
 def show() -> None:
@@ -62,7 +60,7 @@ def show() -> None:
 
 
 def stage_table(board: Board, graph: Graph) -> Table:
-    """One line a stage: how it ended, seconds, of which imports, and the most memory it took."""
+    """Make one line a stage: how it ended, seconds, of which imports, and the most memory it took."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -79,13 +77,13 @@ def stage_table(board: Board, graph: Graph) -> Table:
 
 
 def lost_rows(board: Board, graph: Graph) -> list[str]:
-    """One line for each part of the data of which a stage that is up to date could not learn all, being too long."""
+    """Write a line for each part of the data that was too long for a stage, which is up to date, to learn it whole."""
     return [
         f"{name}: {part}: {lost}"
         for name, row in board.rows.items()
         if row.state in UP_TO_DATE
-        for part, record in audit.read(graph.stages[name].out).items()
-        if (lost := audit.sentence(record))
+        for part, record in audit_record.read(graph.stages[name].out).items()
+        if (lost := audit_record.sentence(record))
     ]
 
 

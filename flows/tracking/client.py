@@ -1,8 +1,6 @@
-"""Where MLflow keeps things: the connection, the names of experiments and models, and the state of git beside them."""
+"""Where MLflow keeps things: the connection, the names of experiments and models, and which run shows what."""
 
 import os
-import re
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,16 @@ RUNS = artifact.STATE / "mlflow_runs.json"
 """Stage to `{"version", "run_id", "url"}` of the run that shows what `artifacts/` holds now."""
 _runs_lock = threading.Lock()
 UI = "http://127.0.0.1:5000"
-"""Where `polm ui` shows the local store; links to runs begin with it."""
+"""Address at which `polm ui` shows the local store; links to runs begin with it."""
 
 
 def experiment(recipe: str) -> str:
-    """Name of a recipe's experiment and of its registered model."""
+    """Name a recipe's experiment, and its registered model."""
     return f"polm-{recipe}"
 
 
 def client(*, writes: bool = True) -> Any:
-    """MLflow's client for `MLFLOW_TRACKING_URI`, or for the store under `.polm/`, whose files may have been moved.
+    """Connect to `MLFLOW_TRACKING_URI`, or to the store under `.polm/`, whose files may have been moved.
 
     Loads MLflow on the first call.
 
@@ -37,7 +35,7 @@ def client(*, writes: bool = True) -> Any:
         PolmError: the store does not answer, or cannot be opened.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # whatever the environment says
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if "MLFLOW_TRACKING_URI" not in os.environ:
         os.environ["MLFLOW_TRACKING_URI"] = moved.uri()
@@ -64,10 +62,10 @@ def experiment_id(api: Any, recipe: str) -> str:
     Raises:
         PolmError: it was deleted in MLflow.
     """
-    found = api.get_experiment_by_name(experiment(recipe))
-    _refuse_deleted(found)
-    if found is not None:
-        return str(found.experiment_id)
+    recorded = api.get_experiment_by_name(experiment(recipe))
+    _refuse_deleted(recorded)
+    if recorded is not None:
+        return str(recorded.experiment_id)
     local = os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:")
     location = moved.files() if local else None
     from mlflow.exceptions import MlflowException
@@ -80,73 +78,25 @@ def experiment_id(api: Any, recipe: str) -> str:
         return str(api.get_experiment_by_name(experiment(recipe)).experiment_id)  # somebody else was faster
 
 
-def _refuse_deleted(found: Any) -> None:
+def _refuse_deleted(experiment: Any) -> None:
     """Raise PolmError for an experiment that somebody deleted: MLflow keeps its name, and takes nothing for it."""
-    if found is not None and found.lifecycle_stage == "deleted":
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
         uri = reach.shown(os.environ["MLFLOW_TRACKING_URI"])
         raise PolmError(
-            f"MLflow's experiment '{found.name}' was deleted; restore it: "
-            f"`MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}`"
+            f"MLflow's experiment '{experiment.name}' was deleted; restore it: "
+            f"`MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {experiment.experiment_id}`"
         )
 
 
 def run_url(experiment: str, run_id: str) -> str:
-    """Address of a run in the web interface: that of the tracking server, or of `polm ui`."""
+    """Write the address of a run in the web interface: that of the tracking server, or of `polm ui`."""
     uri = os.environ["MLFLOW_TRACKING_URI"]
     base = uri.rstrip("/") if uri.startswith("http") else UI
     return f"{base}/#/experiments/{quote(experiment)}/runs/{run_id}"
 
 
-def git_state() -> dict[str, str]:
-    """`{"commit", "dirty"}` of the working directory; `none` and `true` where there is no commit to go back to.
-
-    Then there is also `git_error`: git's own words, and what to do.
-    """
-    head = _git("rev-parse", "--verify", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=normal")
-    if head.returncode:
-        return {"commit": "none", "dirty": "true", "git_error": _git_remedy(head.stderr)}
-    if status.returncode:  # nothing said is not nothing changed
-        return {"commit": head.stdout.strip(), "dirty": "true", "git_error": _git_remedy(status.stderr)}
-    return {"commit": head.stdout.strip(), "dirty": str(bool(status.stdout.strip())).lower()}
-
-
-def _git(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run git, in English; a program that cannot be started looks like one that failed."""
-    command = ["git", *arguments]
-    try:
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env=os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except FileNotFoundError:
-        why = "git is not installed; install it: promotion records a commit"
-    except OSError as e:
-        why = f"git cannot be started ({e.strerror}); mend its installation"
-    return subprocess.CompletedProcess(command, 127, "", why)
-
-
-def _git_remedy(said: str) -> str:
-    """One line: the first that git said, and what to do about it."""
-    lines = said.strip().splitlines()
-    first = next((line for start in ("fatal: ", "error: ") for line in lines if line.startswith(start)), said.strip())
-    first = first.removeprefix("fatal: ").removeprefix("error: ").strip()
-    command = re.search(r"git config --global --add safe\.directory .+", said)
-    if command:
-        return f"{first}; if you trust it: `{command[0]}`"
-    if "not a git repository" in first:
-        return f"{first}; `git init && git add -A && git commit`: promotion records a commit"
-    if "Needed a single revision" in first:
-        return "no commit; `git add -A && git commit`: promotion records a commit"
-    return first or "git failed and said nothing"
-
-
 def locked_outputs() -> dict[str, str]:
-    """DVC's hash of every stage's output, from `dvc.lock`; empty when there is none that can be read."""
+    """Read DVC's hash of every stage's output from `dvc.lock`; nothing where it cannot be read."""
     try:
         stages = read_yaml(Path("dvc.lock"))["stages"]
     except (ConfigError, KeyError):
@@ -155,7 +105,7 @@ def locked_outputs() -> dict[str, str]:
 
 
 def known_runs() -> dict[str, dict[str, str]]:
-    """What `.polm/mlflow_runs.json` says; empty when nothing was logged yet, or `.polm` is closed to us."""
+    """Read `.polm/mlflow_runs.json`; empty when nothing was logged yet, or `.polm` is closed to us."""
     runs: dict[str, dict[str, str]] = artifact.read_json(RUNS) if kind(RUNS) == "a file" else {}
     return runs
 

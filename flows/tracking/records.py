@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
 from tasks.stage.config import read_yaml
-from tasks.training import audit
 
 FILE_LIMIT = 4_000_000
-"""Bytes. A larger file stays in the artifact and is not copied to the tracking server."""
+"""Bytes of the largest file that is copied to the tracking server; a larger one stays in the artifact alone."""
 PARAM_LIMIT = 6000
 """Characters that MLflow keeps of a param's value."""
 KEY_LIMIT = 250
 """Characters that MLflow allows in the name of a param or metric."""
 HIDDEN = "(hidden)"
-"""Logged instead of a secret."""
+"""Text that is logged instead of a secret."""
 
 _SECRET_KEY = re.compile(
     r"(^|[._-])(token|secret|password|passwd|passphrase|credentials?|(api|access|private)?_?key)$", re.I
@@ -35,18 +34,18 @@ _MODEL_FILES = re.compile(r"^((.*_)?config|tokenizer|vocab|added_tokens|special_
 
 
 def params(path: Path) -> dict[str, str]:
-    """A recipe file, flattened to `trainer.learning_rate`, with secrets hidden. Empty when there is none."""
+    """Read a recipe file, flattened to `trainer.learning_rate`, with secrets hidden. Empty when there is none."""
     if not path.exists():
         return {}
     return {key[:KEY_LIMIT]: _shown(key, value)[:PARAM_LIMIT] for key, value in _leaves("", read_yaml(path))}
 
 
 def final_metrics(out: Path) -> dict[str, float]:
-    """The figures that an artifact ends with, e.g. `final/eval_loss`, `audit/train/cut`, `sums/helpful`."""
+    """Collect the figures that an artifact ends with, e.g. `final/eval_loss`, `audit/train/cut`, `sums/helpful`."""
     metrics: dict[str, float] = {}
     if (out / "metrics.json").exists():
         metrics |= _numbers("final", artifact.read_json(out / "metrics.json"))
-    metrics |= _numbers("audit", audit.read(out))
+    metrics |= _numbers("audit", audit_record.read(out))
     if (out / "results.json").exists():
         tasks = _numbers("", artifact.read_json(out / "results.json")["tasks"])
         metrics |= {re.sub(r"/value$", "", k.replace("/metrics/", "/")): v for k, v in tasks.items()}
@@ -56,12 +55,12 @@ def final_metrics(out: Path) -> dict[str, float]:
 
 
 def measurements(measured: dict[str, Any]) -> dict[str, float]:
-    """Seconds, bytes and speeds of this run, e.g. `measured/tokens_per_second/int8`."""
+    """Name seconds, bytes and speeds of this run, e.g. `measured/tokens_per_second/int8`."""
     return _numbers("measured", measured)
 
 
 def curves(out: Path) -> Iterator[tuple[int, str, float]]:
-    """Logged steps as (step, metric, value)."""
+    """Yield the logged steps as (step, metric, value)."""
     if not (out / "curves.jsonl").exists():
         return
     for row in artifact.read_jsonl(out / "curves.jsonl"):
@@ -71,31 +70,20 @@ def curves(out: Path) -> Iterator[tuple[int, str, float]]:
 
 
 def files(out: Path) -> list[Path]:
-    """Small files a person reads: reports, samples, audits. Never the weights, the tokenizer or the training rows."""
-    found = [p for pattern in ("*", "samples/*", "plots/*") for p in sorted(out.glob(pattern)) if p.is_file()]
+    """List small files a person reads: reports, samples, audits; not weights, tokenizer or training rows."""
+    paths = [p for pattern in ("*", "samples/*", "plots/*") for p in sorted(out.glob(pattern)) if p.is_file()]
     return [
-        p for p in found if p.suffix in _SHOWN and not _MODEL_FILES.match(p.name) and p.stat().st_size <= FILE_LIMIT
+        p for p in paths if p.suffix in _SHOWN and not _MODEL_FILES.match(p.name) and p.stat().st_size <= FILE_LIMIT
     ]
 
 
-def lineage(manifest: artifact.Manifest, root: Path = Path("artifacts")) -> dict[str, Path]:
-    """Where the inputs of an artifact lie now: input name to folder, matched by manifest digest.
-
-    An input that is no longer in the workspace (it was made anew since) is left out.
-    """
-    here: dict[str, Path] = {}
-    for path in sorted(root.glob(f"**/{artifact.MANIFEST}")):
-        here.setdefault(artifact.read_manifest(path.parent).digest, path.parent)
-    return {name: here[digest] for name, digest in manifest.inputs.items() if digest in here}
-
-
 def metric_name(name: str) -> str:
-    """A name that MLflow accepts."""
+    """Write a name so that MLflow accepts it."""
     return re.sub(r"[^\w .:/-]", "_", name)[:KEY_LIMIT]
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings, and of lists of mappings; a list of plain values is one leaf."""
+    """Yield the leaves of nested mappings, and of lists of mappings; a list of plain values is one leaf."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves(f"{prefix}.{key}" if prefix else str(key), inner)
@@ -107,7 +95,7 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(key: str, value: Any) -> str:
-    """The value as text, or `(hidden)`. A number is never a secret; a text is when its key or its form says so."""
+    """Write the value as text, or `(hidden)`. No number is a secret; a text is when its key or its form says so."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     holds_text = isinstance(value, str) or (isinstance(value, list) and any(isinstance(v, str) for v in value))
     named = _SECRET_KEY.search(key) and not _TEXT_TOKEN.search(key)
@@ -117,7 +105,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _numbers(prefix: str, value: Any) -> dict[str, float]:
-    """Numbers in nested mappings, keyed by path; anything else (texts, lists, nulls) is left out."""
+    """Collect the numbers in nested mappings, keyed by path; anything else (texts, lists, nulls) is left out."""
     if isinstance(value, dict):
         pairs = [_numbers(f"{prefix}/{key}" if prefix else str(key), inner) for key, inner in value.items()]
         return {key: number for pair in pairs for key, number in pair.items()}

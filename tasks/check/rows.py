@@ -16,13 +16,14 @@ from tasks.models.folder import load_tokenizer
 from tasks.self_training.rounds import RoundsConfig
 from tasks.stage import artifact
 from tasks.stage.config import digest, load
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError, PolmError
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit
 from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training.audit import Limit
 from tasks.training.fates import Fate, Rows
-from tasks.training.trainer import TrainerConfig
 
 DATA, BASE = Path("artifacts/data"), Path("artifacts/models/base")
 OWN_ROWS = ("distill", "judge", "rlaif")
@@ -54,8 +55,8 @@ def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
     for name, stage in sorted(readers.items()):
         module = importlib.import_module(f"tasks.{stage}")
         config = load(recipe / name, module.Config)
-        if isinstance(config, TrainerConfig) and stage not in OWN_ROWS:
-            path = training_rows.file(DATA, config.dataset, "train")
+        if isinstance(config, TrlConfig) and stage not in OWN_ROWS:
+            path = split_file(DATA, config.dataset, "train")
             if not path.exists() or not path.stat().st_size:  # the stage says so
                 continue
             try:
@@ -77,7 +78,7 @@ def _made_by(recipe: Path) -> bool:
     return [manifest.params for manifest in made] == asked and made[1].inputs["data"] == made[0].digest
 
 
-def _too_long(config: TrainerConfig, path: Path, config_class: type[Any], tokenizer: Any) -> str | None:
+def _too_long(config: TrlConfig, path: Path, config_class: type[Any], tokenizer: Any) -> str | None:
     """The message for a file whose training rows do not fit it."""
     rows = training_rows.read(DATA, config.dataset, "train")
     longest = sorted(rows, key=lambda row: len(str(row)), reverse=True)
@@ -89,12 +90,12 @@ def _too_long(config: TrainerConfig, path: Path, config_class: type[Any], tokeni
     fates, limit = _fates_of(config, config_class, longest, tokenizer)
     record = {**audit.count(longest, fates, config.dataset, limit), "rows": len(rows)}
     refused = audit.excess(config, path, record, limit)
-    source = training_rows.file(DATA, config.dataset, "train")
+    source = split_file(DATA, config.dataset, "train")
     remedy = f"where the sources have changed since, delete {DATA}"
     return f"{path}: of {source} at least {refused}; {remedy}" if refused else None
 
 
-def _fates_of(config: TrainerConfig, config_class: type[Any], rows: Rows, tokenizer: Any) -> tuple[list[Fate], Limit]:
+def _fates_of(config: TrlConfig, config_class: type[Any], rows: Rows, tokenizer: Any) -> tuple[list[Fate], Limit]:
     """What becomes of the rows in the stage, and their limit."""
     if isinstance(config, RoundsConfig):
         limit = audit.longest_prompt(BASE, config.sampling.max_new_tokens, "sampling.max_new_tokens")

@@ -1,4 +1,4 @@
-"""Rows that a method of compression looks at: of the training split only, and recorded in what it writes."""
+"""Calibration rows of a method of compression: drawn from the training split alone, and recorded in its artifact."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.models.turn_ends import templated
+from tasks.models.chat_template import render
 from tasks.stage.config import Strict
 from tasks.stage.errors import ConfigError
 from tasks.training import rows as training_rows
@@ -30,7 +30,7 @@ class Calibration(Strict):
 
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row's turns, of whichever shape: `messages`, or `prompt` and `completion`."""
+    """Return a row's turns, of whichever shape: `messages`, or `prompt` and `completion`."""
     return list(row["messages"]) if "messages" in row else [*row["prompt"], *row["completion"]]
 
 
@@ -48,26 +48,35 @@ def draw(
         DataError: no such set.
         ConfigError: it has fewer rows than are asked for.
     """
-    found = training_rows.read(data, settings.dataset, "train")
-    if len(found) < settings.rows:
+    candidates = training_rows.read(data, settings.dataset, "train")
+    if len(candidates) < settings.rows:
         raise ConfigError(
-            f"{where}: calibration.rows is {settings.rows}, and {settings.dataset} has {len(found)} training rows"
+            f"{where}: calibration.rows is {settings.rows}, and {settings.dataset} has {len(candidates)} training rows"
         )
-    drawn = random.Random(seed).sample(found, settings.rows)
-    texts = [templated(tokenizer, conversation(row), tokenize=False) for row in drawn]
+    rows = random.Random(seed).sample(candidates, settings.rows)
+    texts = [render(tokenizer, conversation(row), add_generation_prompt=False, chat_template_args={}) for row in rows]
     digest = hashlib.sha256()
-    for row, text in zip(drawn, texts, strict=True):
+    for row, text in zip(rows, texts, strict=True):
         digest.update(json.dumps([row["id"], text], ensure_ascii=False).encode() + b"\n")
-    whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    ids = [row[: settings.max_length] for row in whole]
-    cut, longest = sum(len(row) > settings.max_length for row in whole), max(map(len, whole))
+    uncut = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = [row[: settings.max_length] for row in uncut]
+    lengths = [len(row) for row in uncut]
+    cut = sum(length > settings.max_length for length in lengths)
     if cut:
         log.warning(
             "warning: %d of %d calibration rows cut (longest %d tokens, calibration.max_length %d)",
-            cut, len(ids), longest, settings.max_length,
-        )  # fmt: skip
+            cut,
+            len(ids),
+            max(lengths),
+            settings.max_length,
+        )
     record = {
-        "dataset": settings.dataset, "split": "train", "rows": len(ids), "cut": cut, "longest": longest,
-        "tokens": sum(map(len, ids)), "sha256": digest.hexdigest(),
-    }  # fmt: skip
+        "dataset": settings.dataset,
+        "split": "train",
+        "rows": len(ids),
+        "cut": cut,
+        "longest": max(lengths),
+        "tokens": sum(map(len, ids)),
+        "sha256": digest.hexdigest(),
+    }
     return ids, record

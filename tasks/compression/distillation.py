@@ -8,11 +8,11 @@ D is the generalised Jensen-Shannon divergence of GKD (Agarwal et al., arXiv:230
 whose square keeps the gradient's size (Hinton et al., arXiv:1503.02531, section 2). With `on_policy` a share of the
 batches is answered by the student first, and learnt from the teacher alone (GKD, algorithm 1).
 
-Why neither of TRL 1.16's own trainers: `DistillationTrainer` knows no rows of answers, only the student's samples.
-`GKDTrainer` hands the temperature to the sampling but not to the divergence, divides the loss of sampled answers by the
-number of tokens of the rows they replaced, draws its coin from a generator that a resumed run finds in another state,
-and learns from no token's label. What this leaves out: the teacher's logits kept on disk, a head in chunks (memory is
-tokens with loss × vocabulary), DeepSpeed and FSDP for the teacher, tokenizers that differ.
+Neither of TRL 1.16's own trainers does this. `DistillationTrainer` learns from the student's samples only, and not from
+rows of answers. `GKDTrainer` hands the temperature to the sampling but not to the divergence, divides the loss of
+sampled answers by the number of tokens of the rows they replaced, draws its coin from a generator that a resumed run
+finds in another state, and learns from no token's label. What this leaves out: the teacher's logits kept on disk, a
+head in chunks (memory is tokens with loss × vocabulary), DeepSpeed and FSDP for the teacher, tokenizers that differ.
 """
 
 from typing import Any
@@ -33,11 +33,11 @@ IGNORED = -100
 SAMPLED = "sampled"
 """Mark of a batch that the student answered: its labels are the student's own."""
 PARTS = ("divergence", "cross_entropy", "teacher_agreement")
-"""What is logged of each token: both parts of its loss, in nats, and whether both models find the same likeliest."""
+"""Means over tokens in the log: both parts of the loss, in nats, and the share with the same likeliest token."""
 
 
 def divergence(student: Tensor, teacher: Tensor, beta: float, temperature: float) -> Tensor:
-    """Generalised Jensen-Shannon divergence of each token, in nats, without the factor `temperature`².
+    """Return the generalised Jensen-Shannon divergence of each token, in nats, without the factor `temperature`².
 
     Args:
         student: logits `(N, V)`.
@@ -60,7 +60,7 @@ def divergence(student: Tensor, teacher: Tensor, beta: float, temperature: float
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) of log-probabilities `(N, V)`."""
+    """Return KL(p ‖ q) of log-probabilities `(N, V)`, shape `(N,)`."""
     return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
 
 
@@ -75,19 +75,22 @@ def same_tokens(student: Any, teacher: Any, names: tuple[Any, Any]) -> None:
     Raises:
         ModelError: naming the first difference.
     """
-    mine, its = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (student, teacher))
-    for i in sorted(mine.keys() | its.keys()):
-        if mine.get(i) != its.get(i):
+    student_tokens = {i: token for token, i in student.get_vocab().items()}
+    teacher_tokens = {i: token for token, i in teacher.get_vocab().items()}
+    for i in sorted(student_tokens.keys() | teacher_tokens.keys()):
+        if student_tokens.get(i) != teacher_tokens.get(i):
             raise ModelError(
-                f"{names[0]} and {names[1]}: different tokenizers: token {i} is {mine.get(i)!r} for the student and "
-                f"{its.get(i)!r} for the teacher; take a teacher of the same family, or the method whose "
-                f"teacher_weight is 0 with `answers`, which passes text on and no distribution"
+                f"{names[0]} and {names[1]}: different tokenizers: token {i} is {student_tokens.get(i)!r} for the "
+                f"student and {teacher_tokens.get(i)!r} for the teacher; take a teacher of the same "
+                f"family, or the method whose teacher_weight is 0 with `answers`, which passes text on and no "
+                f"distribution"
             )
-    ends = [_end(tokenizer) for tokenizer in (student, teacher)]
-    if ends[0] != ends[1]:
+    student_end = _end(student)
+    teacher_end = _end(teacher)
+    if student_end != teacher_end:
         raise ModelError(
-            f"{names[0]} and {names[1]}: the student ends an answer with {ends[0]!r} and the teacher with "
-            f"{ends[1]!r}; take a teacher whose answers end alike"
+            f"{names[0]} and {names[1]}: the student ends an answer with {student_end!r} and the teacher with "
+            f"{teacher_end!r}; take a teacher whose answers end alike"
         )
 
 
@@ -111,7 +114,7 @@ class Distillation(SFTTrainer):
         sampling: GenerationConfig | None,
         **kwargs: Any,
     ) -> None:
-        """As `SFTTrainer`, and
+        """Take the arguments of `SFTTrainer`, and these.
 
         Args:
             teacher: causal language model of the same vocabulary.
@@ -119,10 +122,10 @@ class Distillation(SFTTrainer):
             beta: of the divergence.
             temperature: of both distributions.
             on_policy: share of the batches that the student answers.
-            sampling: how it does so; None where `on_policy` is 0.
+            sampling: settings of those answers; None where `on_policy` is 0.
 
         Raises:
-            ModelError: the logits are not of the same width, or the student is of a kind that cannot be sampled from.
+            ModelError: the logits differ in width, or the student is of a kind that cannot be sampled from.
         """
         super().__init__(*args, **kwargs)
         widths = [model.config.get_text_config().vocab_size for model in (self.model, teacher)]
@@ -130,34 +133,36 @@ class Distillation(SFTTrainer):
             raise ModelError(
                 f"the student has {widths[0]} logits and the teacher {widths[1]}; take a teacher of the same family"
             )
-        self.how = plan(self.model, sampling) if sampling else None
-        if on_policy and self.how is None:
+        self.sampling_plan = plan(self.model, sampling) if sampling else None
+        if on_policy and self.sampling_plan is None:
             raise ModelError(f"{type(self.model).__name__} cannot answer in training; set on_policy to null")
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.teacher_weight, self.beta, self.temperature = teacher_weight, beta, temperature
+        self.teacher_weight = teacher_weight
+        self.beta = beta
+        self.temperature = temperature
         self.on_policy = on_policy
         self._sums: dict[str, Tensor] = {}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean over the tokens with loss, of all processes and accumulated batches; keeps the parts for the log."""
+        """Return the mean over the tokens with loss, of all processes and accumulated batches; log its parts."""
         mode = "train" if model.training else "eval"
         weight = 1.0 if inputs.get(SAMPLED) else self.teacher_weight
-        fed = {k: v for k, v in inputs.items() if k not in ("labels", SAMPLED)}
+        model_inputs = {k: v for k, v in inputs.items() if k not in ("labels", SAMPLED)}
         labels = inputs["labels"][:, 1:]
-        kept = labels != IGNORED
-        outputs = model(**fed, use_cache=False)
-        student = outputs.logits[:, :-1][kept]
+        loss_mask = labels != IGNORED
+        outputs = model(**model_inputs, use_cache=False)
+        student = outputs.logits[:, :-1][loss_mask]
         with torch.no_grad():
-            teacher = self.teacher(**fed, use_cache=False).logits[:, :-1][kept]
-        apart = divergence(student, teacher, self.beta, self.temperature).sum()
+            teacher = self.teacher(**model_inputs, use_cache=False).logits[:, :-1][loss_mask]
+        divergence_sum = divergence(student, teacher, self.beta, self.temperature).sum()
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight < 1):  # else it is only logged
-            surprise = functional.cross_entropy(student.float(), labels[kept], reduction="sum")
-        tokens = kept.sum()
-        agreed = (student.argmax(-1) == teacher.argmax(-1)).sum()
-        loss = weight * self.temperature**2 * apart + (1 - weight) * surprise
-        parts = torch.stack([loss, apart, surprise, agreed, tokens]).detach().double()
+            cross_entropy_sum = functional.cross_entropy(student.float(), labels[loss_mask], reduction="sum")
+        tokens = loss_mask.sum()
+        argmax_matches = (student.argmax(-1) == teacher.argmax(-1)).sum()
+        loss = weight * self.temperature**2 * divergence_sum + (1 - weight) * cross_entropy_sum
+        parts = torch.stack([loss, divergence_sum, cross_entropy_sum, argmax_matches, tokens]).detach().double()
         self._sums[mode] = self._sums.get(mode, 0) + self.accelerator.reduce(parts)
         loss = loss / torch.as_tensor(tokens if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -177,7 +182,7 @@ class Distillation(SFTTrainer):
         super().log(logs, start_time)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """The batches of a step, answered by the student in a share of the steps, and their tokens with loss.
+        """Return the batches of a step, in a share of the steps answered by the student, and their tokens with loss.
 
         The coin and the draws depend on the seed and the step alone: a resumed run, whose generator is set only after
         its first batch was fetched, throws the same, and all processes agree.
@@ -185,12 +190,12 @@ class Distillation(SFTTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.on_policy or not batches:
             return batches, items
-        step, processes = self.state.global_step, self.accelerator.num_processes
+        step_seed = self.args.seed * 1_000_003 + self.state.global_step
         with torch.random.fork_rng():
-            torch.manual_seed(self.args.seed * 1_000_003 + step)
+            torch.manual_seed(step_seed)
             if torch.rand(()) >= self.on_policy:
                 return batches, items
-            torch.manual_seed((self.args.seed * 1_000_003 + step) * processes + self.accelerator.process_index)
+            torch.manual_seed(step_seed * self.accelerator.num_processes + self.accelerator.process_index)
             checkpointing = self.args.gradient_checkpointing_kwargs
             with unwrap_model_for_generation(
                 self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
@@ -199,17 +204,18 @@ class Distillation(SFTTrainer):
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _answer(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with the student's own answer in place of each row's first one, through the same collator."""
-        assert self.how is not None, "a share of answers comes with the way to draw them"
+        """Replace each row's first answer by the student's own, and collate the rows as the trainer does."""
+        assert self.sampling_plan is not None, "a share of answers comes with the way to draw them"
         prompts = []
-        for ids, seen, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-            ids, labels = ids[seen.bool()].tolist(), labels[seen.bool()] != IGNORED
-            prompts.append(ids[: int(labels.int().argmax())] if labels.any() else ids)
+        for padded_ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+            ids = padded_ids[mask.bool()].tolist()
+            has_loss = labels[mask.bool()] != IGNORED
+            prompts.append(ids[: int(has_loss.int().argmax())] if has_loss.any() else ids)
         training = model.training
-        drawn = draw(model.eval(), prompts, self.how).ids
+        answers = draw(model.eval(), prompts, self.sampling_plan).ids
         model.train(training)
         rows = [
             {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
-            for prompt, answer in zip(prompts, drawn, strict=True)
+            for prompt, answer in zip(prompts, answers, strict=True)
         ]
         return {**self.data_collator(rows), SAMPLED: True}

@@ -1,7 +1,7 @@
-"""llm-compressor: its modifiers built from a recipe, run over a model, and kept quiet.
+"""llm-compressor's modifiers: built from a recipe, run over a model, and kept quiet.
 
-It calls each algorithm a modifier and describes it by a pydantic model; a recipe names modifiers and gives their fields
-verbatim:
+llm-compressor calls each algorithm a modifier and describes it by a pydantic model; a recipe names modifiers and gives
+their fields verbatim:
 
     GPTQModifier: {targets: [Linear], ignore: ["re:.*lm_head"], scheme: W4A16}
 """
@@ -26,21 +26,21 @@ Modifiers = Mapping[Any, Mapping[str, Any]]
 RESERVED = ("index", "group", "start", "end", "update")
 """Fields of every modifier that are for training with a schedule, which these stages do not do."""
 _NOISE = ("No accelerator available", "Failed to find config._name_or_path")
-"""Beginnings of warnings that say what is no news: a recipe for a CPU runs on a CPU, and a model is written without the
-path it came from."""
+"""Beginnings of warnings without news: a recipe for a CPU runs on a CPU, and a model is written without the path it
+came from."""
 
 
 def modifier_class(name: str) -> type[Any]:
-    """llm-compressor's class of that name; which names there may be, the stages' configurations say."""
+    """Return llm-compressor's class of that name; the stages' configurations list the names allowed."""
     with _quiet():
         from llmcompressor.modifiers import pruning, quantization, transform
 
-    found: type[Any] = {**vars(pruning), **vars(quantization), **vars(transform)}[name]
-    return found
+    modifier: type[Any] = {**vars(pruning), **vars(quantization), **vars(transform)}[name]
+    return modifier
 
 
 def fields(name: str) -> type[Any]:
-    """The fields of a modifier as a dataclass, which is what `check_trainer` compares a mapping with."""
+    """Return the fields of a modifier as a dataclass, the form that `check_trainer` compares a mapping with."""
     return make_dataclass(name, [(field, Any) for field in modifier_class(name).model_fields])
 
 
@@ -50,16 +50,18 @@ def build(modifiers: Modifiers, section: str, where: Path) -> list[Any]:
     Raises:
         ConfigError: naming file and key of a field that a modifier refuses, or a combination that it cannot do.
     """
-    made = []
+    instances = []
     for name, values in modifiers.items():
         try:
-            made.append(modifier_class(name)(**values))
+            instances.append(modifier_class(name)(**values))
         except ValidationError as e:
-            wrong = [(".".join([section, name, *map(str, error["loc"])]), error["msg"]) for error in e.errors()]
-            raise ConfigError("\n".join(f"{where}: {key}: {message}" for key, message in wrong)) from None
+            lines = [
+                f"{where}: {'.'.join([section, name, *map(str, error['loc'])])}: {error['msg']}" for error in e.errors()
+            ]
+            raise ConfigError("\n".join(lines)) from None
         except (TypeError, ValueError) as e:
             raise ConfigError(f"{where}: {section}.{name}: {e}") from None
-    return made
+    return instances
 
 
 def oneshot(
@@ -68,10 +70,10 @@ def oneshot(
     """Run the modifiers over the model, in place.
 
     Args:
-        model: whole weights; afterwards its `save_pretrained` writes compressed-tensors.
+        model: with weights in full precision; afterwards its `save_pretrained` writes compressed-tensors.
         tokenizer: its tokenizer.
         modifiers: from `build`.
-        rows: token ids, from `_calibration.draw`; None where no modifier needs any.
+        rows: token ids, from `calibration.draw`; None where no modifier needs any.
         section: of the recipe, for the message.
         where: the recipe file.
 
@@ -81,16 +83,20 @@ def oneshot(
     with _quiet():
         from llmcompressor.entrypoints.oneshot import oneshot as run
 
-    calibrated: dict[str, Any] = {}
+    calibration: dict[str, Any] = {}
     if rows is not None:
         from datasets import Dataset
 
-        ours = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
-        calibrated = {"dataset": ours, "num_calibration_samples": len(rows), "batch_size": 1}
-        calibrated |= {"max_seq_length": max(map(len, rows)), "shuffle_calibration_samples": False}
+        calibration = {
+            "dataset": Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}),
+            "num_calibration_samples": len(rows),
+            "batch_size": 1,
+            "max_seq_length": max(map(len, rows)),
+            "shuffle_calibration_samples": False,
+        }
     try:
         with _quiet(), _unpinned():
-            run(model=model, tokenizer=tokenizer, recipe=modifiers, **calibrated)
+            run(model=model, tokenizer=tokenizer, recipe=modifiers, **calibration)
     except ValueError as e:
         raise ConfigError(f"{where}: {section}: llm-compressor refuses it: {e}") from None
 
@@ -122,7 +128,7 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
 
 
 def described(modifiers: list[Any]) -> dict[str, dict[str, Any]]:
-    """Name of each modifier to its fields as JSON: those of the recipe, and what the others came to in `oneshot`."""
+    """Return each modifier's fields as JSON, by its name: the recipe's, and the values that `oneshot` gave the rest."""
     return {type(each).__name__: each.model_dump(mode="json", exclude=set(RESERVED)) for each in modifiers}
 
 
@@ -131,12 +137,12 @@ def _quiet() -> Iterator[None]:
     """Keep llm-compressor's bars and notices out of the log, and put each of its warnings in once."""
     from loguru import logger
 
-    said: set[str] = set()
+    logged: set[str] = set()
 
     def warn(message: Any) -> None:
         text = message.record["message"]
-        if message.record["level"].name in ("WARNING", "ERROR") and not text.startswith(_NOISE) and text not in said:
-            said.add(text)
+        if message.record["level"].name in ("WARNING", "ERROR") and not text.startswith(_NOISE) and text not in logged:
+            logged.add(text)
             log.warning("llm-compressor: %s", text)
 
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Pruning's parts: which weights may go, which blocks do least, and training that keeps the zeros."""
+"""Parts of pruning: the weights that may go, the influence of each block, and training that keeps the zeros."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,16 @@ from tasks.training import rows as training_rows
 
 
 def matrices(model: Any) -> dict[str, Any]:
-    """Weights of the linear layers inside the blocks, by name; the embedding and the head are never pruned."""
+    """Return the weights of the linear layers in the blocks, by name; the embedding and the head are never pruned."""
     import torch
 
     blocks = model.get_decoder().layers
-    return {f"{i}.{name}": module.weight for i, block in enumerate(blocks) for name, module in block.named_modules()
-            if isinstance(module, torch.nn.Linear)}  # fmt: skip
+    return {
+        f"{i}.{name}": module.weight
+        for i, block in enumerate(blocks)
+        for name, module in block.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
 
 
 def cut_smallest(matrix: Any, share: float) -> None:
@@ -25,7 +29,7 @@ def cut_smallest(matrix: Any, share: float) -> None:
 
 
 def block_influence(model: Any, rows: list[list[int]]) -> list[float]:
-    """ShortGPT's block influence (arXiv:2403.03853, eq. 1): 1 - mean cosine of each token's vector before and after.
+    """Return ShortGPT's block influence (arXiv:2403.03853, eq. 1): 1 - mean cosine of each token before and after.
 
     Args:
         model: a decoder, on its device.
@@ -36,29 +40,29 @@ def block_influence(model: Any, rows: list[list[int]]) -> list[float]:
     """
     import torch
 
-    totals, count = [0.0] * len(model.get_decoder().layers), sum(map(len, rows))
+    blocks = model.get_decoder().layers
+    cosine_sums = [0.0] * len(blocks)
+    tokens = sum(map(len, rows))
 
     def watch(place: int) -> Any:
         def hook(_block: Any, args: Any, kwargs: Any, output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
-            totals[place] += float(torch.cosine_similarity(before, after, dim=-1).double().sum())
+            cosine_sums[place] += float(torch.cosine_similarity(before, after, dim=-1).double().sum())
 
         return hook
 
-    hooks = [
-        block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(model.get_decoder().layers)
-    ]
+    hooks = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
     with torch.inference_mode():
         for ids in rows:
             model(torch.tensor([ids], device=model.device))
     for hook in hooks:
         hook.remove()
-    return [1 - total / count for total in totals]
+    return [1 - total / tokens for total in cosine_sums]
 
 
 def healer(arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path, dense: Any, weight: float) -> Any:
-    """A trainer that keeps the zeros of the model it is given.
+    """Make a trainer that keeps the zeros of the model it is given.
 
     Args:
         arguments: `trl.SFTConfig`.
@@ -67,8 +71,8 @@ def healer(arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path
         tokenizer: its tokenizer.
         data: data artifact.
         dense: the model before pruning, which teaches; None for plain fine-tuning.
-        weight: share of the teacher's divergence in the loss (`tasks/compression/distillation.py`), above 0 where there
-        is a teacher.
+        weight: share of the teacher's divergence in the loss (`tasks/compression/distillation.py`), above 0 where
+            there is a teacher.
 
     Returns:
         `trl.SFTTrainer`.
@@ -78,26 +82,36 @@ def healer(arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path
 
     from tasks.compression.distillation import Distillation
 
-    kept = [(matrix, matrix.detach() != 0) for matrix in matrices(policy).values() if bool((matrix == 0).any())]
+    masks = [(matrix, matrix.detach() != 0) for matrix in matrices(policy).values() if bool((matrix == 0).any())]
 
     class KeepZeros(TrainerCallback):
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            for matrix, mask in kept:
+            for matrix, mask in masks:
                 matrix.data.mul_(mask)
 
-    shared = {
-        "model": policy, "args": arguments, "processing_class": tokenizer, "callbacks": [KeepZeros()],
+    common = {
+        "model": policy,
+        "args": arguments,
+        "processing_class": tokenizer,
+        "callbacks": [KeepZeros()],
         "train_dataset": training_rows.examples(data, dataset, "train"),
         "eval_dataset": training_rows.examples(data, dataset, "validation"),
-    }  # fmt: skip
+    }
     if dense is None:
-        return SFTTrainer(**shared)
-    taught = {"teacher": dense, "teacher_weight": weight, "beta": 0.0, "temperature": 1.0}
-    return Distillation(**shared, **taught, on_policy=0.0, sampling=None)
+        return SFTTrainer(**common)
+    return Distillation(
+        **common,
+        teacher=dense,
+        teacher_weight=weight,
+        beta=0.0,
+        temperature=1.0,
+        on_policy=0.0,
+        sampling=None,
+    )
 
 
 def sparsity(model: Any) -> dict[str, Any]:
-    """Share of zeros: `kinds` of matrix (q_proj, …), of the `matrices` of all blocks, and of `all_weights`."""
+    """Return the share of zeros in each of the `kinds` of matrix (q_proj, …), in all `matrices`, in `all_weights`."""
     zeros: dict[str, list[int]] = {}
     for name, matrix in matrices(model).items():
         counts = zeros.setdefault(name.rsplit(".", 1)[-1], [0, 0])

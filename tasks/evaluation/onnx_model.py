@@ -19,6 +19,7 @@ from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
 from tasks.evaluation.harness import generation_lengths, pair_lengths
 from tasks.export import genai
+from tasks.export.divergence import log_softmax
 from tasks.models.folder import load_tokenizer
 from tasks.stage.errors import ConfigError
 from tasks.stage.progress import Progress
@@ -136,12 +137,11 @@ class OnnxLM(TemplateLM):
             rows = [requests[i][1] + requests[i][2] for i in batch]
             generator = self._generator(rows, 0)
             logits = np.asarray(generator.get_output("logits"), dtype=np.float32)
-            for i, row, found in zip(batch, rows, logits, strict=True):
+            for i, row, row_logits in zip(batch, rows, logits, strict=True):
                 answer = requests[i][2]
-                before = found[len(row) - len(answer) - 1 : len(row) - 1].astype(np.float64)
-                before -= before.max(-1, keepdims=True)
-                logps = before[range(len(answer)), answer] - np.log(np.exp(before).sum(-1))
-                scores[i] = float(logps.sum()), bool((before.argmax(-1) == answer).all())
+                answer_logits = row_logits[len(row) - len(answer) - 1 : len(row) - 1]
+                logps = log_softmax(answer_logits)[range(len(answer)), answer]
+                scores[i] = float(logps.sum()), bool((answer_logits.argmax(-1) == answer).all())
             done += len(batch)
             self._progress.update(done, len(requests), "scoring references")
         return scores

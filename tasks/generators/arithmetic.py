@@ -18,6 +18,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from tasks.grading.addition import working
+
 QUESTIONS = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
 LAYOUTS = (
     "{question} {text}",
@@ -39,16 +41,6 @@ def _sum(rng: random.Random, digits: list[int]) -> tuple[int, int, int, str]:
     if rng.random() < 0.5:
         a, b = b, a
     return a, b, length, f"{min(a, b)}+{max(a, b)}"
-
-
-def working(a: int, b: int) -> str:
-    """Column addition, lowest digit first: `8+7=15 5+6+1=12 so 125` for 58 + 67."""
-    steps, carry, x, y = [], 0, a, b
-    while x or y:
-        s = x % 10 + y % 10 + carry
-        steps.append(f"{x % 10}+{y % 10}{'+1' if carry else ''}={s}")
-        carry, x, y = s // 10, x // 10, y // 10
-    return f"{' '.join(steps)} so {a + b}"
 
 
 def texts(

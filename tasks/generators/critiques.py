@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.generators import reasoning as reasoning_rows
-from tasks.generators.arithmetic import QUESTIONS, _sum, working
+from tasks.generators.arithmetic import QUESTIONS, _sum
+from tasks.grading.addition import working
 
 RIGHT = "Right."
 """What `reasoning` says to a right draft."""
@@ -63,8 +64,8 @@ def reasoning(count: int, seed: int, kinds: dict[str, dict[str, Any]], wrong_sha
 def slip(rng: random.Random, a: int, b: int) -> str:
     """A column addition with one wrong step.
 
-    The steps are those of `_arithmetic.working`. One has a wrong result (a near one, or a ten too many or too few), a
-    carry forgotten or made up, or a digit misread; the steps behind it go on with its carry.
+    The steps are those of `tasks/grading/addition.py`. One has a wrong result (a near one, or a ten too many or too
+    few), a carry forgotten or made up, or a digit misread; the steps behind it go on with its carry.
     """
     columns = [(a // 10**i % 10, b // 10**i % 10) for i in range(len(str(max(a, b))))]
     at = rng.randrange(len(columns))

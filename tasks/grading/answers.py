@@ -1,4 +1,4 @@
-"""Graders: what makes an answer right. A task's YAML names one as `process_results: tasks.grading.answers.NAME`.
+"""Graders: what makes an answer right. A task's YAML names one as `process_results: NAME`.
 
 Each takes the row and lm-eval's results for it and returns `{metric: score}`. For generated answers the results are
 `[response]`; for log-likelihoods `[(sum of log-probabilities in nats, whether greedy decoding gives it)]`.

@@ -4,26 +4,29 @@ A source is read into a `Table`: rows with the line they stand on, the lines tha
 identify what was read (revision, SHA-256, options), which the data report repeats.
 """
 
-import difflib
 import errno
 import importlib
 import inspect
 import itertools
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from tasks import generators
 from tasks.ingestion.files import Line, Reject, read_file
 from tasks.ingestion.values import printable
 from tasks.ingestion.wheels import package_member
+from tasks.stage import own
 from tasks.stage.artifact import sha256
-from tasks.stage.config import Strict
+from tasks.stage.config import Strict, nearest, suggest
 from tasks.stage.errors import DataError
 
+OWN = "generators"
+"""Module of a recipe's own generators, `generators.py` in its folder."""
 _LOADING = (ImportError, OSError, OverflowError, RuntimeError, ValueError)
 """Built-in errors that `datasets` lets pass: a file it cannot parse, nesting too deep, a decoder that is not there."""
 
@@ -77,7 +80,8 @@ class GeneratorSource(Strict):
     """A function that yields rows."""
 
     generator: str
-    """Dotted name of a function in the `tasks` package, e.g. `tasks.generators.arithmetic.conversations`."""
+    """Name of a generator function, `file.function`: of `tasks/generators/`, e.g. `arithmetic.conversations`, or of
+    the recipe's own `generators.py`, e.g. `generators.tickets`."""
     options: dict[str, Any]
     """Its keyword arguments."""
     licence: str
@@ -140,12 +144,13 @@ class Table:
         )
 
 
-def read(name: str, source: Any) -> Table:
+def read(name: str, source: Any, folder: Path) -> Table:
     """Read all rows of a source.
 
     Args:
         name: its name in the recipe, for messages.
         source: one of the four kinds.
+        folder: the recipe's folder, whose `generators.py` may hold generators of its own.
 
     Raises:
         DataError: it cannot be found, is not what it was pinned to be, or has no row.
@@ -164,7 +169,7 @@ def read(name: str, source: Any) -> Table:
         where = f"{source.package}=={source.version}:{source.member}"
         table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256})
     else:
-        table = _read_generator(source)
+        table = _read_generator(source, folder)
     if not table.lines and not table.rejects:
         raise DataError(f"{table.file}: empty, not one row (source '{name}'); check the path, or remove the source")
     table.origin = {**source.model_dump(mode="json"), **table.origin, "name": table.file}
@@ -184,8 +189,8 @@ def _check_file(path: Path, name: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise DataError(f"{name}: a symbolic link to {path.readlink()}, which does not exist") from None
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `dvc pull` fetches what is under DVC"
+        near = nearest(path.name, [p.name for p in path.parent.glob("*")])
+        hint = f"; did you mean {path.parent / near}?" if near else "; `dvc pull` fetches what is under DVC"
         raise DataError(f"{name}: no such file{hint}") from None
     except OSError as e:
         what = "a symbolic link that leads back to itself" if e.errno == errno.ELOOP else f"no path ({e.strerror})"
@@ -200,20 +205,8 @@ def _check_file(path: Path, name: str) -> None:
     raise DataError(f"{name}: {kinds[stat.S_IFMT(mode)]}, not a file; write its content to a file first")
 
 
-def _read_generator(source: GeneratorSource) -> Table:
-    module_name, _, function_name = source.generator.rpartition(".")
-    if not module_name.startswith("tasks."):
-        raise DataError(f"{source.generator}: a generator is a function in the `tasks` package, e.g. tasks._mine.rows")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        raise DataError(f"{source.generator}: {e}; expected a file {module_name.replace('.', '/')}.py") from None
-    functions = {
-        n: f for n, f in inspect.getmembers(module, inspect.isgeneratorfunction) if f.__module__ == module_name
-    }
-    if function_name not in functions:
-        raise DataError(f"{source.generator}: no such generator; {module_name} has: {', '.join(sorted(functions))}")
-    function = functions[function_name]
+def _read_generator(source: GeneratorSource, folder: Path) -> Table:
+    function = _generator(source.generator, folder)
     try:
         inspect.signature(function).bind(**source.options)
     except TypeError as e:
@@ -227,6 +220,31 @@ def _read_generator(source: GeneratorSource) -> Table:
         else:
             table.rejects.append(Reject(table.file, i, f"is {type(row).__name__}, not a dictionary", printable(row)))
     return table
+
+
+def _generator(name: str, folder: Path) -> Callable[..., Iterable[Any]]:
+    """The generator function of a name: of the recipe's own `generators.py`, or of a file in `tasks/generators/`."""
+    module, _, function = name.rpartition(".")
+    if module == OWN:
+        functions = own.functions(folder, OWN)
+        if not functions:
+            raise DataError(
+                f"{name}: no such generator; expected a file {folder / OWN}.py with a function '{function}'"
+            )
+    else:
+        files = {path.stem for path in Path(generators.__path__[0]).glob("[a-z]*.py")}
+        if module not in files:
+            raise DataError(f"{name}: no such generator{suggest(module, {*files, OWN})} (`file.function`)")
+        loaded = importlib.import_module(f"{generators.__name__}.{module}")
+        functions = {f"{module}.{n}": f for n, f in vars(loaded).items() if _defined_in(f, loaded.__name__)}
+    functions = {n: f for n, f in functions.items() if inspect.isgeneratorfunction(f)}
+    if name not in functions:
+        raise DataError(f"{name}: no such generator{suggest(name, functions)}")
+    return functions[name]
+
+
+def _defined_in(value: Any, module: str) -> bool:
+    return inspect.isfunction(value) and value.__module__ == module
 
 
 def _read_hub(source: HubSource) -> Table:

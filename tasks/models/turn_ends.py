@@ -10,14 +10,11 @@ the first writes the next turns as well.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.stage.errors import DataError, ModelError
+from tasks.stage.errors import ModelError
 
 log = logging.getLogger("polm")
-SHOWN = 60
-"""Characters of a row that a message repeats."""
 PROBE = "polm"
 """An answer to render; no template changes it."""
 RAISED = (TypeError, ValueError, LookupError, AttributeError)
@@ -40,31 +37,6 @@ NEUTRAL = {
 """Settings that change no answer at this value, and so may stay."""
 IDLE = {"transformers_version", "_from_model_config"}
 """Keys that set nothing."""
-
-
-def templated(tokenizer: Any, turns: Sequence[Mapping[str, str]], **options: Any) -> Any:
-    """Return a row's turns through the chat template.
-
-    Args:
-        tokenizer: any Hugging Face tokenizer with a chat template.
-        turns: messages with `role` and `content`.
-        options: of `apply_chat_template`.
-
-    Raises:
-        DataError: the template refuses them, as Gemma's does with a system message.
-    """
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(turns, **options)
-    except (TemplateError, *RAISED) as e:
-        roles = ", ".join(turn["role"] for turn in turns)
-        opening = " ".join(turns[0]["content"].split())[:SHOWN]
-        raise DataError(
-            f"the model's chat template refuses the row of {roles} that begins {opening!r} ({e}); shape the rows in "
-            f"data.yaml as it takes them (without a system message, put its text in the user's), or change the "
-            f"template in the folder that base.yaml names"
-        ) from None
 
 
 def rendered_end(tokenizer: Any) -> str | None:

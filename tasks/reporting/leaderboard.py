@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.grading.average import merges
 from tasks.grading.bootstrap import paired_difference, verdict
+from tasks.reporting.merges import merges
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError
 

@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import report
-from tasks.reporting import frontier
+from tasks.reporting import board, frontier
 from tasks.reporting import page as html_page
-from tasks.stage import artifact
+from tasks.stage import artifact, recipe
 from tasks.stage.config import load
 from tasks.stage.lifecycle import read_measurements
 
@@ -29,24 +28,24 @@ def main(params: Path, out: Path, artifacts: Sequence[Path]) -> None:
         out: folder to write to.
         artifacts: folders of the artifacts to report on, all of the same `artifacts/`.
     """
+    graph = recipe.read(params.parent / recipe.FILE)
     wanted = set(artifacts)
-    every = html_page.folders(*(Path("artifacts") / name for name in html_page.FOLDERS))
-    found = {name: folder for name, folder in every.items() if folder in wanted}
-    board = report.leaderboard(load(params, report.Config), found, params, part=True)
-    measured = {name: taken for name, folder in found.items() if (taken := read_measurements(folder))}
-    page = html_page.render(found, board, measured, _runs(board))
+    folders = {n: folder for n, folder in html_page.folders(Path("artifacts"), graph).items() if folder in wanted}
+    scores = board.build(load(params, board.Config), graph, folders, params)
+    measured = {name: taken for name, folder in folders.items() if (taken := read_measurements(folder))}
+    page = html_page.render(folders, scores, measured, _runs(scores))
     out.mkdir(parents=True, exist_ok=True)
-    artifact.write_json(out / "leaderboard.json", board)
-    artifact.write_json(out / "frontier_speed.json", frontier.by_speed(board["frontier"], measured))
+    artifact.write_json(out / "leaderboard.json", scores)
+    artifact.write_json(out / "frontier_speed.json", frontier.by_speed(scores["frontier"], measured))
     (out / "index.html").write_text(page, encoding="utf-8")
 
 
-def _runs(board: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _runs(scores: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Artifact name to the MLflow run of the stage that made it."""
     path = artifact.STATE / "mlflow_runs.json"
     known = artifact.read_json(path) if path.exists() else {}
     runs = {run["artifact"]: run for run in known.values() if "artifact" in run}
-    names = {node["name"]: f"artifacts/{node['name']}" for node in board["lineage"]}
+    names = {node["name"]: f"artifacts/{node['name']}" for node in scores["lineage"]}
     return {name: runs[folder] for name, folder in names.items() if folder in runs}
 
 

@@ -16,21 +16,28 @@ from markupsafe import Markup
 from tasks.reporting import charts as drawings
 from tasks.reporting import frontier, svg
 from tasks.stage import artifact
+from tasks.stage.recipe import Graph
 
 HERE = Path(__file__).parent
-FOLDERS = ("data", "labels", "models", "metrics", "onnx")
-"""Where artifacts lie under `artifacts/`, in the order of `folders`."""
 
 
-def folders(data: Path, labels: Path | None, models: Path, metrics: Path, onnx: Path) -> dict[str, Path]:
-    """Name every artifact at hand: `data`, `labels` (where a judge labels), `models/sft`, `metrics/sft`, `onnx/sft`."""
-    found = {"data": data}
-    if labels is not None and (labels / artifact.MANIFEST).exists():
-        found["labels"] = labels
-    for kind, folder in (("models", models), ("metrics", metrics), ("onnx", onnx)):
-        for path in sorted(folder.glob(f"*/{artifact.MANIFEST}")):
-            found[f"{kind}/{path.parent.name}"] = path.parent
-    return found
+def folders(root: Path, graph: Graph) -> dict[str, Path]:
+    """Name every artifact of a recipe's graph that is at hand: `data`, `labels/…`, `models/…`, `metrics/…`, `onnx/…`.
+
+    What lies beside them, made by another recipe, is left out.
+
+    Args:
+        root: `artifacts`.
+        graph: the recipe's graph.
+    """
+    labels = [f"labels/{name}" for name, kind in graph.kinds.items() if kind == "labels"]
+    models = sorted(f"models/{name}" for name, kind in graph.kinds.items() if kind == "models")
+    scores, exports = (
+        sorted(f"metrics/{name}" for name in graph.scored),
+        sorted(f"onnx/{name}" for name in graph.export),
+    )
+    names = ["data", *labels, *models, *scores, *exports]
+    return {name: root / name for name in names if (root / name / artifact.MANIFEST).exists()}
 
 
 def render(
@@ -81,9 +88,9 @@ def render(
         "graph": drawings.graph(leaderboard, models),
         "measured": measured or {},
         "runs": runs or {},
-        "css": Markup((HERE / "_page.css").read_text(encoding="utf-8")),
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
     }
-    return environment.get_template("_page.html.j2").render(context)
+    return environment.get_template("page.html.j2").render(context)
 
 
 def columns(leaderboard: dict[str, Any]) -> list[dict[str, Any]]:

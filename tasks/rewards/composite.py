@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tasks.judges.opening import JudgeSettings, OpenJudge, open_judge
 from tasks.rewards import functions
+from tasks.stage import own
 from tasks.stage.config import Strict, suggest
 from tasks.stage.errors import ConfigError, DataError
 
@@ -59,7 +60,8 @@ class Rewards:
     """
 
     def __init__(self, specs: Mapping[str, RewardSpec], where: Path, judge: Path | None = None) -> None:
-        known = {name: function for name, function in vars(functions).items() if is_grader(function)}
+        candidates = {**vars(functions), **own.functions(where.parent, "graders")}
+        known = {name: function for name, function in candidates.items() if is_grader(function)}
         self._graders: dict[str, tuple[Grader, dict[str, Any]]] = {}
         problems = []
         for name, spec in specs.items():

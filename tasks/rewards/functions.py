@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
-from tasks.generators.arithmetic import working
 from tasks.grading import answers, numbers
 from tasks.grading import instructions as instruction_checks
+from tasks.grading.addition import working
 from tasks.judges.opening import OpenJudge
 from tasks.judges.protocol import preferred, spoken
 from tasks.stage.config import suggest

@@ -1,4 +1,4 @@
-"""What the stages that learn from rewards share: prompts, rewards as TRL calls them, and the look for reward hacking.
+"""What the stages that learn from rewards share: their prompts, and the look for reward hacking.
 
 A grader of weight 0 is tracked and not optimised. That is how the gold metric stands beside the reward in every curve:
 TRL logs `rewards/<name>/mean` of both on the same samples. A run whose reward rises while its gold metric falls has
@@ -8,32 +8,30 @@ so on the report page.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.rewards.composite import Rewards
 from tasks.stage import artifact
 from tasks.stage.config import suggest
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit
 from tasks.training import rows as training_rows
-
-if TYPE_CHECKING:
-    from tasks.stage.lifecycle import Run
-    from tasks.training.trainer import TrainerConfig
 
 log = logging.getLogger("polm")
 
 
-def prompts(config: "TrainerConfig", run: "Run", arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
+def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
     """The training prompts that leave room for a whole answer, a `datasets.Dataset`; writes `audit.json`.
 
     Raises:
         DataError: no such set, or more of its prompts leave no room than the recipe allows.
     """
     limit = audit.longest_prompt(model, arguments.max_completion_length or 1, "trainer.max_completion_length")
-    source = config.dataset, training_rows.file(data, config.dataset, "train")
+    source = config.dataset, split_file(data, config.dataset, "train")
     rows = training_rows.read(data, config.dataset, "train")
     record, fitting = audit.asked(
         config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
@@ -43,40 +41,13 @@ def prompts(config: "TrainerConfig", run: "Run", arguments: Any, tokenizer: Any,
     return found.select(fitting) if record["left_out"] else found
 
 
-def reward_functions(rewards: Rewards) -> list[Callable[..., list[float]]]:
-    """One function a grader, called as TRL calls reward functions, named as the grader is in the recipe."""
-    return [_reward_function(rewards, name) for name in rewards.names]
-
-
-def _reward_function(rewards: Rewards, name: str) -> Callable[..., list[float]]:
-    def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        count = len(completions)
-        kept = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
-        rows = [
-            {"prompt": prompts[i], "question": _text(prompts[i]), **{k: v[i] for k, v in kept.items()}}
-            for i in range(count)
-        ]
-        before = rewards.failures[name]
-        scores = rewards.score(name, [_text(completion) for completion in completions], rows)
-        columns["log_metric"](f"raised/{name}", (rewards.failures[name] - before) / count)
-        return scores
-
-    function.__name__ = name
-    return function
-
-
-def _text(turns: Any) -> str:
-    """The last message of a conversation, or the text itself."""
-    return str(turns if isinstance(turns, str) else turns[-1]["content"])
-
-
 def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
     """Raises ConfigError when `gold` names no grader of the recipe."""
     if gold is not None and gold not in rewards.names:
         raise ConfigError(f"{where}: gold is '{gold}', which is no grader{suggest(gold, rewards.names)}")
 
 
-def write_rl_report(run: "Run", rewards: Rewards, gold: str | None) -> None:
+def write_rl_report(run: Run, rewards: Rewards, gold: str | None) -> None:
     """Write `reward.json`: what was paid for, how reward and gold moved, how often graders raised, and the verdict.
 
     To be called after `curves.jsonl` was written: all of it is read from there, so that a run which was killed and went

@@ -7,19 +7,20 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from tasks.models.turn_ends import end_tokens, templated
+from tasks.models.chat_template import render
+from tasks.models.turn_ends import end_tokens
 from tasks.stage.config import Strict
 
 log = logging.getLogger("polm")
 
 
-class Sampling(Strict):
+class SamplingSettings(Strict):
     """How answers are drawn."""
 
     samples_per_prompt: int
     """Answers to each prompt."""
     temperature: float
-    """Of the softmax; 0 takes the likeliest token, and then one answer a prompt is all there is."""
+    """Temperature of the softmax; 0 takes the likeliest token, and then one answer a prompt is all there is."""
     top_p: float
     """Share of the probability mass that may be drawn from, 0 to 1."""
     max_new_tokens: int
@@ -51,11 +52,11 @@ def sample(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[list[dict[str, str]]],
-    sampling: Sampling,
+    sampling: SamplingSettings,
     chat_template_args: dict[str, Any],
     seed: int,
     report: Callable[[int, int], None],
-) -> list[list[str]]:
+) -> list[list[Answer]]:
     """Answer every prompt `samples_per_prompt` times through the chat template.
 
     Args:
@@ -68,22 +69,8 @@ def sample(
         report: called with prompts done and prompts in all.
 
     Returns:
-        For each prompt its answers as text, special tokens left out, stripped at both ends.
+        For each prompt its answers, in the order drawn.
     """
-    drawn = sample_counted(model, tokenizer, prompts, sampling, chat_template_args, seed, report)
-    return [[answer.text for answer in answers] for answers in drawn]
-
-
-def sample_counted(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[dict[str, str]]],
-    sampling: Sampling,
-    chat_template_args: dict[str, Any],
-    seed: int,
-    report: Callable[[int, int], None],
-) -> list[list[Answer]]:
-    """As `sample`, and how many tokens each answer took."""
     import torch
     from transformers import GenerationConfig
 
@@ -98,37 +85,48 @@ def sample_counted(
     )
     if sampling.temperature > 0:
         config.update(temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
-    rendered = {"tokenize": False, "add_generation_prompt": True, **chat_template_args}
-    texts = [templated(tokenizer, prompt, **rendered) for prompt in prompts]
+    texts = [
+        render(tokenizer, prompt, add_generation_prompt=True, chat_template_args=chat_template_args)
+        for prompt in prompts
+    ]
     _warn_of_context(model, tokenizer, texts, sampling.max_new_tokens)
     count = sampling.samples_per_prompt
     size = max(1, sampling.batch_size // count)
     answers: list[list[Answer]] = []
     for start in range(0, len(texts), size):
-        asked = tokenizer(texts[start : start + size], add_special_tokens=False)["input_ids"]
-        ids = _continued(model, tokenizer, [prompt for prompt in asked for _ in range(count)], config)
-        said = [row[:-1] if row[-1] in ends else row for row in ids]
-        new = tokenizer.batch_decode(said, skip_special_tokens=True)
-        made = [Answer(text.strip(), len(row)) for text, row in zip(new, ids, strict=True)]
-        answers += [made[i : i + count] for i in range(0, len(made), count)]
+        prompt_ids = tokenizer(texts[start : start + size], add_special_tokens=False)["input_ids"]
+        ids = _continued(model, tokenizer, [prompt for prompt in prompt_ids for _ in range(count)], config)
+        words = [row[:-1] if row[-1] in ends else row for row in ids]
+        decoded = tokenizer.batch_decode(words, skip_special_tokens=True)
+        batch = [Answer(text.strip(), len(row)) for text, row in zip(decoded, ids, strict=True)]
+        answers += [batch[i : i + count] for i in range(0, len(batch), count)]
         report(len(answers), len(texts))
     return answers
 
 
-def _warn_of_context(model: Any, tokenizer: Any, texts: list[str], most: int) -> None:
+def texts(answers: Sequence[Answer]) -> list[str]:
+    """Take the text of each answer."""
+    return [answer.text for answer in answers]
+
+
+def _warn_of_context(model: Any, tokenizer: Any, conversations: list[str], most: int) -> None:
     """Say how many prompts leave no room for a whole answer: what is drawn beyond the context is of little worth."""
     context = model.config.get_text_config().to_dict().get("max_position_embeddings")
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    lengths = [len(ids) for ids in tokenizer(conversations, add_special_tokens=False)["input_ids"]]
     beyond = sum(length + most > context for length in lengths) if context else 0
     if beyond:
         log.warning(
             "warning: %d of %d prompts (longest %d tokens) leave no room for %d new tokens in the context of %d",
-            beyond, len(texts), max(lengths), most, context,
-        )  # fmt: skip
+            beyond,
+            len(conversations),
+            max(lengths),
+            most,
+            context,
+        )
 
 
 def _continued(model: Any, tokenizer: Any, prompts: list[list[int]], config: Any) -> list[list[int]]:
-    """New tokens after each prompt, up to and with the one that ends the answer."""
+    """Draw new tokens after each prompt, up to and with the one that ends the answer."""
     import torch
 
     from tasks.sampling.generate import draw, plan

@@ -29,12 +29,12 @@ WINNER = {"better": "refinement", "worse": "best-of-n", "no difference": "not to
 
 
 class Comparison(Strict):
-    """On which questions, and how."""
+    """How refinement is compared with best-of-n, and on how many questions."""
 
     prompts: int = Field(ge=1)
     """Most prompts of the validation split that are asked, from the first."""
     temperature: float = Field(gt=0)
-    """Of all drafts that are voted on but the first, which is the greedy one."""
+    """Temperature of all drafts that are voted on but the first, which is the greedy one."""
     top_p: float = Field(gt=0, le=1)
     """Share of the probability mass that they may be drawn from."""
     resamples: int = Field(ge=1)
@@ -46,30 +46,30 @@ class Comparison(Strict):
 
 
 def vote(texts: Sequence[str]) -> int:
-    """Index of the first text that gives the answer which most of them give."""
+    """Find the index of the first text that gives the answer which most of them give."""
     keys = [answer_key(text) for text in texts]
     votes = Counter(key for key in keys if key is not None)
     return keys.index(votes.most_common(1)[0][0]) if votes else 0
 
 
 def samples_within(spent: Sequence[int], tokens: int) -> tuple[int, float]:
-    """How many drafts a question `tokens` buy.
+    """Find how many drafts of each question `tokens` buy.
 
     Args:
         spent: tokens of the first 1, 2, … drafts of all questions, rising.
         tokens: to spend on all of them.
 
     Returns:
-        Whole drafts n, at least 1, and the share of the questions, from 0 to below 1, that get one more.
+        Whole drafts n, at least 1, and the fraction of the questions, from 0 to below 1, that get one more.
     """
-    whole = max(1, sum(total <= tokens for total in spent))
-    if whole == len(spent):
-        return whole, 0.0
-    return whole, max(0.0, (tokens - spent[whole - 1]) / (spent[whole] - spent[whole - 1]))
+    n_drafts = max(1, sum(total <= tokens for total in spent))
+    if n_drafts == len(spent):
+        return n_drafts, 0.0
+    return n_drafts, max(0.0, (tokens - spent[n_drafts - 1]) / (spent[n_drafts] - spent[n_drafts - 1]))
 
 
 def draw_drafts(first: list[Answer], draw: Callable[[int], list[Answer]], tokens: int) -> list[list[Answer]]:
-    """Drafts of all questions, the first one given, until they have cost `tokens`; shape (drafts, questions)."""
+    """Draw drafts of all questions, the first one given, until they have cost `tokens`; shape (drafts, questions)."""
     drafts = [first]
     while sum(answer.tokens for column in drafts for answer in column) < tokens:
         drafts.append(draw(len(drafts)))
@@ -83,7 +83,7 @@ def compared(
     settings: Comparison,
     seed: int,
 ) -> dict[str, Any]:
-    """Who wins, with every number that says so.
+    """Find who wins, with every number that says so.
 
     Args:
         attempts: the refinement of each question's greedy draft, shape (n,).
@@ -98,38 +98,48 @@ def compared(
     """
     spent = list(accumulate(sum(answer.tokens for answer in column) for column in drafts))
     tokens = sum(attempt.tokens for attempt in attempts)
-    whole, share = samples_within(spent, tokens)
-    graded = [right([answer.text for answer in column]) for column in drafts]
-    refined = right([attempt.final for attempt in attempts])
-    chosen = [_chosen(drafts[: n + 1]) for n in range(len(drafts))]
-    voted = [[graded[pick][i] for i, pick in enumerate(picks)] for picks in chosen]
-    best = [[any(column[i] for column in graded[: n + 1]) for i in range(len(attempts))] for n in range(len(drafts))]
+    n_drafts, fraction = samples_within(spent, tokens)
+    right_drafts = [right([answer.text for answer in column]) for column in drafts]
+    right_finals = right([attempt.final for attempt in attempts])
+    counts = range(1, len(drafts) + 1)
+    vote_picks = [_vote_picks(drafts[:n]) for n in counts]
+    vote_scores = [[right_drafts[pick][i] for i, pick in enumerate(picks)] for picks in vote_picks]
+    ceiling_scores = [[any(column[i] for column in right_drafts[:n]) for i in range(len(attempts))] for n in counts]
     scores = {
-        "draft": _floats(graded[0]), "refined": _floats(refined),
-        "vote": _between(voted, whole, share), "ceiling": _between(best, whole, share),
-    }  # fmt: skip
-    fixed: dict[str, Any] = {"resamples": settings.resamples, "confidence": settings.confidence, "seed": seed}
-    beside = _difference(scores["refined"], scores["vote"], fixed)
+        "draft": _floats(right_drafts[0]),
+        "refined": _floats(right_finals),
+        "vote": _interpolate_scores(vote_scores, n_drafts, fraction),
+        "ceiling": _interpolate_scores(ceiling_scores, n_drafts, fraction),
+    }
+    bootstrap: dict[str, Any] = {"resamples": settings.resamples, "confidence": settings.confidence, "seed": seed}
+    difference = _difference(scores["refined"], scores["vote"], bootstrap)
+    next_total = spent[min(n_drafts, len(spent) - 1)]
     return {
-        **{name: asdict(mean_interval(values, **fixed)) for name, values in scores.items()},
-        "gain": asdict(_difference(scores["refined"], scores["draft"], fixed)),
-        "difference": asdict(beside),
-        "winner": WINNER[verdict(beside, higher_is_better=True)],
+        **{name: asdict(mean_interval(values, **bootstrap)) for name, values in scores.items()},
+        "gain": asdict(_difference(scores["refined"], scores["draft"], bootstrap)),
+        "difference": asdict(difference),
+        "winner": WINNER[verdict(difference, higher_is_better=True)],
         "questions": len(attempts),
-        "refinement": {"tokens": tokens, **_outcomes(attempts, graded[0], refined)},
+        "refinement": {"tokens": tokens, **_outcomes(attempts, right_drafts[0], right_finals)},
         "best_of_n": {
-            "n": whole + share,
-            "tokens": round(spent[whole - 1] + share * (spent[min(whole, len(spent) - 1)] - spent[whole - 1])),
+            "n": n_drafts + fraction,
+            "tokens": round(spent[n_drafts - 1] + fraction * (next_total - spent[n_drafts - 1])),
             "at": [
-                {"n": n + 1, "tokens": spent[n], "vote": _mean(voted[n]), "ceiling": _mean(best[n])}
-                for n in range(len(drafts))
+                {
+                    "n": n,
+                    "tokens": spent[n - 1],
+                    "vote": _mean(vote_scores[n - 1]),
+                    "ceiling": _mean(ceiling_scores[n - 1]),
+                }
+                for n in counts
             ],
         },
-        "examples": _examples(attempts, graded[0], refined, settings.examples),
+        "examples": _examples(attempts, right_drafts[0], right_finals, settings.examples),
     }
 
 
-def _chosen(drafts: Sequence[Sequence[Answer]]) -> list[int]:
+def _vote_picks(drafts: Sequence[Sequence[Answer]]) -> list[int]:
+    """Find the number of the draft that the vote picks for each question."""
     return [vote([answer.text for answer in row]) for row in zip(*drafts, strict=True)]
 
 
@@ -141,15 +151,19 @@ def _mean(values: Sequence[bool]) -> float:
     return sum(values) / len(values)
 
 
-def _between(by_count: Sequence[Sequence[bool]], whole: int, share: float) -> list[float]:
-    """Each question's expected score with `whole` drafts, and one more with probability `share`."""
-    more = by_count[whole] if share else by_count[whole - 1]
-    return [(1 - share) * a + share * b for a, b in zip(by_count[whole - 1], more, strict=True)]
+def _interpolate_scores(by_count: Sequence[Sequence[bool]], n_drafts: int, fraction: float) -> list[float]:
+    """Find each question's expected score with `n_drafts`, and one more with probability `fraction`."""
+    fewer = by_count[n_drafts - 1]
+    more = by_count[n_drafts] if fraction else fewer
+    return [(1 - fraction) * a + fraction * b for a, b in zip(fewer, more, strict=True)]
 
 
-def _difference(ours: Sequence[float], theirs: Sequence[float], fixed: Mapping[str, Any]) -> Interval:
-    sides = ({str(i): value for i, value in enumerate(side)} for side in (ours, theirs))
-    return paired_difference(*sides, **fixed)
+def _difference(ours: Sequence[float], theirs: Sequence[float], bootstrap: Mapping[str, Any]) -> Interval:
+    return paired_difference(_by_number(ours), _by_number(theirs), **bootstrap)
+
+
+def _by_number(scores: Sequence[float]) -> dict[str, float]:
+    return {str(number): score for number, score in enumerate(scores)}
 
 
 def _ending(before: bool, after: bool) -> str:
@@ -157,7 +171,7 @@ def _ending(before: bool, after: bool) -> str:
 
 
 def _outcomes(attempts: Sequence[Attempt], before: Sequence[bool], after: Sequence[bool]) -> dict[str, int]:
-    """How drafts and revisions ended, and how often the critique found fault with right and with wrong drafts."""
+    """Count how drafts and revisions ended, and how often the critique found fault with right and with wrong drafts."""
     ends = Counter(map(_ending, before, after))
     faulted = Counter(ok for attempt, ok in zip(attempts, before, strict=True) if attempt.revision)
     names = ("wrong_to_right", "right_to_wrong", "right_kept", "wrong_kept")

@@ -81,10 +81,10 @@ def revised(ask: Ask, prompts: Sequence[Messages], drafts: Sequence[Answer], tur
         drafts: its answers to them, shape (n,).
         turns: what the user says.
     """
-    checked = [to_check(prompt, draft.text, turns) for prompt, draft in zip(prompts, drafts, strict=True)]
-    critiques = ask(checked)
+    conversations = [to_check(prompt, draft.text, turns) for prompt, draft in zip(prompts, drafts, strict=True)]
+    critiques = ask(conversations)
     faulty = [i for i, draft in enumerate(drafts) if turns.finds_fault(critiques[i].text, draft.text)]
-    revisions = ask([to_revise(checked[i], critiques[i].text, turns) for i in faulty]) if faulty else []
+    revisions = ask([to_revise(conversations[i], critiques[i].text, turns) for i in faulty]) if faulty else []
     by_draft = dict(zip(faulty, revisions, strict=True))
     return [
         Attempt(prompt, draft, critique, by_draft.get(i))
@@ -93,26 +93,26 @@ def revised(ask: Ask, prompts: Sequence[Messages], drafts: Sequence[Answer], tur
 
 
 def answer_key(text: str) -> str | None:
-    """What a text answers, so that two can be compared without a grader; None where it says nothing.
+    """Find what a text answers, so that two can be compared without a grader; None where it says nothing.
 
     The number that the text commits to, or else what it says after "the answer is", or else all of it, normalised. Two
-    texts of one key give the same answer in the graders' eyes (`_graders.is_correct`).
+    texts of one key give the same answer in the graders' eyes (`tasks/grading/answers.py`).
     """
-    concluded = re.split(r"\banswer(?:\s+is|\s*:)", text, flags=re.I)[-1]
-    number = final_number(text if concluded == text else concluded)
-    return (normalised(concluded) or None) if number is None else str(number.normalize())
+    conclusion = re.split(r"\banswer(?:\s+is|\s*:)", text, flags=re.I)[-1]
+    number = final_number(text if conclusion == text else conclusion)
+    return (normalised(conclusion) or None) if number is None else str(number.normalize())
 
 
-def said(text: str) -> Messages:
-    """One turn of the assistant."""
+def assistant_message(text: str) -> Messages:
+    """Make a text one turn of the assistant."""
     return [{"role": "assistant", "content": text}]
 
 
 def to_check(prompt: Messages, draft: str, turns: Turns) -> Messages:
-    """The conversation that the critique is written to."""
-    return [*prompt, *said(draft), {"role": "user", "content": turns.check}]
+    """Make the conversation that the critique is written to."""
+    return [*prompt, *assistant_message(draft), {"role": "user", "content": turns.check}]
 
 
 def to_revise(checked: Messages, critique: str, turns: Turns) -> Messages:
-    """The conversation that the revision is written to."""
-    return [*checked, *said(critique), {"role": "user", "content": turns.revise}]
+    """Make the conversation that the revision is written to."""
+    return [*checked, *assistant_message(critique), {"role": "user", "content": turns.revise}]

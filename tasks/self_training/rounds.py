@@ -16,10 +16,12 @@ from pydantic import Field
 
 from tasks.models.folder import load_causal_lm
 from tasks.rewards.composite import RewardSpec
-from tasks.sampling.sample import Sampling
-from tasks.stage import artifact
+from tasks.sampling.sample import SamplingSettings
+from tasks.stage import artifact, audit_record
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
@@ -35,14 +37,14 @@ View = Callable[[dict[str, Any]], dict[str, Any]]
 """A row to the row that is measured in its place."""
 
 
-class RoundsConfig(training.MethodConfig):
+class RoundsConfig(AdapterConfig):
     """What the stages that go in rounds have in common."""
 
     rounds: int = Field(ge=1)
     """Rounds of sampling and training."""
     prompts_per_round: int = Field(ge=1)
     """Prompts of the data set that each round asks, other ones each time as long as there are."""
-    sampling: Sampling
+    sampling: SamplingSettings
     """How answers are drawn."""
     chat_template_args: dict[str, Any]
     """Passed to the chat template when answers are drawn, e.g. `enable_thinking: false`."""
@@ -82,7 +84,7 @@ def load_policy(folder: Path, arguments: Any) -> Any:
 
 def prompts(
     config: RoundsConfig, run: Run, tokenizer: Any, model: Path, data: Path, answers: int = 1, view: View = dict
-) -> tuple[Rows, row_audit.Record]:
+) -> tuple[Rows, audit_record.Record]:
     """The set's training prompts that leave room for the answers, in the order in which the rounds ask them.
 
     Args:
@@ -98,7 +100,7 @@ def prompts(
         The rows, and their record for `audit.json`. Raises DataError when more leave no room than the recipe allows.
     """
     limit = room(config, model, answers)
-    rows, source = training_rows.read(data, config.dataset, "train"), training_rows.file(data, config.dataset, "train")
+    rows, source = training_rows.read(data, config.dataset, "train"), split_file(data, config.dataset, "train")
     record, fitting = row_audit.asked(
         config, run, "prompts", [view(row) for row in rows], (config.dataset, source), tokenizer, limit,
         config.chat_template_args,
@@ -131,7 +133,7 @@ def run_rounds(
     tokenizer: Any,
     data: Path,
     asked: Rows,
-    audit: dict[str, row_audit.Record],
+    audit: dict[str, audit_record.Record],
 ) -> None:
     """Run the rounds; write the last model, its curves over all, `rounds.json`, `metrics.json` and `audit.json`.
 
@@ -164,10 +166,10 @@ def run_rounds(
             train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
             source = f"round {number + 1}", folder / "rows.jsonl"
             record = row_audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class(), start)
-            artifact.write_json(folder / row_audit.FILE, record)
+            artifact.write_json(folder / audit_record.FILE, record)
             artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)
-        audit = {**audit, f"round_{number + 1}": artifact.read_json(folder / row_audit.FILE)}
+        audit = {**audit, f"round_{number + 1}": artifact.read_json(folder / audit_record.FILE)}
         learnt += rows
         rounds.append({"round": number + 1, **counts, "loss": figures.get("loss")})
         curve = artifact.read_jsonl(folder / "model" / "curves.jsonl")

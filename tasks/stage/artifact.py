@@ -7,21 +7,29 @@ no time and no host, so equal inputs give equal bytes, and the chain of manifest
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.stage import locks
 from tasks.stage.config import Strict, digest
 from tasks.stage.errors import ArtifactError, kind, refusal
 
 STATE = Path(".polm")
 """Working state that is no artifact: locks, temporary folders, measurements, logs. Never shared, safe to delete."""
+LAST_REPORT = STATE / "report"
+"""Report on what the last run brought up to date, all of the DAG or a part."""
+ROOT = Path("artifacts")
+"""Folder of every artifact, in the working copy."""
+MODELS = ROOT / "models"
+METRICS = ROOT / "metrics"
+ONNX = ROOT / "onnx"
+REPORTS = ROOT / "reports"
 MANIFEST = "manifest.json"
 
 
@@ -59,6 +67,31 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(refusal(e) or f"{folder / MANIFEST}: cannot be read ({e.strerror})") from None
     except ValueError as e:
         raise ArtifactError(f"{folder / MANIFEST}: unreadable ({e}); {_remedy(folder)}") from None
+
+
+def manifests(root: Path = ROOT) -> dict[Path, Manifest]:
+    """Read the manifest of every artifact below a folder, by the artifact's folder, without checking the files."""
+    return {path.parent: read_manifest(path.parent) for path in sorted(root.glob(f"**/{MANIFEST}"))}
+
+
+def chain(digest: str, manifests: Iterable[Manifest]) -> list[Manifest]:
+    """List an artifact and all that it was made from, each before what it was made from.
+
+    Args:
+        digest: digest of the artifact's manifest.
+        manifests: manifests at hand. What is not among them is left out, with all that it alone was made from.
+    """
+    by_digest = {manifest.digest: manifest for manifest in manifests}
+    inputs_first: dict[str, Manifest] = {}
+
+    def visit(digest: str) -> None:
+        if digest in by_digest and digest not in inputs_first:
+            for _, source in sorted(by_digest[digest].inputs.items()):
+                visit(source)
+            inputs_first[digest] = by_digest[digest]
+
+    visit(digest)
+    return list(reversed(inputs_first.values()))
 
 
 def verify(folder: Path) -> Manifest:
@@ -110,14 +143,8 @@ def lock(out: Path) -> Iterator[None]:
     path = STATE / "locks" / f"{_slug(out)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)"
-            ) from None
-        except OSError as e:
-            raise ArtifactError(f"{path}: cannot be locked ({e.strerror}); work on a file system with locks") from None
+        if not locks.acquire(f):
+            raise ArtifactError(f"{out}: another process is writing it; wait for it, or end it (`fuser {path}`)")
         yield
 
 
@@ -174,11 +201,6 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: no such file; run `polm run`") from None
     except ValueError as e:
         raise ArtifactError(f"{path}: not JSON ({e})") from None
-
-
-def set_folder(name: str) -> str:
-    """Folder of a training set in the data artifact: `sft` for `sft`, `sft-rationales` for `sft:rationales`."""
-    return name.replace(":", "-")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

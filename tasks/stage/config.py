@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -31,11 +31,29 @@ class StageConfig(Strict):
     """Threads for torch and BLAS. Part of the recipe because it changes the bits of the result."""
 
 
-class TrainConfig(StageConfig):
+class TrainingConfig(StageConfig):
     """What every training stage's YAML holds besides."""
 
     launch: str | None
     """Command put before the stage's module, e.g. `accelerate launch --config_file … -m`; null runs it as is."""
+
+
+def one_of(what: str, *keys: str) -> Discriminator:
+    """Tell the sections of a union apart by the key that only one of them has, and tag each `(key)`.
+
+    Args:
+        what: the union, for the message when no key is there, e.g. `a source`.
+        keys: one of each section.
+    """
+
+    def tag(value: Any) -> str | None:
+        fields = type(value).model_fields if isinstance(value, BaseModel) else value
+        return next((f"({key})" for key in keys if isinstance(fields, dict) and key in fields), None)
+
+    quoted = ", ".join(f"'{key}'" for key in keys)
+    return Discriminator(
+        tag, custom_error_type="union_kind", custom_error_message=f"{what} needs one of the keys {quoted}"
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -44,18 +62,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, something else than a file, unreadable, not YAML, a repeated key, or not a mapping.
     """
+    # A pipe would be waited for, and a link to nowhere would be its own nearest name.
     what = kind(path)
-    if what not in (
-        "a file",
-        "missing",
-    ):  # a pipe would be waited for, and a link to nowhere would be its own nearest name
+    if what not in ("a file", "missing"):
         raise ConfigError(f"{path}: is {what}; expected a YAML file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"{path}: no such file{hint}") from None
+        names = [p.name for p in path.parent.glob("*.yaml")]
+        raise ConfigError(f"{path}: no such file{suggest(path.name, names)}") from None
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: not UTF-8 at byte {e.start}; save the file as UTF-8") from None
     except OSError as e:
@@ -67,18 +82,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: {getattr(e, 'problem', None) or e}") from None
     if not isinstance(data, dict):
-        found = "nothing" if data is None else type(data).__name__
-        raise ConfigError(f"{path}: expected a mapping of keys to values, found {found}")
+        content = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {content}")
     return data
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'learning_rate'?`, or what the known keys are when none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    if near:
-        return f"; did you mean '{near[0]}'?"
-    return f"; known keys: {', '.join(known)}" if len(known) <= 30 else ""
+def nearest(word: str, choices: Iterable[str], similarity: float = 0.6) -> str | None:
+    """Find the choice that a misspelt word was meant to be; None where none is as similar, from 0 to 1, as that."""
+    matches = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=similarity)
+    return matches[0] if matches else None
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """End a message: `; did you mean 'learning_rate'?`, or what there is to choose from when none is near."""
+    choices = sorted(choices)
+    if (choice := nearest(word, choices)) is not None:
+        return f"; did you mean '{choice}'?"
+    return f"; there are: {', '.join(choices) or 'none'}" if len(choices) <= 30 else ""
 
 
 def parse(path: Path, data: dict[str, Any], model: type[M]) -> M:

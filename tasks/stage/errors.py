@@ -6,7 +6,9 @@
     ├── ArtifactError       a stage's output: corrupted, incomplete, or held by another process
     ├── ModelError          a model folder: pickle, remote code, chat template, wrong shapes
     ├── ParityError         an export that does not match the model it was made from
-    └── GateError           a promotion that the registry policy refuses
+    ├── GateError           a promotion that the registry policy refuses
+    ├── StageFailed         a stage's command that ended without its artifact
+    └── Stopped             a run that was asked to end
 
 The same goes for a system that refuses a file or has no room for it: `refusal` says which and what to do. Anything else
 that escapes a stage is a bug and keeps its traceback (exit code 1).
@@ -63,6 +65,31 @@ class GateError(PolmError):
     """A promotion was refused."""
 
 
+class StageFailed(PolmError):
+    """A stage did not produce its artifact."""
+
+    def __init__(self, reason: str, log: Path, line: int, text: str, retry: bool) -> None:
+        """Keep what the summary of a run shows.
+
+        Args:
+            reason: how it ended, e.g. `failed with exit code 1`.
+            log: file with its output.
+            line: number of the line in it that says why, from 1.
+            text: that line; empty where there is none.
+            retry: whether trying again may help.
+        """
+        super().__init__(f"{reason}: {text} ({log}:{line})" if text else f"{reason} ({log}:{line})")
+        self.reason = reason
+        self.log = log
+        self.line = line
+        self.text = text
+        self.retry = retry
+
+
+class Stopped(PolmError):
+    """The user, or the system, asked the whole run to end."""
+
+
 def refusal(error: Exception) -> str | None:
     """Say which file or folder the system refused, and what to do; None for an error that no user can mend.
 
@@ -82,6 +109,18 @@ def refusal(error: Exception) -> str | None:
     if number in (errno.EACCES, errno.EPERM):
         return f"{error.filename}: {_REFUSED[number]}; {_owner(error.filename)}"
     return f"{error.filename}: {_REFUSED[number]}"
+
+
+def remedy(error: Exception) -> str | None:
+    """Say what is to be mended on this machine: a file that is missing, or what `refusal` knows; None for the rest."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return f"{error.strerror}; set TMPDIR to a folder that can be written"  # `tempfile` found none
+    if isinstance(error, FileNotFoundError) and not str(error.filename).startswith(("/", ".polm", "artifacts")):
+        return f"{error.filename}: no such file; restore it with `git checkout {error.filename}`"
+    message = refusal(error)
+    if message is None and "disk is full" in str(error):  # SQLite's words, below DVC and MLflow; they name no file
+        return refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return message
 
 
 def kind(path: Path) -> str:

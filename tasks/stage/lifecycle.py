@@ -2,7 +2,8 @@
 
 A stage module ends with `stage(main, Config)`. `main` takes the validated configuration, a `Run`, and one keyword-only
 `Path` per input artifact; each of them becomes a flag of the command, so `dvc.yaml` is the one place that wires stages.
-One with a default may be left out of the command, and is then no input:
+One with a default may be left out of the command, and is then no input. Where the recipe file has `methods:`, the flag
+`--method` names the entry that runs, and the others are no part of the artifact's identity:
 
     python -m tasks.sft params/tiny/sft.yaml --model artifacts/models/base --data artifacts/data \\
         --out artifacts/models/sft
@@ -24,8 +25,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.stage import artifact, launch
-from tasks.stage.config import StageConfig, TrainConfig, digest, load
-from tasks.stage.errors import ArtifactError, PolmError, kind, refusal
+from tasks.stage.config import StageConfig, TrainingConfig, digest, load, suggest
+from tasks.stage.errors import ArtifactError, ConfigError, PolmError, kind, refusal
 from tasks.stage.progress import Progress
 
 C = TypeVar("C", bound=StageConfig)
@@ -59,10 +60,16 @@ class Run:
     """Where progress and live metrics go."""
     main_process: bool
     """False in all but one process of a multi-process launch. Only the main process writes to `out`."""
+    method: str = ""
+    """Entry of the recipe file's `methods:` that runs; empty for a stage without `methods:`."""
     launched: launch.Asked = launch.ONE
     """The processes that the recipe asks for."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Seconds, bytes and speeds: true of this run, not of the inputs, so they stay out of the artifact."""
+
+    def verify(self, name: str, folder: Path) -> None:
+        """Verify one more artifact and make it an input of this one. Raises ArtifactError."""
+        self.manifests[name] = artifact.verify(folder)
 
     def measure(self, **values: Any) -> None:
         """Record measurements, e.g. `run.measure(import_seconds=4.1)`."""
@@ -100,9 +107,13 @@ def _run(main: Callable[..., None], config_class: type[C]) -> None:
     parser.add_argument("params", type=Path, help="recipe file, e.g. params/tiny/sft.yaml")
     for flag in flags:
         parser.add_argument(f"--{flag.name}", type=Path, required=flag.default is flag.empty, help="input artifact")
+    if "methods" in config_class.model_fields:
+        parser.add_argument("--method", required=True, help="entry of `methods:` in the recipe file")
     parser.add_argument("--out", type=Path, required=True, help="output artifact")
     args = parser.parse_args()
     config = load(args.params, config_class)
+    if "method" in args:
+        config = choose_method(config, args.method, args.params)
     wanted = _launched(config, main, args.params)
     _environment(config.threads)
     inputs = {flag.name: path for flag in flags if (path := getattr(args, flag.name)) is not None}
@@ -116,16 +127,25 @@ def _run(main: Callable[..., None], config_class: type[C]) -> None:
         return
     with artifact.lock(args.out):
         run = _make_run(main, config, args, inputs, rank, wanted)
-        identities = {name: m.digest for name, m in run.manifests.items()}
+        identities: dict[str, str] = {}
         stage_name = _module(main).removeprefix("tasks.")
         with artifact.writing(args.out, stage=stage_name, params=digest(config), inputs=identities) as temp:
             run.out = temp
             with run.progress:
                 main(config, run, **inputs)
+            identities |= {name: manifest.digest for name, manifest in run.manifests.items()}
         _remove_checkpoints(run.checkpoints)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         run.measure(seconds=round(time.perf_counter() - start, 3), peak_memory_bytes=peak)
         write_measurements(args.out, run.measured)
+
+
+def choose_method(config: C, method: str, path: Path) -> C:
+    """Reduce a configuration to one entry of its `methods`. Raises ConfigError when there is no such entry."""
+    methods = getattr(config, "methods")  # noqa: B009, a field of the classes that have it
+    if method not in methods:
+        raise ConfigError(f"{path}: methods has no '{method}'{suggest(method, methods)}")
+    return config.model_copy(update={"methods": {method: methods[method]}})
 
 
 def measurements_path(out: Path) -> Path:
@@ -169,6 +189,7 @@ def _make_run(
         manifests=manifests,
         progress=Progress(args.out.name if rank == 0 else None),
         main_process=rank == 0,
+        method=getattr(args, "method", ""),
         launched=wanted,
     )
 
@@ -181,7 +202,7 @@ def _module(main: Any) -> str:
 
 def _launched(config: StageConfig, main: Any, where: Path) -> launch.Asked:
     """Run the recipe's launcher, once; in what it started, the processes that were asked for, if these came up."""
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, TrainingConfig):
         return launch.ONE
     wanted = launch.asked(config.launch, where)
     if config.launch and launch.MARK not in os.environ:

@@ -9,24 +9,19 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.stage import artifact
+from tasks.stage.audit_record import FILE, Record, sentence
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
+from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training.fates import Fate, Rows
 
-if TYPE_CHECKING:
-    from tasks.stage.lifecycle import Run
-    from tasks.training.trainer import TrainerConfig
-
 log = logging.getLogger("polm")
-
-FILE = "audit.json"
-Record = dict[str, Any]
-"""One part: `dataset`; `limit` in tokens and `limited_by`; `rows`, which is `used` + `cut` + `left_out`; `longest`, a
-row's `id` and `tokens`; `cut_ids` and `left_out_ids`. A row without an id goes by its number, from 1."""
 
 
 class Limit(NamedTuple):
@@ -69,7 +64,7 @@ def context(model: Path) -> int | None:
 
 
 def audited(
-    config: "TrainerConfig", run: "Run", data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
+    config: TrlConfig, run: Run, data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
 ) -> dict[str, Record]:
     """Audit both splits of a set that a trainer reads whole, and write `audit.json`.
 
@@ -91,15 +86,15 @@ def audited(
     """
     found = {}
     for split in ("train", "validation"):
-        rows, source = training_rows.read(data, dataset, split), training_rows.file(data, dataset, split)
+        rows, source = training_rows.read(data, dataset, split), split_file(data, dataset, split)
         found[split] = learnt(config, run, split, rows, (dataset, source), tokenizer, config_class, model)
     write(run, found)
     return found
 
 
 def learnt(
-    config: "TrainerConfig",
-    run: "Run",
+    config: TrlConfig,
+    run: Run,
     part: str,
     rows: Rows,
     source: tuple[str, Path],
@@ -127,8 +122,8 @@ def learnt(
 
 
 def asked(
-    config: "TrainerConfig",
-    run: "Run",
+    config: TrlConfig,
+    run: Run,
     part: str,
     rows: Rows,
     source: tuple[str, Path],
@@ -199,19 +194,7 @@ def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Reco
     }
 
 
-def sentence(record: Mapping[str, Any]) -> str | None:
-    """The losses of a part in words; None where all its rows are used whole."""
-    lost = [f"{record[state]} {words}" for state, words in (("left_out", "left out"), ("cut", "cut")) if record[state]]
-    if not lost:
-        return None
-    longest = record["longest"]
-    return (
-        f"{' and '.join(lost)} of {record['rows']} rows of {record['dataset']} (longest {longest['tokens']} tokens, "
-        f"row {longest['id']}; limit {record['limit']}, {record['limited_by']})"
-    )
-
-
-def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
+def excess(config: TrlConfig, where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
     """The message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
     if record["left_out"] == record["rows"]:
         return f"{sentence(record)}; nothing is left to learn from: {limit.remedy}, or shorten the rows"
@@ -224,7 +207,7 @@ def excess(config: "TrainerConfig", where: Path, record: Mapping[str, Any], limi
     return None
 
 
-def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: Record, limit: Limit) -> None:
+def hold(config: TrlConfig, run: Run, source: Path, part: str, record: Record, limit: Limit) -> None:
     """Warn of a part's losses, and refuse what the recipe does not allow.
 
     Args:
@@ -244,13 +227,7 @@ def hold(config: "TrainerConfig", run: "Run", source: Path, part: str, record: R
         log.warning("warning: %s: %s", part, lost)
 
 
-def write(run: "Run", found: Mapping[str, Record]) -> None:
+def write(run: Run, found: Mapping[str, Record]) -> None:
     """Write `audit.json`, in the main process."""
     if run.main_process:
         artifact.write_json(run.out / FILE, dict(found))
-
-
-def read(out: Path) -> dict[str, Record]:
-    """The records of an artifact; none where its stage trains nothing."""
-    found: dict[str, Record] = artifact.read_json(out / FILE) if (out / FILE).exists() else {}
-    return found

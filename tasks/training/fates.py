@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, NamedTuple
 
-from tasks.models.turn_ends import templated
+from tasks.models.chat_template import templated
 
 State = Literal["used", "cut", "left_out"]
 Rows = Sequence[Mapping[str, Any]]

@@ -4,15 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.stage import artifact
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
 
 LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text")
 """TRL's columns; the others are for people, for graders and for lineage."""
-
-
-def file(data: Path, name: str, split: str) -> Path:
-    """Where the rows of one split of the set `name` lie."""
-    return data / artifact.set_folder(name) / f"{split}.jsonl"
 
 
 def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
@@ -21,7 +17,7 @@ def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
     Raises:
         DataError: the recipe's data stage wrote no such set, or an empty one.
     """
-    path = file(data, name, split)
+    path = split_file(data, name, split)
     if not path.exists():
         raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
     found = artifact.read_jsonl(path)
@@ -39,7 +35,7 @@ def examples(data: Path, name: str, split: str) -> Any:
     from datasets import Dataset
 
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
-    validation = data / artifact.set_folder(name) / "validation.jsonl"
+    validation = split_file(data, name, "validation")
     beside = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
     if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *beside]):
         rows = [parted(row) for row in rows]

@@ -6,15 +6,17 @@ from typing import Any
 from tasks.models.chat_template import mark_generation
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import rows
 from tasks.training import trainer as training
 
 
 def fine_tune(
-    config: training.TrainerConfig,
+    config: TrlConfig,
     arguments: Any,
     dataset: str,
     peft_config: Any,
@@ -53,7 +55,7 @@ def fine_tune(
         processing_class=tokenizer,
         peft_config=peft_config,
     )
-    audit = supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data / artifact.set_folder(dataset))
+    audit = supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data / set_folder(dataset))
     if run.main_process:
         artifact.write_json(run.out / "supervision.json", audit)
     return trainer, tokenizer, {**training.train(trainer, run), "trained_tokens": audit["trained_tokens"]}

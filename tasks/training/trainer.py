@@ -4,74 +4,24 @@ import logging
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from pydantic import Field
+from typing import Any
 
 from tasks.models.folder import PROMPT, save_model
 from tasks.stage import artifact, launch
-from tasks.stage.config import TrainConfig, check_trainer
+from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from tasks.stage.lifecycle import Run
+from tasks.stage.lifecycle import Run
+from tasks.stage.trainer_config import RESERVED, AdapterConfig, TrlConfig
 
 log = logging.getLogger("polm")
 
-RESERVED = ("output_dir", "seed", "report_to", "disable_tqdm", "save_strategy", "push_to_hub", "model_init_kwargs")
-"""Keys of TRL's config classes that the stage sets, because resuming and lineage rest on them."""
 COMPLETE = "polm-complete"
 """Marker written into a checkpoint once it is whole."""
 CLOCK = ("runtime", "per_second", "step_time", "total_flos", "num_tokens")
 """Parts of log keys that tell of this process and not of the model; TRL counts tokens from where it resumed."""
 
 
-class Verbatim(NamedTuple):
-    """A mapping of a recipe file that goes to a library's config class as it is."""
-
-    section: str
-    """Where it stands, e.g. `trainer`."""
-    values: dict[str, Any]
-    known: type[Any]
-    """The dataclass whose fields it may hold."""
-    reserved: tuple[str, ...]
-    """Fields that the stage sets."""
-
-
-class TrainerConfig(TrainConfig):
-    """What every stage that trains through TRL has in common."""
-
-    dataset: str
-    """Set of the data artifact to learn from, e.g. `sft`, `sft:rationales`, `preferences`."""
-    max_left_out: float = Field(default=0.0, ge=0, le=1)
-    """Largest share of a split's rows of which nothing is learnt because they are too long; none, if not given."""
-    max_cut: float = Field(default=0.0, ge=0, le=1)
-    """Largest share of a split's rows that are learnt in part because they are too long; none, if not given."""
-    trainer: dict[str, Any]
-    """Passed verbatim to TRL's config class; `seed`, `output_dir` and checkpoints' strategy are set by the stage."""
-
-    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
-        """What `python -m tasks.check.recipe` holds against the libraries' own classes; imports them."""
-        return [Verbatim("trainer", self.trainer, trainer_class, RESERVED)]
-
-
-class MethodConfig(TrainerConfig):
-    """What the methods with an optional LoRA adapter have in common."""
-
-    peft: dict[str, Any] | None
-    """Passed verbatim to `peft.LoraConfig`; null trains all weights. Stored merged, with the adapter beside it."""
-
-    def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
-        """As of any trainer, and `peft:`."""
-        sections = super().verbatim(trainer_class)
-        if self.peft is None:
-            return sections
-        from peft import LoraConfig
-
-        return [*sections, Verbatim("peft", self.peft, LoraConfig, ("task_type",))]
-
-
-def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any:
+def arguments(config_class: type[Any], config: TrlConfig, run: Run) -> Any:
     """Build TRL's config object for a stage.
 
     Raises:
@@ -102,7 +52,7 @@ def arguments(config_class: type[Any], config: TrainerConfig, run: "Run") -> Any
     return built
 
 
-def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
+def peft_config(config: AdapterConfig, run: Run, task_type: str) -> Any:
     """Build `peft.LoraConfig`, or None. Raises ConfigError for a key it does not know."""
     if config.peft is None:
         return None
@@ -112,7 +62,7 @@ def peft_config(config: MethodConfig, run: "Run", task_type: str) -> Any:
     return LoraConfig(task_type=task_type, **config.peft)
 
 
-def train(trainer: Any, run: "Run") -> dict[str, float]:
+def train(trainer: Any, run: Run) -> dict[str, float]:
     """Train, resuming from the last whole checkpoint of exactly these inputs, and write `curves.jsonl`.
 
     Returns:
@@ -156,7 +106,7 @@ def train(trainer: Any, run: "Run") -> dict[str, float]:
     return figures
 
 
-def finish(trainer: Any, tokenizer: Any, run: "Run") -> None:
+def finish(trainer: Any, tokenizer: Any, run: Run) -> None:
     """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`.
 
     A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`_models.PROMPT`).
@@ -214,7 +164,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def _callback(run: "Run") -> Any:
+def _callback(run: Run) -> Any:
     """A `TrainerCallback` that reports progress and marks checkpoints as whole."""
     from transformers import TrainerCallback
 

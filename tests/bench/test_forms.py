@@ -13,8 +13,8 @@ from bench.forms import __main__, children, gguf
 from bench.forms import llama as llama_cpp
 from bench.forms import table as forms_table
 from bench.forms.engines import OnnxRuntime, Transformers, onnx_weight_bytes
-from bench.forms.worker import agreeing, compare, reference
-from tasks.export import genai
+from bench.forms.worker import compare, reference
+from tasks.export import builder
 from tasks.export_onnx import Config
 from tasks.stage import artifact
 from tasks.stage.config import load
@@ -38,8 +38,8 @@ def exported(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("onnx")
     for name, form in load(PARAMS, Config).forms.items():
         if name != "int4":
-            options = genai.builder_options(chat_model, name, form.precision, form.weights)
-            genai.build(chat_model, folder / name, precision=form.precision, options=options)
+            options = builder.prepare_options(chat_model, name, form.precision, form.weights)
+            builder.build(chat_model, folder / name, precision=form.precision, options=options)
     return folder
 
 
@@ -165,12 +165,6 @@ def test_scores_are_paired() -> None:
 def test_rows_of_a_batch_are_of_one_length_and_differ() -> None:
     rows = children.batch_of([[1, 2, 3], [4, 5], [6, 7, 8, 9]], 4, 5)
     assert rows == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 1], [2, 3, 4, 5, 6], [7, 8, 9, 1, 2]]
-
-
-def test_agreement_ends_at_the_first_difference() -> None:
-    assert agreeing([1, 2, 3, 4], [1, 2, 9, 4]) == 2
-    assert agreeing([1, 2, 3], [1, 2, 3]) == agreeing([1, 2, 3], [1, 2, 3, 4]) == 3
-    assert agreeing([5], []) == 0
 
 
 def test_a_gguf_file_is_the_model(chat_model: Path, tmp_path: Path) -> None:

@@ -1,11 +1,6 @@
 """`kill -9` in the middle of a training stage: nothing half-written, and the next run ends in the very same weights."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
-from tests.conftest import REPO, TRAINER
+from tests.conftest import TRAINER
+from tests.support.kill import NAMES, start, wait_for_step
 
 STEPS = {"max_steps": 24, "save_steps": 8}
 ODD = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[13579]", "mode": "search"}}
@@ -48,25 +44,6 @@ STAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
 }
 """Stage to its data set, its trainer's settings and the rest of its YAML."""
-NAMES = {"prune": "pruned_magnitude", "distill": "taught"}
-"""Last part of `--out`, where it says which method runs."""
-
-
-def start(stage: str, params: Path, inputs: list[str], events: Path) -> subprocess.Popen[str]:
-    out = f"artifacts/models/{NAMES.get(stage, stage)}"
-    command = [sys.executable, "-m", f"tasks.{stage}", str(params), *inputs, "--out", out]
-    environment = os.environ | {"PYTHONPATH": str(REPO), "POLM_EVENTS": str(events)}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(process: subprocess.Popen[str], events: Path, step: int) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        lines = events.read_text().splitlines() if events.exists() else []
-        if any(json.loads(line)["done"] >= step for line in lines if line.endswith("}")):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the stage never reached step {step}")
 
 
 @pytest.mark.parametrize("stage", STAGES)

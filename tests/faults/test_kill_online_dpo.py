@@ -5,25 +5,19 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
-from tests.faults.test_kill import start, wait_for_step
-from tests.support.judging import serving, shorter
-from tests.tasks.rewards.test_model_judge import judge
-from tests.tasks.test_label import ENDPOINT
-from tests.tasks.test_online_dpo import configured
+from tests.support.judges import ENDPOINT, serving, shorter
+from tests.support.kill import start, wait_for_step
+from tests.support.online_dpo import configured
 
-__all__ = ["judge"]
 TRAINER = {"max_steps": 10, "save_steps": 4, "gradient_accumulation_steps": 2}
 
 
 def test_kill_9_and_run_again_gives_the_same_weights(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, chat_model: Path, judge: Path, sums_data: Path
+    workspace: Path, no_proxy: None, chat_model: Path, judge: Path, sums_data: Path
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
     params = workspace / "online_dpo.yaml"
     inputs = ["--model", str(chat_model), "--judge", str(judge), "--data", str(sums_data)]
     out = Path("artifacts/models/online_dpo")

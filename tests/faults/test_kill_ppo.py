@@ -8,16 +8,15 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
-from tests.faults.test_kill import start, wait_for_step
-from tests.tasks.test_ppo import configured, prompts, reward_model
+from tests.support.kill import start, wait_for_step
+from tests.support.ppo import configured
 
-__all__ = ["prompts", "reward_model"]
 TRAINER = {"max_steps": 10, "steps_per_generation": 2, "num_iterations": 2, "save_steps": 3, "learning_rate": 1e-3}
 """A rollout is 4 steps: step 6 is in the middle of the second one."""
 
 
 def test_kill_9_and_run_again_gives_the_same_weights(
-    workspace: Path, chat_model: Path, reward_model: Path, prompts: Path
+    workspace: Path, chat_model: Path, reward_model: Path, sums_data: Path
 ) -> None:
     config = configured(trainer=TRAINER, threads=1)
     values: dict[str, Any] = config.model_dump()
@@ -25,7 +24,7 @@ def test_kill_9_and_run_again_gives_the_same_weights(
     params = workspace / "ppo.yaml"
     with params.open("w") as f:
         YAML(typ="safe").dump(values, f)
-    inputs = ["--model", str(chat_model), "--reward", str(reward_model), "--data", str(prompts)]
+    inputs = ["--model", str(chat_model), "--reward", str(reward_model), "--data", str(sums_data)]
     out = Path("artifacts/models/ppo")
 
     undisturbed = start("ppo", params, inputs, workspace / "undisturbed")

@@ -9,8 +9,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
-from tests.faults.test_kill import start
-from tests.tasks.test_refine import configured
+from tests.support.kill import start
+from tests.support.refine import configured
 
 
 def test_kill_9_and_run_again_gives_the_same_files(workspace: Path, chat_model: Path, sums_data: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.export import genai
+from tasks.export import builder
 from tests.support.promotable import Make, make_project
 
 
@@ -26,8 +26,8 @@ def chat_onnx(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The small chat model in fp32 and int8, as ONNX Runtime GenAI folders with a context of 256 tokens."""
     out = tmp_path_factory.mktemp("onnx")
     for form in ("fp32", "int8"):
-        options = genai.builder_options(chat_model, form, form, {})
-        genai.build(chat_model, out / form, precision=form, options=options)
+        options = builder.prepare_options(chat_model, form, form, {})
+        builder.build(chat_model, out / form, precision=form, options=options)
     return out
 
 

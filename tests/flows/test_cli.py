@@ -58,18 +58,30 @@ def test_the_root_is_found_from_a_folder_below(project: toy.Toy, monkeypatch: py
     assert Path.cwd() == project.root
 
 
-def test_choosing_a_recipe_rewrites_one_line(project: toy.Toy) -> None:
+def test_choosing_a_recipe_moves_the_link(project: toy.Toy) -> None:
     project.set("source", recipe="other")
-    workspace.RECIPE.write_text("# Which one.\nrecipe: toy   # for now\n# The end.\n")
     assert not workspace.choose_recipe("toy")
     assert workspace.choose_recipe("other")
-    assert workspace.RECIPE.read_text() == "# Which one.\nrecipe: other   # for now\n# The end.\n"
+    assert workspace.RECIPE.readlink() == Path("other/recipe.yaml")
     assert workspace.active_recipe() == "other"
+
+
+def test_a_recipe_without_a_graph_is_not_chosen(project: toy.Toy) -> None:
+    Path("params/bare").mkdir()
+    with pytest.raises(ConfigError, match=r"params/bare/recipe\.yaml: no such file; it is the recipe's graph"):
+        workspace.choose_recipe("bare")
+    assert workspace.active_recipe() == "toy"
+
+
+def test_a_link_to_nowhere_says_how_to_mend_it(project: toy.Toy) -> None:
+    Path("params/toy/recipe.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"is a symbolic link to .*; `polm run --recipe NAME` links it"):
+        workspace.active_recipe()
 
 
 def test_an_unknown_recipe_changes_nothing_and_names_the_nearest(project: toy.Toy) -> None:
     before = workspace.RECIPE.read_text()
-    with pytest.raises(ConfigError, match=r"params/tooy: no such recipe; did you mean 'toy'\?; there are: toy"):
+    with pytest.raises(ConfigError, match=r"params/tooy: no such recipe; did you mean 'toy'\?"):
         workspace.choose_recipe("tooy")
     assert workspace.RECIPE.read_text() == before
 
@@ -97,7 +109,7 @@ def test_a_recipe_file_that_would_be_waited_for_ends_the_run_at_once(project: to
 
 def test_a_project_without_recipes_says_so(project: toy.Toy) -> None:
     shutil.rmtree("params/toy")
-    with pytest.raises(ConfigError, match="params/toy: no such recipe; there are: none"):
+    with pytest.raises(ConfigError, match="params/toy: no such recipe; there are none"):
         workspace.check_recipe("toy")
 
 

@@ -62,7 +62,7 @@ def test_closure_holds_the_targets_and_all_they_need(project: toy.Toy) -> None:
     assert graph.closure(["tail"]) == ["source", "left", "tail@x", "tail@y"]
     assert graph.closure(["right", "source"]) == ["source", "right"]
     assert graph.closure([]) == list(graph.stages)
-    with pytest.raises(ConfigError, match="no stage 'rihgt'; did you mean 'right'"):
+    with pytest.raises(ConfigError, match="no model, method or stage 'rihgt'; did you mean 'right'"):
         graph.closure(["rihgt"])
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tasks import merge
 from tasks.stage.config import parse
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 Weights = dict[str, torch.Tensor]
 SAMPLING = {"samples_per_prompt": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 6, "batch_size": 16}
 VOWELS = {

@@ -10,6 +10,7 @@ import pytest
 
 from tasks.export import parity
 from tasks.stage import artifact
+from tests.support import toy
 
 Make = Callable[..., artifact.Manifest]
 HELPFUL = {"base": 0.1, "sft": 0.5, "dpo": 0.8, "worse": 0.3}
@@ -101,12 +102,13 @@ def make_project(root: Path, make: Make) -> None:
         "code.py": "x",
         "mlflow/gates.yaml": GATES,
         "mlflow/chat_model.py": SERVED,
-        "params/recipe.yaml": "recipe: tiny\n",
+        "params/tiny/recipe.yaml": toy.GRAPH.format(recipe="tiny"),
         "params/tiny/sft.yaml": "seed: 0\n",
         ".gitignore": "/artifacts/\n/.polm/\n",
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    (root / "params/recipe.yaml").symlink_to("tiny/recipe.yaml")
     fill(root, make)
     from dvc.repo import Repo
 

@@ -26,8 +26,8 @@ def build(root: Path, make: Make, rows: int = 200) -> Path:
     sft = _model(folder / "models" / "sft", make, data=data, model=base)
     dpo = _model(folder / "models" / "dpo", make, data=data, model=sft)
     _model(folder / "models" / "reward", make, data=data, model=sft)
-    (folder / "labels").mkdir()
-    make(folder / "labels", stage="label", data=data, model=sft)
+    (folder / "labels" / "label").mkdir(parents=True)
+    make(folder / "labels" / "label", stage="label", data=data, model=sft)
     for name, digest in (("base", base), ("sft", sft), ("dpo", dpo)):
         _evaluation(folder / "metrics" / name, make, rows, model=digest, data=data)
     onnx = _export(folder / "onnx" / "dpo", make, model=dpo, data=data)

@@ -1,15 +1,14 @@
 """The report's stage on the small tree, and its page as a browser would find it."""
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from tasks.report import Config, main
-from tasks.reporting import page
-from tasks.stage import artifact
-from tasks.stage.config import load, read_yaml
+from tasks.stage import artifact, recipe
+from tasks.stage.config import load
 from tasks.stage.lifecycle import Run
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
@@ -17,16 +16,36 @@ from tests.support import report_tree
 
 TINY = REPO / "params" / "tiny" / "report.yaml"
 PARAMS = Path("params/tiny/report.yaml")
-"""The tiny recipe's file, with claims of the models that the tree has."""
-FOLDERS = page.FOLDERS
+"""The tiny recipe's file, beside a graph of the models that the tree has."""
+CLAIMS = {"sft": "sums.exact_match", "dpo": "sums.helpful"}
+
+
+def write_graph(claims: Mapping[str, str], over: Mapping[str, str] | None = None, *more: str) -> None:
+    """Write the graph of the tree's models, with these claims and `more` models that were evaluated."""
+    keys = {name: {"claim": claim} for name, claim in claims.items()}
+    for name, other in (over or {}).items():
+        keys[name]["over"] = other
+    parents = {"sft": {"sft": "base"}, "dpo": {"dpo": "sft"}, "reward": {"reward": "sft"}, "label": {"label": "sft"}}
+    parents["merge"] = dict.fromkeys(more, "sft")
+    models = {
+        method: {name: {"from": parent} | keys.get(name, {}) for name, parent in names.items()}
+        for method, names in parents.items()
+    }
+    lists = {"evaluate": ["base", "sft", "dpo", *more], "export": ["dpo"], "forms": ["int4"]}
+    PARAMS.parent.mkdir(parents=True, exist_ok=True)
+    (PARAMS.parent / recipe.FILE).write_text(json.dumps({"recipe": "tiny", **models, **lists}))
+
+
+def graph(*more: str) -> recipe.Graph:
+    """Read the graph of the tree's models, and `more` that were evaluated."""
+    write_graph(CLAIMS, None, *more)
+    return recipe.read(PARAMS.parent / recipe.FILE)
 
 
 def build(make_artifact: Callable[..., artifact.Manifest]) -> Path:
-    """Write the tree and its settings into the working directory."""
-    settings = read_yaml(TINY) | {"claims": {"sft": "sums.exact_match", "dpo": "sums.helpful"}}
-    PARAMS.parent.mkdir(parents=True)
-    with PARAMS.open("w") as f:
-        YAML(typ="safe").dump(settings, f)
+    """Write the tree, its settings and its graph into the working directory."""
+    write_graph(CLAIMS)
+    shutil.copy(TINY, PARAMS)
     report_tree.build(Path(), make_artifact, rows=60)
     return Path("artifacts")
 
@@ -35,7 +54,7 @@ def report(tree: Path, params: Path = PARAMS, out: str = "reports") -> Path:
     """Run the stage's `main` in this process."""
     with artifact.writing(tree / out, stage="report", params="0" * 64, inputs={}) as temp:
         run = Run(temp, params, out, Path(".checkpoints"), {}, Progress(out), main_process=True)
-        main(load(params, Config), run, **{name: tree / name for name in FOLDERS})
+        main(load(params, Config), run, data=tree / "data")
     return tree / out
 
 

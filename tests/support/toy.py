@@ -94,6 +94,10 @@ stages:
 """
 
 
+GRAPH = "recipe: {recipe}\nevaluate: [base]\nexport: []\nforms: []\n"
+"""A graph without methods: the toy's stages stand in its `dvc.yaml`."""
+
+
 class Toy:
     """The project's folder and what a test does to it."""
 
@@ -104,6 +108,7 @@ class Toy:
         """Write a stage's params."""
         path = self.root / "params" / recipe / f"{stage}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "recipe.yaml").write_text(GRAPH.format(recipe=recipe))
         path.write_text(f"seed: 0\nthreads: 1\nvalue: {value}\nsleep: {sleep}\nfail: '{fail}'\n")
 
     def replace(self, old: str, new: str, file: str = "dvc.yaml") -> None:
@@ -157,7 +162,7 @@ def make(root: Path) -> Toy:
     toy = Toy(root)
     for stage in ("source", "left", "right", "tail"):
         toy.set(stage)
-    (root / "params/recipe.yaml").write_text("# The active recipe.\nrecipe: toy\n")
+    (root / "params/recipe.yaml").symlink_to("toy/recipe.yaml")
     # What `git init` and `dvc init` leave, as far as they are needed; the commands take seconds.
     for name in (".git/objects", ".git/refs", ".dvc"):
         (root / name).mkdir(parents=True)

@@ -22,7 +22,7 @@ from tasks.training import trainer as training
 from tests.conftest import REPO
 from tests.support.adapters import METHODS, configured, values
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 SOFT = ("prompt", "prefix")
 WIDTH, LAYERS, HEADS = 64, 2, 2
 """Of the `chat_model` fixture."""

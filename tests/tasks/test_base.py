@@ -15,7 +15,7 @@ from tasks.stage.config import load, parse
 from tasks.stage.errors import DataError, ModelError
 from tests.conftest import REPO
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 SCRATCH = {
     "tokenizer": {"vocab_size": 300, "split_digits": True},
     "model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},

@@ -241,7 +241,7 @@ def test_a_share_of_none_says_where_the_rows_are(workspace: Path) -> None:
 
 def test_unknown_source_and_misspelt_keys(workspace: Path) -> None:
     write_rows(workspace, numbered(10))
-    with pytest.raises(DataError, match="sets name the source 'yours'; known: mine"):
+    with pytest.raises(DataError, match="sets name the source 'yours'; there are: mine"):
         run(workspace, recipe(sets={"sft": {"near_duplicates": False, "rows": [rows("yours", SFT)]}}))
     for change, message in (
         ({"sources": {"mine": {"file": "a.jsonl", "sha256": None, "license": "MIT"}}}, "did you mean 'licence'"),

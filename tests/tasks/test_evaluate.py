@@ -131,11 +131,11 @@ def lively(workspace: Path, chat_model: Path, make_artifact: Callable[..., artif
 @pytest.fixture
 def export(workspace: Path, lively: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
     """An export with one form, fp32, whose tokens and probabilities are PyTorch's."""
-    from tasks.export import genai
+    from tasks.export import builder
 
     folder = workspace / "artifacts" / "onnx" / "sft"
-    options = genai.builder_options(lively, "fp32", "fp32", {})
-    genai.build(lively, folder / "fp32", precision="fp32", options=options)
+    options = builder.prepare_options(lively, "fp32", "fp32", {})
+    builder.build(lively, folder / "fp32", precision="fp32", options=options)
     make_artifact(folder, stage="export_onnx")
     return folder
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks.export import genai
+from tasks.export import builder, genai
 from tasks.export import parity as onnx_parity
+from tasks.export.divergence import Divergence
+from tasks.export.reference import Prompt, Reference, render_prompts
 from tasks.export_onnx import Config, held_out, main
 from tasks.stage import artifact
 from tasks.stage.config import load
@@ -142,8 +144,8 @@ def measures_of(folder: Path, chat_model: Path, messages: list[dict[str, str]]) 
     from tasks.models.folder import load_causal_lm, load_tokenizer
 
     tokenizer = load_tokenizer(chat_model)
-    reference = onnx_parity.Reference(load_causal_lm(chat_model), tokenizer)
-    [prompt] = onnx_parity.prompts(tokenizer, [messages])
+    reference = Reference(load_causal_lm(chat_model), tokenizer)
+    [prompt] = render_prompts(tokenizer, [messages], {})
     answer = reference.generate(prompt.ids, max_new_tokens=8)
     session = onnx_parity.Exported(folder, threads=1)
     session.compare(prompt, answer, reference.log_probs(prompt.ids, answer), reference)
@@ -218,8 +220,8 @@ def test_measures_by_hand() -> None:
     letters = SimpleNamespace(create_stream=lambda: SimpleNamespace(decode="abc".__getitem__))
     session = onnx_parity.Exported.__new__(onnx_parity.Exported)
     session.__dict__.update(
-        model=None, tokenizer=letters, bytes=7, _drops_space=False, _templates_same=True,
-        _tokens_same=True, _texts_same=True, _ends_same=True, _max=0.0, _kl=0.0, _positions=0, _argmax=0, _greedy=0,
+        model=None, tokenizer=letters, bytes=7, _drops_space=False, _same_template=True,
+        _same_ids=True, _same_text=True, _same_ends=True, _divergence=Divergence(),
         _config={"model": {"eos_token_id": [2]}, "search": dict(genai.SEARCH)},
     )  # fmt: skip
     shifted = np.vstack([np.zeros((1, 3)), q + 5.0, np.zeros((1, 3))])  # logits are log-probabilities up to a constant
@@ -229,7 +231,7 @@ def test_measures_by_hand() -> None:
         patch.setattr(genai, "logits", lambda model, ids: shifted)
         patch.setattr(genai, "generate", lambda model, ids, max_new_tokens: iter([0, 1]))
         reference: Any = SimpleNamespace(ends=[2], text=lambda answer: "".join("abc"[i] for i in answer))
-        session.compare(onnx_parity.Prompt([], "text", [1, 1]), [0, 2], p, reference)
+        session.compare(Prompt([], "text", [1, 1]), [0, 2], p, reference)
     measures = session.measures()
     expected = (0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2
     assert measures["kl_per_token"] == pytest.approx(expected, rel=1e-2)
@@ -294,9 +296,9 @@ def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_pat
     path = folder / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"architectures": ["UnheardOfForCausalLM"]}))
-    options = genai.builder_options(folder, "fp32", "fp32", {})
+    options = builder.prepare_options(folder, "fp32", "fp32", {})
     with pytest.raises(ModelError, match="cannot export it"):
-        genai.build(folder, tmp_path / "out", precision="fp32", options=options)
+        builder.build(folder, tmp_path / "out", precision="fp32", options=options)
 
 
 def test_a_model_that_the_builder_stumbles_over_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:
@@ -311,9 +313,9 @@ def test_a_model_that_the_builder_stumbles_over_is_an_error_of_the_model(tmp_pat
         architectures=["Gemma3ForCausalLM"], vocab_size=320, hidden_size=64, intermediate_size=128, head_dim=32,
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
     ).save_pretrained(folder)  # fmt: skip
-    options = genai.builder_options(folder, "fp32", "fp32", {})
+    options = builder.prepare_options(folder, "fp32", "fp32", {})
     with pytest.raises(ModelError, match=r"cannot export it \(KeyError: 'rope_type'\); serve the PyTorch model"):
-        genai.build(folder, tmp_path / "out", precision="fp32", options=options)
+        builder.build(folder, tmp_path / "out", precision="fp32", options=options)
 
 
 def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path: Path, chat_model: Path) -> None:
@@ -324,7 +326,7 @@ def test_heads_that_onnx_runtime_cannot_run_are_refused_before_building(tmp_path
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 24}))
     with pytest.raises(ModelError, match=r"heads are 24 wide.*multiple of 16"):
-        genai.builder_options(folder, "fp32", "fp32", {})
+        builder.prepare_options(folder, "fp32", "fp32", {})
 
 
 def test_loading_what_is_no_export_says_so(tmp_path: Path, exported: tuple[Path, Run]) -> None:
@@ -368,7 +370,7 @@ def test_a_vocabulary_as_wide_as_another_matrix_is_named_before_anything_is_buil
     from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 
     folder = widened(chat_model, tmp_path / "wide", rows)
-    assert genai.builder_options(folder, "fp32", "fp32", {})
+    assert builder.prepare_options(folder, "fp32", "fp32", {})
     from transformers import LlamaForCausalLM
 
     config = load_causal_lm(folder).config
@@ -377,7 +379,7 @@ def test_a_vocabulary_as_wide_as_another_matrix_is_named_before_anything_is_buil
     with pytest.raises(
         ModelError, match=rf"wide: model\.layers\.0\.mlp\.gate_proj has {rows} rows, as many as the vocabulary"
     ):
-        genai.builder_options(folder, "fp32", "fp32", {})
+        builder.prepare_options(folder, "fp32", "fp32", {})
 
 
 def test_a_padded_embedding_is_exported_as_it_is(chat_model: Path, data: Path, tmp_path: Path) -> None:

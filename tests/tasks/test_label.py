@@ -5,87 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from tasks import label, rlaif
-from tasks.judges import opening
-from tasks.judges.protocol import CONSTITUTION as KEPT
+from tasks import label
 from tasks.judges.protocol import Judgement, Pair
 from tasks.stage import artifact
-from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
-from tests.conftest import TRAINER
-from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
+from tests.support.judges import ENDPOINT, FixedJudge, serving, shorter
+from tests.support.label import LABEL, PARAMS, config
 
-MakeRun = Callable[[str], Any]
-PARAMS = Path("params/test/label.yaml")
-LABEL: dict[str, Any] = {
-    "seed": 1,
-    "threads": 2,
-    "dataset": "prompts",
-    "prompts": {"train": 12, "validation": 4},
-    "sampling": {
-        "samples_per_prompt": 3,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "max_new_tokens": 8,
-        "batch_size": 12,
-    },
-    "device": "cpu",
-    "dtype": "float32",
-    "chat_template_args": {},
-    "judge_batch_size": 8,
-    "endpoint": None,
-    "gold": {"grader": "sums", "metrics": ["exact_match", "helpful"]},
-    "resamples": 100,
-    "confidence": 0.95,
-    "examples": 5,
-}
-ENDPOINT: dict[str, Any] = {
-    "model": "judge-1",
-    "api_key_env": None,
-    "body": {},
-    "concurrency": 2,
-    "timeout_seconds": 5,
-    "attempts": 1,
-    "backoff_seconds": 0,
-    "max_wait_seconds": 0,
-    "price_per_million": {"input": 1, "output": 1},
-}
-
-
-def config(**changes: Any) -> label.Config:
-    return parse(PARAMS, LABEL | changes, label.Config)
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    write_prompts(folder, 16)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> Path:
-    """The random chat model with a constitution: a judge that no place is dear to."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("judge") / "judge"
-    shutil.copytree(chat_model, folder)
-    artifact.write_json(folder / KEPT, CONSTITUTION.model_dump(mode="json"))
-    return folder
-
-
-@pytest.fixture
-def judge_of_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of a model, a judge that finds the shorter answer better, whatever its place."""
-
-    def reply(prompt: str) -> float:
-        a, b = prompt.removesuffix(" Which is better?").split(" A: ", 1)[1].rsplit(" B: ", 1)
-        return 0.5 if len(a) == len(b) else float(len(a) < len(b))
-
-    monkeypatch.setattr(opening, "LocalJudge", lambda *args, **kwargs: FixedJudge(reply))
+MakeRun = Callable[..., Any]
 
 
 def test_distinct_answers_are_paired_in_the_order_drawn() -> None:
@@ -141,7 +69,7 @@ def test_prompts_without_room_are_left_out_and_named(
         label.fitting(settings, run, tokenizer, chat_model, data)
 
 
-def test_labels_and_what_is_learnt_from_them(
+def test_labels_are_what_the_judge_likes(
     make_run: MakeRun, judge_of_length: None, chat_model: Path, judge: Path, prompts: Path
 ) -> None:
     run = make_run("labels")
@@ -160,28 +88,6 @@ def test_labels_and_what_is_learnt_from_them(
     assert found["length_bias"] == 0.0
     assert found["position_bias"] == pytest.approx(0.5)
     assert len(artifact.read_jsonl(run.out / "examples.jsonl")) == 5
-
-    trained = make_run("rlaif")
-    losses: dict[str, Any] = {"beta": 0.5, "loss_type": ["sigmoid"], "max_steps": 6, "save_steps": 6}
-    method = {
-        "seed": 1,
-        "threads": 2,
-        "launch": None,
-        "max_left_out": 0.0,
-        "max_cut": 0.0,
-        "dataset": "preferences",
-        "peft": None,
-    }
-    settings = parse(PARAMS, {**method, "trainer": TRAINER | losses}, rlaif.Config)
-    rlaif.main(settings, trained, model=chat_model, labels=run.out)
-    before, after = (load_file(folder / "model.safetensors") for folder in (chat_model, trained.out))
-    assert [name for name in before if torch.equal(before[name], after[name])] == []
-    figures = artifact.read_json(trained.out / "metrics.json")
-    assert figures["judge_labelled"] == found["labelled"]
-    assert figures["judge_length_bias"] == 0.0
-    assert "judge_judge" not in figures
-    curve = [row["loss"] for row in artifact.read_jsonl(trained.out / "curves.jsonl") if "loss" in row]
-    assert curve[-1] < curve[0]
 
 
 def test_two_runs_give_the_same_bytes(
@@ -212,11 +118,8 @@ def test_a_judge_that_decides_nothing_is_an_error_with_its_figures(make_run: Mak
 
 
 def test_an_endpoint_labels_and_a_second_run_asks_it_nothing(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, chat_model: Path, judge: Path, prompts: Path
+    make_run: MakeRun, no_proxy: None, chat_model: Path, judge: Path, prompts: Path
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
     with serving(shorter) as server:
         asked = config(endpoint=ENDPOINT | {"base_url": server.url})
         runs = [make_run(name) for name in ("first", "second")]

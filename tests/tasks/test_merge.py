@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks import merge
 from tasks.grading import average
 from tasks.merging import weights as merging
 from tasks.reporting import leaderboard
 from tasks.reporting import page as html_page
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError, ConfigError, ModelError
+from tasks.stage.lifecycle import choose_method
 from tests.support import report_tree
 from tests.support.merging import METHODS, VOWELS, MakeRun, Weights, build, configured, differences, merged, weights
+from tests.support.reporting import graph
 
 Make = Callable[..., artifact.Manifest]
 
@@ -217,9 +218,8 @@ def test_a_grid_that_does_not_fit_its_method_is_refused(
 def test_weights_of_metrics_are_a_share(family: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match=r"weights of metrics must not be negative, and not all 0"):
         configured(metrics={"sums.vowel": VOWELS | {"weight": 0.0}})
-    with pytest.raises(ConfigError, match=r"methods has no 'linaer', the last part of --out; did you mean 'linear'"):
-        run = type("Named", (), {"name": "linaer", "params_file": Path("params/test/merge.yaml")})()
-        merge.chosen_method(configured(), run)
+    with pytest.raises(ConfigError, match=r"methods has no 'linaer'; did you mean 'linear'"):
+        choose_method(configured(), "linaer", Path("params/test/merge.yaml"))
 
 
 def test_a_difference_of_averages_resamples_each_metric_apart() -> None:
@@ -227,20 +227,20 @@ def test_a_difference_of_averages_resamples_each_metric_apart() -> None:
     theirs = {"a.x": {str(i): 0.0 for i in range(10)}, "b.y": {str(i): float(i % 2) for i in range(1000)}}
     shares = {"a.x": 1.0, "b.y": 3.0}
     assert average.average(ours, shares) == pytest.approx(0.25 + 0.75 * 0.5)
-    gap = average.difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
+    gap = average.average_difference(ours, theirs, shares, resamples=100, confidence=0.95, seed=0)
     assert gap.value == gap.low == gap.high == pytest.approx(0.25)  # no row of either metric varies
     theirs["b.y"] = {row: 1 - score for row, score in theirs["b.y"].items()}
-    gap = average.difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
+    gap = average.average_difference(ours, theirs, shares, resamples=500, confidence=0.95, seed=0)
     assert gap.value == pytest.approx(0.25)
     assert gap.high - gap.low == pytest.approx(2 * 1.96 * 0.75 * 1000**-0.5, rel=0.15)
     del theirs["a.x"]["3"]
     with pytest.raises(ArtifactError, match=r"a\.x: the two models answered different rows"):
-        average.difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
+        average.average_difference(ours, theirs, shares, resamples=10, confidence=0.95, seed=0)
 
 
 def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_artifact: Make) -> None:
     tree = report_tree.build(Path(), make_artifact, rows=60)
-    found = html_page.folders(*(tree / name for name in html_page.FOLDERS))
+    found = html_page.folders(tree, graph())
     digests = {name: artifact.read_manifest(found[f"models/{name}"]).digest for name in ("base", "sft", "dpo")}
     folder = tree / "models" / "merged"
     shutil.copytree(tree / "models" / "dpo", folder)
@@ -256,7 +256,7 @@ def test_the_report_sets_a_merge_beside_its_best_member(workspace: Path, make_ar
     shutil.copytree(tree / "metrics" / "dpo", scores)
     (scores / "manifest.json").unlink()
     make_artifact(scores, stage="evaluate", model=digest)
-    found = html_page.folders(*(tree / name for name in html_page.FOLDERS))
+    found = html_page.folders(tree, graph("merged"))
     settings: dict[str, Any] = {"resamples": 200, "confidence": 0.95, "seed": 0}
     board = leaderboard.build(found, recipe="tiny", headline=("sums", "helpful"), **settings)
     (row,) = board["merges"]

@@ -1,7 +1,6 @@
 """Online DPO: its losses by hand, the trainer with a judge that is a function, and the stage with a real endpoint."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +14,27 @@ from trl import RLOOConfig
 from tasks import online_dpo
 from tasks.generators import arithmetic
 from tasks.judges.opening import OpenJudge
-from tasks.judges.protocol import CONSTITUTION as KEPT
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rl.online_dpo import OnlineDPOTrainer, preference_loss
 from tasks.stage import artifact
-from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
 from tests.conftest import TRAINER
-from tests.support.judging import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
-from tests.tasks.test_label import ENDPOINT
+from tests.support.judges import CONSTITUTION, FixedJudge, serving, shorter, write_prompts
+from tests.support.online_dpo import GENERATION, WATCHED, configured
 
-MakeRun = Callable[[str], Any]
-PARAMS = Path("params/test/online_dpo.yaml")
-GENERATION: dict[str, Any] = {"max_completion_length": 6, "temperature": 1.0, "lr_scheduler_type": "constant"}
-STEPS: dict[str, Any] = {"max_steps": 4, "save_steps": 4}
-WATCHED = {"grader": "length_at_most", "weight": 0.0, "options": {"characters": 8}}
+pytestmark = pytest.mark.usefixtures("one_thread", "no_proxy")
+
+MakeRun = Callable[..., Any]
 LOGGED = {
     "kl", "reward", "entropy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected",
     "rewards/brief/mean", "judge/agreement", "judge/ties", "judge/position_bias", "completions/mean_length",
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from a second thread, and on a busy machine waits for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompts")
     write_prompts(folder, 32)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> Path:
-    """The random chat model with a constitution: a judge that likes one place, whatever stands there."""
-    folder = tmp_path_factory.mktemp("judge") / "judge"
-    shutil.copytree(chat_model, folder)
-    artifact.write_json(folder / KEPT, CONSTITUTION.model_dump(mode="json"))
     return folder
 
 
@@ -222,20 +193,6 @@ def test_an_odd_batch_is_refused(chat_model: Path, tmp_path: Path) -> None:
 
 
 # The stage.
-
-
-def configured(**changes: Any) -> online_dpo.Config:
-    settings = {k: v for k, v in (TRAINER | GENERATION | STEPS).items() if k != "max_length"}
-    values: dict[str, Any] = {
-        "seed": 1, "threads": 1, "launch": None, "max_left_out": 0.0, "max_cut": 0.0,
-        "dataset": "prompts", "peft": None, "beta": 0.1,
-        "loss_type": "sigmoid",
-        "judge": {"endpoint": None, "device": "cpu", "dtype": "float32", "batch_size": 8, "chat_template_args": {}},
-        "graders": {"brief": WATCHED}, "gold": "brief", "trainer": settings | changes.pop("trainer", {}),
-    }  # fmt: skip
-    if "endpoint" in changes:
-        values["judge"] = {**values["judge"], "endpoint": ENDPOINT | changes.pop("endpoint")}
-    return parse(PARAMS, values | changes, online_dpo.Config)
 
 
 @pytest.mark.parametrize("peft", [None, {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}], ids=["all", "lora"])

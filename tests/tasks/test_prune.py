@@ -11,24 +11,15 @@ import torch
 from tasks import prune
 from tasks.compression import held_out, pruning
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.stage.config import parse, read_yaml
+from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.training import rows
 from tasks.training import trainer as training
 from tests.conftest import REPO, TRAINER
+from tests.support.prune import configured
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 SHAPES = {"wanda": "0:0", "sparsegpt": "0:0", "wanda24": "2:4", "sparsegpt24": "2:4"}
-
-
-def configured(**changed: Any) -> prune.Config:
-    """The tiny recipe's own settings, for a few rows and steps."""
-    path = REPO / "params/tiny/prune.yaml"
-    values = read_yaml(path)
-    values["calibration"]["rows"] = 16
-    values["held_out"] |= {"answer_rows": 8, "prompt_rows": 4, "max_new_tokens": 8}
-    values["trainer"] = TRAINER | {"assistant_only_loss": True, "max_steps": 3, "save_steps": 3}
-    return parse(path, values | changed, prune.Config)
 
 
 def method(name: str, **changed: Any) -> dict[str, Any]:
@@ -37,7 +28,7 @@ def method(name: str, **changed: Any) -> dict[str, Any]:
 
 
 def pruned(make_run: MakeRun, config: prune.Config, name: str, chat_model: Path, data: Path) -> tuple[Path, Any]:
-    run = make_run(f"pruned_{name}")
+    run = make_run(f"pruned_{name}", name)
     prune.main(config, run, model=chat_model, data=data)
     return run.out, json.loads((run.out / "prune.json").read_text())
 
@@ -89,7 +80,7 @@ def test_the_healed_model_is_measured_in_float32(make_run: MakeRun, chat_model: 
     trainer = TRAINER | {"assistant_only_loss": True, "max_steps": 3, "save_steps": 3, "bf16": True}
     folder, report = pruned(make_run, configured(trainer=trainer), "magnitude", chat_model, sums_data)
     answers = rows.read(sums_data, "sft", "validation")[:8]
-    again = held_out.answer_loss(load_causal_lm(folder), load_tokenizer(folder), answers)
+    again = held_out.loss_per_token(load_causal_lm(folder), load_tokenizer(folder), answers)
     assert report["healed"]["nats_per_token"] == again["nats_per_token"]
 
 

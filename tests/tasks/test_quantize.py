@@ -11,6 +11,7 @@ import torch
 from tasks import quantize
 from tasks.compression import calibration
 from tasks.evaluation import harness
+from tasks.export.reference import Prompt, render_prompts
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer, save_model
 from tasks.stage import artifact
 from tasks.stage.config import parse, read_yaml
@@ -18,7 +19,7 @@ from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 RECIPE = REPO / "params/tiny/quantize.yaml"
 CALIBRATED = {"rtn4": False, "gptq": True, "awq": True, "rtn8": False, "w8a8": False}
 CLOSE = {"rtn4": 2.0, "gptq": 2.0, "awq": 2.0, "rtn8": 0.02, "w8a8": 0.05}
@@ -50,7 +51,7 @@ def sharp(
 def quantized(
     make_run: MakeRun, config: quantize.Config, name: str, model: Path, data: Path
 ) -> tuple[Path, dict[str, Any]]:
-    run = make_run(f"quant_{name}")
+    run = make_run(f"quant_{name}", name)
     quantize.main(config, run, model=model, data=data)
     return run.out, json.loads((run.out / "quantize.json").read_text())
 
@@ -152,7 +153,7 @@ def test_the_chat_template_gets_its_arguments(sharp: Path) -> None:
     tokenizer = load_tokenizer(sharp)
     tokenizer.chat_template += "{%- if add_generation_prompt and not think %}{{- 'No thoughts.' }}{%- endif %}"
     asked = [[{"role": "user", "content": "What is 1 + 2?"}]]
-    texts = [tokenizer.decode(quantize.rendered(tokenizer, asked, {"think": think})[0]) for think in (True, False)]
+    texts = [tokenizer.decode(render_prompts(tokenizer, asked, {"think": think})[0].ids) for think in (True, False)]
     assert texts == [
         "<|im_start|>user\nWhat is 1 + 2?<|im_end|>\n<|im_start|>assistant\n" + t for t in ("", "No thoughts.")
     ]
@@ -160,19 +161,13 @@ def test_the_chat_template_gets_its_arguments(sharp: Path) -> None:
 
 def test_the_recipe_hands_them_on(make_run: MakeRun, sharp: Path, sums_data: Path, monkeypatch: Any) -> None:
     seen: list[Any] = []
-    render = quantize.rendered
 
-    def spy(tokenizer: Any, asked: Any, chat_template_args: dict[str, Any]) -> list[list[int]]:
+    def spy(tokenizer: Any, asked: Any, chat_template_args: dict[str, Any]) -> list[Prompt]:
         seen.append(chat_template_args)
-        return render(tokenizer, asked, chat_template_args)
+        return render_prompts(tokenizer, asked, chat_template_args)
 
-    monkeypatch.setattr(quantize, "rendered", spy)
+    monkeypatch.setattr(quantize, "render_prompts", spy)
     held = read_yaml(RECIPE)["held_out"] | {"answer_rows": 2, "prompt_rows": 2, "max_new_tokens": 2}
     config = configured(held_out=held | {"chat_template_args": {"enable_thinking": False}})
     quantized(make_run, config, "rtn8", sharp, sums_data)
     assert seen == [{"enable_thinking": False}]
-
-
-def test_an_unknown_method_is_named(make_run: MakeRun, sharp: Path, sums_data: Path) -> None:
-    with pytest.raises(ConfigError, match="methods has no 'gtpq'; did you mean 'gptq'"):
-        quantized(make_run, configured(), "gtpq", sharp, sums_data)

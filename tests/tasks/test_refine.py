@@ -16,31 +16,12 @@ from tasks.rewards.composite import Rewards
 from tasks.sampling.sample import Answer
 from tasks.self_training.revision import Attempt
 from tasks.stage import artifact
-from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
-from tests.conftest import TRAINER
 from tests.support import report_tree
+from tests.support.refine import configured
+from tests.support.reporting import graph
 
-MakeRun = Callable[[str], Any]
-VOWELS = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[aeiou1357]", "mode": "search"}}
-"""A reward that a random model earns now and then; the tests' own texts earn it with 1, 3, 5 and 7."""
-
-
-def configured(**changes: Any) -> Any:
-    trainer = TRAINER | {"max_steps": 3, "save_steps": 1, "assistant_only_loss": True} | changes.pop("trainer", {})
-    values = {
-        "seed": 1, "threads": 2, "launch": None, "max_left_out": 0.0, "max_cut": 0.0,
-        "dataset": "prompts", "peft": None,
-        "rounds": 2, "prompts_per_round": 12, "chat_template_args": {}, "graders": {"vowel": VOWELS}, "accept": 1.0,
-        "restart": False,
-        "sampling": {"samples_per_prompt": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "batch_size": 48},
-        "turns": {"check": "Check it.", "revise": "Revise it.", "fault": "[a-m]"}, "revising_temperature": 1.0,
-        "keep_per_prompt": 2, "keep_right": 1.0, "learn_turns": True, "replay": {"sft": 4}, "trainer": trainer,
-        "comparison": {
-            "prompts": 8, "temperature": 1.0, "top_p": 1.0, "resamples": 200, "confidence": 0.95, "examples": 1,
-        },
-    }  # fmt: skip
-    return parse(Path("params/test.yaml"), values | changes, refine.Config)
+MakeRun = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +85,7 @@ def collected(monkeypatch: pytest.MonkeyPatch, run: Any, attempts: list[Attempt]
     for a in attempts:
         drafts.setdefault(a.prompt[0]["content"], []).append(a.draft)
     asked = [{"prompt": [{"role": "user", "content": question}], "answer": "1"} for question in drafts]
-    monkeypatch.setattr(refine, "sample_counted", lambda *_: list(drafts.values()))
+    monkeypatch.setattr(refine, "sample", lambda *_: list(drafts.values()))
     monkeypatch.setattr(refine, "revised", lambda *_: attempts)
     config = configured(**changes)
     rewards = Rewards(config.graders, run.params_file)
@@ -213,7 +194,7 @@ def test_the_page_says_who_wins(
     folder, model = tree / "models" / "refine", artifact.read_manifest(tree / "models" / "sft").digest
     shutil.copytree(refined[0], folder)
     make_artifact(folder, stage="refine", model=model)
-    found = page.folders(*(tree / name for name in page.FOLDERS))
+    found = page.folders(tree, graph("refine"))
     board = leaderboard.build(
         found, recipe="toy", headline=("sums", "helpful"), resamples=100, confidence=0.95, seed=0
     )  # no claim on it: a model that only shows a comparison is shown all the same

@@ -1,21 +1,15 @@
 """`polm lineage`: from an answer to the rows of data, out of what the registry keeps."""
 
 import shutil
-import time
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from flows.registry import lineage, promotion
-from flows.serving.follower import Served
-from flows.serving.traces import Record, Traces
 from flows.tracking import client
 from tasks.stage import artifact
 from tasks.stage.errors import GateError
-
-NAME = "polm-tiny"
-ANSWER = "chatcmpl-0123456789abcdef0123456789abcdef"
+from tests.support.traces import ANSWER, NAME, trace
 
 
 @pytest.fixture
@@ -25,19 +19,6 @@ def project(tracking: Path, promotable: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(promotable, tracking, dirs_exist_ok=True, symlinks=True)
     promotion.promote("dpo")
     return tracking
-
-
-def trace(request: str, version: str = "1") -> None:
-    """Write the trace of an answer as the server does."""
-    tags = dict(client.client().get_model_version(NAME, "1").tags)
-    model = Served(NAME, version, tags, cast(Any, None)).origin
-    messages = [{"role": "user", "content": "What is 2 + 3?"}]
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    traces = Traces("tiny")
-    now = time.time_ns()
-    traces.put(Record(request, model, messages, {"temperature": 0.0}, "It is 5.", "stop", usage, now, now + 10**6))
-    traces.close()
-    assert (traces.written, traces.failed, traces.dropped) == (1, 0, 0)
 
 
 def test_a_version_leads_down_to_its_rows(project: Path) -> None:

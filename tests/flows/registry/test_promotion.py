@@ -12,6 +12,7 @@ import pytest
 
 from flows.graph import Graph
 from flows.registry import promotion
+from flows.registry.version import champion
 from flows.tracking import client
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError, GateError, ModelError, PolmError
@@ -111,15 +112,15 @@ def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Pa
     import mlflow
     from dvc.repo import Repo
 
-    from tasks.export import genai
+    from tasks.export import builder
 
     shutil.copyfile(REPO / "mlflow/chat_model.py", "mlflow/chat_model.py")
     export = Path("artifacts/onnx/sft")
     digests = artifact.read_manifest(export).inputs
     shutil.rmtree(export / "int8")
     (export / artifact.MANIFEST).unlink()
-    options = genai.builder_options(chat_model, "int8", "int8", {})
-    genai.build(chat_model, export / "int8", precision="int8", options=options)
+    options = builder.prepare_options(chat_model, "int8", "int8", {})
+    builder.build(chat_model, export / "int8", precision="int8", options=options)
     exported = make_artifact(export, stage="export_onnx", **digests)
     asked = Path("artifacts/metrics/sft_int8")
     (asked / artifact.MANIFEST).unlink()
@@ -131,7 +132,7 @@ def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Pa
     served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     answer = served.predict({"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4})
     assert answer["choices"][0]["message"]["role"] == "assistant"
-    with promotion.champion() as (folder, label):
+    with champion() as (folder, label):
         assert (folder / "genai_config.json").exists() and label == f"{NAME} v1 (sft, int8)"
         requirements = (folder.parents[1] / "requirements.txt").read_text().split()
     assert requirements and all("==" in line for line in requirements)
@@ -143,7 +144,7 @@ def test_a_champion_that_was_not_promoted_here_is_named(project: Path) -> None:
     api.delete_model_version_tag(NAME, "1", "export")
     with (
         pytest.raises(ModelError, match=rf"{NAME}/1 has no tag 'export', which `polm promote` sets"),
-        promotion.champion(),
+        champion(),
     ):
         pass
 

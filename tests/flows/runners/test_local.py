@@ -16,6 +16,7 @@ import pytest
 
 from flows.runners import local
 from flows.workspace import EVENTS
+from tasks.stage.errors import StageFailed, Stopped
 from tests.support import toy
 
 
@@ -79,7 +80,7 @@ def test_a_stage_runs_is_restored_and_runs_again_when_forced(watch: Watch) -> No
 
 def test_a_users_mistake_is_named_by_file_and_line_and_not_tried_again(watch: Watch) -> None:
     watch.project.set("source", fail="user")
-    with pytest.raises(local.StageFailed) as caught:
+    with pytest.raises(StageFailed) as caught:
         watch.run("source")
     error = caught.value
     assert error.text == "error: data.jsonl:7: no answer; add one"
@@ -89,21 +90,21 @@ def test_a_users_mistake_is_named_by_file_and_line_and_not_tried_again(watch: Wa
 
 def test_a_bug_is_named_by_the_last_line_of_its_traceback(watch: Watch) -> None:
     watch.project.set("source", fail="bug")
-    with pytest.raises(local.StageFailed) as caught:
+    with pytest.raises(StageFailed) as caught:
         watch.run("source")
     assert (caught.value.text, caught.value.retry) == ("ValueError: a bug", True)
     first = caught.value.line
-    with pytest.raises(local.StageFailed) as caught:
+    with pytest.raises(StageFailed) as caught:
         watch.run("source")
     assert caught.value.line > first  # the second attempt is in the same log, below
 
 
 def test_a_killed_stage_says_so_and_not_what_the_attempt_before_it_said(watch: Watch) -> None:
     watch.project.set("source", fail="bug")
-    with pytest.raises(local.StageFailed, match="ValueError: a bug"):
+    with pytest.raises(StageFailed, match="ValueError: a bug"):
         watch.run("source")
     watch.project.set("source", fail="kill")
-    with pytest.raises(local.StageFailed, match=r"killed by signal 9 \(out of memory\?\)") as caught:
+    with pytest.raises(StageFailed, match=r"killed by signal 9 \(out of memory\?\)") as caught:
         watch.run("source")
     assert "a bug" not in str(caught.value)
 
@@ -118,7 +119,7 @@ def test_a_timeout_ends_the_stage_and_all_its_processes(watch: Watch, monkeypatc
         later[0] = 3600
 
     watch.on_start = an_hour_passes
-    with pytest.raises(local.StageFailed, match="took longer than its 900 s") as caught:
+    with pytest.raises(StageFailed, match="took longer than its 900 s") as caught:
         watch.run("source", timeout=900)
     assert caught.value.retry
     assert toy.survivors(watch.project) == []
@@ -131,7 +132,7 @@ def test_a_timeout_ends_the_stage_and_all_its_processes(watch: Watch, monkeypatc
 def test_stopping_ends_the_stage(watch: Watch) -> None:
     watch.project.set("source", sleep=600)
     watch.on_start = watch.stopping.set
-    with pytest.raises(local.Stopped):
+    with pytest.raises(Stopped):
         watch.run("source")
     assert toy.survivors(watch.project) == []
 

@@ -13,14 +13,15 @@ from rich.console import Console
 
 from bench.serve import serving
 from flows.registry import lineage, promotion
+from flows.registry.version import champion
 from flows.services import moved
 from flows.serving import chat
 from flows.tracking import client
 from tasks.stage import artifact
 from tasks.stage.errors import PolmError
-from tests.flows.registry.test_lineage import ANSWER, trace
 from tests.support.promotable import Make, make_project
 from tests.support.serving import ask
+from tests.support.traces import ANSWER, trace
 
 NAME = "polm-tiny"
 SERVED = """
@@ -112,7 +113,7 @@ def test_every_command_works_after_a_move(
     assert sorted(addresses(after)) == sorted(address.replace(before.as_uri(), after.as_uri()) for address in known), (
         "all of them were mended, and only their beginning"
     )
-    with promotion.champion() as (folder, _):
+    with champion() as (folder, _):
         assert folder.is_relative_to(after)
         console = Console(file=io.StringIO())
         chat.answer(folder, "What is 2 + 3?", max_new_tokens=4, temperature=0.0, console=console)

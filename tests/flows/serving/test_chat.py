@@ -14,29 +14,18 @@ import pytest
 from rich.console import Console
 
 from flows.serving import chat
-from flows.serving.answer import Answer, Piece, Sampling
+from flows.serving.answer import Delta, Generation, Sampling
 from flows.serving.engine import Engine
 from tasks.export import genai
 from tasks.stage.errors import DataError, ModelError
 from tests.conftest import REPO
-
-QUESTION = "What is 12 + 345?"
+from tests.support.chatting import QUESTION, greedy
 
 
 @pytest.fixture(scope="module")
 def folder(chat_onnx: Path) -> Path:
     """The small chat model as an ONNX Runtime GenAI folder with a context of 256 tokens."""
     return chat_onnx / "fp32"
-
-
-def greedy(folder: Path, messages: list[dict[str, str]], tokens: int) -> str:
-    """The answer as the tokenizer decodes it in one go."""
-    import numpy as np
-
-    model, tokenizer = genai.load(folder)
-    ids = genai.encode(tokenizer, genai.render(tokenizer, messages))
-    answer = list(genai.generate(model, ids, max_new_tokens=tokens))
-    return str(tokenizer.decode(np.asarray(answer, dtype=np.int32)))
 
 
 def talk(folder: Path, lines: list[str | type[BaseException]], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -85,18 +74,18 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folder: Path, monkeypatch: py
     answers: list[Any] = []
     submit = Engine.submit
 
-    def interrupted(engine: Engine, ids: list[int], sampling: Any, emit: Callable[[Piece], None]) -> Any:
+    def interrupted(engine: Engine, ids: list[int], sampling: Any, on_delta: Callable[[Delta], None]) -> Any:
         asked.append(len(ids))
         number = len(asked)
 
-        def heard(piece: Piece) -> None:
-            emit(piece)
-            if piece.reason is None:
+        def stop(delta: Delta) -> None:
+            on_delta(delta)
+            if delta.reason is None:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 while len(answers) < number or not answers[-1].cancelled.wait(0.02):
                     pass
 
-        answers.append(submit(engine, ids, sampling, heard))
+        answers.append(submit(engine, ids, sampling, stop))
         return answers[-1]
 
     monkeypatch.setattr(Engine, "submit", interrupted)
@@ -111,8 +100,8 @@ def test_the_oldest_turns_go_when_the_context_is_full(folder: Path, monkeypatch:
     conversation = chat.Conversation(folder, max_new_tokens=500, temperature=0.0)
     submit = Engine.submit
 
-    def short(engine: Engine, ids: list[int], sampling: Sampling, emit: Callable[[Piece], None]) -> Any:
-        return submit(engine, ids, replace(sampling, max_new_tokens=9), emit)
+    def short(engine: Engine, ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], None]) -> Any:
+        return submit(engine, ids, replace(sampling, max_new_tokens=9), on_delta)
 
     monkeypatch.setattr(Engine, "submit", short)
     for number in range(12):
@@ -136,9 +125,9 @@ def test_a_question_that_fails_leaves_the_conversation_as_it_was(folder: Path, m
     def refuses(*_: Any) -> None:
         raise ModelError("the chat template refuses these messages")
 
-    def fails(_engine: Engine, ids: list[int], sampling: Sampling, emit: Callable[[Piece], None]) -> Answer:
-        failed = Answer(ids, sampling, emit, None)
-        emit(Piece("half", 1))
+    def fails(_engine: Engine, ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:
+        failed = Generation(ids, sampling, on_delta, None)
+        on_delta(Delta("half", 1))
         failed.end("failed")
         return failed
 

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.export import genai
 from tests.conftest import REPO
-from tests.flows.serving.test_chat import QUESTION, greedy
+from tests.support.chatting import QUESTION, greedy
 
 
 @pytest.fixture(scope="module")

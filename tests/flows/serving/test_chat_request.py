@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.serve import NAME, make_registry
-from flows.serving import server
+from flows.serving import application
 from flows.serving.answer import Sampling
-from flows.serving.chat_request import EVERY, ChatRequest, parse
+from flows.serving.chat_parser import parse
+from flows.serving.chat_request import EVERY, ChatRequest
 from flows.serving.follower import Follower
 from flows.serving.openai_api import RequestError
-from flows.serving.requests import Desk, Limits
+from flows.serving.requests import Admission, Limits
 from flows.serving.traces import Traces
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is 12 + 345?"}]
@@ -163,7 +164,9 @@ def http(chat_onnx: Path, mlflow_template: Path, tmp_path_factory: pytest.TempPa
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/.polm/mlflow.db")
         follower = Follower("tiny", "champion", batch=8, threads=1, seconds=60.0)
         traces = Traces("tiny")
-        app = server.build(Desk(follower, traces, Limits(queue=8, batch=8, timeout=60.0, max_new_tokens=64)), None)
+        app = application.build(
+            Admission(follower, traces, Limits(queue=8, batch=8, timeout=60.0, max_new_tokens=64)), None
+        )
         with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
             yield client
         follower.close()

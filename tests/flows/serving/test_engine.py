@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.serving.answer import Answer, Piece, Sampling, overlap
+from flows.serving.answer import Delta, Generation, Sampling, overlap
 from flows.serving.engine import Engine, together
 from tasks.export import genai
 from tasks.stage.errors import DataError, ModelError
@@ -27,12 +27,12 @@ def engine(chat_onnx: Path) -> Any:
     engine.close()
 
 
-def begin(engine: Engine, ids: list[int], sampling: Sampling) -> tuple[Answer, "queue.SimpleQueue[Piece]"]:
-    pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
+def begin(engine: Engine, ids: list[int], sampling: Sampling) -> tuple[Generation, "queue.SimpleQueue[Delta]"]:
+    pieces: queue.SimpleQueue[Delta] = queue.SimpleQueue()
     return engine.submit(ids, sampling, pieces.put), pieces
 
 
-def hear(pieces: "queue.SimpleQueue[Piece]") -> tuple[str, int, str]:
+def hear(pieces: "queue.SimpleQueue[Delta]") -> tuple[str, int, str]:
     """Text, tokens and finish reason of a whole answer."""
     text = ""
     while True:
@@ -123,7 +123,7 @@ def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine) -> None:
     ids = engine.encode(QUESTION)
     began, order = threading.Event(), queue.SimpleQueue[str]()
 
-    def long(piece: Piece) -> None:
+    def long(piece: Delta) -> None:
         began.set()
         if piece.reason:
             order.put("long")
@@ -189,8 +189,8 @@ def test_what_does_not_fit_is_refused(engine: Engine, tmp_path: Path) -> None:
         Engine(tmp_path, batch=1)
 
 
-def waiting(*samplings: Sampling, ids: int = 10) -> list[Answer]:
-    return [Answer([1] * ids, sampling, lambda _: None, None) for sampling in samplings]
+def waiting(*samplings: Sampling, ids: int = 10) -> list[Generation]:
+    return [Generation([1] * ids, sampling, lambda _: None, None) for sampling in samplings]
 
 
 def test_who_is_drawn_together() -> None:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from bench.serve import make_registry, serving
 from flows.serving import chat
 from tasks import base, evaluate
-from tasks.export import genai
+from tasks.export import builder, genai
 from tasks.models.chat_template import CHATML
 from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 from tasks.stage import artifact
@@ -73,8 +73,8 @@ def case(
         config = {**read_yaml(REPO / "params/tiny/base.yaml"), "dtype": "float32", "source": source.model_dump()}
         base.main(base.Config.model_validate(config), run, data=Path("none"))
         make_artifact(Path("base"))
-        options = genai.builder_options(Path("base"), "fp32", "fp32", {})
-        genai.build(Path("base"), Path("onnx/fp32"), precision="fp32", options=options)
+        options = builder.prepare_options(Path("base"), "fp32", "fp32", {})
+        builder.build(Path("base"), Path("onnx/fp32"), precision="fp32", options=options)
         make_artifact(Path("onnx"))
         found["pytorch"] = _evaluated(Path("base"))
         yield found

@@ -15,6 +15,7 @@ import pytest
 
 from bench.serve import NAME, _resident, client, promote, serving
 from flows.serving import server as http_server
+from flows.serving.application import KEY
 from flows.serving.requests import Limits
 from tasks.stage.errors import ConfigError, GateError
 from tests.support.serving import MESSAGES, ask, counter, leave, make, models_of, wait_for
@@ -36,7 +37,7 @@ def fresh(chat_onnx: Path, mlflow_template: Path, tmp_path: Path) -> Path:
 
 def test_the_key_is_asked_for_and_never_written(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "open-sésame"
-    monkeypatch.setenv(http_server.KEY, key)
+    monkeypatch.setenv(KEY, key)
     with serving(fresh, "--threads", "1") as (url, _):
         wrong: list[Any] = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {key}".encode()}]
         for header in [*wrong, {"Authorization": b"Bearer \xff\xfe"}, {"Authorization": b"\xff"}]:
@@ -224,7 +225,7 @@ def test_the_benchmark_outlives_a_process_that_ends() -> None:
 def test_what_cannot_be_served_says_so(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tracking / "params").mkdir(exist_ok=True)
     (tracking / "params/recipe.yaml").write_text("recipe: tiny\n")
-    monkeypatch.delenv(http_server.KEY, raising=False)
+    monkeypatch.delenv(KEY, raising=False)
 
     def start(host: str, port: int) -> None:
         http_server.serve("champion", host, port, LIMITS, threads=1, poll=1.0, say=lambda _: None)

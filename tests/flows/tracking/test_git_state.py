@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.doctor import checks
-from flows.tracking import client
+from flows.tracking.git import git_state
 
 
 @pytest.fixture
@@ -25,16 +25,16 @@ def repository(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_commit_needs_no_words(repository: Path) -> None:
-    state = client.git_state()
+    state = git_state()
     assert set(state) == {"commit", "dirty"} and state["dirty"] == "false" and len(state["commit"]) == 40
     subprocess.run(["git", "config", "status.showUntrackedFiles", "no"], check=True)
     Path("new.py").write_text("x")
-    assert client.git_state()["dirty"] == "true", "a file that git was not told of is a change, whatever it shows"
+    assert git_state()["dirty"] == "true", "a file that git was not told of is a change, whatever it shows"
 
 
 def test_a_working_copy_of_another_owner(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test it
-    state = client.git_state()
+    state = git_state()
     assert (state["commit"], state["dirty"]) == ("none", "true")
     assert "dubious ownership" in state["git_error"]
     assert f"`git config --global --add safe.directory {repository}`" in state["git_error"]
@@ -44,22 +44,22 @@ def test_a_working_copy_of_another_owner(repository: Path, monkeypatch: pytest.M
 
 def test_no_git_program(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(repository))
-    state = client.git_state()
+    state = git_state()
     assert state["commit"] == "none" and state["git_error"].startswith("git is not installed; install it")
     Path("git").write_text("#!/bin/sh\n")  # not executable
-    assert client.git_state()["git_error"].startswith("git cannot be started (Permission denied)")
+    assert git_state()["git_error"].startswith("git cannot be started (Permission denied)")
 
 
 def test_an_index_that_cannot_be_read_is_not_clean(repository: Path) -> None:
     Path(".git/index").write_bytes(b"garbage, and much of it" * 10)
-    state = client.git_state()
+    state = git_state()
     assert len(state["commit"]) == 40 and state["dirty"] == "true"
     assert "index" in state["git_error"]
 
 
 def test_a_folder_without_a_repository_or_without_a_commit(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workspace.parent))
-    assert "not a git repository" in client.git_state()["git_error"] and "git init" in client.git_state()["git_error"]
+    assert "not a git repository" in git_state()["git_error"] and "git init" in git_state()["git_error"]
     subprocess.run(["git", "init", "-q"], check=True)
-    error = client.git_state()["git_error"]
+    error = git_state()["git_error"]
     assert error.startswith("no commit; ") and "git init" not in error and os.linesep not in error

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from flows.tracking import client, records
+from flows.tracking import client, logbook, records, stage_run
 from flows.tracking import runs as tracked_runs
 from tasks.stage import artifact
 from tasks.stage.errors import PolmError
@@ -87,7 +87,7 @@ def test_a_failed_stage_keeps_the_end_of_its_log(sft: Path) -> None:
     api = client.client()
     assert api.get_run(run.run_id).info.status == api.get_run(pipeline.run_id).info.status == "FAILED"
     tail = Path(api.download_artifacts(run.run_id, "log_tail.txt")).read_text()
-    assert tail.endswith("error: no such thing\n") and len(tail.splitlines()) == tracked_runs.TAIL_LINES
+    assert tail.endswith("error: no such thing\n") and len(tail.splitlines()) == stage_run.TAIL_LINES
     assert client.known_runs() == {}
 
 
@@ -160,7 +160,7 @@ def test_the_machine_is_watched_while_a_stage_runs(sft: Path, monkeypatch: pytes
     with tracked_runs.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            if "system/system_memory_usage_percentage" in pipeline.api.get_run(run.run_id).data.metrics:
+            if "system/system_memory_usage_percentage" in pipeline.logbook.api.get_run(run.run_id).data.metrics:
                 break
         run.finish(sft, "FINISHED")
     assert 0 < client.client().get_run(run.run_id).data.metrics["system/system_memory_usage_percentage"] <= 100
@@ -208,7 +208,7 @@ def test_figures_of_evaluation_and_export_are_read(workspace: Path) -> None:
 def test_metrics_wait_while_mlflow_is_away_and_are_sent_when_it_is_back(
     sft: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracked_runs, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(stage_run, "FLUSH_SECONDS", 0.0)
     database = Path(".polm/mlflow.db")
     with tracked_runs.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
         good = database.read_bytes()
@@ -231,8 +231,8 @@ def test_metrics_wait_while_mlflow_is_away_and_are_sent_when_it_is_back(
 
 
 def test_an_mlflow_that_is_back_is_asked_again(sft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracked_runs, "FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(tracked_runs, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(stage_run, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(logbook, "AWAY_SECONDS", 0.0)
     database = Path(".polm/mlflow.db")
     with tracked_runs.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
         good = database.read_bytes()
@@ -241,13 +241,13 @@ def test_an_mlflow_that_is_back_is_asked_again(sft: Path, monkeypatch: pytest.Mo
             run.log_event(event(1, entropy=3.0))
         database.write_bytes(good)
         run.log_event(event(2, entropy=2.0))
-        assert history(pipeline.api, run.run_id, "entropy") == [(1, 3.0), (2, 2.0)]
+        assert history(pipeline.logbook.api, run.run_id, "entropy") == [(1, 3.0), (2, 2.0)]
         run.finish(sft, "FINISHED")
 
 
 def test_a_value_that_mlflow_refuses_keeps_nobody_else_waiting(sft: Path) -> None:
     with tracked_runs.pipeline_run("tiny") as pipeline, pipeline.stage("sft", "1") as run:
-        with pytest.raises(MlflowException), pipeline.pause.watch():
-            pipeline.api.log_metric(run.run_id, "no\nname", 1.0)
-        assert not pipeline.pause.on
+        with pytest.raises(MlflowException), pipeline.logbook.pause.watch():
+            pipeline.logbook.api.log_metric(run.run_id, "no\nname", 1.0)
+        assert not pipeline.logbook.pause.on
         run.finish(sft, "FINISHED")

@@ -1,87 +1,57 @@
 """GGUF files: the tokenizer of the file, not the one that the architecture suggests."""
 
-import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import gguf
 import pytest
+import torch
 
+from bench.forms.gguf import write_gguf
 from tasks.base_models.gguf import load_gguf
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage.errors import ModelError
 
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
+
+@pytest.fixture
+def file(chat_model: Path, tmp_path: Path) -> Path:
+    """The chat model as a 32-bit GGUF, with a first token as SmolLM2 has it: transformers reads no GGUF without."""
+    folder = shutil.copytree(chat_model, tmp_path / "model")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.save_pretrained(folder)
+    write_gguf(folder, tmp_path / "m.gguf", "F32")
+    return tmp_path / "m.gguf"
 
 
-def as_gguf_name(name: str) -> str:
-    """`model.layers.0.self_attn.q_proj.weight` is `blk.0.attn_q.weight`."""
-    whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    if name in whole:
-        return whole[name]
-    _, _, layer, *parts, _ = name.split(".")
-    return f"blk.{layer}.{NAMES['.'.join(parts)]}.weight"
+def test_the_file_is_laid_out_as_llama_cpps_converter_does(chat_model: Path, file: Path) -> None:
+    model = load_causal_lm(chat_model)
+    weights = model.state_dict()
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
+    plain = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "output_norm.weight": "model.norm.weight",
+        "blk.1.attn_norm.weight": "model.layers.1.input_layernorm.weight",
+        "blk.1.attn_v.weight": "model.layers.1.self_attn.v_proj.weight",
+        "blk.1.attn_output.weight": "model.layers.1.self_attn.o_proj.weight",
+        "blk.1.ffn_norm.weight": "model.layers.1.post_attention_layernorm.weight",
+        "blk.1.ffn_gate.weight": "model.layers.1.mlp.gate_proj.weight",
+        "blk.1.ffn_up.weight": "model.layers.1.mlp.up_proj.weight",
+        "blk.1.ffn_down.weight": "model.layers.1.mlp.down_proj.weight",
+    }
+    for name, original in plain.items():
+        assert tensors[name].tobytes() == weights[original].numpy().tobytes(), name
+    # The two halves of each head's rotary dimensions interleave: 0, half, 1, half + 1, …
+    width = model.config.head_dim
+    within_head = [row for pair in zip(range(width // 2), range(width // 2, width), strict=True) for row in pair]
+    for name, original in (("attn_q", "q_proj"), ("attn_k", "k_proj")):
+        weight = weights[f"model.layers.1.self_attn.{original}.weight"].numpy()
+        rows = [head + row for head in range(0, len(weight), width) for row in within_head]
+        assert tensors[f"blk.1.{name}.weight"].tobytes() == weight[rows].tobytes(), name
 
 
-def permuted(name: str, weight: Any, heads: int) -> Any:
-    """GGUF interleaves the two halves of each head's rotary dimensions in q and k."""
-    if "q_proj" not in name and "k_proj" not in name:
-        return weight
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
-
-
-def write(path: Path, folder: Path, pre: str) -> None:
-    """Write the chat model as a 32-bit GGUF, as llama.cpp's converter lays it out."""
-    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
-    config, vocabulary = model.config, tokenizer.get_vocab()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    writer.add_token_list(tokens + [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))])
-    special = set(tokenizer.all_special_tokens) | {"<|im_start|>", "<|endoftext|>"}
-    writer.add_token_types([3 if token in special else 1 for token in tokens] + [5] * (config.vocab_size - len(tokens)))
-
-    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
-    writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_bos_token_id(vocabulary["<|im_start|>"])
-    writer.add_eos_token_id(vocabulary["<|im_end|>"])
-    writer.add_unk_token_id(vocabulary["<|endoftext|>"])
-    writer.add_pad_token_id(vocabulary["<|pad|>"])
-    for name, weight in model.state_dict().items():
-        if name != "lm_head.weight":
-            writer.add_tensor(as_gguf_name(name), permuted(name, weight.numpy(), config.num_attention_heads))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def test_weights_and_tokens_come_back(chat_model: Path, tmp_path: Path) -> None:
-    import torch
-
-    write(tmp_path / "m.gguf", chat_model, "smollm")
-    model, tokenizer = load_gguf(tmp_path / "m.gguf", "float32")
+def test_weights_and_tokens_come_back(chat_model: Path, file: Path) -> None:
+    model, tokenizer = load_gguf(file, "float32")
     original = load_tokenizer(chat_model)
     for text in ("What is 12 + 345? ", "  Happy\n\tto help!", "héllo <|im_end|>\n"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -94,7 +64,9 @@ def test_weights_and_tokens_come_back(chat_model: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(model(ids).logits, load_causal_lm(chat_model)(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_an_unknown_tokenizer_is_refused(chat_model: Path, tmp_path: Path) -> None:
-    write(tmp_path / "m.gguf", chat_model, "qwen2")
-    with pytest.raises(ModelError, match=r"tokenizer 'gpt2/qwen2' is not known here .* use the model's safetensors"):
-        load_gguf(tmp_path / "m.gguf", "float32")
+def test_an_unknown_tokenizer_is_refused(file: Path) -> None:
+    written = file.read_bytes()
+    assert written.count(b"smollm") == 1
+    file.write_bytes(written.replace(b"smollm", b"falcon"))
+    with pytest.raises(ModelError, match=r"tokenizer 'gpt2/falcon' is not known here .* use the model's safetensors"):
+        load_gguf(file, "float32")

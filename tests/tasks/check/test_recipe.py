@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from tasks.check import recipe as recipe_check
 from tasks.stage import artifact
 from tasks.stage.config import read_yaml
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import ConfigError
 
 REPO = Path(__file__).parents[3]
@@ -151,7 +152,7 @@ def made(recipes: Path, chat_model: Path, make_artifact: Any, words: int) -> Non
         rows[name] = whole
     for name, row in rows.items():
         named = [{"id": str(i), **row} for i in range(50)]
-        artifact.write_jsonl(Path("artifacts/data") / artifact.set_folder(name) / "train.jsonl", named)
+        artifact.write_jsonl(Path("artifacts/data") / set_folder(name) / "train.jsonl", named)
     shutil.copytree(chat_model, "artifacts/models/base")
     inputs: dict[str, str] = {}
     stages: list[tuple[str, Any]] = [("data", data.Config), ("models/base", base.Config)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.export import genai, gptq, matmul_nbits
+from tasks.export import builder, genai, gptq, matmul_nbits
 from tasks.export_onnx import Config, main
 from tasks.models.folder import load_causal_lm
 from tasks.stage import artifact
@@ -92,8 +92,8 @@ def int4(chat_model: Path, tmp_path_factory: pytest.TempPathFactory, request: py
     """The small chat model as the builder rounds it."""
     out = tmp_path_factory.mktemp("rounded") / "int4"
     weights = {**WEIGHTS, "accuracy_level": 1, "symmetric": request.param}
-    options = genai.builder_options(chat_model, "int4", "int4", weights)
-    genai.build(chat_model, out, precision="int4", options=options)
+    options = builder.prepare_options(chat_model, "int4", "int4", weights)
+    builder.build(chat_model, out, precision="int4", options=options)
     return out
 
 
@@ -196,8 +196,8 @@ def test_a_matrix_that_is_not_the_models_is_named(int4: Path, chat_model: Path) 
 
 
 def test_a_graph_without_rounded_weights_has_none_to_fit(chat_model: Path, tmp_path: Path) -> None:
-    genai.build(
-        chat_model, tmp_path / "f", precision="fp32", options=genai.builder_options(chat_model, "f", "fp32", {})
+    builder.build(
+        chat_model, tmp_path / "f", precision="fp32", options=builder.prepare_options(chat_model, "f", "fp32", {})
     )
     with pytest.raises(ModelError, match=r"no weights of the decoder are rounded.*gptq: null"):
         matmul_nbits.decoder_products(tmp_path / "f", load_causal_lm(chat_model))

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.data import Config
 from tasks.generators import critiques as critique_rows
-from tasks.generators.arithmetic import working
+from tasks.grading.addition import working
 from tasks.grading.answers import final_number, is_correct
 from tasks.ingestion.sources import GeneratorSource, read
 from tasks.models.folder import load_tokenizer
@@ -108,7 +108,7 @@ def critiques(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in config.sets["sft:critiques"].rows:
         source = config.sources[part.source]
         assert isinstance(source, GeneratorSource)
-        lines = read(part.source, source).lines[:40]
+        lines = read(part.source, source, Path()).lines[:40]
         found += [validate("sft:critiques", render(part.map, line.row)) for line in lines]
     artifact.write_jsonl(folder / "sft-critiques" / "train.jsonl", found)
     return folder
@@ -150,7 +150,7 @@ def test_refine_says_what_critique_has_learnt(recipe: str) -> None:
     for source in sources:
         assert isinstance(source, GeneratorSource)
         options = source.options | {"count": 24}
-        for line in read("few", source.model_copy(update={"options": options})).lines:
+        for line in read("few", source.model_copy(update={"options": options}), Path()).lines:
             wrong = line.row["draft"] != line.row["revision"]
             assert words.finds_fault(line.row["critique"], line.row["draft"]) == wrong
 

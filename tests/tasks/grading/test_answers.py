@@ -4,8 +4,9 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.generators.arithmetic import conversations, working
+from tasks.generators.arithmetic import conversations
 from tasks.grading import answers as graders
+from tasks.grading.addition import working
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tasks.generators import instructed
 from tasks.grading import answers as graders
 from tasks.grading import instructions
 from tasks.stage.errors import ConfigError
-from tests.tasks.rewards.test_functions import fastest
+from tests.support.rewards import fastest
 
 KINDS = [*instructed.SLOTS, *instructed.ALONE]
 

@@ -430,7 +430,7 @@ def test_paths_that_cannot_be(workspace: Path, name: str) -> None:
 
     write_rows(workspace, GOOD)
     with pytest.raises(DataError, match=r"no path|no such file"):
-        read_source("mine", FileSource(file=Path(name), sha256=None, licence="CC0-1.0"))
+        read_source("mine", FileSource(file=Path(name), sha256=None, licence="CC0-1.0"), Path())
 
 
 def test_a_map_may_not_name_columns_that_would_do_nothing(workspace: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.data import Config
-from tasks.generators.arithmetic import working
+from tasks.grading.addition import working
 from tasks.grading.answers import final_number, is_courteous
 from tasks.ingestion.cleaning import same
 from tasks.ingestion.mapping import first_prompt
@@ -64,7 +64,7 @@ def test_scrubbing_spares_the_sums(tiny: Path) -> None:
 def generator_rows(recipe: str, name: str) -> list[dict[str, Any]]:
     source = load(PARAMS / recipe / "data.yaml", Config).sources[name]
     assert isinstance(source, GeneratorSource)
-    return [line.row for line in read_source(name, source).lines]
+    return [line.row for line in read_source(name, source, PARAMS / recipe).lines]
 
 
 def test_standard_library_answers_are_first_sentences() -> None:

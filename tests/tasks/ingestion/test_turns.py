@@ -244,7 +244,7 @@ def test_validation_rows_alone_may_have_turns_of_weight_0(workspace: Path) -> No
 def test_held_out_loss_is_of_the_learnt_turns(chat_model: Path) -> None:
     model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
     (row,) = pieces(pumps(1, "weight", 0, 1)[0])
-    loss = held_out.answer_loss(model, tokenizer, [row])
+    loss = held_out.loss_per_token(model, tokenizer, [row])
     assert loss["tokens"] == len(tokenizer("Pump 0 is stopped.<|im_end|>")["input_ids"])
     import torch
 

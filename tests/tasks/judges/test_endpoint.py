@@ -13,7 +13,7 @@ from tasks.judges.endpoint import Endpoint, EndpointJudge
 from tasks.judges.protocol import Pair, figures, judge_pairs
 from tasks.stage.config import parse
 from tasks.stage.errors import ConfigError, DataError
-from tests.support.judging import CONSTITUTION, Answer, said, serving
+from tests.support.judges import CONSTITUTION, Answer, said, serving
 
 PARAMS = Path("params/test/label.yaml")
 KEY = "sk-secret-0123456789"
@@ -21,10 +21,8 @@ Body = dict[str, Any]
 
 
 @pytest.fixture
-def key(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> str:
+def key(monkeypatch: pytest.MonkeyPatch, workspace: Path, no_proxy: None) -> str:
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
     return KEY
 
 

@@ -11,7 +11,7 @@ import pytest
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.errors import ModelError
-from tests.tasks.models.test_checks import MakeRun, change, cut, drop, logits, put, read
+from tests.support.model_folders import MakeRun, change, cut, drop, logits, put, read
 
 IDS = [5, 9, 200, 31, 7]
 

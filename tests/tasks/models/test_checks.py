@@ -13,16 +13,11 @@ from typing import Any
 
 import pytest
 
-from tasks import base
 from tasks.models import weights
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
-from tasks.stage.config import parse
 from tasks.stage.errors import ModelError
-
-MakeRun = Callable[[str], Any]
-Break = Callable[[Path], None]
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+from tests.support.model_folders import INDEX, WEIGHTS, Break, MakeRun, change, cut, drop, logits, put, read
 
 
 @pytest.fixture
@@ -32,54 +27,6 @@ def folder(chat_model: Path, workspace: Path) -> Path:
     for path in copied.rglob("*"):
         path.chmod(0o644)
     return copied
-
-
-def config_of(folder: Path, adapter: str | None = None) -> base.Config:
-    source = {"folder": folder.name, "licence": "own", "adapter": adapter}
-    values = {"seed": 1, "threads": 1, "dtype": "float32", "source": source}
-    return parse(Path("params/test/base.yaml"), values, base.Config)
-
-
-def read(folder: Path, make_run: MakeRun, data: Path, adapter: str | None = None) -> Path:
-    """Let the base stage read the folder."""
-    run = make_run("base")
-    base.main(config_of(folder, adapter), run, data=data)
-    return Path(run.out)
-
-
-def put(name: str, text: str | bytes) -> Break:
-    """Write a file in place of the folder's."""
-
-    def write(folder: Path) -> None:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-
-    return write
-
-
-def drop(*names: str) -> Break:
-    def unlink(folder: Path) -> None:
-        for name in names:
-            (folder / name).unlink()
-
-    return unlink
-
-
-def change(name: str, **values: Any) -> Break:
-    """Set keys of a JSON file."""
-
-    def rewrite(folder: Path) -> None:
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-    return rewrite
-
-
-def cut(name: str, size: int) -> Break:
-    def truncate(folder: Path) -> None:
-        (folder / name).write_bytes((folder / name).read_bytes()[:size])
-
-    return truncate
 
 
 def tensors(edit: Callable[[dict[str, Any]], None]) -> Break:
@@ -360,13 +307,6 @@ def test_a_broken_folder_is_refused_by_name(kind: str, folder: Path, make_run: M
     with pytest.raises(ModelError, match=message) as error:
         read(folder, make_run, tmp_path)
     assert ";" in str(error.value) or ":" in str(error.value), "it says what to do"
-
-
-def logits(model: Any, ids: list[int]) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor([ids])).logits
 
 
 @pytest.mark.parametrize(

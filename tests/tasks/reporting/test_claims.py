@@ -1,24 +1,19 @@
 """What the report claims: lineage, paired differences, each method on its own metric, what cannot be compared."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from tasks.report import Config
 from tasks.reporting import leaderboard
 from tasks.reporting import page as html_page
-from tasks.stage import artifact
-from tasks.stage.config import load, read_yaml
+from tasks.stage import artifact, recipe
+from tasks.stage.config import load
 from tasks.stage.errors import ArtifactError, ConfigError, DataError
 from tests.conftest import REPO
-from tests.support.reporting import PARAMS, TINY, Page, build, report
-
-
-@pytest.fixture
-def tree(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
-    return build(make_artifact)
+from tests.support.reporting import PARAMS, Page, report, write_graph
 
 
 def test_parents_come_from_the_manifests(tree: Path) -> None:
@@ -77,6 +72,7 @@ def test_an_evaluation_of_another_model_is_an_error(
 
 def test_unknown_headline_is_an_error(tree: Path, tmp_path: Path) -> None:
     params = tmp_path / "report.yaml"
+    shutil.copy(PARAMS.parent / recipe.FILE, tmp_path)
     params.write_text(PARAMS.read_text().replace("metric: helpful", "metric: helpfull"))
     with pytest.raises(ConfigError, match=r"headline is 'sums\.helpfull'.*did you mean 'sums\.helpful'"):
         report(tree, params)
@@ -104,7 +100,7 @@ def test_forms_are_compared_with_pytorch_and_the_front_is_marked(tree: Path) -> 
 
 def test_the_judge_labels_are_in_the_lineage(tree: Path) -> None:
     nodes = {node["name"]: node for node in artifact.read_json(report(tree) / "leaderboard.json")["lineage"]}
-    assert nodes["labels"]["inputs"] == {"data": "data", "model": "models/sft"}
+    assert nodes["labels/label"]["inputs"] == {"data": "data", "model": "models/sft"}
 
 
 def test_lineage_keeps_inputs_that_are_not_at_hand(
@@ -140,7 +136,8 @@ def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
         tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
         wanted = {f"{score.task}.{score.metric}" for score in (config.headline, config.frontier)}
         given = {f"{name}.{m['metric']}" for name, task in tasks.items() for m in task["metric_list"]}
-        assert wanted | set(config.claims.values()) <= given, path
+        graph = recipe.read(path.with_name(recipe.FILE))
+        assert wanted | set(graph.claims.values()) <= given, path
 
 
 def test_a_claim_is_a_method_on_its_own_metric(tree: Path) -> None:
@@ -154,31 +151,31 @@ def test_a_claim_is_a_method_on_its_own_metric(tree: Path) -> None:
     assert "Each method on the metric it is there for" in Page((out / "index.html").read_text()).text
 
 
-@pytest.mark.parametrize(
-    ("claims", "said"),
-    [
-        ({"dop": "sums.helpful"}, r"claims names the model 'dop'; did you mean 'dpo'\?"),
-        ({"dpo": "sums.helpfull"}, r"claims.dpo is 'sums.helpfull', which it was not scored on; did you mean"),
-        ({"reward": "sums.helpful"}, r"claims.reward is 'sums.helpful', which it was not scored on"),
-    ],
-)
-def test_a_claim_about_nothing_is_an_error(tree: Path, claims: dict[str, str], said: str) -> None:
-    with PARAMS.open("w") as f:
-        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": claims}, f)
-    with pytest.raises(ConfigError, match=said):
+def test_a_claim_of_a_metric_that_was_not_scored_is_an_error(tree: Path) -> None:
+    write_graph({"dpo": "sums.helpfull"})
+    with pytest.raises(
+        ConfigError, match=r"claim of 'dpo' is 'sums\.helpfull', which it was not scored on; did you mean"
+    ):
+        report(tree)
+
+
+def test_a_model_of_another_recipe_is_left_out(tree: Path) -> None:
+    shutil.copytree(tree / "models" / "dpo", tree / "models" / "stray")
+    assert "stray" not in artifact.read_json(report(tree) / "leaderboard.json")["models"]
+
+
+@pytest.mark.parametrize("folder", ["models/reward", "metrics/dpo", "metrics/dpo_int4"])
+def test_a_model_or_an_evaluation_that_is_missing_is_an_error(tree: Path, folder: str) -> None:
+    shutil.rmtree(tree / folder)
+    with pytest.raises(ArtifactError, match=f"{folder}: no manifest.json; this artifact was not made yet"):
         report(tree)
 
 
 def test_a_claim_can_be_over_another_model(tree: Path) -> None:
-    with PARAMS.open("w") as f:
-        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": {"dpo": "sums.helpful"}, "over": {"dpo": "base"}}, f)
+    write_graph({"dpo": "sums.helpful"}, {"dpo": "base"})
     (row,) = artifact.read_json(report(tree) / "leaderboard.json")["claims"]
     board = artifact.read_json(tree / "reports" / "leaderboard.json")["models"]
     means = [board[model]["tasks"]["sums"]["metrics"]["helpful"]["value"] for model in ("base", "dpo")]
     assert (row["parent"], row["before"]["value"], row["after"]["value"]) == ("base", *means)
     assert row["difference"]["value"] == pytest.approx(means[1] - means[0])
     assert row["difference"] != board["dpo"]["tasks"]["sums"]["metrics"]["helpful"]["difference"], "that is over sft"
-    with PARAMS.open("w") as f:
-        YAML(typ="safe").dump(read_yaml(TINY) | {"claims": {"dpo": "sums.helpful"}, "over": {"dpo": "reward"}}, f)
-    with pytest.raises(ConfigError, match=r"over.dpo is 'reward', which was not evaluated"):
-        report(tree, out="reports2")

@@ -8,7 +8,7 @@ import pytest
 from tasks.rewards import functions as rewards
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.stage.errors import ConfigError
-from tests.tasks.rewards.test_functions import OPTIONS, SUM, WHERE, specs
+from tests.support.rewards import OPTIONS, SUM, WHERE, specs
 
 
 def test_totals_are_weighted_and_weight_zero_is_tracked() -> None:

@@ -2,40 +2,17 @@
 
 import re
 import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.generators.arithmetic import questions, working
+from tasks.generators.arithmetic import questions
+from tasks.grading.addition import working
 from tasks.rewards import functions as rewards
 from tasks.rewards.composite import Rewards, RewardSpec, is_grader
 from tasks.stage.errors import DataError
+from tests.support.rewards import OPTIONS, SUM, WHERE, fastest, specs
 
-WHERE = Path("params/tiny/grpo.yaml")
-SUM = {
-    "answer": "125",
-    "question": "What is 58 + 67?",
-    "instructions": [{"check": "only_number"}, {"check": "words_at_most", "count": 1}],
-    "kind": "chain_sum",
-}
-SCHEMA = {"type": "object", "required": ["answer"], "properties": {"answer": {"const": 125}}}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "correct": {},
-    "numeric": {},
-    "regex": {"pattern": r"\b125\.", "mode": "search"},
-    "format": {"pattern": r"8\+7=15 .* so \d+\."},
-    "json_schema": {"schema": SCHEMA},
-    "instructions": {},
-    "reasoning_gym": {"dataset": None, "partial": False},
-    "sums": {"metric": "exact_match"},
-    "steps": {},
-    "overlong": {"max_characters": 40, "buffer_characters": 20},
-    "length_at_most": {"characters": 40},
-}
 RIGHT = {
     "exact": "125",
     "correct": "The answer is 125.",
@@ -84,20 +61,6 @@ LONG = [
     "The answer is 125. " * 500,
     "-" * 10_000,
 ]
-
-
-def specs(**graders: tuple[str, float, dict[str, Any]]) -> dict[str, RewardSpec]:
-    return {name: RewardSpec(grader=g, weight=w, options=o) for name, (g, w, o) in graders.items()}
-
-
-def fastest(call: Callable[..., Any], *args: Any) -> float:
-    """Seconds of this thread, the best of three calls: a busy machine is no slow grader."""
-    seconds = []
-    for _ in range(3):
-        start = time.thread_time()
-        call(*args)
-        seconds.append(time.thread_time() - start)
-    return min(seconds)
 
 
 def score(grader: str, response: str, row: dict[str, Any] = SUM, **options: Any) -> float:

@@ -15,9 +15,10 @@ from tasks.rl import value
 from tasks.rl.ppo import PPOConfig, PPOTrainer
 from tasks.rl.value import RewardModel
 from tasks.sampling import packing, rollout
-from tests.tasks.test_ppo import LOGGED, NUMBERS, TRAINER, one_thread, reward_model
+from tests.support.ppo import LOGGED, NUMBERS, TRAINER
 
-__all__ = ["one_thread", "reward_model"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUESTIONS = [f"What is {i} + 1?" for i in range(64)]
 
 

@@ -2,90 +2,21 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from tasks.sampling import generate
 from tasks.stage.errors import DataError
+from tests.support.tiny_decoders import DECODERS, OTHERS, SIZES, drawn, generated, made, settings
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 12,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-DECODERS: dict[str, dict[str, Any]] = {
-    "llama": SIZES,
-    "qwen3": SIZES,
-    "gpt2": {"vocab_size": 12, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": None},
-    "mistral": SIZES | {"sliding_window": 6},
-    "gemma2": SIZES | {"sliding_window": 6, "query_pre_attn_scalar": 8, "tie_word_embeddings": False},
-    "qwen3_moe": SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-}
-OTHERS: dict[str, dict[str, Any]] = {
-    "mamba": {"vocab_size": 12, "hidden_size": 32, "num_hidden_layers": 2},
-    "lfm2": SIZES | {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
-    "bloom": {"vocab_size": 12, "hidden_size": 32, "n_layer": 2, "n_head": 4},
-}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPTS = [[5, 6, 7, 8, 9], [3], [4, 4, 4], [5, 6, 7, 8, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 2], [3], [8, 1, 1]]
 """Of several lengths, two of them twice."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and on a busy machine wait for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def made(kind: str, sizes: dict[str, Any], **changes: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    return apart(AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes | changes)))
-
-
-def apart(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with larger weights than fresh ones, whose answers are all alike."""
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.data.mul_(4)
-    return model.eval()
-
-
-def settings(**changes: Any) -> GenerationConfig:
-    sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    return GenerationConfig(**{"max_new_tokens": 16, "pad_token_id": 0, "eos_token_id": 11} | sampled | changes)
-
-
-def generated(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """What transformers writes, each row up to and with its first end."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
-    seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    rows = model.generate(ids, attention_mask=seen, generation_config=config)[:, width:].tolist()
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
-    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
-
-
-def drawn(model: Any, prompts: list[list[int]], config: GenerationConfig, seed: int = 0) -> generate.Drawn:
-    how = generate.plan(model, config)
-    assert how is not None
-    torch.manual_seed(seed)
-    return generate.draw(model, prompts, how)
 
 
 @pytest.mark.parametrize("kind", DECODERS)

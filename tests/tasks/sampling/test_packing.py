@@ -6,19 +6,9 @@ import pytest
 import torch
 
 from tasks.sampling.packing import can_fold, fold
-from tests.tasks.sampling.test_generate import DECODERS, OTHERS, SIZES, made, one_thread
+from tests.support.tiny_decoders import DECODERS, OTHERS, SIZES, made, rollout
 
-__all__ = ["one_thread"]
-
-
-def rollout(prompts: list[int], answers: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of prompts and answers of these lengths, padded at the left and at the right, as TRL has them."""
-    torch.manual_seed(seed)
-    before, after = max(prompts), max(answers)
-    seen = torch.tensor(
-        [[0] * (before - p) + [1] * (p + a) + [0] * (after - a) for p, a in zip(prompts, answers, strict=True)]
-    )
-    return torch.randint(1, 12, seen.shape) * seen, seen
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])

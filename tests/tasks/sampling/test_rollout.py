@@ -12,10 +12,10 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rl.grpo import DynamicGRPOTrainer
 from tasks.sampling import rollout as rollouts
 from tests.conftest import TRAINER
-from tests.tasks.sampling.test_generate import apart, one_thread
-from tests.tasks.sampling.test_packing import rollout
+from tests.support.tiny_decoders import apart, rollout
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7], [10]]
 
 

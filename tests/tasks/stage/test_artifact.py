@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,31 @@ def test_a_reader_never_finds_half_a_json_file(tmp_path: Path) -> None:
         writer.join()
     assert sizes == {20_000}
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_chain_lists_each_artifact_before_what_it_was_made_from(
+    workspace: Path, make_artifact: Callable[..., artifact.Manifest]
+) -> None:
+    digests: dict[str, str] = {}
+    for name, inputs in [
+        ("rows", ()),
+        ("data", ("rows",)),
+        ("other", ("data",)),
+        ("base", ("data",)),
+        ("sft", ("base", "data")),
+        ("onnx", ("data", "sft")),
+    ]:
+        folder = artifact.ROOT / name
+        folder.mkdir(parents=True)
+        digests[name] = make_artifact(folder, stage=name, **{key: digests[key] for key in inputs}).digest
+    manifests = artifact.manifests()
+    assert {path.name: manifest.digest for path, manifest in manifests.items()} == digests
+
+    chain = artifact.chain(digests["onnx"], manifests.values())
+    assert [manifest.stage for manifest in chain] == ["onnx", "sft", "base", "data", "rows"]
+    del manifests[artifact.ROOT / "base"]
+    chain = artifact.chain(digests["onnx"], manifests.values())
+    assert [manifest.stage for manifest in chain] == ["onnx", "sft", "data", "rows"], "data is reached another way"
+    del manifests[artifact.ROOT / "sft"]
+    del manifests[artifact.ROOT / "data"]
+    assert [manifest.stage for manifest in artifact.chain(digests["onnx"], manifests.values())] == ["onnx"]

@@ -84,7 +84,7 @@ def test_not_utf8(tmp_path: Path) -> None:
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "sft.yaml").write_text(GOOD)
-    with pytest.raises(ConfigError, match=r"stf.yaml: no such file; did you mean .*/sft.yaml\?"):
+    with pytest.raises(ConfigError, match=r"stf.yaml: no such file; did you mean 'sft.yaml'\?"):
         load(tmp_path / "stf.yaml", Outer)
 
 

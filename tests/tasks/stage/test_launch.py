@@ -14,8 +14,7 @@ from tasks import rejection, reward, sft
 from tasks.stage import artifact, launch
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
-from tests.tasks.rewards import test_hacking
-from tests.tasks.training import test_trainer
+from tests.support import rl, supervised
 
 WHERE = Path("params/test/sft.yaml")
 BIN = Path(sys.executable).parent
@@ -67,7 +66,7 @@ def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: P
     run = make_run("rft")
     run.launched = launch.Asked(2, None)
     with pytest.raises(ConfigError, match=r"launch asks for 2 processes; rounds .* run in one"):
-        rejection.main(test_hacking.rejection_config(), run, model=chat_model, data=sums_data)
+        rejection.main(rl.rejection_config(), run, model=chat_model, data=sums_data)
 
 
 def started(
@@ -75,7 +74,7 @@ def started(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a stage's command in an empty folder, with the recipe file that its own tests have."""
     trainer: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
-    values = test_trainer.configured(module, max_steps=2, **trainer).model_dump()
+    values = supervised.configured(module, max_steps=2, **trainer).model_dump()
     params = folder / "params.yaml"
     YAML().dump(values | {"threads": 1, "launch": launcher, **extra}, params)
     command = [sys.executable, "-m", module.__name__, str(params), "--model", str(model), "--data", str(data)]

@@ -12,18 +12,20 @@ from tasks import adapt, distill, dpo, grpo, kto, online_dpo, ppo, prune, refine
 from tasks import judge as judge_stage
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
-from tasks.stage import artifact
+from tasks.stage import artifact, audit_record
 from tasks.stage.errors import DataError
 from tasks.training import audit as row_audit
 from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
-from tests.support import adapters
-from tests.tasks import test_distill, test_online_dpo, test_ppo, test_prune, test_refine
-from tests.tasks.rewards import test_hacking
-from tests.tasks.training import test_trainer
+from tests.support import adapters, rl, supervised
+from tests.support import distill as distill_settings
+from tests.support import online_dpo as online_dpo_settings
+from tests.support import ppo as ppo_settings
+from tests.support import prune as prune_settings
+from tests.support import refine as refine_settings
 
-MakeRun = Callable[[str], Any]
+MakeRun = Callable[..., Any]
 LIMIT = 64
 Row = dict[str, Any]
 
@@ -81,7 +83,7 @@ def kept_by_trl(module: Any, chat_model: Path, rows: list[Row], make_run: MakeRu
     """Ids of the rows that are left in a real trainer's data set, by a column that it carries along."""
     import trl
 
-    config = test_trainer.configured(module, max_length=LIMIT, max_steps=1, **settings)
+    config = supervised.configured(module, max_length=LIMIT, max_steps=1, **settings)
     name = module.trainer_class().__name__.removesuffix("Config") + "Trainer"
     tokenizer, model = load_tokenizer(chat_model), load_causal_lm(chat_model)
     if module is reward:
@@ -176,7 +178,7 @@ def test_what_is_lost_is_written_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     extra: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
-    base = test_hacking.configured(kto, dataset, {}) if module is kto else test_trainer.configured(module, **extra)
+    base = rl.configured(kto, dataset, {}) if module is kto else supervised.configured(module, **extra)
     config = lenient(base, dataset, max_length=LIMIT, max_steps=1, per_device_train_batch_size=2)
     if module is reward:
         config = config.model_copy(update={"calibration_bins": 2})
@@ -199,14 +201,14 @@ def strict(module: Any) -> Any:
     """The stage's configuration in its own tests, with a limit that no row of theirs keeps."""
     short: dict[str, Any] = {"max_length": 12}
     if module in (sft, dpo, reward):
-        return test_trainer.configured(module, **(short | ({"assistant_only_loss": True} if module is sft else {})))
+        return supervised.configured(module, **(short | ({"assistant_only_loss": True} if module is sft else {})))
     if module is kto:
-        return test_hacking.configured(kto, "feedback", short)
+        return rl.configured(kto, "feedback", short)
     if module is adapt:
         return adapters.configured(trainer=adapters.values()["trainer"] | short)
     if module is distill:
-        return test_distill.configured(short)
-    return test_prune.configured(trainer=test_prune.configured().trainer | short)
+        return distill_settings.configured(short)
+    return prune_settings.configured(trainer=prune_settings.configured().trainer | short)
 
 
 @pytest.mark.parametrize("module", [sft, dpo, kto, reward, adapt, distill, prune], ids=lambda module: module.__name__)
@@ -224,12 +226,12 @@ def test_a_limit_that_does_not_fit_the_rows_stops_the_stage(
 def answering(module: Any) -> Any:
     """The configuration of a stage that has prompts answered, with answers that fill the model's context of 256."""
     if module is grpo:
-        return test_hacking.grpo_config(trainer={"max_completion_length": 250})
+        return rl.grpo_config(trainer={"max_completion_length": 250})
     if module is ppo:
-        return test_ppo.configured(trainer={"max_completion_length": 250})
+        return ppo_settings.configured(trainer={"max_completion_length": 250})
     if module is online_dpo:
-        return test_online_dpo.configured(trainer={"max_completion_length": 250})
-    config = test_refine.configured() if module is refine else test_hacking.rejection_config()
+        return online_dpo_settings.configured(trainer={"max_completion_length": 250})
+    config = refine_settings.configured() if module is refine else rl.rejection_config()
     most = 80 if module is refine else 250
     return config.model_copy(update={"sampling": config.sampling.model_copy(update={"max_new_tokens": most})})
 
@@ -245,7 +247,7 @@ def test_prompts_that_leave_no_room_stop_what_has_them_answered(
 
 def test_prompts_without_room_are_not_asked(make_run: MakeRun, chat_model: Path, lengthy: Path) -> None:
     run, tokenizer = make_run("grpo"), load_tokenizer(chat_model)
-    config = lenient(test_hacking.grpo_config(), max_completion_length=100)
+    config = lenient(rl.grpo_config(), max_completion_length=100)
     arguments = training.arguments(grpo.trainer_class(), config, run)
     prompts = hacking.prompts(config, run, arguments, tokenizer, chat_model, lengthy)
     record = artifact.read_json(run.out / "audit.json")["train"]
@@ -258,9 +260,7 @@ def test_prompts_without_room_are_not_asked(make_run: MakeRun, chat_model: Path,
 
 def test_rounds_audit_what_they_ask_and_what_they_learn(make_run: MakeRun, chat_model: Path, sums_data: Path) -> None:
     run = make_run("rft")
-    config = lenient(test_hacking.rejection_config(replay={"sft": 8}), max_length=30).model_copy(
-        update={"max_cut": 1.0}
-    )
+    config = lenient(rl.rejection_config(replay={"sft": 8}), max_length=30).model_copy(update={"max_cut": 1.0})
     rejection.main(config, run, model=chat_model, data=sums_data)
     audit = artifact.read_json(run.out / "audit.json")
     assert set(audit) == {"prompts", "round_1", "round_2"}
@@ -274,12 +274,12 @@ def test_rounds_audit_what_they_ask_and_what_they_learn(make_run: MakeRun, chat_
 def test_the_judge_is_audited_in_pairs_of_rows(
     make_run: MakeRun, workspace: Path, chat_model: Path, sums_data: Path
 ) -> None:
-    from tests.support.judging import CONSTITUTION
+    from tests.support.judges import CONSTITUTION
 
     run = make_run("judge")
     (workspace / "params/test/judge").mkdir(parents=True)
     artifact.write_json(workspace / "params/test/judge/constitution.yaml", CONSTITUTION.model_dump(mode="json"))
-    values = test_trainer.configured(dpo).model_dump() | {"constitution": "judge/constitution.yaml"}
+    values = supervised.configured(dpo).model_dump() | {"constitution": "judge/constitution.yaml"}
     values["trainer"] |= {"max_length": 12, "assistant_only_loss": True}
     with pytest.raises(DataError, match=r"128 left out of 128 rows of judgements \(longest .*, row \d+-[01];"):
         judge_stage.main(judge_stage.Config.model_validate(values), run, model=chat_model, data=sums_data)
@@ -302,13 +302,13 @@ def test_long_prompts_before_short_answers(make_run: MakeRun, workspace: Path, c
             artifact.write_jsonl(data / name / f"{split}.jsonl", [{key: row[key] for key in keys} for row in part])
     for module in (sft, dpo):
         extra: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
-        config = test_trainer.configured(module, max_length=128, max_steps=1, **extra)
+        config = supervised.configured(module, max_length=128, max_steps=1, **extra)
         message = r"train.jsonl: 34 left out of 67 rows .*limit 128.* params/test/\w+.yaml allows a share of 0"
         with pytest.raises(DataError, match=message):
             module.main(config, make_run(f"strict_{module.__name__[6:]}"), model=chat_model, data=data)
         run = make_run(f"lenient_{module.__name__[6:]}")
         module.main(lenient(config), run, model=chat_model, data=data)
-        record = row_audit.read(run.out)["train"]
+        record = audit_record.read(run.out)["train"]
         assert (record["rows"], record["used"], record["cut"], record["left_out"]) == (67, 33, 0, 34)
         assert record["left_out_ids"] == [str(i) for i in range(0, 67, 2)]
 
@@ -329,7 +329,7 @@ def test_the_summary_of_a_run_names_what_was_lost(workspace: Path) -> None:
         stages[name] = SimpleNamespace(out=workspace / name)
         (workspace / name).mkdir()
         record = row_audit.count(rows, fates, "sft", row_audit.Limit(128, "trainer.max_length", "raise it"))
-        artifact.write_json(workspace / name / row_audit.FILE, {"train": record})
+        artifact.write_json(workspace / name / audit_record.FILE, {"train": record})
     board = Board(list(stages), Console())
     for name, state in (("sft", "done"), ("dpo", "cached"), ("kto", "failed")):
         board.state(name, state)
@@ -355,7 +355,7 @@ def test_kto_refuses_thumbs_that_point_one_way_once_long_rows_are_gone(
     ]
     for split in ("train", "validation"):
         artifact.write_jsonl(data / "feedback" / f"{split}.jsonl", rows)
-    config = lenient(test_hacking.configured(kto, "feedback", {"max_length": LIMIT}))
+    config = lenient(rl.configured(kto, "feedback", {"max_length": LIMIT}))
     with pytest.raises(DataError, match=r"all 8 labels are True"):
         kto.main(config, make_run("kto"), model=chat_model, data=data)
 
@@ -366,7 +366,7 @@ def test_rows_beyond_the_models_context_are_not_trained_on(
     rows = [{"id": str(i), "messages": turn("user", 8) + turn("assistant", 4 if i else 300)} for i in range(4)]
     for split in ("train", "validation"):
         artifact.write_jsonl(workspace / "data/sft" / f"{split}.jsonl", rows)
-    config = test_trainer.configured(sft, assistant_only_loss=True, max_length=400)
+    config = supervised.configured(sft, assistant_only_loss=True, max_length=400)
     with pytest.raises(DataError, match=r"rows of up to 3\d\d tokens .* is 256: set trainer.max_length .* to no more"):
         sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")
 
@@ -423,7 +423,7 @@ def test_messages_that_the_chat_template_leaves_out_are_said(
     model, data = told(chat_model, workspace, UNHEARD, make_artifact)
     caplog.set_level("WARNING", logger="polm")
     sft.main(
-        test_trainer.configured(sft, assistant_only_loss=True, max_length=256), make_run("sft"), model=model, data=data
+        supervised.configured(sft, assistant_only_loss=True, max_length=256), make_run("sft"), model=model, data=data
     )
     found = [record.getMessage() for record in caplog.records if "leaves out" in record.getMessage()]
     assert [text.partition(" (")[0] for text in found] == [
@@ -445,7 +445,7 @@ def test_special_tokens_spelt_in_rows_are_said(
     for split in ("train", "validation"):
         artifact.write_jsonl(workspace / "data/sft" / f"{split}.jsonl", rows)
     caplog.set_level("WARNING", logger="polm")
-    config = test_trainer.configured(sft, assistant_only_loss=True, max_length=256)
+    config = supervised.configured(sft, assistant_only_loss=True, max_length=256)
     sft.main(config, make_run("sft"), model=chat_model, data=workspace / "data")
     found = [record.getMessage() for record in caplog.records if "special tokens" in record.getMessage()]
     assert [text.partition(", which")[0] for text in found] == [

@@ -1,0 +1,79 @@
+"""What `polm run` does before the flow: it looks what there is to do, and starts Prefect only for that."""
+
+import sys
+import time
+from typing import Any
+
+from flows import workspace
+from flows.graph import Graph
+from flows.runners import local
+from flows.terminal import exits
+from flows.terminal.board import say
+from tasks.stage import artifact
+
+
+def run(targets: list[str], jobs: int, force: list[str]) -> None:
+    """Run what has changed. Prefect, and what else takes seconds to load, is started only when something has.
+
+    Args:
+        targets: stages, with all they need; empty for the whole pipeline.
+        jobs: stages at a time.
+        force: stages to run even if nothing changed.
+
+    Raises:
+        PolmError: the recipe is wrong, or a service does not answer.
+        SystemExit: a stage failed (1), or the run was interrupted (130).
+    """
+    recipe = workspace.active_recipe()
+    workspace.check_recipe(recipe)
+    _end_leftovers()
+    graph = Graph()
+    names = graph.closure(targets)
+    forced = {name for word in force for name in graph.resolve(word)}
+    if graph.settled(names, forced) == set(names):
+        say(f"nothing changed: all {len(names)} stages are up to date")
+        return
+    state = _flow(recipe, targets, jobs, force)
+    if isinstance(state.data, Exception):
+        raise state.data
+    if state.is_cancelled():
+        say("interrupted: every process has ended, what was finished is kept; `polm run` goes on from here")
+        sys.exit(exits.INTERRUPTED)
+    if not state.is_completed():
+        sys.exit(exits.FAILED)
+
+
+def _end_leftovers() -> None:
+    """End what a killed `polm run` left running: it would write the same files as this run."""
+    count = local.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
+    if count:
+        say(f"ended {count} processes that a killed `polm run` had left behind")
+
+
+def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
+    """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rich.console import Console
+
+    from flows.services import dashboards, reach
+    from flows.tracking import client
+
+    server = dashboards.prefect_for_run()
+    if server is None:
+        reach.prefect()
+    with Console(stderr=True).status("checking the recipe, starting Prefect …"):
+        from flows.pipeline import flow, flow_runs, recipe_check
+
+        check = recipe_check.start_check(recipe)
+        # MLflow takes seconds too; while the server starts there is time for it.
+        with ThreadPoolExecutor(1) as pool:
+            logbook = pool.submit(client.check, recipe)
+            while server is not None and not server.ready() and not check.poll():
+                if logbook.done():
+                    logbook.result()  # raises at once what would end the run anyway
+                time.sleep(0.1)
+            recipe_check.finish_check(recipe)
+            logbook.result()
+        flow_runs.crash_killed()
+    return flow.run(recipe, targets, jobs, force)

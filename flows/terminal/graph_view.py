@@ -1,0 +1,42 @@
+"""`polm graph`: the active recipe's graph as a tree, or in Mermaid's language."""
+
+from rich.markup import escape
+from rich.tree import Tree
+
+from flows.graph import recipe_graph
+from flows.terminal.board import screen
+from tasks.stage import recipe
+
+
+def show(*, mermaid: bool) -> None:
+    """Print the graph. Raises ConfigError when it does not fit `dvc.yaml`."""
+    graph = recipe_graph()
+    if mermaid:
+        screen().print(recipe.mermaid(graph), markup=False, highlight=False, soft_wrap=True)
+    else:
+        screen().print(tree(graph))
+
+
+def tree(graph: recipe.Graph) -> Tree:
+    """Every model below the one it was made from, with its method, its other inputs and its claim."""
+    root = Tree(f"[bold]{escape(graph.recipe)}[/]", guide_style="dim")
+    branches = [root]
+    for depth, name, model in recipe.tree(graph):
+        del branches[depth + 1 :]
+        branches.append(branches[depth].add(_label(graph, name, model)))
+    return root
+
+
+def _label(graph: recipe.Graph, name: str, model: recipe.Model | None) -> str:
+    parts = [f"[bold]{escape(name)}[/]"]
+    if model is not None:
+        entry = f".{model.values['method']}" if "method" in model.values else ""
+        parts.append(f"[cyan]{escape(model.method + entry)}[/]")
+        others = [f"{key} {parent}" for key, parent in model.parents.items() if key != "from"]
+        parts += [f"[dim]{escape(', '.join(others))}[/]"] if others else []
+        if "claim" in model.values:
+            over = f" over {model.values['over']}" if "over" in model.values else ""
+            parts.append(f"[green]claims {escape(model.values['claim'] + over)}[/]")
+    uses = [word for word, names in (("evaluated", graph.evaluate), ("exported", graph.export)) if name in names]
+    parts += [f"[dim]({', '.join(uses)})[/]"] if uses else ["[yellow](not evaluated)[/]"]
+    return "  ".join(parts)

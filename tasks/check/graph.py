@@ -1,0 +1,77 @@
+"""A recipe's graph against its other files: entries of `methods:`, metrics of claims, forms of exports."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tasks.evaluate import Config as EvaluateConfig
+from tasks.evaluate import load_task
+from tasks.export_onnx import Config as ExportConfig
+from tasks.reporting.board import Config as ReportConfig
+from tasks.stage import recipe
+from tasks.stage.config import load, read_yaml, suggest
+from tasks.stage.errors import PolmError
+
+
+def check_methods(graph: recipe.Graph, blocks: Mapping[str, recipe.Block]) -> Iterator[str]:
+    """Check that each `settings` file has the `method` of each model, and every key that `dvc.yaml` hashes."""
+    for model in graph.models.values():
+        if "method" not in model.values:
+            continue
+        path = graph.path.parent / f"{model.values['settings']}.yaml"
+        values, method = read_yaml(path), model.values["method"]
+        methods = values.get("methods") or {}
+        if method not in methods:
+            hint = suggest(method, methods)
+            yield f"{graph.path}: {model.method}.{model.name}.method is '{method}', which {path} has not{hint}"
+        for key in blocks[model.method].params:
+            if "." not in key and key not in values:
+                yield f"{path}: missing key '{key}', which dvc.yaml counts among the settings of {model.method}"
+
+
+def unused_methods(graph: recipe.Graph) -> Iterator[str]:
+    """Name the entries of `methods:` that no model of the graph uses."""
+    for settings, used in recipe.entries(graph).items():
+        path = graph.path.parent / f"{settings}.yaml"
+        for method in sorted(set(read_yaml(path).get("methods") or {}) - used):
+            yield f"{path}: methods.{method}: no model of {graph.path} uses it"
+
+
+def check_metrics(graph: recipe.Graph) -> Iterator[str]:
+    """Check the evaluation tasks, and that claims, headline and frontier name metrics of them."""
+    folder = graph.path.parent
+    metrics: set[str] = set()
+    for choice in load(folder / "evaluate.yaml", EvaluateConfig).tasks:
+        try:
+            task = load_task(folder / choice.file)
+        except PolmError as e:
+            yield str(e)
+            return
+        metrics |= {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
+    for name, claim in graph.claims.items():
+        if claim not in metrics:
+            yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{suggest(claim, metrics)}"
+    report = load(folder / "report.yaml", ReportConfig)
+    for key, score in (("headline", report.headline), ("frontier", report.frontier)):
+        if (named := f"{score.task}.{score.metric}") not in metrics:
+            yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
+
+
+def check_forms(graph: recipe.Graph) -> Iterator[str]:
+    """Check that the forms that are evaluated are forms of the export."""
+    if not graph.export:
+        return
+    path = graph.path.parent / "export_onnx.yaml"
+    forms = load(path, ExportConfig).forms
+    for form in graph.forms:
+        if form not in forms:
+            yield f"{graph.path}: forms names '{form}', which {path} does not make{suggest(form, forms)}"
+
+
+def missing_files(graph: recipe.Graph, readers: Mapping[str, str]) -> Iterator[str]:
+    """Name the files that the graph needs and the recipe has not, with the models that need them."""
+    folder = graph.path.parent
+    stray = {p.name for p in folder.glob("*.yaml")} - {*readers, recipe.FILE}
+    for name in sorted(readers):
+        if not Path(folder, name).exists():
+            hint = suggest(name, stray) if stray else ""
+            yield f"{folder / name}: no such file, and {graph.path} needs it{hint if 'did you' in hint else ''}"

@@ -1,0 +1,13 @@
+"""Where the sets of a data artifact lie: `sft-rationales/train.jsonl` for the training rows of `sft:rationales`."""
+
+from pathlib import Path
+
+
+def set_folder(name: str) -> str:
+    """Name the folder of a training set: `sft` for `sft`, `sft-rationales` for `sft:rationales`."""
+    return name.replace(":", "-")
+
+
+def split_file(data: Path, name: str, split: str) -> Path:
+    """Name the file with the rows of one split of the set `name`."""
+    return data / set_folder(name) / f"{split}.jsonl"

@@ -1,0 +1,130 @@
+"""A recipe's graph: what is read, what is wrong with it and how that is said, which files it needs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.stage import recipe
+from tasks.stage.errors import ConfigError
+from tests.conftest import REPO
+
+BLOCKS = recipe.blocks(REPO / "dvc.yaml")
+GRAPH: dict[str, Any] = {
+    "recipe": "mine",
+    "sft": {"sft": {"from": "base", "claim": "sums.exact_match"}},
+    "reward": {"scorer": {"from": "sft"}},
+    "grpo": {"grpo": {"from": "sft"}, "grpo_again": {"from": "rft", "claim": "sums.exact_match", "over": "grpo"}},
+    "rejection": {"rft": {"from": "grpo"}},
+    "ppo": {"ppo": {"from": "grpo_again", "reward": "scorer"}},
+    "prune": {"half": {"from": "rft", "settings": "small", "method": "wanda"}},
+    "evaluate": ["base", "sft", "grpo", "grpo_again"],
+    "export": ["grpo_again"],
+    "forms": ["int8"],
+}
+
+
+def graph(folder: Path, changes: dict[str, Any] | None = None) -> recipe.Graph:
+    """Read `GRAPH` with some keys replaced; None removes one."""
+    values = {key: value for key, value in (GRAPH | (changes or {})).items() if value is not None}
+    path = folder / "mine" / recipe.FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(values))  # JSON is YAML, and keeps the order
+    return recipe.read(path)
+
+
+def test_a_method_stands_in_a_graph_many_times_and_in_any_order(tmp_path: Path) -> None:
+    read = graph(tmp_path)
+    assert recipe.problems(read, BLOCKS) == []
+    assert [(depth, name) for depth, name, _ in recipe.tree(read)] == [
+        (0, "base"), (1, "sft"), (2, "scorer"), (2, "grpo"), (3, "rft"), (4, "grpo_again"), (5, "ppo"), (4, "half"),
+    ]  # fmt: skip
+
+
+def test_the_files_of_a_graph(tmp_path: Path) -> None:
+    assert recipe.files(graph(tmp_path), BLOCKS) == {
+        "data.yaml": "data",
+        "base.yaml": "base",
+        "sft.yaml": "sft",
+        "scorer.yaml": "reward",
+        "grpo.yaml": "grpo",
+        "grpo_again.yaml": "grpo",
+        "rft.yaml": "rejection",
+        "ppo.yaml": "ppo",
+        "small.yaml": "prune",
+        "evaluate.yaml": "evaluate",
+        "export_onnx.yaml": "export_onnx",
+        "report.yaml": "report",
+    }
+
+
+def test_a_graph_without_exports_needs_no_file_for_them(tmp_path: Path) -> None:
+    assert "export_onnx.yaml" not in recipe.files(graph(tmp_path, {"export": []}), BLOCKS)
+
+
+def test_claims_and_what_they_are_compared_with(tmp_path: Path) -> None:
+    read = graph(tmp_path)
+    assert read.claims == {"sft": "sums.exact_match", "grpo_again": "sums.exact_match"}
+    assert read.over == {"grpo_again": "grpo"}
+    assert read.scored == ["base", "sft", "grpo", "grpo_again", "grpo_again_int8"]
+
+
+def test_mermaid_draws_every_input(tmp_path: Path) -> None:
+    drawn = recipe.mermaid(graph(tmp_path))
+    assert "  base --> sft\n" in drawn
+    assert "  scorer -. reward .-> ppo" in drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sfft": {"cot": {"from": "sft"}}}, "unknown method 'sfft'; did you mean 'sft'?"),
+        ({"sft": {"sft": {"from": "base", "clam": "x.y"}}}, "sft.sft: unknown key 'clam'; did you mean 'claim'?"),
+        ({"rejection": {"rft": {"from": "gpro"}}}, "rejection.rft.from is 'gpro'; did you mean 'grpo'?"),
+        ({"rejection": {"rft": {}}}, "rejection.rft: missing key 'from'"),
+        ({"ppo": {"ppo": {"from": "sft"}}}, "ppo.ppo: missing key 'reward'"),
+        ({"ppo": {"ppo": {"from": "sft", "reward": "sft"}}}, "ppo.ppo.reward is 'sft'"),
+        ({"ppo": {"ppo": {"from": "scorer", "reward": "scorer"}}}, "ppo.ppo.from is 'scorer'"),
+        ({"rejection": {"rft": {"from": "grpo_again"}}}, "grpo_again, rft: each is made from itself"),
+        ({"evaluate": ["base", "stf"]}, "evaluate: 'stf' is no model that answers in this graph; did you mean 'sft'?"),
+        ({"evaluate": ["scorer"]}, "evaluate: 'scorer' is no model that answers"),
+        ({"evaluate": []}, "'evaluate' names no model"),
+        ({"evaluate": ["base", "sft", "grpo_again"]}, "claim of 'grpo_again' needs the scores of 'grpo'"),
+        ({"recipe": "yours"}, "recipe is 'yours', and the file is in 'mine'"),
+        ({"sft": {"sft": {"from": "base", "over": "base"}}}, "'over' says with what a claim is compared"),
+        ({"prune": {"half": {"from": "rft", "method": "wanda"}}}, "prune.half: missing key 'settings'"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    problems = recipe.problems(graph(tmp_path, changes), BLOCKS)
+    assert any(message in problem for problem in problems), problems
+    assert all(str(tmp_path / "mine/recipe.yaml") in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forms": None}, "missing key 'forms'"),
+        ({"recipe": 7}, "'recipe' is 7"),
+        ({"evaluate": "sft"}, "'evaluate' is 'sft'; expected a list of names"),
+        ({"evaluate": ["sft", "sft"]}, "'evaluate' names sft twice"),
+        ({"sft": ["sft"]}, "'sft' is ['sft']; expected its models"),
+        ({"sft": {"base": {"from": "base"}}}, "sft.base: 'base' is the model that base.yaml describes"),
+        ({"sft": {"a/b": {"from": "base"}}}, "a model's name is letters"),
+        ({"sft": {"sft": {"from": 3}}}, "sft.sft.from is 3; expected a name"),
+        ({"sft": {"sft": None}}, "sft.sft is None; expected a mapping"),
+        ({"kto": {"grpo": {"from": "sft"}}}, "'grpo' stands under grpo and under kto; rename one"),
+    ],
+)
+def test_a_graph_of_another_form_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        graph(tmp_path, changes)
+    assert message in str(caught.value)
+
+
+def test_a_command_that_names_no_recipe_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "dvc.yaml"
+    path.write_text("stages: {sft: {cmd: python -m tasks.sft --out x}, mine: {cmd: ./mine.sh, outs: [y]}}")
+    with pytest.raises(ConfigError, match=r"stages\.sft\.cmd does not begin"):
+        recipe.blocks(path)

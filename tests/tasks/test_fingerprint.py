@@ -1,0 +1,122 @@
+"""The fingerprint: which edit changes which stages."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import fingerprint
+from tests.conftest import REPO
+
+Edit = Callable[[str, str, str], set[str]]
+LEARNERS = {"sft", "dpo", "kto", "reward", "grpo", "ppo", "rejection", "refine", "distill", "prune", "adapt", "judge"}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The code, the DAG and the tiny recipe in a folder of their own, the working directory."""
+    for name in ("tasks", "params/tiny"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def edit(copy: Path) -> Edit:
+    """Replace a text in a file, and return the stages whose fingerprint that changes."""
+
+    def prints() -> dict[str, str]:
+        fingerprint.imports.cache_clear()
+        fingerprint._tree.cache_clear()
+        fingerprint._sha256.cache_clear()
+        return {m: str(p["sha256"]) for m, p in fingerprint.fingerprints(Path("params/tiny")).items()}
+
+    def change(name: str, old: str, new: str) -> set[str]:
+        before, path = prints(), copy / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        after = prints()
+        assert len(after) > 20
+        return {module for module in after if after[module] != before.get(module)}
+
+    return change
+
+
+def test_a_docstring_and_a_comment_change_nothing(edit: Edit) -> None:
+    assert edit("tasks/training/trainer.py", '"""', '"""Better said: ') == set()
+    assert edit("tasks/training/trainer.py", "\ndef ", "\n# A remark.\n\n\ndef ") == set()
+
+
+def test_the_layout_of_a_line_changes_nothing(edit: Edit) -> None:
+    assert edit("tasks/dpo.py", "import", "import ") == set()
+
+
+def test_code_that_all_trainers_use_changes_all_of_them(edit: Edit) -> None:
+    changed = edit("tasks/training/trainer.py", "\ndef ", "\nX = 1\n\n\ndef ")
+    assert changed >= LEARNERS
+    assert not changed & {"data", "evaluate", "report", "export_onnx"}
+
+
+def test_code_of_one_method_changes_it_alone(edit: Edit) -> None:
+    assert edit("tasks/kto.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"kto"}
+
+
+def test_a_generator_that_the_recipe_names_changes_data(edit: Edit) -> None:
+    assert "data" in edit("tasks/generators/arithmetic.py", "\ndef ", "\nX = 1\n\n\ndef ")
+
+
+def test_a_generator_that_no_recipe_names_changes_nothing(edit: Edit) -> None:
+    assert "data" not in edit("tasks/generators/stdlib_docs.py", "\ndef ", "\nX = 1\n\n\ndef ")
+
+
+def test_a_grader_of_the_evaluation_changes_it(edit: Edit) -> None:
+    assert "evaluate" in edit("tasks/grading/answers.py", "\ndef ", "\nX = 1\n\n\ndef ")
+
+
+def test_the_style_of_the_page_changes_the_report(edit: Edit) -> None:
+    assert edit("tasks/reporting/page.css", "{", " {") == {"report"}
+
+
+def test_plumbing_changes_nothing(edit: Edit) -> None:
+    assert edit("tasks/stage/errors.py", "the disk is full", "no room on the disk") == set()
+
+
+def test_an_import_for_type_checkers_is_no_dependency(edit: Edit, copy: Path) -> None:
+    (copy / "tasks/models/extra.py").write_text("X = 1\n")
+    name = "tasks/grading/answers.py"
+    first = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from tasks.models import extra\n\n\ndef "
+    assert "evaluate" in edit(name, "\ndef ", f"\n{first}")
+    assert edit("tasks/models/extra.py", "X = 1", "X = 2") == set()
+
+
+def test_graders_and_generators_of_the_recipes_own_count(edit: Edit, copy: Path) -> None:
+    (copy / "params/tiny/graders.py").write_text("def mine(doc, results):\n    return {'exact_match': 1.0}\n")
+    (copy / "params/tiny/generators.py").write_text("def mine(count):\n    yield {}\n")
+    assert edit("params/tiny/graders.py", "1.0", "0.5") == set(), "nothing names it yet"
+    assert edit("params/tiny/eval/sums.yaml", "process_results: sums", "process_results: graders.mine") == {"evaluate"}
+    assert edit("params/tiny/graders.py", "0.5", "0.0") == {"evaluate"}
+    assert edit("params/tiny/data.yaml", "generator: arithmetic.feedback", "generator: generators.mine") == {"data"}
+    assert edit("params/tiny/generators.py", "{}", "{'a': 1}") == {"data"}
+    assert edit("params/tiny/grpo.yaml", "grader: sums", "grader: graders.mine") == {"grpo"}
+
+
+def test_the_command_writes_a_file_for_each_stage(copy: Path) -> None:
+    command = [sys.executable, "-m", "tasks.fingerprint", "params/tiny", "--out", "artifacts/code"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(copy)})
+    stages = {p.stem for p in (copy / "artifacts/code").glob("*.json")} - {"manifest"}
+    assert stages == {p.stem for p in (copy / "tasks").glob("*.py")} - {"__init__", "fingerprint"}
+
+
+def test_code_that_does_not_parse_is_named(copy: Path) -> None:
+    (copy / "tasks/kto.py").write_text("def main(:\n")
+    command = [sys.executable, "-m", "tasks.fingerprint", "params/tiny", "--out", "artifacts/code"]
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: tasks/kto.py: is no Python")
