@@ -24,8 +24,6 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from flows import workspace
 from flows.services.dashboards import free_port
 
