@@ -25,10 +25,8 @@ def merging(artifacts: Artifacts) -> str:
                 code(merge["model"]),
                 count(len(search["candidates"])),
                 _parameters(search["candidates"][search["chosen"]]["parameters"]),
-                *(
-                    value(artifacts.score(merge["model"], metric))
-                    for metric in ("sums.helpful", "instructions.followed")
-                ),
+                value(artifacts.score(merge["model"], "sums.helpful")),
+                value(artifacts.score(merge["model"], "instructions.followed")),
                 " + ".join(map(code, merge["weights"])),
                 figure(merge["average"]),
                 members,
