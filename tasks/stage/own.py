@@ -45,7 +45,7 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = loaded
     try:
         spec.loader.exec_module(loaded)
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # a script's `sys.exit(0)` would end the check as passed
         del sys.modules[name]
         raise ConfigError(f"{path}: cannot be imported: {type(e).__name__}: {e}") from e
     return loaded
