@@ -75,7 +75,10 @@ def named_code(folder: Path, files: list[Path]) -> set[Path]:
 
 
 def closure(starts: list[Path]) -> set[Path]:
-    """The files, all that they import of `tasks`, and what lies beside those that is no Python (a page's style)."""
+    """The files, all that they import of `tasks`, and what lies beside those that is no Python (a page's style).
+
+    An editor's own files (`.page.css.swp`, `page.css~`) do not count.
+    """
     reached: set[Path] = set()
     queue = list(starts)
     while queue:
@@ -85,7 +88,8 @@ def closure(starts: list[Path]) -> set[Path]:
         reached.add(path)
         queue += imports(path)
     rooms = {path.parent for path in reached if PACKAGE in path.parent.parents}
-    return reached | {p for room in rooms for p in room.iterdir() if p.is_file() and p.suffix != ".py"}
+    beside = {path for room in rooms for path in room.iterdir() if path.is_file() and path.suffix != ".py"}
+    return reached | {path for path in beside if not path.name.startswith(".") and not path.name.endswith("~")}
 
 
 @functools.cache
@@ -97,8 +101,17 @@ def imports(path: Path) -> frozenset[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    candidates = (Path(*name.split(".")).with_suffix(".py") for name in names if name.split(".")[0] == PACKAGE.name)
-    return frozenset(candidate for candidate in candidates if candidate.exists())
+    modules = [Path(*name.split(".")) for name in names if name.split(".")[0] == PACKAGE.name]
+    files = {module.with_suffix(".py") for module in modules}
+    packages = {package / "__init__.py" for module in modules for package in (module, *module.parents)}
+    return frozenset(
+        {file for file in files if file.exists()} | {init for init in packages if init.exists() and _has_code(init)}
+    )
+
+
+def _has_code(path: Path) -> bool:
+    """Whether a file is more than its docstring, which is all that our own packages have."""
+    return any(not _is_prose(statement) for statement in _tree(path).body)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -177,6 +190,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        recipe.active()  # `dvc repro` itself passes over a misspelt key, and over a graph of another recipe
         prints = fingerprints(args.recipe)
         identity = hashlib.sha256(args.recipe.name.encode()).hexdigest()
         with (

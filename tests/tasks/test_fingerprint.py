@@ -22,6 +22,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("tasks", "params/tiny"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "dvc.yaml", tmp_path)
+    (tmp_path / "params/recipe.yaml").symlink_to("tiny/recipe.yaml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -85,6 +86,27 @@ def test_the_style_of_the_page_changes_the_report(edit: Edit) -> None:
 
 def test_plumbing_changes_nothing(edit: Edit) -> None:
     assert edit("tasks/stage/errors.py", "the disk is full", "no room on the disk") == set()
+
+
+def test_code_of_a_package_itself_counts(edit: Edit) -> None:
+    assert edit("tasks/merging/__init__.py", '"""\n', '"""\nSCALE = 2\n') == {"merge"}
+
+
+def test_an_editors_own_files_change_nothing(edit: Edit, copy: Path) -> None:
+    for name in (".page.css.swp", "page.css~"):
+        path = copy / "tasks/reporting" / name
+        path.write_text("old")
+        assert edit(f"tasks/reporting/{name}", "old", "new") == set()
+
+
+def test_a_graph_in_the_folder_of_another_recipe_is_named(copy: Path) -> None:
+    shutil.copytree(copy / "params/tiny", copy / "params/mine")
+    (copy / "params/recipe.yaml").unlink()
+    (copy / "params/recipe.yaml").symlink_to("mine/recipe.yaml")
+    command = [sys.executable, "-m", "tasks.fingerprint", "params/tiny", "--out", "artifacts/code"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    assert done.returncode == 2
+    assert "recipe is 'tiny', and the file is in 'mine'" in done.stderr
 
 
 def test_an_import_for_type_checkers_is_no_dependency(edit: Edit, copy: Path) -> None:
