@@ -1,6 +1,7 @@
 """A recipe's graph against its other files: entries of `methods:`, metrics of claims, forms of exports."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from tasks.evaluate import Config as EvaluateConfig
 from tasks.evaluate import load_task
@@ -9,6 +10,9 @@ from tasks.reporting.board import Config as ReportConfig
 from tasks.stage import recipe
 from tasks.stage.config import load, read_yaml, suggest
 from tasks.stage.errors import PolmError
+
+TASKS = Path("eval")
+"""Folder of a recipe's evaluation tasks, on which every evaluation depends."""
 
 
 def check_methods(graph: recipe.Graph, blocks: Mapping[str, recipe.Block]) -> Iterator[str]:
@@ -39,12 +43,19 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     """Check the evaluation tasks, and that claims, headline and frontier name metrics of them."""
     folder = graph.path.parent
     metrics: set[str] = set()
+    files: dict[str, str] = {}
     for choice in load(folder / "evaluate.yaml", EvaluateConfig).tasks:
+        if Path(choice.file).parent != TASKS:
+            yield f"{folder / 'evaluate.yaml'}: tasks names '{choice.file}'; only files in {folder / TASKS} are hashed"
+            return
         try:
             task = load_task(folder / choice.file)
         except PolmError as e:
             yield str(e)
             return
+        if task["task"] in files:
+            yield f"{folder / choice.file}: task '{task['task']}' is that of {files[task['task']]} too; rename one"
+        files[task["task"]] = choice.file
         metrics |= {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
     for name, claim in graph.claims.items():
         if claim not in metrics:
