@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import workspace
 from tasks.stage import config, recipe
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
@@ -141,17 +140,9 @@ class Graph:
         return 1 + max(below, default=0)
 
 
-def recipe_graph() -> recipe.Graph:
-    """The active recipe's graph, fit for `dvc.yaml`. Raises ConfigError, with everything that is wrong with it."""
-    graph = recipe.read(workspace.RECIPE)
-    if problems := recipe.problems(graph, recipe.blocks()):
-        raise ConfigError("\n".join(problems))
-    return graph
-
-
 def _load() -> dict[str, tuple[Any, list[Any]]]:
     """Name to DVC's stage and the stages it reads from."""
-    recipe_graph()  # DVC passes over a misspelt key, and says of a missing one that a variable could not be found
+    recipe.active()  # DVC passes over a misspelt key, and says of a missing one that a variable could not be found
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo

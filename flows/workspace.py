@@ -31,8 +31,7 @@ server does without its seven processes for jobs that nobody gives it. A value a
 SERVICES = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_SITE_CACHE_DIR")
 """Variables that say where things are. An empty one, as an env file leaves it, says nothing: MLflow and Prefect would
 take it for an address, or for a store of their own."""
-RECIPE = Path("params/recipe.yaml")
-"""Link to the graph of the active recipe; `dvc.yaml` reads it too."""
+RECIPE = recipe_graph.ACTIVE
 EVENTS = "POLM_EVENTS"
 """Environment variable that names the file for a stage's progress; also the mark of all processes of that stage."""
 
@@ -110,17 +109,13 @@ def own(state: Path) -> None:
 def active_recipe() -> str:
     """Read which recipe is active: the one whose graph `params/recipe.yaml` links to. Raises ConfigError."""
     if (what := kind(RECIPE)) != "a file":
-        raise ConfigError(f"{RECIPE}: {'no such file' if what == 'missing' else f'is {what}'}; {_relink()}")
+        raise ConfigError(f"{RECIPE}: {'no such file' if what == 'missing' else f'is {what}'}; {recipe_graph.RELINK}")
     values = read_yaml(RECIPE)
     if "recipe" not in values:
         raise ConfigError(f"{RECIPE}: missing key 'recipe'")
     if not isinstance(values["recipe"], str):
         raise ConfigError(f"{RECIPE}: 'recipe' is {values['recipe']!r}; name a folder under params/")
     return values["recipe"]
-
-
-def _relink() -> str:
-    return f"`polm run --recipe NAME` links it to a recipe's graph (`git checkout {RECIPE}`: to the one it had)"
 
 
 def choose_recipe(recipe: str) -> bool:
@@ -130,14 +125,17 @@ def choose_recipe(recipe: str) -> bool:
         Whether that changed anything.
 
     Raises:
-        ConfigError: no such recipe (names those there are), or one without a graph.
+        ConfigError: no such recipe (names those there are), or one without a graph that fits `dvc.yaml`.
     """
     check_recipe(recipe)
     target = Path(recipe, recipe_graph.FILE)
     if not (RECIPE.parent / target).is_file():
         raise ConfigError(f"{RECIPE.parent / target}: no such file; it is the recipe's graph, see params/tiny for one")
+    recipe_graph.fitting(RECIPE.parent / target)
     if RECIPE.is_symlink() and RECIPE.readlink() == target:
         return False
+    if kind(RECIPE) == "a folder":
+        raise ConfigError(f"{RECIPE}: is a folder; move it away: the link to the active recipe's graph belongs there")
     temp = RECIPE.with_suffix(".tmp")
     temp.unlink(missing_ok=True)
     temp.symlink_to(target)

@@ -3,14 +3,13 @@
 from rich.markup import escape
 from rich.tree import Tree
 
-from flows.graph import recipe_graph
 from flows.terminal.board import screen
 from tasks.stage import recipe
 
 
 def show(*, mermaid: bool) -> None:
     """Print the graph. Raises ConfigError when it does not fit `dvc.yaml`."""
-    graph = recipe_graph()
+    graph = recipe.active()
     if mermaid:
         screen().print(recipe.mermaid(graph), markup=False, highlight=False, soft_wrap=True)
     else:

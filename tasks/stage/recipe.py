@@ -21,10 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.stage.config import read_yaml, suggest
-from tasks.stage.errors import ConfigError
+from tasks.stage.errors import ConfigError, kind
 
 FILE = "recipe.yaml"
 """Name of the graph's file in a recipe's folder."""
+ACTIVE = Path("params", FILE)
+"""Link to the graph of the active recipe; `dvc.yaml` reads it."""
+RELINK = f"`polm run --recipe NAME` links it to a recipe's graph (`git checkout {ACTIVE}`: to the one it had)"
+"""Remedy for a link that is none."""
 DVC = Path("dvc.yaml")
 BASE = "base"
 """The model that every graph starts from, made by the stage of this name."""
@@ -40,11 +44,14 @@ LISTS = ("evaluate", "export", "forms")
 """Keys of a graph that are lists: models that are evaluated, models that are exported, forms of each export."""
 OWN_KEYS = ("claim", "over")
 """Keys of a model that the report reads, and no stage."""
+SETTINGS_KEYS = ("settings", "method")
+"""Keys of a model that say where its settings are."""
 
 _VARIABLE = re.compile(r"^\$\{(\w+)\}$")
 _ITEM = re.compile(r"\$\{item\.(\w+)\}")
 _COMMAND = re.compile(r"-m\s+tasks\.(\w+)\s+params/\$\{recipe\}/(\S+\.yaml)")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+_FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,8 @@ class Model:
     @property
     def parents(self) -> dict[str, str]:
         """Keys that name other models of the graph, to these names: `from` first."""
-        settings = {"settings", "method", *OWN_KEYS}
-        return {key: value for key, value in self.values.items() if key not in settings}
+        others = {*SETTINGS_KEYS, *OWN_KEYS}
+        return {key: value for key, value in self.values.items() if key not in others}
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,10 @@ def read(path: Path) -> Graph:
             raise ConfigError(f"{path}: missing key '{key}'")
     if not isinstance(values["recipe"], str):
         raise ConfigError(f"{path}: 'recipe' is {values['recipe']!r}; name the folder that the file is in")
+    if not _FOLDER.match(values["recipe"]):  # it becomes a part of every stage's command
+        raise ConfigError(
+            f"{path}: 'recipe' is {values['recipe']!r}; a recipe's name is letters, digits, '_', '-', '.'"
+        )
     models: dict[str, Model] = {}
     for method, entries in values.items():
         if method == "recipe" or method in LISTS:
@@ -186,6 +197,24 @@ def read(path: Path) -> Graph:
     return Graph(path, values["recipe"], models, *(_names(path, key, values[key]) for key in LISTS))
 
 
+def fitting(path: Path) -> Graph:
+    """Read a recipe's graph that fits `dvc.yaml`. Raises ConfigError, with everything that is wrong with it."""
+    graph = read(path)
+    if messages := problems(graph, blocks()):
+        raise ConfigError("\n".join(messages))
+    return graph
+
+
+def active() -> Graph:
+    """Read the active recipe's graph as `fitting` does. Raises ConfigError also where `ACTIVE` is no link to one."""
+    what = kind(ACTIVE)
+    if what == "a file" and not ACTIVE.is_symlink():
+        what = "a file of its own and no link"  # as `cp -rL` and a git without links leave it
+    if what != "a file":
+        raise ConfigError(f"{ACTIVE}: {'no such file' if what == 'missing' else f'is {what}'}; {RELINK}")
+    return fitting(ACTIVE.parent / ACTIVE.readlink())
+
+
 def _model(path: Path, method: str, name: Any, values: Any) -> Model:
     where = f"{path}: {method}.{name}"
     if not isinstance(name, str) or not _NAME.match(name):
@@ -197,6 +226,9 @@ def _model(path: Path, method: str, name: Any, values: Any) -> Model:
     for key, value in values.items():
         if not isinstance(value, str):
             raise ConfigError(f"{where}.{key} is {value!r}; expected a name")
+        if key in SETTINGS_KEYS and not _NAME.match(value):  # it becomes a word of the stage's command
+            form = "a file of the recipe without `.yaml`" if key == "settings" else "an entry of its `methods:`"
+            raise ConfigError(f"{where}.{key} is {value!r}; name {form}: letters, digits, '_' and '-'")
     return Model(name, method, values)
 
 
@@ -241,8 +273,13 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
         for name in getattr(graph, key):
             if name not in answering:
                 yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
+    yield from _shared_files(graph, stages)
     for name in graph.claims:
         compared = graph.over.get(name, graph.models[name].values.get("from", BASE))
+        others = answering - {name}
+        if name in graph.over and compared not in others:
+            yield f"{graph.models[name].method}.{name}.over is '{compared}'{suggest(compared, others)}"
+            continue
         for needed in (name, compared):
             if needed not in graph.evaluate:
                 yield f"claim of '{name}' needs the scores of '{needed}'; add it to 'evaluate', or leave the claim out"
@@ -293,17 +330,29 @@ def files(graph: Graph, stages: Mapping[str, Block]) -> dict[str, str]:
     Returns:
         File name to the stage module that reads it. Meant for a graph without `problems`.
     """
-    readers: dict[str, str] = {}
+    return {file: module for file, module, _ in _reads(graph, stages)}
+
+
+def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str, str]]:
+    """Every recipe file that a graph needs, the stage module that reads it, and the stage's or model's name."""
     for block in stages.values():
         if block.method:
             for model in graph.models.values():
                 if model.method == block.name:
                     settings = model.values.get("settings", model.name)
-                    name = block.file.replace("${key}", model.name).replace("${item.settings}", settings)
-                    readers[name] = block.module
+                    file = block.file.replace("${key}", model.name).replace("${item.settings}", settings)
+                    yield file, block.module, f"{model.method}.{model.name}"
         elif block.name in SINGLE or block.file == "evaluate.yaml" or graph.export:
-            readers[block.file] = block.module
-    return readers
+            yield block.file, block.module, block.name
+
+
+def _shared_files(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
+    """Files that two stage modules would read, each with keys that the other does not know."""
+    first = {FILE: ("", "the graph itself")}
+    for file, module, reader in _reads(graph, stages):
+        other_module, other = first.setdefault(file, (module, reader))
+        if module != other_module:
+            yield f"{file} is read by {other} and by {reader}, which take other keys; rename the model or its settings"
 
 
 def entries(graph: Graph) -> dict[str, set[str]]:

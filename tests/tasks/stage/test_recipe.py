@@ -94,6 +94,10 @@ def test_mermaid_draws_every_input(tmp_path: Path) -> None:
         ({"recipe": "yours"}, "recipe is 'yours', and the file is in 'mine'"),
         ({"sft": {"sft": {"from": "base", "over": "base"}}}, "'over' says with what a claim is compared"),
         ({"prune": {"half": {"from": "rft", "method": "wanda"}}}, "prune.half: missing key 'settings'"),
+        ({"kto": {"data": {"from": "sft"}}}, "data.yaml is read by data and by kto.data"),
+        ({"kto": {"recipe": {"from": "sft"}}}, "recipe.yaml is read by the graph itself and by kto.recipe"),
+        ({"sft": {"sft": {"from": "base", "claim": "a.b", "over": "sft"}}}, "sft.sft.over is 'sft'"),
+        ({"sft": {"sft": {"from": "base", "claim": "a.b", "over": "bse"}}}, "over is 'bse'; did you mean 'base'?"),
     ],
 )
 def test_a_graph_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -107,6 +111,9 @@ def test_a_graph_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, An
     [
         ({"forms": None}, "missing key 'forms'"),
         ({"recipe": 7}, "'recipe' is 7"),
+        ({"recipe": "my recipe"}, "'recipe' is 'my recipe'; a recipe's name is letters"),
+        ({"prune": {"half": {"from": "sft", "settings": "../tiny/prune"}}}, "settings is '../tiny/prune'; name a file"),
+        ({"prune": {"half": {"from": "sft", "method": "a; b"}}}, "method is 'a; b'; name an entry"),
         ({"evaluate": "sft"}, "'evaluate' is 'sft'; expected a list of names"),
         ({"evaluate": ["sft", "sft"]}, "'evaluate' names sft twice"),
         ({"sft": ["sft"]}, "'sft' is ['sft']; expected its models"),
