@@ -24,9 +24,10 @@ from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import TrlConfig, Verbatim
-from tasks.training import supervised
+from tasks.training import fates, supervised
 from tasks.training import trainer as training
 
+row_rule = fates.answers
 RESERVED = ("task_type", "inference_mode", "prefix_projection")
 """Keys of PEFT's config classes that the stage sets."""
 _JOINED = dict.fromkeys(("packing", "padding_free"), "rows that are joined get one soft prompt together")

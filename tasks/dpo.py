@@ -16,8 +16,10 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, rows
+from tasks.training import audit, fates, rows
 from tasks.training import trainer as training
+
+row_rule = fates.pairs
 
 
 class Config(AdapterConfig):
@@ -42,7 +44,7 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
         from trl import DPOTrainer
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), model)
+    audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), row_rule, model)
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,

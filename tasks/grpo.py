@@ -28,7 +28,10 @@ from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
+from tasks.training import fates
 from tasks.training import trainer as training
+
+row_rule = fates.prompts
 
 
 class Config(AdapterConfig):

@@ -30,9 +30,11 @@ from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig, Verbatim
+from tasks.training import fates
 from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
+row_rule = fates.prompts
 
 RESERVED = (
     "beta", "num_generations", "num_generations_eval", "generation_batch_size", "steps_per_generation",

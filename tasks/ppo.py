@@ -23,8 +23,10 @@ from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig, Verbatim
+from tasks.training import fates
 from tasks.training import trainer as training
 
+row_rule = fates.prompts
 RESERVED = ("beta", "reward_weights", "normalize_advantages", "mask_truncated_completions", "router_aux_loss_coef")
 """RLOO's settings that PPO sets itself or has no use for."""
 

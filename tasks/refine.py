@@ -35,10 +35,12 @@ from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
 trainer_class = rounds.trainer_class
+row_rule = row_fates.prompts
 TURNS = 3
 """Answers of the model in one conversation: draft, critique, revision."""
 

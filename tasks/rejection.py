@@ -24,8 +24,11 @@ from tasks.self_training.revision import Messages
 from tasks.self_training.rounds import RoundsConfig, Rows, trainer_class
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
+from tasks.training import fates
 
-__all__ = ["Config", "main", "trainer_class"]
+__all__ = ["Config", "main", "row_rule", "trainer_class"]
+
+row_rule = fates.prompts
 
 
 class Config(RoundsConfig):

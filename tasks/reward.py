@@ -15,8 +15,10 @@ from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, rows
+from tasks.training import audit, fates, rows
 from tasks.training import trainer as training
+
+row_rule = fates.compared
 
 
 class Config(AdapterConfig):
@@ -43,7 +45,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    records = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    records = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), row_rule, model)
     _require_pairs(records["validation"]["used"], config.calibration_bins)
     import torch
 

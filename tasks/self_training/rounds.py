@@ -23,6 +23,7 @@ from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
 
@@ -171,7 +172,9 @@ def run_rounds(
             start = model if config.restart else current
             train_on = [*(rows_so_far if config.restart else []), *rows, *_replayed(config, data, number)]
             source = f"round {number + 1}", folder / "rows.jsonl"
-            record = row_audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class(), start)
+            record = row_audit.learnt(
+                config, run, source[0], train_on, source, tokenizer, trainer_class(), row_fates.answers, start
+            )
             artifact.write_json(folder / audit_record.FILE, record)
             artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)
