@@ -70,7 +70,9 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         arguments = rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = rounds.prompts(config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row))
+    prompts, record = rounds.training_prompts(
+        config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row)
+    )
     held_out, held_record = _held_out(config, run, tokenizer, model, data)
     rounds.check_replay(config, run, data)
 

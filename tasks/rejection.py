@@ -46,7 +46,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = rounds.prompts(config, run, tokenizer, model, data)
+    prompts, record = rounds.training_prompts(config, run, tokenizer, model, data)
     _check(config, run, data, prompts)
 
     def keep(policy: Any, window: Rows, number: int) -> tuple[Rows, dict[str, Any]]:

@@ -80,7 +80,10 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
                 f"trainer.per_device_train_batch_size is {self.args.per_device_train_batch_size}; it counts answers, "
                 f"which come in pairs: make it even"
             )
-        self.judge, self.dpo_beta, self.dpo_loss, self.gold = judge, dpo_beta, dpo_loss, gold
+        self.judge = judge
+        self.dpo_beta = dpo_beta
+        self.dpo_loss = dpo_loss
+        self.gold = gold
         self._preferences = torch.empty(0)
         self._caught: list[Tensor] = []
 

@@ -150,7 +150,8 @@ def draw(model: Any, prompts: Sequence[Sequence[int]], how: Plan) -> Drawn:
     """
     inner = text_model(model)
     assert inner is not None, "draw() is for what plan() knows"
-    device, count = inner.device, len(prompts)
+    device = inner.device
+    count = len(prompts)
     distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
     number = {prompt: i for i, prompt in enumerate(distinct)}
     rows = torch.tensor([number[tuple(prompt)] for prompt in prompts], device=device)

@@ -57,8 +57,8 @@ class Rollouts:
                     model, ids, seen, logits_to_keep, None, compute_entropy
                 )
             else:
-                answers = ids[:, -logits_to_keep:], seen[:, -logits_to_keep:].bool()
-                scored = self._scored(model, folded, *answers, compute_entropy)
+                answers = ids[:, -logits_to_keep:]
+                scored = self._scored(model, folded, answers, seen[:, -logits_to_keep:].bool(), compute_entropy)
             logps.append(scored[0])
             entropies.append(scored[1])
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
