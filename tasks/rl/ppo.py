@@ -114,7 +114,7 @@ class PPOTrainer(Rollouts, ValueTraining, RLOOTrainer):
         return per_function
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
-        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        answers = self.draw_answers(prompt_ids, images, multimodal_fields)
         if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
         # Under autocast, padded further or at another temperature, a forward pass over the answers gives others.
@@ -167,8 +167,8 @@ class PPOTrainer(Rollouts, ValueTraining, RLOOTrainer):
     def _values(self, batch: dict[str, Tensor], size: int) -> Tensor:
         """Compute V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1).split(size)
-        seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
-        values = torch.cat([self.value_model(*rows) for rows in zip(ids, seen, strict=True)])
+        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
+        values = torch.cat([self.value_model(*rows) for rows in zip(ids, attention_mask, strict=True)])
         return values[:, batch["prompt_ids"].size(1) - 1 : -1]
 
     def _mean(self, x: Tensor) -> float:
@@ -191,9 +191,9 @@ class PPOTrainer(Rollouts, ValueTraining, RLOOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-        seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         logps, entropy, _ = self._get_per_token_logps_and_entropies(
-            model, ids, seen, inputs["completion_ids"].size(1), compute_entropy=True
+            model, ids, attention_mask, inputs["completion_ids"].size(1), compute_entropy=True
         )
         old_logps = inputs["old_logps"]
         values = self._values(inputs, len(ids))
@@ -207,7 +207,7 @@ class PPOTrainer(Rollouts, ValueTraining, RLOOTrainer):
             "approx_kl": ratio - 1 - log_ratio.detach(),  # joschu.net/blog/kl-approx.html, "k3"
         }
         means = torch.stack([(x * inputs["weight"]).sum(1).mean() for x in parts.values()])
-        means_of_all = self.accelerator.reduce(means.detach(), "mean").tolist()
-        for name, value in zip(parts, means_of_all, strict=True):
+        global_means = self.accelerator.reduce(means.detach(), "mean").tolist()
+        for name, value in zip(parts, global_means, strict=True):
             self._metrics["train" if self.model.training else "eval"][name].append(value)
         return means[0] + self.value_coef * means[1]
