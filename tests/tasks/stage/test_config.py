@@ -165,7 +165,7 @@ def test_a_key_decides_which_section_it_is(tmp_path: Path) -> None:
 def test_a_section_without_a_key_of_its_own(tmp_path: Path, day: str) -> None:
     path = tmp_path / "weather.yaml"
     path.write_text(f"seed: 1\nthreads: 1\nday: {day}\n")
-    with pytest.raises(ConfigError, match="'day' is .*: a day needs one of the keys 'ice', 'fire'"):
+    with pytest.raises(ConfigError, match=r"'day' is .*: a day needs one of the keys 'ice', 'fire'"):
         load(path, Weather)
 
 
