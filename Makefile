@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+# One process a core, for each holds a copy of the libraries: a gigabyte.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target evaluate_onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format ui results lock clean
+.PHONY: help setup demo check quick test lint format ui results images lock clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +25,14 @@ demo: $(READY)  ## Run the main line on the `tiny` recipe, from raw data to a pr
 	@$(BIN)/polm show
 	@echo "Next: '$(BIN)/polm run' trains and measures every other method, '$(BIN)/polm chat' talks to the champion."
 
+check: $(READY)  ## Check style and types and run the tests that train nothing, in about two minutes
+	@$(MAKE) --no-print-directory -j 2 lint quick
+
+quick: $(READY)
+	@$(PYTEST) -m "not slow"
+
 test: $(READY)  ## Run all tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 lint: $(READY)  ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -40,6 +48,9 @@ ui: $(READY)  ## Open the MLflow and Prefect dashboards on loopback
 
 results: $(READY)  ## Write the tables of docs/results.md from the artifacts of a whole run of `tiny`
 	@$(BIN)/python -m infra.results
+
+images: $(READY)  ## Make the README's pictures from the last run; needs chromium
+	@$(BIN)/python infra/images.py
 
 lock: $(READY)  ## Rewrite infra/requirements.lock from what .venv holds
 	@$(BIN)/python infra/lock.py > infra/requirements.lock.new

@@ -10,14 +10,13 @@ with `--data` drawn anew by the generators, split anew too: then no question is 
 `--reseed` only those stages get the seed, and what they are made from comes out of this working copy's DVC cache: the
 students of one teacher, from several seeds.
 
-A row is the paired difference between a method and the model it was made from, or the one that `report.yaml` sets it
+A row is the paired difference between a method and the model it was made from, or the one that `recipe.yaml` sets it
 `over`, or `--control`, on the metric that it claims, with the interval. Where the seeds share their questions, a last
 row gives each question its mean over the seeds. Exits 1 when one of them is not better.
 """
 
 import argparse
 import contextlib
-import fnmatch
 import os
 import re
 import shutil
@@ -25,18 +24,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows import workspace
 from flows.graph import Graph
-from tasks import report
 from tasks.grading.bootstrap import paired_difference, verdict
-from tasks.reporting import page
+from tasks.reporting import board, page
 from tasks.stage import artifact
 from tasks.stage.config import load
 from tasks.stage.errors import ConfigError
+from tasks.stage.recipe import FILE
+from tasks.stage.recipe import read as read_graph
 
 REPO = Path(__file__).resolve().parents[1]
 SEEDLESS = {"data", "evaluate", "export_onnx", "report"}
@@ -121,12 +121,8 @@ def stages(work: Path, recipe: str, patterns: Sequence[str]) -> list[str]:
     """
     with contextlib.chdir(work):
         workspace.choose_recipe(recipe)
-        names = list(Graph().stages)
-    matches = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
-    for pattern, targets in matches.items():
-        if not targets:
-            raise ConfigError(f"dvc.yaml: no stage of recipe {recipe} is like '{pattern}'")
-    return sorted({name for targets in matches.values() for name in targets})
+        graph = Graph()
+        return sorted({name for pattern in patterns for name in graph.resolve(pattern)})
 
 
 def train(work: Path, recipe: str, targets: Sequence[str], jobs: int) -> None:
@@ -140,11 +136,15 @@ def train(work: Path, recipe: str, targets: Sequence[str], jobs: int) -> None:
 def rows(work: Path, recipe: str, seed: int, control: str | None) -> list[Row]:
     """Read the claims of what was evaluated in a copy."""
     settings = work / "params" / recipe / "report.yaml"
-    config = load(settings, report.Config)
+    graph = read_graph(settings.with_name(FILE))
     if control is not None:
-        config = config.model_copy(update={"over": {model: control for model in config.claims if model != control}})
-    folders = page.folders(*(work / "artifacts" / name for name in page.FOLDERS))
-    claims = report.leaderboard(config, folders, settings, part=True)["claims"]
+        models = {
+            name: replace(model, values={**model.values, "over": control}) if name in graph.claims else model
+            for name, model in graph.models.items()
+        }
+        graph = replace(graph, models=models)
+    config = load(settings, board.Config)
+    claims = board.build(config, graph, page.folders(work / "artifacts", graph), settings)["claims"]
     return [
         Row(
             seed=str(seed),
@@ -166,7 +166,7 @@ def scores(metrics: Path, metric: str) -> Scores:
     return {row["id"]: row["scores"][name] for row in artifact.read_jsonl(metrics / "samples" / f"{task}.jsonl")}
 
 
-def together(row: Row, works: Sequence[Path], config: report.Config) -> Row:
+def together(row: Row, works: Sequence[Path], config: board.Config) -> Row:
     """Compare a model with its parent over all seeds: each question counts with its mean over them."""
     sides: list[Scores] = []
     for model in (row.parent, row.model):
@@ -216,7 +216,7 @@ def main() -> None:
         table = [row for seed in args.seeds for row in claims[seed]]
         if len(works) > 1 and not args.data:
             first = args.seeds[0]
-            config = load(works[first] / "params" / args.recipe / "report.yaml", report.Config)
+            config = load(works[first] / "params" / args.recipe / "report.yaml", board.Config)
             table += [together(row, [*works.values()], config) for row in claims[first]]
     print("\n".join(map(str, table)))
     verdicts = [row.difference["verdict"] for row in table]

@@ -1,16 +1,14 @@
-"""Fixtures that several tests share: a scratch workspace and a small random chat model."""
+"""Fixtures that several tests share, and which tests `make check` leaves out because they take long."""
 
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", DVC_NO_ANALYTICS="1")
-os.environ.update(
-    PREFECT_SERVER_ANALYTICS_ENABLED="false",
-    TOKENIZERS_PARALLELISM="false",
-    OMP_NUM_THREADS=os.environ.get("TE_OMP", "2"),
-)
+os.environ.update(PREFECT_SERVER_ANALYTICS_ENABLED="false", TOKENIZERS_PARALLELISM="false")
+# Threads that wait must leave the cores to the tests beside them; of these each has one core, a test alone has two.
+os.environ.update(OMP_NUM_THREADS="1" if "PYTEST_XDIST_WORKER" in os.environ else "2", OMP_WAIT_POLICY="passive")
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,29 @@ TRAINER: dict[str, Any] = {
     "logging_steps": 1,
 }
 """TRL settings that suit the `chat_model` fixture; a test adds its steps."""
+SLOW_FIXTURES = {"sums_data", "mlflow_template", "chat_onnx", "promotable", "reward_model"}
+"""A test that uses one of these trains, serves, or keeps a registry: it is `slow` without saying so."""
+QUICK = 15.0
+"""Seconds of processor time that a test may take, its processes included, unless it is `slow`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by its fixtures, so that no test can forget it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail a test that takes long and does not say so."""
+    before = os.times()
+    outcome = yield
+    spent = sum(os.times()[:4]) - sum(before[:4])
+    if spent > QUICK and item.get_closest_marker("slow") is None:
+        pytest.fail(f"it took {spent:.0f} s of processor time: mark it `slow`, and `make check` leaves it out")
+    return outcome
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     """Run what has changed. Prefect, and what else takes seconds to load, is started only when something has.
 
     Args:
-        targets: stages, with all they need; empty for the whole pipeline.
+        targets: models, methods or stages, with all they need; empty for the whole pipeline.
         jobs: stages at a time.
         force: stages to run even if nothing changed.
 
@@ -33,6 +33,8 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     if graph.settled(names, forced) == set(names):
         say(f"nothing changed: all {len(names)} stages are up to date")
         return
+    if others := workspace.set_aside(stage.out for stage in graph.stages.values()):
+        say(f"set aside in .polm/aside: {len(others)} artifacts that recipe {recipe} does not make")
     state = _flow(recipe, targets, jobs, force)
     if isinstance(state.data, Exception):
         raise state.data

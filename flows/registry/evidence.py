@@ -77,7 +77,7 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
     if model not in exports:
         raise GateError(
             f"no exported model '{model}' in {ONNX}{suggest(model, exports)} (made by `polm run`, for the models "
-            f"in the matrix of export_onnx in dvc.yaml)"
+            f"that the recipe's graph names under `export`)"
         )
     digest = artifact.verify(MODELS / model).digest
     chain = _ancestors(MODELS / model)

@@ -53,6 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_whole_table(
     chat_model: Path, exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_weights_read_per_token(chat_model: Path, exported: Path) -> None:
     assert onnx_weight_bytes(exported / "int8") == norms + (dense - norms) // 4 * 36 // 32
 
 
+@pytest.mark.slow
 def test_an_adapter_unmerged_answers_like_the_model_it_was_merged_into(chat_model: Path, tmp_path: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
@@ -106,6 +108,7 @@ def test_an_adapter_unmerged_answers_like_the_model_it_was_merged_into(chat_mode
     assert unmerged.weight_bytes() > merged.weight_bytes()
 
 
+@pytest.mark.slow
 def test_a_form_that_reads_otherwise_is_seen(chat_model: Path, exported: Path, data: Path, tmp_path: Path) -> None:
     args = argparse.Namespace(
         model=chat_model, data=data, prompts=2, new_tokens=4, prompt_tokens=16, speed_tokens=4, threads=1
@@ -198,6 +201,7 @@ def test_another_architecture_is_not_written(chat_model: Path, tmp_path: Path) -
         gguf.write_gguf(tmp_path / "qwen", tmp_path / "x.gguf", "Q8_0")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(llama_cpp.missing() is not None, reason="llama_cpp is not installed")
 def test_llama_cpp_answers_like_pytorch(chat_model: Path, data: Path, tmp_path: Path) -> None:
     gguf.write_gguf(chat_model, tmp_path / "F32.gguf", "F32")
@@ -211,6 +215,7 @@ def test_llama_cpp_answers_like_pytorch(chat_model: Path, data: Path, tmp_path: 
     assert len(llama.times(np.asarray(children.batch_of([list(range(4, 90))], 3, 20)), 5)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(llama_cpp.missing() is None, reason="llama_cpp is installed")
 def test_without_llama_cpp_the_others_are_measured(chat_model: Path, tmp_path: Path) -> None:
     args = argparse.Namespace(model=chat_model, base=None, form=[], onnx=None, gguf=[])

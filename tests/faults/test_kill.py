@@ -11,6 +11,8 @@ from tasks.stage import artifact
 from tests.conftest import TRAINER
 from tests.support.kill import NAMES, start, wait_for_step
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"max_steps": 24, "save_steps": 8}
 ODD = {"grader": "regex", "weight": 1.0, "options": {"pattern": "[13579]", "mode": "search"}}
 SAMPLING = {"num_generations": 4, "max_completion_length": 6, "steps_per_generation": 1, "beta": 0.01}

@@ -5,12 +5,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
 from tests.support.judges import ENDPOINT, serving, shorter
 from tests.support.kill import start, wait_for_step
 from tests.support.online_dpo import configured
+
+pytestmark = pytest.mark.slow
 
 TRAINER = {"max_steps": 10, "save_steps": 4, "gradient_accumulation_steps": 2}
 

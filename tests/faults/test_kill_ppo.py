@@ -5,11 +5,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
 from tests.support.kill import start, wait_for_step
 from tests.support.ppo import configured
+
+pytestmark = pytest.mark.slow
 
 TRAINER = {"max_steps": 10, "steps_per_generation": 2, "num_iterations": 2, "save_steps": 3, "learning_rate": 1e-3}
 """A rollout is 4 steps: step 6 is in the middle of the second one."""

@@ -6,11 +6,14 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 from tasks.stage import artifact
 from tests.support.kill import start
 from tests.support.refine import configured
+
+pytestmark = pytest.mark.slow
 
 
 def test_kill_9_and_run_again_gives_the_same_files(workspace: Path, chat_model: Path, sums_data: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(workspace: Path) -> toy.Toy:

@@ -1,4 +1,4 @@
-"""What the adapt stage refuses, and that it says file and key."""
+"""Property: the adapt stage refuses what cannot work, and says file and key."""
 
 import json
 from collections.abc import Callable

@@ -64,6 +64,7 @@ def evaluate(recipe: Path, model: Path, data: Path, name: str) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_stage_scores_every_row_and_is_deterministic(recipe: Path, data: Path, chat_model: Path) -> None:
     a = evaluate(recipe, chat_model, data, "a")
     results = artifact.read_json(a / "results.json")
@@ -140,6 +141,7 @@ def export(workspace: Path, lively: Path, make_artifact: Callable[..., artifact.
     return folder
 
 
+@pytest.mark.slow
 def test_an_export_answers_in_batches_as_pytorch_does_row_by_row(
     recipe: Path, data: Path, lively: Path, export: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_each_loss_is_of_whole_pairs_and_of_what_the_judge_said(chat_model: Path
     assert len({tuple(x.flatten().tolist()) for b in watching.seen for x in b["prompt_ids"]}) > 1
 
 
+@pytest.mark.slow
 def test_the_policy_comes_to_answer_as_the_judge_likes(chat_model: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_steps": 24, "per_device_train_batch_size": 32, "learning_rate": 5e-3}
     trained = trainer(chat_model, tmp_path, likes_brief, **settings)
@@ -157,6 +158,7 @@ def test_a_tie_carries_no_gradient(chat_model: Path, tmp_path: Path, reply: Any)
     assert [name for name, p in trained.model.state_dict().items() if not torch.equal(p, before[name])] == []
 
 
+@pytest.mark.slow
 def test_accumulation_and_batch_size_share_one_trajectory(chat_model: Path, tmp_path: Path) -> None:
     curves = []
     for size, accumulate in ((16, 1), (4, 4)):
@@ -195,6 +197,7 @@ def test_an_odd_batch_is_refused(chat_model: Path, tmp_path: Path) -> None:
 # The stage.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft", [None, {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}], ids=["all", "lora"])
 def test_the_stage_learns_from_an_endpoint_and_reports(
     make_run: MakeRun, chat_model: Path, judge: Path, prompts: Path, peft: dict[str, Any] | None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -14,6 +15,7 @@ from tests.conftest import TRAINER
 from tests.support.label import config
 
 
+@pytest.mark.slow
 def test_every_weight_learns_from_the_labels(
     make_run: Callable[[str], Any], judge_of_length: None, chat_model: Path, judge: Path, prompts: Path
 ) -> None:

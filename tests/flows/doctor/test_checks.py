@@ -55,6 +55,7 @@ def values(recipe: str) -> dict[str, Any]:
     return dict(machine.leaves(Path("params", recipe)))
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_is_fit_for_the_tiny_recipe(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checks.main("tiny")
     said = capsys.readouterr().out
@@ -219,6 +220,7 @@ def test_services_are_asked_where_the_environment_names_them(project: Path, monk
         )
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_folder_for_a_file_is_told(project: Path) -> None:
     Path("params/tiny/dpo.yaml").unlink()
     Path("params/tiny/dpo.yaml").mkdir()

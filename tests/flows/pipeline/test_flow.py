@@ -305,6 +305,7 @@ def test_an_interrupted_run_leaves_no_process_and_is_cancelled(
     project.ran()
 
 
+@pytest.mark.slow
 def test_the_server_schedules(prefect: Prefect) -> None:
     """`polm schedule` rests on it. Prefect 3.8's scheduler fails silently with SQLAlchemy 2.1, hence the pin."""
     cron = {"active": True, "schedule": {"cron": "0 2 * * *", "timezone": "UTC"}}

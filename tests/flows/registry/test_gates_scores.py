@@ -1,4 +1,4 @@
-"""Gates on scores: of the model against the champion, and of what is served against the model."""
+"""Property: gates judge scores of the model against the champion, and of what is served against the model."""
 
 from dataclasses import replace
 from pathlib import Path

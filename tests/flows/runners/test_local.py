@@ -19,6 +19,8 @@ from flows.workspace import EVENTS
 from tasks.stage.errors import StageFailed, Stopped
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 
 class Watch:
     """Runs a job of the toy project and keeps what it told."""

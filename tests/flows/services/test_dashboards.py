@@ -74,6 +74,7 @@ def check_guard(url: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_both_servers_answer_on_loopback_and_end_with_it(
     served: tuple[toy.Toy, "subprocess.Popen[str]", int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_taken_port_is_named(workspace: Path) -> None:
             dashboards.serve(port, dashboards.free_port(), lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_killed_ui_is_not_running(workspace: Path) -> None:
     dashboards.STATE.parent.mkdir()
     dashboards.STATE.write_text(json.dumps({"pid": 1, "created": 0.0, "mlflow": "", "prefect": ""}))

@@ -1,4 +1,4 @@
-"""The chat model that MLflow logs: loaded, and over HTTP as `mlflow models serve` serves it."""
+"""Property: the chat model that MLflow logs answers alike loaded and over HTTP, as `mlflow models serve` serves it."""
 
 import json
 import os

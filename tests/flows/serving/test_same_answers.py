@@ -1,4 +1,4 @@
-"""One model, five engines, the same greedy answers: whatever its folder says of sampling, however its turns end."""
+"""Property: five engines give one model's greedy answers, whatever its folder says of sampling and of turns' ends."""
 
 import contextlib
 import io
@@ -24,6 +24,8 @@ from tasks.stage.config import load, read_yaml
 from tasks.stage.lifecycle import Run
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
+
+pytestmark = pytest.mark.slow
 
 QUESTIONS = [f"What is {'very ' * (n % 5)}{n} + {7 * n % 10}?" for n in range(100)]
 LONGEST = 24

@@ -1,4 +1,4 @@
-"""The life of `polm serve`: who may ask, promotions, trouble, and the end."""
+"""Property: `polm serve` lives through promotions and trouble, answers those who may ask, and ends cleanly."""
 
 import os
 import signal

@@ -249,6 +249,7 @@ def test_a_file_system_without_locks_is_not_another_process(project: toy.Toy, mo
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["MLflow", "Prefect"])
 def test_a_run_does_not_begin_without_its_servers(
     project: toy.Toy, service: str, monkeypatch: pytest.MonkeyPatch

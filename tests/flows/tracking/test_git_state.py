@@ -1,4 +1,4 @@
-"""The state of git: a commit, or git's own words and what to do."""
+"""Property: the state of git is a commit, or git's own words and what to do."""
 
 import os
 import subprocess

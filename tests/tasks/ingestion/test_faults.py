@@ -1,4 +1,4 @@
-"""Bad data files of every format: none ends in a traceback, none loses or changes a row in silence."""
+"""Property: no bad data file, whatever its format, ends in a traceback, or loses or changes a row in silence."""
 
 import datetime
 import decimal

@@ -1,4 +1,4 @@
-"""Files of arbitrary content: every line is a row or a reject, and nothing but a `DataError` stops a reader."""
+"""Property: whatever a file holds, every line is a row or a reject, and a reader stops with a `DataError` alone."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The shipped recipes' data, as far as it can be made without a network."""
+"""Property: the shipped recipes' data are right, as far as they can be made without a network."""
 
 import json
 import re
@@ -41,6 +41,7 @@ def operands(text: str) -> frozenset[str]:
     return frozenset(digits[:2])
 
 
+@pytest.mark.slow
 def test_no_sum_of_the_test_split_trains(tiny: Path) -> None:
     tested = {operands(row["question"]) for row in read(tiny / "eval/sums.jsonl")}
     assert len(read(tiny / "eval/sums.jsonl")) >= 300
@@ -53,6 +54,7 @@ def test_no_sum_of_the_test_split_trains(tiny: Path) -> None:
     assert trained > 5_000
 
 
+@pytest.mark.slow
 def test_scrubbing_spares_the_sums(tiny: Path) -> None:
     assert all(not facts["scrubbed"] for facts in report(tiny)["sets"].values())
     for row in read(tiny / "eval/sums.jsonl"):
@@ -139,6 +141,7 @@ def fill_hub_folder(folder: Path, split: str, items: list[dict[str, Any]], confi
     (folder / "README.md").write_text(f"---\n{header}\n---\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_qwen3_with_local_folders_in_the_place_of_the_hub(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workspace / "cache")
     words = ["apple", "river", "stone", "cloud", "tiger", "ladder", "window", "garden", "pencil", "mirror"]

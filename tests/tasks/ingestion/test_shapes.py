@@ -1,4 +1,4 @@
-"""The shapes of rows: conversations, pairs and feedback, and what is wrong with them."""
+"""Property: rows are read in their shapes, conversations, pairs and feedback, and what is wrong with them is said."""
 
 from pathlib import Path
 from typing import Any

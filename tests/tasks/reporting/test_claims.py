@@ -1,4 +1,4 @@
-"""What the report claims: lineage, paired differences, each method on its own metric, what cannot be compared."""
+"""Property: the report claims what was measured: lineage, paired differences, each method on its own metric."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The grader that asks a judge: a real endpoint on loopback, a real local model, and answers that talk to the judge."""
+"""Property: `model_judge` pays what a judge says, an endpoint or a model, whatever an answer says to the judge."""
 
 from collections.abc import Callable
 from pathlib import Path

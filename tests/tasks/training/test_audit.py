@@ -285,6 +285,7 @@ def test_the_judge_is_audited_in_pairs_of_rows(
         judge_stage.main(judge_stage.Config.model_validate(values), run, model=chat_model, data=sums_data)
 
 
+@pytest.mark.slow
 def test_long_prompts_before_short_answers(make_run: MakeRun, workspace: Path, chat_model: Path) -> None:
     """Half of the questions fill `max_length`: as it was reported, green, with 33 rows of 67 trained on."""
     import random
