@@ -64,7 +64,7 @@ def generated(model: Any, prompts: list[list[int]], config: GenerationConfig) ->
     return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
-def draw_answers(
+def drawn(
     model: Any, prompts: list[list[int]], config: GenerationConfig, seed: int = 0
 ) -> generate.DrawnAnswers:
     how = generate.plan(model, config)
