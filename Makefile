@@ -50,7 +50,7 @@ results: $(READY)  ## Write the tables of docs/results.md from the artifacts of 
 	@$(BIN)/python -m infra.results
 
 images: $(READY)  ## Make the README's pictures from the last run; needs chromium
-	@$(BIN)/python infra/images.py
+	@$(BIN)/python -m infra.images
 
 lock: $(READY)  ## Rewrite infra/requirements.lock from what .venv holds
 	@$(BIN)/python infra/lock.py > infra/requirements.lock.new

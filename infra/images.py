@@ -24,8 +24,6 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from flows import workspace
 from flows.services.dashboards import free_port
 
@@ -65,15 +63,18 @@ class Page:
         """Evaluate JavaScript in the page and return its value."""
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def open(self, url: str, shows: str) -> None:
-        """Go to an address and wait until the JavaScript expression `shows` is true, then until the page is still."""
+    def open(self, url: str, shows: str, settles: float = 4) -> None:
+        """Go to an address and wait until the JavaScript expression `shows` is true, then `settles` seconds.
+
+        Lines and bars are drawn, and slide to their places, after their elements are there.
+        """
         self.call("Page.navigate", url=url)
         deadline = time.monotonic() + PATIENCE
         while not self.run(f"Boolean({shows})"):
             if time.monotonic() > deadline:
                 raise SystemExit(f"images: {url} does not show `{shows}` after {PATIENCE:g} s")
             time.sleep(0.2)
-        time.sleep(4)  # lines and bars are drawn, and slide to their places, after their elements are there
+        time.sleep(settles)
 
     def style(self, rules: str) -> None:
         """Add CSS rules to the page."""
@@ -129,7 +130,7 @@ def prefect(page: Page, server: str) -> None:
         runs = json.load(answer)
     if not runs:
         raise SystemExit("images: Prefect has no flow run; run `polm run` first")
-    page.open(f"{server}/runs/flow-run/{runs[0]['id']}", "document.querySelector('canvas')")
+    page.open(f"{server}/runs/flow-run/{runs[0]['id']}", "document.querySelector('canvas')", settles=20)
     tags = "[...document.querySelectorAll('*')].filter(e => !e.children.length && /^polm:/.test(e.textContent))"
     page.run(f"{tags}.forEach(e => e.parentElement.remove())")
     page.picture(IMAGES / "prefect.png", 260, 10, 1180, 500)

@@ -82,6 +82,15 @@ def test_links_between_pages_lead_somewhere() -> None:
         assert not anchor or anchor in anchors(there), f"{page.name}: {target}#{anchor}"
 
 
+def test_the_pictures_of_the_readme_are_there_and_small() -> None:
+    links = re.findall(r"!\[[^\]]+\]\(([\w./-]+)\)", (REPO / "README.md").read_text(encoding="utf-8"))
+    assert {(REPO / link).name for link in links} == {path.name for path in (REPO / "docs/images").iterdir()}
+    for link in links:
+        content = (REPO / link).read_bytes()
+        assert content.startswith(b"\x89PNG"), link
+        assert len(content) <= 300_000, link
+
+
 def test_the_generator_of_the_data_page_yields_the_same_rows_for_a_seed(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (REPO / "docs/data.md").read_text(encoding="utf-8"), re.S)
     (tmp_path / "generators.py").write_text(code, encoding="utf-8")
