@@ -215,7 +215,7 @@ def strict(module: Any) -> Any:
 def test_a_limit_that_does_not_fit_the_rows_stops_the_stage(
     module: Any, make_run: MakeRun, chat_model: Path, sums_data: Path
 ) -> None:
-    names = {adapt: "lora", distill: "alone", prune: "pruned_magnitude"}
+    names = {adapt: "lora", distill: "alone", prune: "magnitude"}
     run = make_run(names.get(module, "trained"))
     inputs = {"teacher": chat_model} if module is distill else {}
     with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.* nothing is left to"):
