@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target evaluate_onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test lint format ui results lock clean
+.PHONY: help setup demo check quick test lint format ui results images lock clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ ui: $(READY)  ## Open the MLflow and Prefect dashboards on loopback
 
 results: $(READY)  ## Write the tables of docs/results.md from the artifacts of a whole run of `tiny`
 	@$(BIN)/python -m infra.results
+
+images: $(READY)  ## Make the README's pictures from the last run; needs chromium
+	@$(BIN)/python -m infra.images
 
 lock: $(READY)  ## Rewrite infra/requirements.lock from what .venv holds
 	@$(BIN)/python infra/lock.py > infra/requirements.lock.new

@@ -57,21 +57,23 @@ def main() -> None:
             form, config.threads, config.batch_size, config.chat_template_args, config.too_long, quiet
         )
     print(f"{'engine':<10}{'task':<16}{'seconds':>9}{'x PyTorch':>11}  metric and difference from PyTorch")
-    found: dict[tuple[str, str], tuple[float, list[dict[str, Any]]]] = {}
-    for made in tasks:
+    for path, settings, questions in tasks:
         for name, lm in engines.items():
-            task = harness.build_task(*made)
+            task = harness.build_task(path, settings, questions)
             start = time.perf_counter()
             rows = harness.ask(lm, [task], config.seed)[task.task_name]
-            found[name, task.task_name] = took, _ = time.perf_counter() - start, rows
-            base, theirs = found["pytorch", task.task_name]
+            seconds = time.perf_counter() - start
+            if name == "pytorch":
+                base, theirs = seconds, rows
             scores = []
             for metric in rows[0]["scores"]:
-                sides = [{row["id"]: row["scores"][metric] for row in side} for side in (rows, theirs)]
-                d = paired_difference(*sides, resamples=4000, confidence=0.95, seed=0)
-                value = sum(sides[0].values()) / len(rows)
+                scored, reference = ({row["id"]: row["scores"][metric] for row in side} for side in (rows, theirs))
+                d = paired_difference(scored, reference, resamples=4000, confidence=0.95, seed=0)
+                value = sum(scored.values()) / len(rows)
                 scores.append(f"{metric} {value:.3f} ({d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}])")
-            print(f"{name:<10}{task.task_name:<16}{took:>9.1f}{base / took:>11.2f}  {', '.join(scores)}", flush=True)
+            print(
+                f"{name:<10}{task.task_name:<16}{seconds:>9.1f}{base / seconds:>11.2f}  {', '.join(scores)}", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 
 def sides(folder: Path, questions: list[Any], copies: int, length: int) -> dict[str, Callable[[], int]]:
-    """What draws the answers by either way and returns their tokens."""
+    """Make the two functions that draw the answers and return how many tokens they have."""
     import torch
     from transformers import GenerationConfig
 
@@ -31,13 +31,19 @@ def sides(folder: Path, questions: list[Any], copies: int, length: int) -> dict[
     from tasks.sampling import generate
 
     model, tokenizer = load_causal_lm(folder).eval(), load_tokenizer(folder)
-    asked = tokenizer.apply_chat_template(questions, add_generation_prompt=True)["input_ids"]
-    prompts = [ids for ids in asked for _ in range(copies)]
+    encoded = tokenizer.apply_chat_template(questions, add_generation_prompt=True)["input_ids"]
+    prompts = [ids for ids in encoded for _ in range(copies)]
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     config = GenerationConfig(
-        max_new_tokens=length, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, disable_compile=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        max_new_tokens=length,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        disable_compile=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     how = generate.plan(model, config)
     if how is None:
         raise SystemExit(f"{folder}: no model that tasks/sampling/generate.py draws from")
@@ -55,7 +61,7 @@ def sides(folder: Path, questions: list[Any], copies: int, length: int) -> dict[
 
 
 def measure(draws: dict[str, Callable[[], int]], turns: int) -> dict[str, list[float]]:
-    """Tokens per second of CPU time, a figure a turn; the first turn of each is not counted."""
+    """Measure tokens per second of CPU time, a figure a turn; the first turn of each is not counted."""
     import torch
 
     speeds: dict[str, list[float]] = {name: [] for name in draws}
@@ -70,7 +76,7 @@ def measure(draws: dict[str, Callable[[], int]], turns: int) -> dict[str, list[f
 
 
 def read(path: Path, count: int) -> list[Any]:
-    """The first prompts of a set."""
+    """Read the first prompts of a set."""
     with (path / "train.jsonl").open() as lines:
         return [json.loads(line)["prompt"] for line, _ in zip(lines, range(count), strict=False)]
 
@@ -82,7 +88,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("artifacts/data"), help="data of the tiny recipe")
     parser.add_argument("--large", type=Path, help="one more model folder")
     parser.add_argument("--large-data", type=Path, help="data artifact with its prompts")
-    parser.add_argument("--turns", type=int, default=7, help="of each side (default: 7)")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each side (default: 7)")
     args = parser.parse_args()
     if (args.large is None) != (args.large_data is None):
         parser.error("--large needs --large-data, and the other way round")
@@ -94,8 +100,8 @@ def main() -> None:
     if args.large is not None:
         shapes.append(("large, 8 × 4 × 96", args.large, read(args.large_data / "prompts", 8), 4, 96))
     print(f"{'tokens/s':<20}{'transformers':>14}{'ours':>10}{'ratio':>8}")
-    for name, *shape in shapes:
-        speeds = measure(sides(*shape), args.turns)
+    for name, folder, questions, copies, length in shapes:
+        speeds = measure(sides(folder, questions, copies, length), args.turns)
         theirs, ours = speeds["transformers"], speeds["ours"]
         ratio = median(b / a for a, b in zip(theirs, ours, strict=True))
         print(f"{name:<20}{median(theirs):>14.0f}{median(ours):>10.0f}{ratio:>8.2f}", flush=True)

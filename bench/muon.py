@@ -1,6 +1,6 @@
 """Seconds of one optimizer step over the tiny model's matrices: `torch.optim.Muon` against `tasks/base_models/muon.py`.
 
-    python bench/muon.py
+    python -m bench.muon
 
 Prints both medians, the ratio, and how far the two updates are apart (one is bfloat16 inside, so not zero).
 """
@@ -17,12 +17,12 @@ REPEATS = 30
 
 
 def matrices() -> list[torch.nn.Parameter]:
-    """The tiny model's 28 matrices with a gradient each, the same every time."""
+    """Make the tiny model's 28 matrices with a gradient each, the same every time."""
     torch.manual_seed(0)
-    made = [torch.nn.Parameter(torch.randn(shape) * 0.02) for shape in SHAPES]
-    for p in made:
+    weights = [torch.nn.Parameter(torch.randn(shape) * 0.02) for shape in SHAPES]
+    for p in weights:
         p.grad = torch.randn(p.shape)
-    return made
+    return weights
 
 
 def main() -> None:

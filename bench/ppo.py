@@ -25,10 +25,22 @@ from typing import Any
 
 VENV = Path(".polm/bench/trl-1.12")
 PACKAGES = ("torch==2.13.0", "trl==1.12.*", "transformers==5.17.0")
-ROLLOUT, MICRO, EPOCHS = 64, 32, 2
-"""Answers to a rollout, answers to a micro-batch, passes over a rollout."""
-LENGTH, LEARNING_RATE, KL_COEF, MISSING_EOS_PENALTY = 40, 2e-4, 0.05, 1.0
-VALUE_CLIP, VALUE_COEF, GAMMA, LAMBDA, CLIP = 0.2, 0.1, 1.0, 0.95, 0.2
+ROLLOUT = 64
+"""Answers to a rollout."""
+MICRO = 32
+"""Answers to a micro-batch."""
+EPOCHS = 2
+"""Passes over a rollout."""
+LENGTH = 40
+"""Longest answer, in tokens."""
+LEARNING_RATE = 2e-4
+KL_COEF = 0.05
+MISSING_EOS_PENALTY = 1.0
+VALUE_CLIP = 0.2
+VALUE_COEF = 0.1
+GAMMA = 1.0
+LAMBDA = 0.95
+CLIP = 0.2
 COMMON: dict[str, Any] = {
     "per_device_train_batch_size": MICRO,
     "gradient_accumulation_steps": ROLLOUT // MICRO,
@@ -60,15 +72,29 @@ def ours(model: Path, reward: Path, prompts: list[Any], out: Path, seed: int) ->
         reward_funcs=[load_classifier(reward, tokenizer)],
         reward_processing_classes=[load_tokenizer(reward)],
         args=PPOConfig(
-            output_dir=str(out), seed=seed, beta=1.0, max_completion_length=LENGTH, epsilon=CLIP, max_grad_norm=0.0,
-            num_iterations=EPOCHS, max_steps=len(prompts) // ROLLOUT * EPOCHS, **COMMON,
+            output_dir=str(out),
+            seed=seed,
+            beta=1.0,
+            max_completion_length=LENGTH,
+            epsilon=CLIP,
+            max_grad_norm=0.0,
+            num_iterations=EPOCHS,
+            max_steps=len(prompts) // ROLLOUT * EPOCHS,
+            **COMMON,
         ),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         processing_class=tokenizer,
-        gamma=GAMMA, gae_lambda=LAMBDA, kl_coef=KL_COEF, kl_target=None, kl_horizon=1.0, value_clip=VALUE_CLIP,
-        value_coef=VALUE_COEF, value_learning_rate=LEARNING_RATE, missing_eos_penalty=MISSING_EOS_PENALTY,
+        gamma=GAMMA,
+        gae_lambda=LAMBDA,
+        kl_coef=KL_COEF,
+        kl_target=None,
+        kl_horizon=1.0,
+        value_clip=VALUE_CLIP,
+        value_coef=VALUE_COEF,
+        value_learning_rate=LEARNING_RATE,
+        missing_eos_penalty=MISSING_EOS_PENALTY,
         whiten_advantages=True,
-    )  # fmt: skip
+    )
     seconds = timed(trainer)
     trainer.model.save_pretrained(out)
     return seconds
@@ -86,10 +112,23 @@ def theirs(model: Path, reward: Path, prompts: list[Any], out: Path, seed: int) 
     ids = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
     trainer = PPOTrainer(
         args=PPOConfig(
-            output_dir=str(out), seed=seed, total_episodes=len(prompts), num_ppo_epochs=EPOCHS, num_mini_batches=1,
-            response_length=LENGTH, stop_token="eos", kl_coef=KL_COEF, cliprange=CLIP, cliprange_value=VALUE_CLIP,
-            vf_coef=VALUE_COEF, gamma=GAMMA, lam=LAMBDA, missing_eos_penalty=MISSING_EOS_PENALTY,
-            num_sample_generations=0, local_rollout_forward_batch_size=ROLLOUT, **COMMON,
+            output_dir=str(out),
+            seed=seed,
+            total_episodes=len(prompts),
+            num_ppo_epochs=EPOCHS,
+            num_mini_batches=1,
+            response_length=LENGTH,
+            stop_token="eos",
+            kl_coef=KL_COEF,
+            cliprange=CLIP,
+            cliprange_value=VALUE_CLIP,
+            vf_coef=VALUE_COEF,
+            gamma=GAMMA,
+            lam=LAMBDA,
+            missing_eos_penalty=MISSING_EOS_PENALTY,
+            num_sample_generations=0,
+            local_rollout_forward_batch_size=ROLLOUT,
+            **COMMON,
         ),
         processing_class=tokenizer,
         model=policy,
@@ -98,21 +137,21 @@ def theirs(model: Path, reward: Path, prompts: list[Any], out: Path, seed: int) 
         value_model=AutoModelForSequenceClassification.from_pretrained(reward, **settings),
         train_dataset=Dataset.from_list([{"input_ids": row} for row in ids]),
         eval_dataset=Dataset.from_list([{"input_ids": row} for row in ids[:MICRO]]),
-    )  # fmt: skip
+    )
     seconds = timed(trainer)
     policy.save_pretrained(out)
     return seconds
 
 
 def timed(trainer: Any) -> float:
-    """CPU seconds of `trainer.train()`; with one thread they are the seconds of a machine that does nothing else."""
+    """Measure CPU seconds of `trainer.train()`: with one thread, the seconds of a machine that does nothing else."""
     start = time.process_time()
     trainer.train()
     return time.process_time() - start
 
 
 def judge(folder: Path, model: Path, reward: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean reward, KL to the model it started from (nats an answer) and share of helpful answers of a policy."""
+    """Measure a policy's mean reward, KL to the model it started from (nats an answer) and share of helpful answers."""
     import torch
 
     from tasks.grading.answers import sums
@@ -121,7 +160,8 @@ def judge(folder: Path, model: Path, reward: Path, rows: list[dict[str, Any]]) -
 
     tokenizer = load_tokenizer(model)
     tokenizer.padding_side = "left"
-    policy, reference, scorer = load_causal_lm(folder), load_causal_lm(model), load_classifier(reward, tokenizer)
+    policy, reference = load_causal_lm(folder), load_causal_lm(model)
+    scorer = load_classifier(reward, tokenizer)
     prompts = [row["prompt"] for row in rows]
     batch = tokenizer.apply_chat_template(
         prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
@@ -133,9 +173,12 @@ def judge(folder: Path, model: Path, reward: Path, rows: list[dict[str, Any]]) -
         answers = ids[:, start:]
         ended = (answers == tokenizer.eos_token_id).cumsum(1)
         mask = (ended - (answers == tokenizer.eos_token_id).long()) == 0  # up to and with the first EOS
-        seen = torch.cat([batch["attention_mask"], mask.long()], 1)
+        attention_mask = torch.cat([batch["attention_mask"], mask.long()], 1)
         logps = [
-            m(ids, attention_mask=seen).logits[:, start - 1 : -1].log_softmax(-1).gather(2, answers[..., None])[..., 0]
+            m(ids, attention_mask=attention_mask)
+            .logits[:, start - 1 : -1]
+            .log_softmax(-1)
+            .gather(2, answers[..., None])[..., 0]
             for m in (policy, reference)
         ]
         texts = tokenizer.batch_decode(answers.masked_fill(~mask, tokenizer.pad_token_id), skip_special_tokens=True)
@@ -152,7 +195,7 @@ def judge(folder: Path, model: Path, reward: Path, rows: list[dict[str, Any]]) -
 
 
 def prepare() -> Path:
-    """The interpreter that has TRL 1.12; makes its environment when there is none."""
+    """Find the interpreter that has TRL 1.12; make its environment when there is none."""
     python = VENV / "bin/python"
     if not (VENV / "complete").exists():
         print(f"making {VENV} with {', '.join(PACKAGES)}", flush=True)
@@ -173,8 +216,12 @@ def train(side: str, python: Path, task: dict[str, Any]) -> float:
     }
     done = subprocess.run(
         [str(python), "-m", "bench.ppo", "--side", side],
-        input=json.dumps(task), env=os.environ | quiet | fixed, text=True, stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
+        input=json.dumps(task),
+        env=os.environ | quiet | fixed,
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     return float(done.stdout.splitlines()[-1])
 
 
@@ -196,8 +243,8 @@ def compare(args: argparse.Namespace) -> None:
                     "seed": seed,
                 }
                 seconds = train(name, python, task)
-                judged = judge(Path(out), args.model, args.reward, held_out)
-            figures[name].append({**judged, "samples/s": len(prompts) / seconds})
+                scores = judge(Path(out), args.model, args.reward, held_out)
+            figures[name].append({**scores, "samples/s": len(prompts) / seconds})
             print(f"seed {seed}  {name:9}", "  ".join(f"{k} {v:.3f}" for k, v in figures[name][-1].items()), flush=True)
     before = judge(args.model, args.model, args.reward, held_out)
     print(f"\n{len(prompts)} samples, mean of {len(args.seeds)} seeds   before      ours  trl 1.12")

@@ -33,8 +33,8 @@ NAME = "polm-tiny"
 
 
 @dataclass
-class Seen:
-    """What the clients saw."""
+class Answers:
+    """What the clients got."""
 
     seconds: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -47,24 +47,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path, help="ONNX Runtime GenAI folder, served at first")
     parser.add_argument("second", type=Path, help="ONNX Runtime GenAI folder, promoted halfway")
-    parser.add_argument("--clients", type=int, default=16, help="that ask at the same time (default: 16)")
-    parser.add_argument("--seconds", type=float, default=60, help="of load (default: 60)")
-    parser.add_argument("--max-tokens", type=int, default=32, help="of an answer (default: 32)")
+    parser.add_argument("--clients", type=int, default=16, help="clients that ask at the same time (default: 16)")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of load (default: 60)")
+    parser.add_argument("--max-tokens", type=int, default=32, help="longest answer, in tokens (default: 32)")
     parser.add_argument("--batch", type=int, default=16, help="requests answered together (default: 16)")
-    parser.add_argument("--threads", type=int, default=2, help="of the model (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the model (default: 2)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temp:
         root = Path(temp)
         make_registry(root, [args.first.resolve(), args.second.resolve()])
         options = ["--batch", str(args.batch), "--threads", str(args.threads)]
         with serving(root, *options) as (url, process):
-            seen, memory, middle = asyncio.run(_load(url, process, root, args.clients, args.seconds, args.max_tokens))
+            answers, memory, middle = asyncio.run(
+                _load(url, process, root, args.clients, args.seconds, args.max_tokens)
+            )
             counters = httpx.get(url.replace("/v1", "/metrics")).text
-    _print(seen, memory, middle, args.seconds, counters)
+    _print(answers, memory, middle, args.seconds, counters)
 
 
 def make_registry(root: Path, folders: list[Path]) -> None:
-    """A project that has nothing but a registry: one version for each folder, the first one the champion."""
+    """Make a project that has nothing but a registry: one version for each folder, the first one the champion."""
     from mlflow import MlflowClient
 
     (root / "params").mkdir(parents=True)
@@ -86,7 +88,7 @@ def make_registry(root: Path, folders: list[Path]) -> None:
 
 
 def client(root: Path) -> "MlflowClient":  # type: ignore[name-defined]  # noqa: F821  (loading MLflow takes seconds)
-    """MLflow's client for the project's store."""
+    """Connect to the project's store."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow import MlflowClient
 
@@ -94,13 +96,13 @@ def client(root: Path) -> "MlflowClient":  # type: ignore[name-defined]  # noqa:
 
 
 def promote(root: Path, version: str) -> None:
-    """Move the alias."""
+    """Move the alias `champion` to a version."""
     client(root).set_registered_model_alias(NAME, "champion", version)
 
 
 @contextlib.contextmanager
 def serving(root: Path, *options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """`polm serve` on a free port; ends it with SIGTERM and checks that it left in peace.
+    """Run `polm serve` on a free port; end it with SIGTERM and check that it left in peace.
 
     Yields:
         Address up to `/v1`, and the process.
@@ -124,24 +126,27 @@ def serving(root: Path, *options: str) -> Iterator[tuple[str, psutil.Process]]:
 
 def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     while process.poll() is None:
-        found = re.search(r"http://\S+/v1", log.read_text())
-        if found:
+        match = re.search(r"http://\S+/v1", log.read_text())
+        if match:
             with contextlib.suppress(httpx.TransportError):
-                httpx.get(found[0].replace("/v1", "/health"))
-                return found[0]
+                httpx.get(match[0].replace("/v1", "/health"))
+                return match[0]
         time.sleep(0.1)
     raise RuntimeError(log.read_text())
 
 
 async def _load(
     url: str, process: psutil.Process, root: Path, clients: int, seconds: float, max_tokens: int
-) -> tuple[Seen, list[float], int]:
-    """Ask for a while; what was seen, the server's memory in MB once a second, and which of these came halfway."""
-    seen, memory = Seen(), []
+) -> tuple[Answers, list[float], int]:
+    """Ask for a while; return the answers, the server's memory in MB once a second, and which of these came halfway."""
+    answers = Answers()
+    memory: list[float] = []
     end = time.monotonic() + seconds
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
-        asking = [asyncio.ensure_future(_ask(http, seen, end, max_tokens, number)) for number in range(clients)]
+        clients_at_work = [
+            asyncio.ensure_future(_ask(http, answers, end, max_tokens, number)) for number in range(clients)
+        ]
         middle = None
         while time.monotonic() < end:
             memory.append(sum(map(_resident, [process, *process.children(recursive=True)])) / 1e6)
@@ -149,18 +154,18 @@ async def _load(
                 await asyncio.to_thread(promote, root, "2")
                 middle = len(memory)
             await asyncio.sleep(1)
-        await asyncio.gather(*asking)
-    return seen, memory, middle or len(memory)
+        await asyncio.gather(*clients_at_work)
+    return answers, memory, middle or len(memory)
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes; none when it has just ended, as the old version's process does after a promotion."""
+    """Count resident bytes; none when the process just ended, as the old version's does after a promotion."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return int(process.memory_info().rss)
     return 0
 
 
-async def _ask(http: httpx.AsyncClient, seen: Seen, end: float, max_tokens: int, number: int) -> None:
+async def _ask(http: httpx.AsyncClient, answers: Answers, end: float, max_tokens: int, number: int) -> None:
     rng = random.Random(number)
     while time.monotonic() < end:
         question = f"What is {rng.randint(0, 99)} + {rng.randint(0, 99)}?"
@@ -170,25 +175,26 @@ async def _ask(http: httpx.AsyncClient, seen: Seen, end: float, max_tokens: int,
             answer = await http.post("chat/completions", json=body)
             if answer.status_code != 200:
                 raise ValueError(f"status {answer.status_code}: {answer.text[:200]}")
-            said = answer.json()
-            if said["choices"][0]["finish_reason"] not in ("stop", "length"):
+            completion = answer.json()
+            if completion["choices"][0]["finish_reason"] not in ("stop", "length"):
                 raise ValueError(answer.text)
         except (httpx.HTTPError, ValueError, KeyError) as e:
-            seen.lost.append(repr(e))
+            answers.lost.append(repr(e))
             continue
-        seen.seconds.append(time.monotonic() - start)
-        seen.tokens += said["usage"]["completion_tokens"]
-        seen.versions[said["model"]] += 1
+        answers.seconds.append(time.monotonic() - start)
+        answers.tokens += completion["usage"]["completion_tokens"]
+        answers.versions[completion["model"]] += 1
 
 
-def _print(seen: Seen, memory: list[float], middle: int, seconds: float, counters: str) -> None:
-    cuts = statistics.quantiles(seen.seconds, n=20)
-    print(f"answers       {len(seen.seconds)}, {len(seen.seconds) / seconds:.1f} a second")
-    print(f"lost          {len(seen.lost)} {seen.lost[:3] or ''}")
-    print(f"versions      {', '.join(f'{name}: {count}' for name, count in sorted(seen.versions.items()))}")
-    print(f"latency       p50 {cuts[9]:.3f} s, p95 {cuts[18]:.3f} s, longest {max(seen.seconds):.3f} s")
-    print(f"tokens        {seen.tokens / seconds:.0f} a second")
-    before, after = memory[middle // 4 : middle], memory[middle + (len(memory) - middle) // 4 :]
+def _print(answers: Answers, memory: list[float], middle: int, seconds: float, counters: str) -> None:
+    cuts = statistics.quantiles(answers.seconds, n=20)
+    print(f"answers       {len(answers.seconds)}, {len(answers.seconds) / seconds:.1f} a second")
+    print(f"lost          {len(answers.lost)} {answers.lost[:3] or ''}")
+    print(f"versions      {', '.join(f'{name}: {count}' for name, count in sorted(answers.versions.items()))}")
+    print(f"latency       p50 {cuts[9]:.3f} s, p95 {cuts[18]:.3f} s, longest {max(answers.seconds):.3f} s")
+    print(f"tokens        {answers.tokens / seconds:.0f} a second")
+    before = memory[middle // 4 : middle]
+    after = memory[middle + (len(memory) - middle) // 4 :]
     print(f"memory        start {memory[0]:.0f} MB, end {memory[-1]:.0f} MB, highest {max(memory):.0f} MB")
     for name, part in (("before", before), ("after", after)):
         if part:
@@ -196,8 +202,8 @@ def _print(seen: Seen, memory: list[float], middle: int, seconds: float, counter
                 f"  {name:<11} first {part[0]:.0f} MB, median {statistics.median(part):.0f} MB, last {part[-1]:.0f} MB"
             )
     for name in ("written", "dropped", "failed"):
-        found = re.search(rf"^polm_traces_{name}_total (\S+)", counters, re.M)
-        print(f"traces        {name} {float(found[1]) if found else 0:.0f}")
+        match = re.search(rf"^polm_traces_{name}_total (\S+)", counters, re.M)
+        print(f"traces        {name} {float(match[1]) if match else 0:.0f}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import workspace
-from flows.terminal import exits
 from tasks.stage import config, recipe
-from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
 KINDS = ("models", "labels")
 """Folders below `artifacts` whose members a recipe's graph names."""
@@ -172,7 +171,7 @@ def _load() -> dict[str, tuple[Any, list[Any]]]:
         config.read_yaml(Path("dvc.yaml"))  # says the line, where DVC says only that there is one
         raise ConfigError(f"dvc.yaml: {e}{f' ({_first_line(e.__cause__)})' if e.__cause__ else ''}") from None
     except (OSError, sqlite3.Error) as e:
-        raise PolmError(f"DVC cannot work here: {exits.explain(e) or e}") from e
+        raise PolmError(f"DVC cannot work here: {remedy(e) or f'{e}; `polm doctor` looks at its parts'}") from e
     stages = {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
     if not stages:
         raise ConfigError("dvc.yaml: no stages; restore it with `git checkout dvc.yaml`")

@@ -46,7 +46,7 @@ SEARCH: dict[str, Any] = {
     "length_penalty": 1.0,
     "diversity_penalty": 0.0,
 }
-"""A search that takes the likeliest token: the request alone says how to draw, and the folder's settings nothing."""
+"""Search that takes the likeliest token: the request alone says how to draw, and the folder's settings nothing."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Role of a message to its name in chat templates: `developer` is OpenAI's newer name of `system`."""
 UNSUPPORTED = ("tools", "frequency_penalty", "presence_penalty", "custom_inputs")
@@ -82,7 +82,7 @@ class OnnxChat(ChatModel):
             raise _refusal("'stream' is true, but this server sends whole answers; leave it out")
         ids = self._prompt(messages, params)
         answer = _Answer()
-        text = "".join(self._pieces(ids, params, answer))
+        text = "".join(self._texts(ids, params, answer))
         return ChatCompletionResponse(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             model="polm",
@@ -93,19 +93,19 @@ class OnnxChat(ChatModel):
     def predict_stream(
         self, context: Any, messages: list[ChatMessage], params: ChatParams
     ) -> Iterator[ChatCompletionChunk]:
-        """Answer a conversation piece by piece; the last chunk carries the finish reason. Raises MlflowException."""
+        """Answer a conversation bit by bit; the last chunk carries the finish reason. Raises MlflowException."""
         ids = self._prompt(messages, params)
         answer = _Answer()
         name = f"chatcmpl-{uuid.uuid4().hex}"
-        for piece in self._pieces(ids, params, answer):
-            choice = ChatChunkChoice(delta=ChatChoiceDelta(content=piece))
+        for text in self._texts(ids, params, answer):
+            choice = ChatChunkChoice(delta=ChatChoiceDelta(content=text))
             yield ChatCompletionChunk(id=name, model="polm", choices=[choice])
         usage = TokenUsageStats(len(ids), answer.tokens, len(ids) + answer.tokens)
         last = ChatChunkChoice(delta=ChatChoiceDelta(content=""), finish_reason=answer.reason)
         yield ChatCompletionChunk(id=name, model="polm", choices=[last], usage=usage)
 
     def _prompt(self, messages: list[ChatMessage], params: ChatParams) -> list[int]:
-        """Token ids of a checked request."""
+        """Check a request and encode it as token ids."""
         _read_unlimited(params)
         _check(messages, params)
         turns = [{"role": ROLES[m.role], "content": m.content} for m in messages]
@@ -121,8 +121,8 @@ class OnnxChat(ChatModel):
             )
         return ids
 
-    def _pieces(self, ids: list[int], params: ChatParams, answer: "_Answer") -> Iterator[str]:
-        """The answer's text as it comes, ended by the model, by `max_tokens`, or before a stop string."""
+    def _texts(self, ids: list[int], params: ChatParams, answer: "_Answer") -> Iterator[str]:
+        """Yield the answer's text as it comes, ended by the model, by `max_tokens`, or before a stop string."""
         import numpy as np
         import onnxruntime_genai as og
 
@@ -130,9 +130,10 @@ class OnnxChat(ChatModel):
         search = og.GeneratorParams(self._model)
         search.set_search_options(max_length=min(limit, self._context_length), **_sampling(params))
         ends = {int(i) for i in self._tokenizer.eos_token_ids}
-        stream, at_start = self._tokenizer.create_stream(), self._drops_space
+        stream = self._tokenizer.create_stream()
+        at_start = self._drops_space
         stops = params.stop or []
-        held = ""  # the end of the text so far that might be the beginning of a stop string
+        held_back = ""  # the end of the text so far that might be the beginning of a stop string
         with self._lock:
             generator = og.Generator(self._model, search)
             generator.append_tokens(np.asarray(ids, dtype=np.int32))
@@ -145,30 +146,31 @@ class OnnxChat(ChatModel):
                     break
                 text = stream.decode(token)
                 if at_start and text:
-                    text, at_start = text.removeprefix(" "), False
-                held += text
-                found = [held.index(s) for s in stops if s in held]
-                if found:
-                    held = held[: min(found)]
+                    text = text.removeprefix(" ")
+                    at_start = False
+                text = held_back + text
+                places = [text.index(stop) for stop in stops if stop in text]
+                if places:
+                    held_back = text[: min(places)]
                     answer.reason = "stop"
                     break
-                ready = len(held) - _overlap(held, stops)
+                ready = len(text) - _overlap(text, stops)
+                held_back = text[ready:]
                 if ready:
-                    yield held[:ready]
-                    held = held[ready:]
-        if held:
-            yield held
+                    yield text[:ready]
+        if held_back:
+            yield held_back
 
 
 class _Answer:
-    """What is known of an answer when it has ended."""
+    """Tokens of an answer, and why it ended."""
 
     tokens = 0
     reason = "length"
 
 
 def _drops_space(folder: Path) -> bool:
-    """Whether transformers leaves out the space that a text begins with (see `tasks.export.genai.drops_space`)."""
+    """Tell whether transformers leaves out the space that a text begins with (see `tasks.export.genai.drops_space`)."""
     path = folder / "tokenizer.json"
     decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") if path.exists() else None
     steps = (decoder or {}).get("decoders", [decoder] if decoder else [])
@@ -218,13 +220,13 @@ def _check(messages: list[ChatMessage], params: ChatParams) -> None:
 def _sampling(params: ChatParams) -> dict[str, Any]:
     if params.temperature == 0:
         return SEARCH
-    given = {"top_p": params.top_p, "top_k": params.top_k}
+    settings = {"top_p": params.top_p, "top_k": params.top_k}
     drawing = {"do_sample": True, "temperature": params.temperature}
-    return SEARCH | drawing | {key: value for key, value in given.items() if value is not None}
+    return SEARCH | drawing | {key: value for key, value in settings.items() if value is not None}
 
 
 def _overlap(text: str, stops: list[str]) -> int:
-    """Length of the longest end of `text` that begins one of `stops`."""
+    """Measure the longest end of `text` that begins one of `stops`."""
     return max((n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
 
 

@@ -44,16 +44,16 @@ class Method(Strict):
     adapter: Literal["LoraConfig", "PromptTuningConfig", "PrefixTuningConfig"]
     """PEFT's config class."""
     learning_rate: float
-    """Of this adapter, at its peak."""
+    """Peak learning rate of this adapter."""
     peft: dict[str, Any]
     """Passed verbatim to that class."""
 
     def peft_class(self) -> type[Any]:
-        """The class whose fields `peft:` may hold."""
+        """Return the class whose fields `peft:` may hold."""
         import peft
 
-        known: type[Any] = getattr(peft, self.adapter)
-        return known
+        config_class: type[Any] = getattr(peft, self.adapter)
+        return config_class
 
 
 class Config(TrlConfig):
@@ -63,7 +63,7 @@ class Config(TrlConfig):
     """Name of the method to its adapter."""
 
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
-        """`trainer:`, which leaves the learning rate to the methods, and each method's `peft:`."""
+        """Name `trainer:`, which leaves the learning rate to the methods, and each method's `peft:`."""
         return [
             Verbatim("trainer", self.trainer, trainer_class, (*trainer_config.RESERVED, "learning_rate")),
             *(
@@ -74,7 +74,7 @@ class Config(TrlConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import SFTConfig
 
     return SFTConfig

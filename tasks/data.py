@@ -16,11 +16,12 @@ Near-duplicates are looked for inside a set, not across sets; across sets only e
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from tasks.ingestion import cleaning as clean
+from tasks.ingestion.evaluation_rows import EvaluationRows
 from tasks.ingestion.files import Reject
 from tasks.ingestion.ledger import Item, Ledger
 from tasks.ingestion.mapping import (
@@ -31,75 +32,21 @@ from tasks.ingestion.mapping import (
     columns,
     first_prompt,
     kind_of,
-    parts,
     render,
     unused,
     validate,
 )
+from tasks.ingestion.settings import SETS, Decontamination, NearDuplicates, Rows, Set, Split
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.turns import unlearnt
 from tasks.ingestion.values import BadRow, Columns
 from tasks.stage.artifact import write_json, write_jsonl
-from tasks.stage.config import StageConfig, Strict, suggest
+from tasks.stage.config import StageConfig, suggest
 from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
-
-SETS = r"^(pretrain|eval:[a-z0-9_]+|(sft|preferences|feedback|prompts)(:[a-z0-9_]+)?)$"
-
-
-class Split(Strict):
-    """Shares of the groups; what is left trains."""
-
-    validation: float = Field(ge=0, lt=1)
-    """Share of groups, 0 to 1."""
-    test: float = Field(ge=0, lt=1)
-    """Share of groups, 0 to 1. Only evaluation sets use it."""
-
-
-class NearDuplicates(Strict):
-    """MinHash LSH, for the sets that ask for it."""
-
-    threshold: float = Field(gt=0, le=1)
-    """Jaccard similarity of word n-grams, 0 to 1, from which the later of two rows is dropped."""
-    permutations: int = Field(gt=1)
-    """Hash functions: more is slower and finer."""
-    ngram: int = Field(gt=0)
-    """Words in an n-gram."""
-
-
-class Decontamination(Strict):
-    """Overlap of training rows with evaluation rows."""
-
-    ngram: int = Field(gt=0)
-    """Words in an n-gram; an evaluation question shorter than this is compared whole."""
-    overlap: float = Field(gt=0, le=1)
-    """Share of an evaluation text's n-grams, 0 to 1, from which a training row is dropped."""
-
-
-class Rows(Strict):
-    """Rows of one source in one set."""
-
-    source: str
-    """Name under `sources`."""
-    split: Literal["hash", "published"]
-    """`hash`: by content. `published`: the source is one part of a split that its publisher made, so an evaluation set
-    takes all of it, and a training set holds nothing back for tests."""
-    limit: int | None = Field(gt=0)
-    """Most rows of this source in each of the set's files; null for no limit."""
-    map: dict[str, Any]
-    """An example of the row to make, with columns in braces. `group`, where given, names what must not be parted."""
-
-
-class Set(Strict):
-    """One set of rows."""
-
-    rows: list[Rows] = Field(min_length=1)
-    """Where its rows come from; they are mixed."""
-    near_duplicates: bool
-    """Whether to look for near-duplicates (exact ones always go)."""
 
 
 class Config(StageConfig):
@@ -126,38 +73,58 @@ class Config(StageConfig):
 def main(config: Config, run: Run) -> None:
     """Write the sets, `report.json` and `rejects.jsonl`."""
     ledger = Ledger(config.report_examples, config.scrub)
-    used = {rows.source for spec in config.sets.values() for rows in spec.rows}
-    for name in sorted(used - set(config.sources)):
-        raise DataError(f"{run.params_file}: sets name the source '{name}'{suggest(name, config.sources)}")
-    steps = len(used) + len(config.sets)
-    tables = {}
-    for done, name in enumerate(sorted(used)):
-        run.progress.update(done, steps, f"read {name}")
-        tables[name] = read(name, config.sources[name], run.params_file.parent)
-        ledger.source(name, tables[name])
+    tables = _read_sources(config, run, ledger)
+    evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
+    steps = len(tables) + len(config.sets)
+    # Evaluation sets first: what is in them trains in no other.
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
-    index = clean.Contamination(config.decontamination.ngram, config.decontamination.overlap)
-    eval_groups: dict[str, str] = {}
-    for done, name in enumerate(names, len(used)):
+    for done, name in enumerate(names, len(tables)):
         run.progress.update(done, steps, name)
         items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, ledger), ledger)
         if name.startswith("eval:"):
-            ledger.drop_many(name, "in the training splits", [i for i in items if i.split != "test"])
-            files = {f"eval/{name[5:]}": [i for i in items if i.split == "test"]}
-            _protect(index, eval_groups, files[f"eval/{name[5:]}"])
-            ledger.protected[name] = len(files[f"eval/{name[5:]}"])
+            files = _evaluation_files(name, items, evaluation, ledger)
         else:
-            items = _decontaminate(name, items, index, eval_groups, ledger)
-            ledger.drop_many(name, "in the test split", [i for i in items if i.split == "test"])
-            files = {
-                f"{set_folder(name)}/{split}": [i for i in items if i.split == split]
-                for split in ("train", "validation")
-            }
+            files = _training_files(name, items, evaluation, ledger)
         _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
     write_json(run.out / "report.json", ledger.report())
     log.info("%s", ledger.summary())
+
+
+def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
+    """Read the sources that the sets use, by name. Raises DataError for one that the recipe does not have."""
+    names = sorted({rows.source for spec in config.sets.values() for rows in spec.rows})
+    for name in names:
+        if name not in config.sources:
+            raise DataError(f"{run.params_file}: sets name the source '{name}'{suggest(name, config.sources)}")
+    tables = {}
+    for done, name in enumerate(names):
+        run.progress.update(done, len(names) + len(config.sets), f"read {name}")
+        tables[name] = read(name, config.sources[name], run.params_file.parent)
+        ledger.source(name, tables[name])
+    return tables
+
+
+def _evaluation_files(
+    name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger
+) -> dict[str, list[Item]]:
+    """Keep the test split of an evaluation set, and keep training rows away from it."""
+    ledger.drop_many(name, "in the training splits", [item for item in items if item.split != "test"])
+    tested = [item for item in items if item.split == "test"]
+    evaluation.protect(tested)
+    ledger.protected[name] = len(tested)
+    return {f"eval/{name.removeprefix('eval:')}": tested}
+
+
+def _training_files(name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger) -> dict[str, list[Item]]:
+    """Keep the training and validation split of a training set, without rows that contain an evaluation row."""
+    clean_items = evaluation.keep_out(name, items, ledger)
+    ledger.drop_many(name, "in the test split", [item for item in clean_items if item.split == "test"])
+    return {
+        f"{set_folder(name)}/{split}": [item for item in clean_items if item.split == split]
+        for split in ("train", "validation")
+    }
 
 
 def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], ledger: Ledger) -> list[Item]:
@@ -166,33 +133,33 @@ def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], 
     kinds = Columns()
     for at, spec in enumerate(config.sets[name].rows):
         table = tables[spec.source]
-        known = {column for line in table.lines for column in line.row}
+        source_columns = {column for line in table.lines for column in line.row}
         if table.lines:
-            check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, known)
-        watched = known & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
-        ignored: Counter[str] = Counter()
+            check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, source_columns)
+        watched = source_columns & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
+        unused_counts: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
             try:
-                made = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
-                row, group = validate(name, made), made.get("group")
+                rendered = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
+                row, group = validate(name, rendered), rendered.get("group")
                 kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
             except BadRow as e:
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
                 rejects.append(Reject(table.file, line.number, str(e), used))
                 continue
-            ignored.update(f"message key '{key}'" for key in unused(made))
-            ignored.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
+            unused_counts.update(f"message key '{key}'" for key in unused(rendered))
+            unused_counts.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
             item = Item(name, row, spec.source, at, table.file, line.number)
             group = str(first_prompt(row) if group is None else group)
             item.group = clean.same(group).casefold()
             item.split = _split(config, name, spec, group)
             items.append(item)
-        ledger.mapped(name, spec.source, table, rejects, ignored)
+        ledger.mapped(name, spec.source, table, rejects, unused_counts)
         table.check(rejects, config.max_bad_share, params)
-        if ignored:
-            found = ", ".join(f"{what} ({count} rows)" for what, count in sorted(ignored.items()))
-            log.warning("%s: nothing in set '%s' looks at %s", table.file, name, found)
+        if unused_counts:
+            counts = ", ".join(f"{what} ({count} rows)" for what, count in sorted(unused_counts.items()))
+            log.warning("%s: nothing in set '%s' looks at %s", table.file, name, counts)
     return items
 
 
@@ -221,47 +188,23 @@ def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -
     return [item for i, item in enumerate(items) if i not in alike]
 
 
-def _protect(index: clean.Contamination, groups: dict[str, str], items: list[Item]) -> None:
-    """Remember what may not be trained on: questions, and answers that are long enough to be n-grams."""
-    for item in items:
-        groups[item.group] = f"{item.set}#{item.id}"
-        index.add(f"{item.set}#{item.id}", item.row["question"], whole=True)
-        index.add(f"{item.set}#{item.id}", item.row["answer"], whole=False)
-
-
-def _decontaminate(
-    name: str, items: list[Item], index: clean.Contamination, groups: dict[str, str], ledger: Ledger
-) -> list[Item]:
-    """Drop rows that would train and contain an evaluation row. Rows of the test split leave by another door."""
-    kept = []
-    for item in items:
-        found = None if item.split == "test" else index.find(parts(item.row))
-        if item.split != "test" and found is None and item.group in groups:
-            found = groups[item.group], 1.0
-        if found is None:
-            kept.append(item)
-        else:
-            ledger.contaminate(name, item, *found)
-    return kept
-
-
 def _mix(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:
     """Take each source's rows up to its limit, and mix them: by an order that depends on rows and seed alone."""
     left = [len(items) if rows.limit is None else rows.limit for rows in config.sets[name].rows]
-    kept = []
+    mixed = []
     for item in sorted(items, key=lambda item: item.order(config.seed)):
         left[item.entry] -= 1
         if left[item.entry] >= 0:
-            kept.append(item)
+            mixed.append(item)
         else:
             ledger.drop(name, "over the limit", item)
-    return kept
+    return mixed
 
 
 def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], ledger: Ledger) -> None:
     for file, items in files.items():
-        kept = _mix(config, name, items, ledger)
-        if not kept:
+        mixed = _mix(config, name, items, ledger)
+        if not mixed:
             why = [f"{count} {reason}" for reason, count in ledger.why(name).items()]
             why += [f"{len(others)} in {other}.jsonl" for other, others in files.items() if others]
             reasons = ", ".join(why) or "no row was read"
@@ -269,9 +212,9 @@ def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], le
                 f"{run.params_file}: set '{name}' has no row left for {file}.jsonl ({reasons}); "
                 f"add rows, or change 'split' or what drops them"
             )
-        rows = [row for item in kept for row in item.written()]
+        rows = [row for item in mixed for row in item.written()]
         write_jsonl(run.out / f"{file}.jsonl", rows)
-        ledger.kept(name, file, kept, rows)
+        ledger.kept(name, file, mixed, rows)
 
 
 if __name__ == "__main__":

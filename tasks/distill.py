@@ -1,11 +1,11 @@
-"""Distillation: a student with fewer layers learns what its teacher does.
+"""Distillation: a student with fewer layers learns to answer as its teacher does.
 
-One raw row: as in `sft`. `--method` names the entry of `methods:` that runs. The
-student is a model with some of its decoder layers (`tasks/models/layers.py`), embedding and head kept; it may be cut
-from the teacher or from another model of its family. A method says where the text comes from and what is learnt of it.
-In the recipes each has one thing more than the one before, which is its control:
+One raw row: as in `sft`. `--method` names the entry of `methods:` that runs. The student is a model with some of its
+decoder layers (`tasks/models/layers.py`), embedding and head kept; it may be cut from the teacher or from another model
+of its family. A method names the source of the text and the target of each token. In the recipes each has one thing
+more than the one before, which is its control:
 
-    alone      the rows as they are, no teacher: what the others have to beat
+    alone      the rows as they are, no teacher: the score for the others to beat
     answers    the teacher's answers instead of the rows' (sequence-level: Kim and Rush, arXiv:1606.07947), also to
                prompts that nobody has answered
     logits     and the teacher's distribution of each token of them (Hinton et al., arXiv:1503.02531)

@@ -4,7 +4,7 @@ One folder a form (fp32, int8, int4), built by `onnxruntime_genai.models.builder
 are, or the weights of the matrix products rounded in small blocks to 8 or 4 bits (MatMulNBits); the embedding stays
 float32 unless the recipe names `Gather`. The builder rounds each block by itself; a form with `gptq` gets the decoder's
 weights from `tasks/export/gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
-held-out prompts and are compared (`tasks/export/parity.py` says how); a form over its thresholds fails the stage, and
+held-out prompts and are compared (see `tasks/export/parity.py`); a form over its thresholds fails the stage, and
 nothing is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
 
     {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}
@@ -175,9 +175,9 @@ def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: P
     products = matmul_nbits.decoder_products(run.out / name, policy)
     grids = {module: gptq_onnx.Grid(p.bits, p.block, p.symmetric) for p in products for module in p.modules()}
     with run.timed(f"round {name}"):
-        fitted = gptq_onnx.fit(policy, rows, grids, gptq.damping, run.progress)
+        matrices = gptq_onnx.fit(policy, rows, grids, gptq.damping, run.progress)
     for product in products:
-        product.write_parts([fitted[module] for module in product.modules()])
+        product.write_parts([matrices[module] for module in product.modules()])
     return record
 
 
@@ -216,13 +216,13 @@ def _options(config: Config, run: Run, model: Path) -> dict[str, dict[str, Any]]
 def _draw(config: Config, data: Path, prompts: list[Prompt], context: int) -> list[Prompt]:
     """Draw among the prompts that leave room for an answer in the context. Raises DataError when they are too few."""
     longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
-    fitting = [p for p in prompts if len(p.ids) + longest <= context]
-    if len(fitting) < config.parity.prompts:
+    candidates = [prompt for prompt in prompts if len(prompt.ids) + longest <= context]
+    if len(candidates) < config.parity.prompts:
         raise DataError(
-            f"{data / config.parity.rows}: {len(fitting)} of {len(prompts)} prompts leave room for {longest} tokens in "
-            f"the context of {context}, and `parity.prompts` asks for {config.parity.prompts}; lower one of the two"
+            f"{data / config.parity.rows}: {len(candidates)} of {len(prompts)} prompts leave room for {longest} tokens "
+            f"in the context of {context}, and `parity.prompts` asks for {config.parity.prompts}; lower one of the two"
         )
-    return random.Random(config.seed).sample(fitting, config.parity.prompts)
+    return random.Random(config.seed).sample(candidates, config.parity.prompts)
 
 
 def _log_table(measures: dict[str, dict[str, Any]]) -> None:

@@ -45,7 +45,7 @@ class Config(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import GRPOConfig
 
     return GRPOConfig
@@ -84,23 +84,23 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
 
 
 def _needed(arguments: Any) -> int:
-    """Prompts that the whole training asks for; none are left out when it is counted in epochs."""
+    """Count the prompts that the whole training asks for; none are left out when it is counted in epochs."""
     rollouts = arguments.max_steps * arguments.gradient_accumulation_steps
     rollouts = -(-rollouts // (arguments.steps_per_generation * arguments.num_iterations))
     return int(rollouts * arguments.generation_batch_size // arguments.num_generations)
 
 
 def ordered(prompts: Any, column: str, needed: int, seed: int, where: Path) -> Any:
-    """The `needed` prompts of the training, drawn by the seed, the lowest value of `column` first.
+    """Draw the `needed` prompts of the training by the seed, and put the lowest value of `column` first.
 
     Raises:
         ConfigError: no such column.
     """
     if column not in prompts.column_names:
         raise ConfigError(f"{where}: curriculum is '{column}', and the prompts have {', '.join(prompts.column_names)}")
-    drawn = prompts.shuffle(seed=seed).select(range(min(needed, len(prompts)))) if needed > 0 else prompts
-    values = drawn[column]
-    return drawn.select(sorted(range(len(drawn)), key=lambda i: values[i]))
+    sample = prompts.shuffle(seed=seed).select(range(min(needed, len(prompts)))) if needed > 0 else prompts
+    values = sample[column]
+    return sample.select(sorted(range(len(sample)), key=lambda i: values[i]))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Config(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import SFTConfig
 
     return SFTConfig
@@ -69,7 +69,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
 
 def judgements(pairs: Any, constitution: Constitution) -> Iterator[dict[str, Any]]:
-    """Each pair in both orders, as a conversation of the judge's prompt and the right label."""
+    """Yield each pair in both orders, as a conversation of the judge's prompt and the right label."""
     for pair in pairs:
         question, better, worse = (spoken(pair[side]) for side in ("prompt", "chosen", "rejected"))
         for a, b, label in ((better, worse, constitution.labels[0]), (worse, better, constitution.labels[1])):

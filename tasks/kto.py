@@ -29,7 +29,7 @@ class Config(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import KTOConfig
 
     return KTOConfig
@@ -61,7 +61,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
 
 def answers(rows: Any, seed: int) -> Any:
-    """Single answers with a label, in a mixed order; pairs are taken apart.
+    """Make single answers with a label, in a mixed order; pairs are taken apart.
 
     TRL takes pairs apart too, but all liked answers come before all others there, and KTO reads its rows in order: the
     first half of the training would see no answer to avoid.
@@ -79,7 +79,7 @@ def answers(rows: Any, seed: int) -> Any:
 
 
 def thumbs(labels: list[bool], source: Path) -> dict[str, int]:
-    """How many answers are liked and disliked. Raises DataError when all point one way: nothing to tell apart."""
+    """Count the answers that are liked and disliked. Raises DataError when all point one way: nothing to tell apart."""
     up = sum(labels)
     if up in (0, len(labels)):
         raise DataError(f"{source}: all {len(labels)} labels are {up > 0}; KTO needs liked and disliked answers")

@@ -44,7 +44,7 @@ class Gold(Strict):
     grader: str
     """A function of `tasks/grading/answers.py`, e.g. `sums`."""
     metrics: list[str] = Field(min_length=1)
-    """Its metrics, whose sum says which answer is better."""
+    """Metrics of the grader, whose sum says which answer is better."""
 
 
 class Prompts(Strict):

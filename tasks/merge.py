@@ -132,12 +132,12 @@ def _merge(
     out: Path,
     config: Config,
 ) -> dict[str, Any]:
-    """Merge one candidate into the folder `out`, and return what its row of `merge.json` has of it."""
+    """Merge one candidate into the folder `out`, and return its part of a row of `merge.json`."""
     if method.merge_method == "adapters":
-        held = adapter_merging.merge(
+        shares = adapter_merging.merge(
             parameters=parameters, model=model, members=members, out=out, seed=config.seed, dtype=config.dtype
         )
-        return {"parameters": parameters, "held": held}
+        return {"parameters": parameters, "held": shares}
     merging.merge(
         method=method.merge_method,
         parameters=parameters,

@@ -57,13 +57,13 @@ class Config(AdapterConfig):
     """The grader that says what is really wanted; the judge is held against it."""
 
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
-        """As of any method, but for settings of RLOO's that are not online DPO's."""
+        """Name the sections of any method, without settings of RLOO's that are not online DPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import RLOOConfig
 
     return RLOOConfig
@@ -116,7 +116,7 @@ def check_weights(config: Config, where: Path) -> None:
 
 
 def judge_figures(curve: list[dict[str, Any]]) -> dict[str, float]:
-    """How far the judge can be trusted, as means over the curve: `judge_agreement`, `judge_ties`, …"""
+    """Say how far the judge can be trusted, as means over the curve: `judge_agreement`, `judge_ties`, …"""
     names = sorted({key for row in curve for key in row if key.startswith("judge/")})
     series = {name: [row[name] for row in curve if name in row] for name in names}
     return {name.replace("/", "_"): round(sum(values) / len(values), 6) for name, values in series.items()}

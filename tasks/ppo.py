@@ -66,13 +66,13 @@ class Config(AdapterConfig):
     ppo: PPO
 
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
-        """As of any method, but for settings of RLOO's that are not PPO's."""
+        """Name the sections of any method, without settings of RLOO's that are not PPO's."""
         trainer, *others = super().verbatim(trainer_class)
         return [trainer._replace(reserved=(*trainer.reserved, *RESERVED)), *others]
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from tasks.rl.ppo import PPOConfig
 
     return PPOConfig
@@ -121,13 +121,19 @@ def load_classifier(folder: Path, tokenizer: Any) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_folder(folder)
-    built = AutoConfig.from_pretrained(folder).architectures or ["nothing"]
-    if not built[0].endswith("ForSequenceClassification"):
-        raise ModelError(f"{folder}: holds {built[0]} and no reward model; --reward takes what the reward stage wrote")
+    architectures = AutoConfig.from_pretrained(folder).architectures or ["nothing"]
+    if not architectures[0].endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"{folder}: holds {architectures[0]} and no reward model; --reward takes what the reward stage wrote"
+        )
     return weights.load_whole(
-        AutoModelForSequenceClassification, folder,
-        num_labels=1, dtype="float32", use_safetensors=True, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        AutoModelForSequenceClassification,
+        folder,
+        num_labels=1,
+        dtype="float32",
+        use_safetensors=True,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 if __name__ == "__main__":

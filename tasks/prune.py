@@ -1,4 +1,4 @@
-"""Pruning: weights or blocks that matter least are taken away, and what is left is healed by training on.
+"""Pruning: the weights or blocks that matter least are taken away, and training on heals the rest.
 
     magnitude   the smallest weights of each matrix become zero (Han et al., arXiv:1506.02626, section 3)
     wanda       those with the smallest |w| times the norm of their input (Sun et al., arXiv:2306.11695, eq. 1)
@@ -13,6 +13,7 @@ Healing is fine-tuning in which zeros stay zero: a mask is applied after each st
 pruning may teach besides: a token's loss is then teacher_weight · KL(dense ‖ pruned) + (1 − teacher_weight) ·
 cross-entropy, of the output distributions at temperature 1 (Hinton et al., arXiv:1503.02531), as the trainer of
 `tasks/compression/distillation.py` computes it.
+
 `prune.json` has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned
 and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it.
 `--method` names the entry of `methods:` that runs. What it leaves out: pruning heads or channels, a teacher's hidden
@@ -55,9 +56,9 @@ class Method(Strict):
     magnitude: float | None = Field(gt=0, lt=1)
     """Share of the weights of each matrix that become zero, by size alone."""
     drop_layers: int | None = Field(ge=1)
-    """Blocks taken away, those of least influence."""
+    """Number of blocks taken away, those of least influence."""
     heal: bool
-    """Train on afterwards, as `trainer:` says."""
+    """Whether the model is trained on afterwards, as `trainer:` says."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -67,7 +68,7 @@ class Method(Strict):
 
 
 class Config(TrlConfig):
-    """`params/<recipe>/prune.yaml`; `dataset` and `trainer` are of the healing."""
+    """`params/<recipe>/prune.yaml`, with `dataset` and `trainer` of the healing."""
 
     methods: dict[str, Method]
     """Name of the method to how it prunes."""

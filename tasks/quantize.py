@@ -55,7 +55,7 @@ class Config(StageConfig):
     methods: dict[str, Method]
     """Name of the method to how it quantises."""
     calibration: Calibration
-    """Rows that GPTQ, AWQ and SmoothQuant look at."""
+    """Calibration rows of GPTQ, AWQ and SmoothQuant."""
     held_out: HeldOut
     """Rows that the quantised model is compared with its parent on."""
     device: str
@@ -93,7 +93,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         **measures,
         "loss": loss,
         "bytes": sizes,
-        "modifiers": llm_modifiers.described(modifiers),
+        "modifiers": llm_modifiers.dump(modifiers),
         "calibration": record,
     }
     artifact.write_json(run.out / "quantize.json", report)

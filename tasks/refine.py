@@ -85,7 +85,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
         before.parent.mkdir(parents=True, exist_ok=True)
         artifact.write_json(before, measure(model, "before"))
     audit = {"prompts": record, "validation": held_record}
-    rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
+    rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, prompt_rows=prompts, audit=audit)
     results = {"before": artifact.read_json(before), "after": measure(run.out, "after")}
     artifact.write_json(run.out / "refine.json", results)
     for when, result in results.items():

@@ -53,7 +53,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
         return collect(config, rewards, policy, tokenizer, window, number, run)
 
     audit = {"prompts": record}
-    rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, asked=prompts, audit=audit)
+    rounds.run_rounds(config, run, keep, model=model, tokenizer=tokenizer, data=data, prompt_rows=prompts, audit=audit)
 
 
 def collect(

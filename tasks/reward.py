@@ -29,7 +29,7 @@ class Config(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import RewardConfig
 
     return RewardConfig
@@ -43,8 +43,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    found = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
-    _require_pairs(found["validation"]["used"], config.calibration_bins)
+    records = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    _require_pairs(records["validation"]["used"], config.calibration_bins)
     import torch
 
     torch.manual_seed(config.seed)
@@ -73,7 +73,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
 
 def accuracy(margins: list[float], config: Config) -> dict[str, float]:
-    """Share of pairs whose chosen side scores higher, ties as half, with a percentile bootstrap interval."""
+    """Compute the share of pairs whose chosen side scores higher, ties as half, with its bootstrap interval."""
     import numpy as np
 
     from tasks.grading.bootstrap import mean_interval
@@ -91,7 +91,7 @@ def _require_pairs(count: int, bins: int) -> None:
 
 
 def calibration(margins: list[float], bins: int) -> list[dict[str, float]]:
-    """Predicted against observed win probability, in bins of equal count by the size of the margin.
+    """Compare predicted with observed win probability, in bins of equal count by the size of the margin.
 
     A margin's sign says which side the model prefers; the prediction is σ(|margin|), the observation is how often the
     preferred side is the chosen one.
@@ -116,7 +116,7 @@ def calibration(margins: list[float], bins: int) -> list[dict[str, float]]:
 
 
 def _margins(trainer: Any, tokenizer: Any) -> list[float]:
-    """r(chosen) - r(rejected) of each held-out pair that the trainer kept, in order; none of them is cut."""
+    """Compute r(chosen) - r(rejected) of each held-out pair that the trainer kept, in order; none of them is cut."""
     import torch
 
     trainer.model.eval()

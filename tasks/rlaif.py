@@ -21,8 +21,8 @@ class Config(dpo.Config):
 
 def main(config: Config, run: Run, *, model: Path, labels: Path) -> None:
     """Optimise `model` on the judge's labels and write a model folder with its curves and the judge's figures."""
-    found = artifact.read_json(labels / "judge.json")
-    judge = {f"judge_{name}": value for name, value in found.items() if isinstance(value, int | float)}
+    figures = artifact.read_json(labels / "judge.json")
+    judge = {f"judge_{name}": value for name, value in figures.items() if isinstance(value, int | float)}
     dpo.optimise(config, run, model, labels, judge)
 
 

@@ -23,7 +23,7 @@ class Config(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import SFTConfig
 
     return SFTConfig

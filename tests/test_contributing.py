@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tasks.stage import recipe
 from tests.conftest import REPO
 
 METHOD, TEST = re.findall(r"```python\n(.*?)```", (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)
@@ -55,8 +56,14 @@ def test_the_block_of_the_example_gives_the_flags_that_the_method_takes(lowrank:
     assert set(re.findall(r"--(\w+)", block["do"]["cmd"])) == {*inputs, "out"}
 
 
-def test_the_graph_of_the_example_claims_a_metric_of_tiny() -> None:
-    (model,) = YAML(typ="safe").load(GRAPH)["lowrank"].values()
-    task, metric = model["claim"].split(".")
-    declared = YAML(typ="safe").load(REPO / "params/tiny/eval" / f"{task}.yaml")["metric_list"]
-    assert metric in {entry["metric"] for entry in declared}
+def test_the_graph_of_the_example_fits_the_block(tmp_path: Path) -> None:
+    dvc = tmp_path / "dvc.yaml"
+    dvc.write_text((REPO / "dvc.yaml").read_text(encoding="utf-8").replace("\nmetrics:", f"\n{BLOCK}\nmetrics:"))
+    page = tmp_path / "tiny" / recipe.FILE
+    page.parent.mkdir()
+    shipped = (REPO / "params/tiny" / recipe.FILE).read_text(encoding="utf-8")
+    page.write_text(f"{shipped}\n{GRAPH}".replace("evaluate:\n  [", "evaluate:\n  [lowrank, "), encoding="utf-8")
+    graph, blocks = recipe.read(page), recipe.blocks(dvc)
+    assert recipe.problems(graph, blocks) == []
+    assert graph.models["lowrank"].method == "lowrank"
+    assert recipe.files(graph, blocks)["lowrank.yaml"] == "lowrank"

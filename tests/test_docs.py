@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from tasks.stage import own, recipe
 from tests.conftest import REPO
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -79,3 +80,50 @@ def test_links_between_pages_lead_somewhere() -> None:
         there = page.parent / target if target else page
         assert there.exists(), f"{page.name}: {target}"
         assert not anchor or anchor in anchors(there), f"{page.name}: {target}#{anchor}"
+
+
+def test_the_pictures_of_the_readme_are_there_and_small() -> None:
+    links = re.findall(r"!\[[^\]]+\]\(([\w./-]+)\)", (REPO / "README.md").read_text(encoding="utf-8"))
+    assert {(REPO / link).name for link in links} == {path.name for path in (REPO / "docs/images").iterdir()}
+    for link in links:
+        content = (REPO / link).read_bytes()
+        assert content.startswith(b"\x89PNG"), link
+        assert len(content) <= 300_000, link
+
+
+def test_the_generator_of_the_data_page_yields_the_same_rows_for_a_seed(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (REPO / "docs/data.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "generators.py").write_text(code, encoding="utf-8")
+    tickets = own.functions(tmp_path, "generators")["generators.tickets"]
+    rows = list(tickets(count=20, seed=1))
+    assert len(rows) == 20
+    assert {key for row in rows for key in row} == {"question", "reply", "topic"}
+    assert rows == list(tickets(count=20, seed=1))
+    assert rows != list(tickets(count=20, seed=2))
+
+
+def test_the_graph_of_the_readme_is_that_of_tiny() -> None:
+    graph = recipe.read(REPO / "params/tiny" / recipe.FILE)
+    (diagram,) = re.findall(r"```mermaid\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.S)
+    solid, dotted = arrows(diagram, list(graph.kinds))
+    assert solid == {(model.values["from"], name) for name, model in graph.models.items()}
+    others = {(parent, name) for name, model in graph.models.items() for parent in model.parents.values()}
+    assert dotted == others - solid, "dotted arrows are the inputs besides the parent"
+
+
+def arrows(diagram: str, models: list[str]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """The solid and the dotted arrows of a Mermaid diagram between models, boxes of several models taken apart."""
+    boxes = {}
+    alone = set(re.findall(r"\w+", diagram))
+    for box, title, count in re.findall(r'(\w+)\["(.+?)(?: \((\d+) models\))?"\]', diagram):
+        family = [name for name in models if name.startswith(title.rstrip("…")) and name not in alone]
+        names = title.split(" · ") if " · " in title else family
+        assert not count or len(names) == int(count), title
+        boxes[box] = names
+    edges: dict[str, set[tuple[str, str]]] = {"-->": set(), "-.->": set()}
+    for line in diagram.splitlines():
+        parts = re.split(r" (-->|-\.->) ", line.strip())
+        ends = [[m for name in re.findall(r"\w+", part) for m in boxes.get(name, [name])] for part in parts[::2]]
+        for left, arrow, right in zip(ends, parts[1::2], ends[1:], strict=False):
+            edges[arrow] |= {(a, b) for a in left for b in right if a in models and b in models}
+    return edges["-->"], edges["-.->"]

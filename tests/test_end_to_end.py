@@ -1,7 +1,9 @@
-"""The real DAG on a recipe made small: run, run again, reproduce elsewhere, change one value, promote, corrupt.
+"""The real DAG on a small recipe of its own: run, run again, reproduce elsewhere, edit, promote, corrupt.
 
-The spine and one method of each other kind, to keep it short: every stage has tests of its own, and `polm run` runs
-them all. The models learn nothing in a few steps; that they help is measured by `polm run` and `bench/seeds.py`.
+The recipe's graph is none of those that ship: `grpo` stands in it twice, before and after rejection sampling, the
+teacher and the members of the merge are others, and a generator, a grader of the evaluation and a grader of the reward
+are files of the recipe's own. The models learn nothing in a few steps; that they help is measured by `polm run` and
+`bench/seeds.py`.
 """
 
 import json
@@ -29,11 +31,43 @@ SMALL: dict[str, dict[str, Any]] = {
         "source.scratch.model.num_key_value_heads": 2,
     },
     "sft": {"trainer.max_steps": 4},
-    "reward": {"trainer.max_steps": 3},
     "dpo": {"trainer.max_steps": 3},
-    "cot": {"trainer.max_steps": 3},
-    "adapt": {"trainer.max_steps": 3},
     "grpo": {"trainer.max_steps": 2, "trainer.per_device_train_batch_size": 16, "trainer.max_completion_length": 12},
+    "grpo_again": {
+        "trainer.max_steps": 1,
+        "trainer.per_device_train_batch_size": 16,
+        "trainer.max_completion_length": 12,
+        "graders.right.grader": "graders.short",
+        "graders.right.options": {},
+    },
+    "rft": {
+        "rounds": 1,
+        "prompts_per_round": 16,
+        "sampling.max_new_tokens": 8,
+        "graders.right.grader": "graders.short",
+        "graders.right.options": {},
+        "replay": {},
+        "trainer.max_steps": 2,
+    },
+    "merge": {
+        "methods.linear.grid.weight": [[0.5, 0.5]],
+        "metrics": {
+            "sums.helpful": {
+                "dataset": "prompts",
+                "rows": 8,
+                "grader": "sums",
+                "weight": 1.0,
+                "options": {"metric": "helpful"},
+            }
+        },
+        "sampling.max_new_tokens": 8,
+    },
+    "distill": {
+        "student.layers": [0],
+        "student.largest_share": 0.9,
+        "trainer.max_steps": 2,
+        "methods.logits.answers": None,
+    },
     "export_onnx": {
         "parity.prompts": 4,
         "parity.max_new_tokens": 8,
@@ -45,6 +79,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "data": {
         "sources.direct.options.count": 3000,
         "sources.worked.options.count": 500,
+        "sources.conversations.generator": "generators.conversations",
         "sources.conversations.options.count": 500,
         "sources.preferences.options.count": 700,
         "sources.questions.options.count": 300,
@@ -58,11 +93,51 @@ SMALL: dict[str, dict[str, Any]] = {
         "sources.instructions_test.options.count": 600,
     },
 }
-KEPT = {
-    "data", "base", "sft", "reward", "dpo", "adapt", "cot", "grpo",
-    "evaluate", "export_onnx", "evaluate_onnx", "report",
-}  # fmt: skip
-"""Stages that stay in the DAG."""
+GRAPH = """
+recipe: micro
+sft:
+  sft: {from: base, claim: sums.exact_match}
+dpo:
+  dpo: {from: sft}
+grpo:
+  grpo: {from: sft, claim: sums.exact_match}
+  grpo_again: {from: rft, claim: long_sums.exact_match, over: grpo}
+rejection:
+  rft: {from: grpo}
+merge:
+  merged: {from: sft, first: dpo, second: rft, settings: merge, method: linear}
+distill:
+  student: {from: rft, teacher: rft, settings: distill, method: logits}
+evaluate: [base, sft, dpo, grpo, rft, grpo_again, merged, student]
+export: [dpo]
+forms: [int8]
+"""
+OWN = {
+    "generators.py": '''
+"""Conversations of this recipe's own."""
+from tasks.generators import arithmetic
+
+
+def conversations(count, seed, digits, courteous_share):
+    """Yield the rows of `arithmetic`, marked."""
+    for row in arithmetic.conversations(count, seed, digits, courteous_share):
+        yield row | {"own": True}
+''',
+    "graders.py": '''
+"""Graders of this recipe's own."""
+
+
+def brief(doc, results):
+    """One for an answer of at most 40 characters."""
+    return {"brief": float(len(results[0]) <= 40)}
+
+
+def short(response, row):
+    """One for every answer that is not long."""
+    return float(len(response) < 1000)
+''',
+}
+MODELS = {"base", "sft", "dpo", "grpo", "rft", "grpo_again", "merged", "student"}
 yaml = YAML()
 
 
@@ -108,20 +183,27 @@ def states(folder: Path) -> dict[str, str]:
     return {name: row["state"] for name, row in json.loads(newest.read_text()).items()}
 
 
-def shorten(folder: Path) -> None:
-    """Take the other methods out of the DAG, and their claims out of the report."""
-    dag = yaml.load(folder / "dvc.yaml")
-    stages = dag["stages"]
-    for name in [n for n in stages if n not in KEPT]:
-        del stages[name]
-    stages["adapt"]["matrix"]["method"] = ["lora", "prefix"]
-    stages["evaluate"]["matrix"]["model"] = ["base", "sft", "dpo", "lora", "prefix", "cot", "grpo"]
-    stages["evaluate_onnx"]["matrix"]["form"] = ["int8"]
-    report = stages["report"]
-    report["cmd"] = report["cmd"].replace("--labels artifacts/labels ", "")
-    report["deps"].remove("artifacts/labels")
-    yaml.dump(dag, folder / "dvc.yaml")
-    change(folder / "params/micro/report.yaml", "claims", {"sft": "sums.exact_match", "grpo": "long_sums.exact_match"})
+def write_recipe(folder: Path) -> None:
+    """Write the recipe `micro`: the files of `tiny` that its graph needs, made small, and its own."""
+    recipe, tiny = folder / "params/micro", folder / "params/tiny"
+    recipe.mkdir()
+    for name in ("data", "base", "sft", "dpo", "grpo", "rft", "merge", "distill", "evaluate", "export_onnx", "report"):
+        shutil.copy(tiny / f"{name}.yaml", recipe)
+    shutil.copy(tiny / "grpo.yaml", recipe / "grpo_again.yaml")
+    shutil.copytree(tiny / "eval", recipe / "eval")
+    for stage, values in SMALL.items():
+        for key, value in values.items():
+            change(recipe / f"{stage}.yaml", key, value)
+    task = yaml.load(recipe / "eval/sums.yaml")
+    task |= {"task": "brief", "process_results": "graders.brief"}
+    task["metric_list"] = [{"metric": "brief", "aggregation": "mean", "higher_is_better": True}]
+    yaml.dump(task, recipe / "eval/brief.yaml")
+    evaluation = yaml.load(recipe / "evaluate.yaml")
+    evaluation["tasks"].append({"file": "eval/brief.yaml", "limit": 8, "group_by": []})
+    yaml.dump(evaluation, recipe / "evaluate.yaml")
+    (recipe / "recipe.yaml").write_text(GRAPH)
+    for name, text in OWN.items():
+        (recipe / name).write_text(text)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +220,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in listed:
         if (REPO / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPO / name, folder / name)
-    shutil.copytree(folder / "params/tiny", folder / "params/micro")
-    for stage, values in SMALL.items():
-        for key, value in values.items():
-            change(folder / f"params/micro/{stage}.yaml", key, value)
-    shorten(folder)
+            shutil.copy2(REPO / name, folder / name, follow_symlinks=False)
+    write_recipe(folder)
     policy = folder / "mlflow/gates.yaml"
     policies = yaml.load(policy)
     policies["micro"] = policies["tiny"]
@@ -173,7 +251,20 @@ def test_the_whole_pipeline_runs(finished: Path) -> None:
     assert "<h1" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://127.0.0.1", "")
     metrics = json.loads((finished / "artifacts/reports/metrics.json").read_text())
-    assert {"base", "sft", "dpo"} <= set(metrics)
+    assert set(metrics) == MODELS
+    assert all("brief" in tasks for tasks in metrics.values()), "the recipe's own grader"
+
+
+def test_the_chain_of_the_graph_is_that_of_the_manifests(finished: Path) -> None:
+    board = json.loads((finished / "artifacts/reports/leaderboard.json").read_text())
+    parents = {name: (entry["stage"], entry["parent"]) for name, entry in board["models"].items()}
+    assert parents["grpo"] == ("grpo", "sft")
+    assert parents["rft"] == ("rejection", "grpo")
+    assert parents["grpo_again"] == ("grpo", "rft")
+    assert parents["merged"] == ("merge", "sft")
+    assert parents["student"] == ("distill", "rft")
+    claims = {row["model"]: row["parent"] for row in board["claims"]}
+    assert claims == {"sft": "base", "grpo": "sft", "grpo_again": "grpo"}
 
 
 def test_running_again_starts_nothing(finished: Path) -> None:
@@ -186,7 +277,8 @@ def test_running_again_starts_nothing(finished: Path) -> None:
 
 def test_dvc_repro_in_another_clone_gives_the_same_hashes(finished: Path) -> None:
     second = finished.with_name(finished.name + "-second")
-    change(second / "params/recipe.yaml", "recipe", "micro")
+    (second / "params/recipe.yaml").unlink()
+    (second / "params/recipe.yaml").symlink_to("micro/recipe.yaml")
     done = command(second, "dvc", "repro")
     assert done.returncode == 0, done.stdout + done.stderr
     assert locked(second) == locked(finished)
@@ -201,10 +293,39 @@ def test_a_model_that_is_no_better_is_not_promoted(finished: Path) -> None:
 
 def test_one_changed_value_runs_that_stage_and_what_follows(finished: Path) -> None:
     change(finished / "params/micro/dpo.yaml", "trainer.beta", 0.2)
-    done = polm(finished, "run")
+    assert ran(finished) == {
+        "fingerprint", "dpo@dpo", "evaluate@dpo", "export_onnx@dpo", "evaluate_onnx@dpo-int8", "merge@merged",
+        "evaluate@merged", "report",
+    }  # fmt: skip
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def ran(folder: Path, *words: str) -> set[str]:
+    """Run the pipeline; returns the stages that were not up to date."""
+    done = polm(folder, "run", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    ran = {name for name, state in states(finished).items() if state != "cached"}
-    assert ran == {"dpo", "evaluate@dpo", "export_onnx@dpo", "evaluate_onnx@dpo-int8", "report"}
+    return {name for name, state in states(folder).items() if state != "cached"}
+
+
+def test_a_better_sentence_in_code_of_all_trainers_trains_nothing(finished: Path) -> None:
+    edit(finished / "tasks/training/trainer.py", '"""', '"""Better said: ')
+    assert ran(finished) == {"fingerprint"}
+
+
+def test_a_generator_of_the_recipes_own_makes_the_data_anew(finished: Path) -> None:
+    edit(finished / "params/micro/generators.py", '{"own": True}', '{"own": True, "more": 1}')
+    assert "data" in ran(finished, "--target", "data")
+
+
+def test_another_entry_of_methods_makes_nothing_stale(finished: Path) -> None:
+    ran(finished)
+    change(finished / "params/micro/merge.yaml", "methods.slerp.grid.t", [0.4])
+    assert ran(finished) == {"fingerprint"}
 
 
 def test_a_flipped_byte_in_an_artifact_is_noticed(finished: Path) -> None:

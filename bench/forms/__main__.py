@@ -1,6 +1,6 @@
 """All forms of one model in one table: are they faithful, how large, how fast, how near to what the memory allows.
 
-    python -m bench.forms.__main__ artifacts/models/sft --onnx artifacts/onnx/sft --data artifacts/data \\
+    python -m bench.forms artifacts/models/sft --onnx artifacts/onnx/sft --data artifacts/data \\
         --params params/smollm2/export_onnx.yaml --form gptq=artifacts/models/quant_gptq --gguf --out table.json
 
 The forms: the folder in float32 (the reference) and bfloat16, other Hugging Face folders, every ONNX Runtime GenAI
@@ -36,15 +36,16 @@ PARTS = ("faithfulness", "speed", "task")
 
 
 class Bounds(Strict):
-    """params/<recipe>/forms/bounds.yaml"""
+    """`params/<recipe>/forms/bounds.yaml`."""
 
     forms: dict[str, Thresholds]
     """Thresholds of the forms that `export_onnx` does not write, by their names in the table."""
 
 
 def write_prompts(folder: Path, args: argparse.Namespace, config: Config) -> list[list[int]]:
-    """Leave prompts and template for the children. Returns the prompts' token ids."""
-    rows, count = args.data / config.parity.rows, args.prompts or config.parity.prompts
+    """Leave prompts and template for the children; return the prompts' token ids."""
+    rows = args.data / config.parity.rows
+    count = args.prompts or config.parity.prompts
     new_tokens = args.new_tokens or config.parity.max_new_tokens
     from transformers import AutoConfig
 
@@ -58,38 +59,39 @@ def write_prompts(folder: Path, args: argparse.Namespace, config: Config) -> lis
     fitting = [p for p in render_prompts(tokenizer, held_out(rows), {}) if len(p.ids) + new_tokens <= context]
     if len(fitting) < count:
         raise SystemExit(f"{rows}: {len(fitting)} prompts leave room for {new_tokens} tokens; lower --prompts")
-    drawn = random.Random(config.seed).sample(fitting, count)
+    sample = random.Random(config.seed).sample(fitting, count)
     plain = [
-        tokenizer.decode(tokenizer(p.messages[-1]["content"], add_special_tokens=False)["input_ids"]) for p in drawn
+        tokenizer.decode(tokenizer(p.messages[-1]["content"], add_special_tokens=False)["input_ids"]) for p in sample
     ]
     prompts = [
         {"messages": p.messages, "text": p.text, "ids": p.ids, "plain": text}
-        for p, text in zip(drawn, plain, strict=True)
+        for p, text in zip(sample, plain, strict=True)
     ]
     (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     (folder / "template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
-    return [p.ids for p in drawn]
+    return [p.ids for p in sample]
 
 
 def say(what: str) -> None:
-    """What is being done, on one line of the terminal."""
-    print(*("\r\033[K", what) if sys.stderr.isatty() else (what, "\n"), sep="", end="", file=sys.stderr, flush=True)
+    """Say what is being done, on one line of the terminal."""
+    line = f"\r\033[K{what}" if sys.stderr.isatty() else f"{what}\n"
+    print(line, end="", file=sys.stderr, flush=True)
 
 
 def score(form: Form, args: argparse.Namespace, out: Path, threads: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores of every row of the recipe's evaluation tasks."""
+    """Score every row of the recipe's evaluation tasks."""
     words = [form.place, args.params.parent / "evaluate.yaml", args.data, out, form.dtype]
     subprocess.run(
         [sys.executable, "-m", "bench.forms.task", *map(str, words)],
         env=child_processes.environment(threads),
         check=True,
     )
-    found: dict[str, dict[str, dict[str, float]]] = json.loads(out.read_text(encoding="utf-8"))
-    return found
+    scores: dict[str, dict[str, dict[str, float]]] = json.loads(out.read_text(encoding="utf-8"))
+    return scores
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="Hugging Face folder: the reference, in float32")
     parser.add_argument("--params", type=Path, required=True, help="the recipe's export_onnx.yaml")
@@ -110,16 +112,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, help="held-out prompts compared (default: the recipe's)")
     parser.add_argument("--new-tokens", type=int, help="longest answer to each (default: the recipe's)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16], help="rows at once (default: 1 8 16)")
-    parser.add_argument("--prompt-tokens", type=int, default=256, help="of each row, for speed (default: 256)")
-    parser.add_argument("--speed-tokens", type=int, default=64, help="new ones of each row, for speed (default: 64)")
-    parser.add_argument("--turns", type=int, default=5, help="of every form, for speed (default: 5)")
-    parser.add_argument("--threads", type=int, help="of every engine (default: the recipe's)")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=256, help="tokens of each prompt, for speed (default: 256)"
+    )
+    parser.add_argument("--speed-tokens", type=int, default=64, help="new tokens of each row, for speed (default: 64)")
+    parser.add_argument("--turns", type=int, default=5, help="turns of every form, for speed (default: 5)")
+    parser.add_argument("--threads", type=int, help="threads of every engine (default: the recipe's)")
     parser.add_argument("--out", type=Path, help="JSON file; a .md file of the same name is written beside it")
     return parser.parse_args()
 
 
 def forms_of(args: argparse.Namespace, scratch: Path) -> tuple[list[Form], list[str]]:
-    """The rows of the table, and what could not be had."""
+    """List the rows of the table, and notes on what could not be had."""
     forms = [Form("pytorch", "transformers", args.model), Form("bf16", "transformers", args.model, "bfloat16")]
     if args.base is not None:
         forms.append(Form("unmerged", "transformers", args.base, adapter=args.model / "adapter"))
@@ -147,9 +151,13 @@ def forms_of(args: argparse.Namespace, scratch: Path) -> tuple[list[Form], list[
 
 
 def measure(
-    forms: list[Form], rows: dict[str, dict[str, Any]], prompts: list[list[int]], args: argparse.Namespace,
-    config: Config, scratch: Path,
-) -> None:  # fmt: skip
+    forms: list[Form],
+    rows: dict[str, dict[str, Any]],
+    prompts: list[list[int]],
+    args: argparse.Namespace,
+    config: Config,
+    scratch: Path,
+) -> None:
     """Start all forms, let them take turns, then compare each with the first; all goes into the rows."""
     threads = args.threads or config.threads
     shape = {"prompt_tokens": args.prompt_tokens, "new_tokens": args.speed_tokens}
@@ -181,7 +189,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print, write, and hold against the thresholds."""
+    """Measure, print, write, and compare with the thresholds."""
     args = arguments()
     os.environ["TQDM_DISABLE"] = "1"  # read once, when tqdm is first imported
     config = load(args.params, Config)

@@ -11,7 +11,7 @@ from typing import Any
 
 REPO = Path(__file__).parents[2]
 READ_BYTES = 1 << 30
-"""What one turn of the memory reads."""
+"""Bytes that one turn of the memory reads."""
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,23 @@ class Form:
 
     name: str
     kind: str
-    """transformers, onnx, llama, or memory, which is no row."""
+    """Runtime: `transformers`, `onnx`, `llama`; or `memory`, which is no row."""
     place: Path
     dtype: str = "float32"
     adapter: Path | None = None
-    """Of PEFT, put on the folder and not merged."""
+    """Adapter of PEFT, put on the folder and not merged."""
 
     def size(self) -> int:
-        """Bytes on disk."""
-        found = [path for place in (self.place, self.adapter) if place for path in (place, *place.rglob("*"))]
-        return sum(path.stat().st_size for path in found if path.is_file())
+        """Count the bytes on disk."""
+        paths = [path for place in (self.place, self.adapter) if place for path in (place, *place.rglob("*"))]
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 class Child:
     """The process of a form."""
 
     def __init__(self, form: Form, threads: int) -> None:
-        """Start it and wait until the model is loaded."""
+        """Start the process and wait until the model is loaded."""
         self.name = form.name
         words = [sys.executable, "-m", "bench.forms.worker", form.kind, str(form.place), str(threads), form.dtype]
         words += [str(form.adapter)] if form.adapter else []
@@ -46,14 +46,14 @@ class Child:
         self._read()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Let it do something and wait for what it says."""
+        """Let the process do something and wait for its reply."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self._process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         with self._process:  # closes the pipes, which ends it, and waits
             pass
 
@@ -67,14 +67,14 @@ class Child:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Of a child: its threads, this repository, no progress bars."""
+    """Write a child's environment: its threads, this repository, no progress bars."""
     path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**os.environ, **quiet, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
 
 
 def batch_of(prompts: Sequence[Sequence[int]], count: int, width: int) -> list[list[int]]:
-    """`count` rows of `width` tokens each: the held-out prompts one after the other, cut where a row is full."""
+    """Fill `count` rows of `width` tokens with the held-out prompts, one after the other, cut where a row is full."""
     stream = [token for prompt in prompts for token in prompt]
     start = [(row * width) % len(stream) for row in range(count)]
     return [[stream[(at + i) % len(stream)] for i in range(width)] for at in start]
@@ -104,7 +104,8 @@ def take_turns(
             for name, child in children.items():
                 say(f"turn {turn} of {turns}, batch {batch}, {name}")
                 times = child.ask("times", rows=rows, new_tokens=new)["times"]
-                first, rest = times[1] - times[0], times[-1] - times[1]
+                first = times[1] - times[0]
+                rest = times[-1] - times[1]
                 figures = {f"prefill_{batch}": batch * width / first, f"decode_{batch}": batch * (new - 1) / rest}
                 if name == "memory":
                     figures = {"read": READ_BYTES / first}

@@ -19,10 +19,10 @@ import numpy as np
 
 
 class Engine(Protocol):
-    """What a form can be asked; see above."""
+    """Questions that a form answers; see above."""
 
     template: str
-    """The chat template that the form carries."""
+    """Chat template that the form carries."""
 
     def text(self, messages: Sequence[dict[str, str]]) -> str | None: ...
     def encode(self, text: str) -> list[int]: ...
@@ -40,9 +40,9 @@ class Transformers:
 
         Args:
             folder: Hugging Face folder.
-            threads: of torch.
-            dtype: of the weights, a torch name.
-            adapter: of PEFT, to be put on the model and not merged; its tokenizer is that of the folder around it.
+            threads: threads of torch.
+            dtype: torch name of the weights' type.
+            adapter: adapter of PEFT, to be put on the model and not merged; its tokenizer is in the folder around it.
         """
         import torch
 
@@ -64,30 +64,30 @@ class Transformers:
         self.template = str(self._tokenizer.chat_template)
 
     def text(self, messages: Sequence[dict[str, str]]) -> str:
-        """Rendered by transformers."""
+        """Render a conversation with transformers."""
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def encode(self, text: str) -> list[int]:
-        """Special tokens written out become special tokens."""
+        """Encode a text, in which special tokens written out become special tokens."""
         return [int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids."""
+        """Decode token ids."""
         return str(self._tokenizer.decode(list(ids)))
 
     def logits(self, ids: Sequence[int]) -> Any:
-        """Float32 [len(ids), vocabulary]."""
+        """Compute logits, float32 [len(ids), vocabulary]."""
         import torch
 
         with torch.inference_mode():
             return self._model(torch.tensor([list(ids)])).logits[0].float().numpy()
 
     def answer(self, ids: Sequence[int], new_tokens: int) -> list[int]:
-        """Greedy, until the end token."""
+        """Answer greedily, until the end token."""
         return self._reference.generate(ids, max_new_tokens=new_tokens)
 
     def times(self, rows: Any, new_tokens: int) -> list[float]:
-        """The clock around `generate`, whose streamer is called with the prompt first and then with each token."""
+        """Read the clock around `generate`, whose streamer is called with the prompt first and then with each token."""
         import torch
 
         times = []
@@ -105,7 +105,7 @@ class Transformers:
         return times
 
     def weight_bytes(self) -> int:
-        """Of the tensors that one token reads: all of them, less an embedding that is not the last product's too."""
+        """Count the bytes of the tensors that one token reads: all, less an embedding that is no output layer too."""
         embedding = self._model.get_input_embeddings().weight
         tied = self._model.get_output_embeddings().weight is embedding
         return sum(p.nbytes for p in self._model.parameters() if tied or p is not embedding)
@@ -115,7 +115,7 @@ class OnnxRuntime:
     """An ONNX Runtime GenAI folder."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        """Args: folder: to load; threads: of ONNX Runtime."""
+        """Args: folder: folder to load; threads: threads of ONNX Runtime."""
         from tasks.export import genai
 
         self._onnx = genai
@@ -123,27 +123,27 @@ class OnnxRuntime:
         self.template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
 
     def text(self, messages: Sequence[dict[str, str]]) -> str:
-        """Rendered by ONNX Runtime GenAI."""
+        """Render a conversation with ONNX Runtime GenAI."""
         return self._onnx.render(self._tokenizer, messages)
 
     def encode(self, text: str) -> list[int]:
-        """Special tokens written out become special tokens."""
+        """Encode a text, in which special tokens written out become special tokens."""
         return self._onnx.encode(self._tokenizer, text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids."""
+        """Decode token ids."""
         return self._onnx.decode(self._tokenizer, ids)
 
     def logits(self, ids: Sequence[int]) -> Any:
-        """Float32 [len(ids), vocabulary]."""
+        """Compute logits, float32 [len(ids), vocabulary]."""
         return self._onnx.logits(self._model, ids)
 
     def answer(self, ids: Sequence[int], new_tokens: int) -> list[int]:
-        """Greedy, until the end token."""
+        """Answer greedily, until the end token."""
         return list(self._onnx.generate(self._model, ids, max_new_tokens=new_tokens))
 
     def times(self, rows: Any, new_tokens: int) -> list[float]:
-        """The clock around `Generator`; the end token is held back to the last."""
+        """Read the clock around `Generator`; the end token is held back to the last."""
         import onnxruntime_genai as og
 
         count, width = rows.shape
@@ -161,7 +161,7 @@ class OnnxRuntime:
 
 
 def onnx_weight_bytes(folder: Path) -> int:
-    """Of the tensors that one token reads: not an embedding or a table of angles, of which it reads a row."""
+    """Count the bytes of the tensors that one token reads: no embedding or table of angles, of which it reads a row."""
     import onnx
 
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph

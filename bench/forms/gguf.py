@@ -16,12 +16,12 @@ KINDS = ("F32", "Q8_0", "Q4_1", "Q4_0")
 
 
 def write_gguf(folder: Path, path: Path, kind: str) -> None:
-    """Write `path`.
+    """Write a model as a GGUF file.
 
     Args:
         folder: Hugging Face model folder.
         path: file to write.
-        kind: one of `KINDS`.
+        kind: kind of the weights, one of `KINDS`.
 
     Raises:
         ModelError: another architecture or tokenizer than those above.
@@ -71,7 +71,7 @@ def write_gguf(folder: Path, path: Path, kind: str) -> None:
 
 
 def weight_bytes(path: Path) -> int:
-    """Of the tensors that one token reads: all of them, less an embedding that is not the last product's too."""
+    """Count the bytes of the tensors that one token reads: all, less an embedding that is no output layer too."""
     from gguf import GGUFReader
 
     sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
@@ -79,13 +79,13 @@ def weight_bytes(path: Path) -> int:
 
 
 def _interleaved(weight: Any, width: int) -> Any:
-    """Rotary dimensions as pairs (0, 1), (2, 3), … in each head, where transformers pairs the head's two halves."""
+    """Lay rotary dimensions out as pairs (0, 1), (2, 3), … of a head, where transformers pairs its two halves."""
     rows, columns = weight.shape
     return weight.reshape(rows // width, 2, width // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def _add_tokenizer(writer: Any, folder: Path, tokenizer: Any, size: int) -> None:
-    """Vocabulary, merges, special tokens and chat template. Raises ModelError for no byte-level BPE known here."""
+    """Add vocabulary, merges, special tokens and template. Raises ModelError for no byte-level BPE known here."""
     from gguf import TokenType
 
     core = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))

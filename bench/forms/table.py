@@ -1,4 +1,4 @@
-"""The table of `bench/forms/__main__.py`: medians and ratios, intervals, Markdown, and what is over its threshold."""
+"""The table of `python -m bench.forms`: medians and ratios, intervals, Markdown, and what is over its threshold."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -9,7 +9,7 @@ from tasks.grading.bootstrap import mean_interval, paired_difference
 from tasks.stage.errors import ParityError
 
 SAME_BITS = {"fp32": ["gguf_f32"], "int8": ["gguf_q8_0"], "int4": ["gguf_q4_1", "gguf_q4_0"]}
-"""Precision of an ONNX form to the GGUF files that it is held against. Q4_1 has an offset for each block, Q4_0 none."""
+"""Precision of an ONNX form to the GGUF files it is compared with. Q4_1 has an offset for each block, Q4_0 none."""
 FAITHFUL = {
     "chat_template_identical": "chat template identical",
     "tokenizer_identical": "tokenizer round trip identical",
@@ -23,7 +23,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 def add_speeds(rows: Rows, speeds: Mapping[str, Mapping[str, list[float]]], precisions: Mapping[str, str]) -> None:
-    """Medians over the turns; ratios turn by turn against PyTorch and against llama.cpp at the same bits."""
+    """Add medians over the turns; ratios turn by turn against PyTorch and against llama.cpp at the same bits."""
     reads = median(speeds["memory"]["read"])
     for name, row in rows.items():
         row["tokens_per_second"] = {figure: round(median(values), 2) for figure, values in speeds[name].items()}
@@ -36,14 +36,14 @@ def add_speeds(rows: Rows, speeds: Mapping[str, Mapping[str, list[float]]], prec
 
 
 def ratios(ours: Mapping[str, list[float]], theirs: Mapping[str, list[float]]) -> dict[str, float]:
-    """Median of the turns' ratios, by figure."""
+    """Compute the median of the turns' ratios, by figure."""
     return {
         figure: round(median(a / b for a, b in zip(ours[figure], theirs[figure], strict=True)), 2) for figure in ours
     }
 
 
 def add_scores(rows: Rows, scores: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> None:
-    """Means of the tasks' metrics with 95 % intervals, and the paired difference from PyTorch's."""
+    """Add means of the tasks' metrics with 95 % intervals, and the paired difference from PyTorch's."""
     how: dict[str, Any] = {"resamples": 4000, "confidence": 0.95, "seed": 0}
     for name, tasks in scores.items():
         row = rows[name].setdefault("task", {})
@@ -52,18 +52,22 @@ def add_scores(rows: Rows, scores: Mapping[str, Mapping[str, Mapping[str, Mappin
                 mean = mean_interval(list(ours.values()), **how)
                 gap = paired_difference(ours, scores["pytorch"][task][metric], **how)
                 row[f"{task}: {metric}"] = {
-                    **{"value": mean.value, "low": mean.low, "high": mean.high},
-                    **{"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high},
+                    "value": mean.value,
+                    "low": mean.low,
+                    "high": mean.high,
+                    "difference": gap.value,
+                    "difference_low": gap.low,
+                    "difference_high": gap.high,
                 }
 
 
 def markdown(rows: Rows) -> str:
-    """The table: a column a form, a line a measure."""
+    """Write the table: a column a form, a line a measure."""
     lines: dict[str, dict[str, str]] = {}
     for name, row in rows.items():
         for label, text in cells(row):
             lines.setdefault(label, {})[name] = text
-    table = [["", *rows], *([label, *(found.get(name, "") for name in rows)] for label, found in lines.items())]
+    table = [["", *rows], *([label, *(texts.get(name, "") for name in rows)] for label, texts in lines.items())]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     head, *body = [" | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in table]
     return "\n".join(
@@ -72,14 +76,16 @@ def markdown(rows: Rows) -> str:
 
 
 def cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of every measure that a form has."""
-    found = []
+    """Write label and text of every measure that a form has."""
+    measures = []
     for name, label in FAITHFUL.items():
         if name in row:
-            found.append((label, ("yes" if row[name] else "NO") if isinstance(row[name], bool) else f"{row[name]:.4g}"))
+            measures.append(
+                (label, ("yes" if row[name] else "NO") if isinstance(row[name], bool) else f"{row[name]:.4g}")
+            )
     for label, score in row.get("task", {}).items():
         gap = f"({score['difference']:+.3f} [{score['difference_low']:+.3f}, {score['difference_high']:+.3f}])"
-        found.append((label, f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}] {gap}"))
+        measures.append((label, f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}] {gap}"))
     for name, label in (
         ("bytes", "MB on disk"),
         ("peak_bytes", "peak memory, batch 1, MB"),
@@ -87,7 +93,7 @@ def cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("weight_bytes", "weights read per token, MB"),
     ):
         if name in row:
-            found.append((label, f"{row[name] / 1e6:.1f}"))
+            measures.append((label, f"{row[name] / 1e6:.1f}"))
     for group, unit in (
         ("tokens_per_second", "tokens/s"),
         ("times_pytorch", "x PyTorch"),
@@ -95,16 +101,16 @@ def cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     ):
         for figure, value in row.get(group, {}).items():
             what, batch = figure.split("_")
-            found.append(
+            measures.append(
                 (f"{what}, batch {batch}, {unit}", f"{value:.4g}" if group == "tokens_per_second" else f"{value:.2f}")
             )
     if "memory_share" in row:
-        found.append(("share of the memory's bandwidth", f"{row['memory_share']:.0%}"))
-    return found
+        measures.append(("share of the memory's bandwidth", f"{row['memory_share']:.0%}"))
+    return measures
 
 
 def over(rows: Rows, bounds: Mapping[str, dict[str, float | None]]) -> str | None:
-    """What is over its threshold, as `_parity.check` says it; None when nothing is."""
+    """Say what is over its threshold, as `parity.check` does; None when nothing is."""
     unbound: dict[str, float | None] = dict.fromkeys((*parity.LOWER_IS_BETTER, *parity.HIGHER_IS_BETTER))
     try:
         parity.check(rows, {form: unbound | bounds.get(form, {}) for form in rows}, exact=())

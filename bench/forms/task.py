@@ -1,7 +1,6 @@
-"""The process that asks one form the recipe's evaluation tasks; `bench/forms/__main__.py` starts one after the other.
+"""The process that asks one form the recipe's evaluation tasks; `python -m bench.forms` starts one after the other.
 
-python -m bench.forms.task PLACE PARAMS DATA OUT DTYPE     # PARAMS: the recipe's evaluate.yaml; OUT: scores of every
-row
+python -m bench.forms.task PLACE PARAMS DATA OUT DTYPE     # PARAMS: the recipe's evaluate.yaml; OUT: scores of rows
 """
 
 import json
@@ -12,7 +11,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Answer, and write `{task: {metric: {row: score}}}`."""
+    """Answer the tasks, and write `{task: {metric: {row: score}}}`."""
     place, params, data, out = map(Path, sys.argv[1:5])
     from tasks.evaluate import Config, load_task, read_rows
     from tasks.stage.config import load

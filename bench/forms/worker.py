@@ -1,4 +1,4 @@
-"""The process of one form of a model: it loads it, then answers `bench/forms/__main__.py`, a JSON line each way.
+"""The process of one form of a model: it loads it, then answers `python -m bench.forms`, a JSON line each way.
 
     python -m bench.forms.worker KIND PLACE THREADS DTYPE [ADAPTER]     # KIND: transformers, onnx, llama, memory
 
@@ -26,7 +26,7 @@ from tasks.export.divergence import Divergence, log_softmax
 
 
 def load(kind: str, place: Path, threads: int, *options: str) -> Engine:
-    """The engine of a form."""
+    """Load the engine of a form."""
     if kind == "transformers":
         return Transformers(place, threads, options[0], *map(Path, options[1:]))
     return OnnxRuntime(place, threads) if kind == "onnx" else LlamaCpp(place, threads)
@@ -74,17 +74,17 @@ def compare(engine: Engine, folder: Path) -> dict[str, Any]:
 
 
 class Memory:
-    """No model: a buffer larger than any cache, to be read."""
+    """A buffer larger than any cache, to be read; no model."""
 
     def __init__(self, threads: int) -> None:
-        """Args: threads: that read."""
+        """Args: threads: threads that read."""
         import torch
 
         torch.set_num_threads(threads)
         self._buffer = torch.ones(READ_BYTES // 4)
 
     def times(self, _rows: Any, _new_tokens: int) -> list[float]:
-        """The clock before and after a sum over all of it; the second twice, as if a token came."""
+        """Read the clock before and after a sum over all of it; the second twice, as if a token came."""
         start = time.perf_counter()
         self._buffer.sum()
         end = time.perf_counter()
@@ -92,7 +92,7 @@ class Memory:
 
 
 def peak_bytes() -> int:
-    """Most memory this process has held, files mapped into it included.
+    """Read the most memory this process has held, files mapped into it included.
 
     `getrusage` would also count what the parent held when it started this process.
     """
@@ -101,14 +101,14 @@ def peak_bytes() -> int:
 
 
 def weight_bytes(engine: Engine, place: Path) -> int:
-    """Bytes of weights that decoding one token reads."""
+    """Count the bytes of weights that decoding one token reads."""
     if isinstance(engine, Transformers):
         return engine.weight_bytes()
     if isinstance(engine, OnnxRuntime):
         return onnx_weight_bytes(place)
-    from bench.forms.gguf import weight_bytes as of_gguf
+    from bench.forms import gguf
 
-    return of_gguf(place)
+    return gguf.weight_bytes(place)
 
 
 def main() -> None:
@@ -119,16 +119,16 @@ def main() -> None:
     engine: Any = Memory(threads) if kind == "memory" else load(kind, place, threads, *sys.argv[4:])
     print(json.dumps({"loaded": kind}), file=replies, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        if asked["do"] == "reference":
-            reply = reference(engine, Path(asked["folder"]), asked["new_tokens"])
-        elif asked["do"] == "compare":
-            reply = compare(engine, Path(asked["folder"]))
-        elif asked["do"] == "bytes":  # the peak first: counting the weights takes memory of its own
+        request = json.loads(line)
+        if request["do"] == "reference":
+            reply = reference(engine, Path(request["folder"]), request["new_tokens"])
+        elif request["do"] == "compare":
+            reply = compare(engine, Path(request["folder"]))
+        elif request["do"] == "bytes":  # the peak first: counting the weights takes memory of its own
             reply = {"peak_bytes": peak_bytes()}
             reply["weight_bytes"] = weight_bytes(engine, place)
         else:
-            reply = {"times": engine.times(np.asarray(asked["rows"]), asked["new_tokens"])}
+            reply = {"times": engine.times(np.asarray(request["rows"]), request["new_tokens"])}
         print(json.dumps(reply), file=replies, flush=True)
 
 

@@ -51,7 +51,7 @@ def main(recipe: str | None = None) -> None:
 
 
 def examine(recipe: str) -> list[Finding]:
-    """Every finding, for the working directory."""
+    """Collect every finding, for the working directory."""
     findings = [*python(), *packages(), *recipe_files(recipe), *git(), *state(), *services(), *dvc()]
     if Path("params", recipe).is_dir():
         findings += machine.examine(Path("params", recipe))
@@ -59,7 +59,7 @@ def examine(recipe: str) -> list[Finding]:
 
 
 def python() -> Iterator[Finding]:
-    """Python's version against `requires-python`."""
+    """Check Python's version against `requires-python`."""
     wanted = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     found = ".".join(str(part) for part in sys.version_info[:3])
     fine = SpecifierSet(wanted).contains(found)
@@ -67,9 +67,10 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """What `pyproject.toml` needs must be there; other versions than the locked ones are only told."""
+    """Check that what `pyproject.toml` needs is there; other versions than the locked ones are only reported."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wrong, differing = [], []
+    wrong: list[str] = []
+    differing: list[str] = []
     for text in project["dependencies"]:
         need = Requirement(text)
         found = _installed(need.name)
@@ -99,14 +100,14 @@ def _installed(name: str) -> str | None:
 
 
 def recipe_files(recipe: str) -> Iterator[Finding]:
-    """The recipe's files against the stages' schemas, and its section of the registry's policy."""
+    """Check the recipe's files against the stages' schemas, and its section of the registry's policy."""
     command = [sys.executable, "-m", "tasks.check.recipe", f"params/{recipe}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = done.stderr.strip()
+    message = done.stderr.strip()
     if done.returncode:
-        yield Finding("fail", "recipe", said, "mend the files named")
+        yield Finding("fail", "recipe", message, "mend the files named")
     else:
-        yield Finding("warn" if said else "ok", "recipe", said or "every file fits its stage")
+        yield Finding("warn" if message else "ok", "recipe", message or "every file fits its stage")
     try:
         gates.load_policy(recipe)
         yield Finding("ok", "gates", f"{gates.POLICY} has the recipe")
@@ -115,7 +116,7 @@ def recipe_files(recipe: str) -> Iterator[Finding]:
 
 
 def git() -> Iterator[Finding]:
-    """A commit to go back to, and nothing uncommitted; what git itself says when it fails."""
+    """Check that there is a commit to go back to, and nothing uncommitted; say git's own words when it fails."""
     state = git_state()
     commit = state["commit"][:12]
     if "git_error" in state:
@@ -128,7 +129,7 @@ def git() -> Iterator[Finding]:
 
 
 def state() -> Iterator[Finding]:
-    """The folder `.polm`: ours, and writable."""
+    """Check that the folder `.polm` is ours and writable."""
     try:
         workspace.own(artifact.STATE.absolute())
         yield Finding("ok", "state", str(artifact.STATE))
@@ -137,7 +138,7 @@ def state() -> Iterator[Finding]:
 
 
 def services() -> Iterator[Finding]:
-    """Whether the servers answer that the environment names; where it names none, they are our own."""
+    """Check that the servers answer which the environment names; where it names none, they are our own."""
     for variable, name, contact in (
         ("MLFLOW_TRACKING_URI", "MLflow", client.client),
         ("PREFECT_API_URL", "Prefect", reach.prefect),
@@ -157,7 +158,7 @@ def _failure(check: str, error: PolmError) -> Finding:
 
 
 def dvc() -> Iterator[Finding]:
-    """The repository, `dvc.lock`, the cache, and DVC's private folder (its disk cache is a pickle)."""
+    """Check the repository, `dvc.lock`, the cache, and DVC's private folder (its disk cache is a pickle)."""
     try:
         graph = Graph()
     except PolmError as e:
@@ -183,7 +184,7 @@ def dvc() -> Iterator[Finding]:
 
 
 def chat_template() -> Iterator[Finding]:
-    """Whether the base model's template can mark what the assistant wrote; the heaviest check, so the last."""
+    """Check that the base model's template can mark what the assistant wrote; the heaviest check, so the last."""
     if not (BASE / "tokenizer.json").exists():
         return
     from tasks.models.folder import load_tokenizer

@@ -16,17 +16,18 @@ from typing import Any, Literal
 import psutil
 
 from flows.runners import slots
+from tasks.stage import artifact
 from tasks.stage.config import read_yaml
 from tasks.stage.errors import PolmError
 
-BASE = Path("artifacts/models/base")
-DOWNLOADS = Path(".polm/downloads")
+BASE = artifact.MODELS / "base"
+DOWNLOADS = artifact.STATE / "downloads"
 TRAIN_BYTES = 16
 """Bytes a parameter while all of it is trained in fp32: weights, gradients and the two moments of Adam."""
 ADAPTER_BYTES = 6
 """Bytes a parameter while an adapter is trained: the frozen weights, and room for activations."""
 COPIES = 14
-"""How often a run stores the weights in fp32: models, their exports in three forms, DVC's cache, the registry."""
+"""Copies of the weights in fp32 that a run stores: models, their exports in three forms, DVC's cache, the registry."""
 GIB = 2**30
 
 
@@ -41,13 +42,13 @@ class Finding:
 
 
 def examine(recipe: Path) -> list[Finding]:
-    """What the recipe in this folder asks for, against what is here."""
+    """Check what the recipe in this folder asks for against what is here."""
     values = dict(leaves(recipe))
     return [*size(values), *sources(values), *gpu(values), *threads(values)]
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a recipe's files as (`sft.yaml.trainer.bf16`, value)."""
+    """Yield every leaf of a recipe's files as (`sft.yaml.trainer.bf16`, value)."""
     if isinstance(value, Path):
         for path in sorted(value.glob("*.yaml")):
             try:
@@ -62,7 +63,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def size(values: dict[str, Any]) -> Iterator[Finding]:
-    """Memory and disk against the size of the base model."""
+    """Check memory and disk against the size of the base model."""
     free = shutil.disk_usage(".").free / GIB
     count = parameters(values)
     if count is None:
@@ -83,7 +84,7 @@ def size(values: dict[str, Any]) -> Iterator[Finding]:
 
 
 def parameters(values: dict[str, Any]) -> float | None:
-    """Parameters of the base model: from its weights when they are there, else from its name (`Qwen3-0.6B`, `135M`)."""
+    """Count the base model's parameters, by its weights or, without them, by its name (`Qwen3-0.6B`, `135M`)."""
     for key, value in values.items():
         size = re.search(r"(\d+(?:\.\d+)?)([MB])\b", value) if isinstance(value, str) else None
         if size and key.startswith("base.yaml."):
@@ -93,7 +94,7 @@ def parameters(values: dict[str, Any]) -> float | None:
 
 
 def sources(values: dict[str, Any]) -> Iterator[Finding]:
-    """Whether the hub and the package index answer, where the recipe needs them."""
+    """Check that the hub and the package index answer, where the recipe needs them."""
     hub = sorted({v for k, v in values.items() if k.endswith(".hub") and isinstance(v, str) and not Path(v).is_dir()})
     if hub:
         names = ", ".join(hub)
@@ -124,7 +125,7 @@ def _answers(url: str) -> bool:
 
 
 def gpu(values: dict[str, Any]) -> Iterator[Finding]:
-    """Whether a GPU is there where the recipe wants one."""
+    """Check that a GPU is there where the recipe wants one."""
     wanting = [
         key
         for key, value in values.items()
@@ -141,7 +142,7 @@ def gpu(values: dict[str, Any]) -> Iterator[Finding]:
 
 
 def threads(values: dict[str, Any]) -> Iterator[Finding]:
-    """Whether the machine has the cores that the recipe counts on."""
+    """Check that the machine has the cores that the recipe counts on."""
     most = max((v for k, v in values.items() if k.endswith(".yaml.threads") and isinstance(v, int)), default=1)
     cores = os.cpu_count() or 1
     note = "slower, but right: the recipe fixes it because it changes the bits" if most > cores else ""

@@ -23,7 +23,7 @@ from tasks.stage.errors import PolmError
 
 HOST = "127.0.0.1"
 STATE = artifact.STATE / "ui.json"
-"""Says where the servers of a running `polm ui` are, for `polm run` to use."""
+"""File that says where the servers of a running `polm ui` are, for `polm run` to use."""
 KEY = "PREFECT_SERVER_API_AUTH_STRING"
 """Prefect's setting with the key, `USER:PASSWORD`, that its server asks for; none without it."""
 BOOT = 300.0
@@ -37,14 +37,14 @@ class Server:
     name: str
     url: str
     health: str
-    """Answers 200 once the server is ready."""
+    """Address that answers 200 once the server is ready."""
     log: Path
     process: subprocess.Popen[bytes]
     mark: str
-    """What its processes carry in their environment."""
+    """Text that the server's processes carry in their environment."""
 
     def ready(self) -> bool:
-        """Whether it answers. Raises PolmError when its process has ended."""
+        """Tell whether it answers. Raises PolmError when its process has ended."""
         if self.process.poll() is not None:
             last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             raise PolmError(f"{self.name} did not start: {''.join(last)} (see {self.log}); try another port")
@@ -86,14 +86,14 @@ def mlflow_server(owner: str, port: int) -> Server:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on."""
+    """Find a port on loopback that nobody listens on."""
     with socket.socket() as s:
         s.bind((HOST, 0))
         return int(s.getsockname()[1])
 
 
 def running() -> dict[str, str] | None:
-    """Addresses of a running `polm ui`: `{"mlflow": url, "prefect": url}`; None without one."""
+    """Read the addresses of a running `polm ui`: `{"mlflow": url, "prefect": url}`; None without one."""
     if not STATE.exists():
         return None
     state = json.loads(STATE.read_text(encoding="utf-8"))
@@ -106,16 +106,16 @@ def use_served() -> bool:
     """Point Prefect at `PREFECT_API_URL`, else at a running `polm ui`; False when there is neither."""
     if KEY in os.environ:
         os.environ.setdefault("PREFECT_API_AUTH_STRING", os.environ[KEY])
-    served = running()
-    if served:
-        os.environ.setdefault("PREFECT_API_URL", f"{served['prefect']}/api")
+    urls = running()
+    if urls:
+        os.environ.setdefault("PREFECT_API_URL", f"{urls['prefect']}/api")
     return "PREFECT_API_URL" in os.environ
 
 
 def prefect_for_run() -> Server | None:
     """Point Prefect at a server: `PREFECT_API_URL`, else a running `polm ui`, else one of our own for this process.
 
-    Ours starts in a session of its own, so that Ctrl-C does not end it before it has heard how the run ended. It ends
+    Ours starts in a session of its own, so that Ctrl-C does not end it before it learns how the run ended. It ends
     with this process, after Prefect's threads have sent their last words to it.
 
     Returns:
@@ -135,7 +135,7 @@ def serve(mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> No
     Args:
         mlflow_port: port of MLflow's dashboard.
         prefect_port: port of Prefect's dashboard.
-        say: told each address once it answers.
+        say: called with each address once it answers.
 
     Raises:
         PolmError: a port is taken, `polm ui` runs already, or a server ended by itself.

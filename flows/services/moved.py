@@ -28,13 +28,13 @@ ADDRESSES = (
     ("model_versions", "storage_location"),
     ("trace_tags", "value"),
 )
-"""Tables and columns of MLflow's database that hold them."""
+"""Tables and columns of MLflow's database that hold addresses."""
 WAIT_SECONDS = 60.0
-"""That another program may take to write."""
+"""Seconds that another program may take to write."""
 
 
 def uri() -> str:
-    """SQLAlchemy's address of the store under `.polm/`. Raises PolmError where the path cannot be written as one."""
+    """Write SQLAlchemy's address of the store under `.polm/`. Raises PolmError where its path makes that impossible."""
     path = DATABASE.resolve()
     if "?" in str(path):  # where a query begins: the store would be another file, outside
         raise PolmError(
@@ -45,13 +45,13 @@ def uri() -> str:
 
 
 def is_ours(tracking_uri: str) -> bool:
-    """Whether a tracking URI, however it is written, is the store under `.polm/`."""
+    """Tell whether a tracking URI, however it is written, is the store under `.polm/`."""
     path = tracking_uri.removeprefix("sqlite:///")
     return path != tracking_uri and Path(path).resolve() == DATABASE.resolve()
 
 
 def files() -> str:
-    """Address of the folder with the store's files."""
+    """Write the address of the folder with the store's files."""
     return FILES.resolve().as_uri()
 
 
@@ -86,20 +86,22 @@ def mend(store: Path = DATABASE) -> None:
     All addresses are changed in one transaction, by the first of several commands that find them wrong.
 
     Args:
-        store: its database, or a copy of that.
+        store: database of the store, or a copy of it.
 
     Raises:
         PolmError: another program keeps the database locked, or it cannot be written.
     """
     if not DATABASE.exists() or not _old():
         return
-    here, rows = files(), 0
+    here = files()
+    rows = 0
     try:
         with closing(sqlite3.connect(store, timeout=WAIT_SECONDS, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
-            found = _elsewhere(database, here)  # again: another command may have been faster
-            for old in found:
-                rows += sum(_replace(database, *column, old, here) for column in _columns(database))
+            folders = _elsewhere(database, here)  # again: another command may have been faster
+            for old in folders:
+                for table, column in _columns(database):
+                    rows += _replace(database, table, column, old, here)
             database.execute("COMMIT")
     except sqlite3.OperationalError as e:
         locked = "lock" in str(e)
@@ -108,12 +110,12 @@ def mend(store: Path = DATABASE) -> None:
             f"{DATABASE}: the working copy was moved, and the addresses in there cannot be mended ({e}); {remedy}"
         ) from e
     if rows:
-        places = ", ".join(str(_path(old).parent.parent) for old in found)
+        places = ", ".join(str(_path(old).parent.parent) for old in folders)
         log.warning("%s: this working copy was at %s; mended %d addresses of files", store, places, rows)
 
 
 def _old() -> list[str]:
-    """What `_elsewhere` finds; nothing in a database that cannot be read, of which MLflow says more."""
+    """List what `_elsewhere` finds; nothing in a database that cannot be read, of which MLflow says more."""
     try:
         with closing(sqlite3.connect(DATABASE, timeout=WAIT_SECONDS)) as database:
             return _elsewhere(database, files())
@@ -122,7 +124,7 @@ def _old() -> list[str]:
 
 
 def _elsewhere(database: sqlite3.Connection, here: str) -> list[str]:
-    """Folders that were `.polm/mlartifacts` of this store before."""
+    """List the folders that were `.polm/mlartifacts` of this store before."""
     end = "/".join(["", *here.split("/")[-2:]])
     query = "SELECT DISTINCT artifact_location FROM experiments WHERE name LIKE 'polm-%'"
     places = [place for (place,) in database.execute(query) if place and place != here and place.endswith(end)]
@@ -130,14 +132,14 @@ def _elsewhere(database: sqlite3.Connection, here: str) -> list[str]:
 
 
 def _still_there(database: sqlite3.Connection, place: str, here: str) -> bool:
-    """Whether the runs' files are in that place and not here: another working copy writes to this store from there."""
+    """Tell whether the runs' files are there and not here: another working copy writes to this store from there."""
     query = "SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, length(?) + 1) = ? || '/'"
     runs = [uri for (uri,) in database.execute(query, (place, place)) if _path(uri).exists()]
     return bool(runs) and not any(_path(here + uri.removeprefix(place)).exists() for uri in runs)
 
 
 def _columns(database: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Those of `ADDRESSES` that this database has: an older MLflow's has fewer, and MLflow adds them later."""
+    """List those of `ADDRESSES` that this database has: an older MLflow's has fewer, and MLflow adds them later."""
     query = "SELECT 1 FROM pragma_table_info(?) WHERE name = ?"
     return [column for column in ADDRESSES if database.execute(query, column).fetchone()]
 

@@ -19,18 +19,19 @@ from typing import Any
 from tasks.stage.errors import PolmError, refusal
 
 SECONDS = 5.0
-"""That a server has for its first answer; `MLFLOW_HTTP_REQUEST_TIMEOUT` says otherwise for MLflow."""
+"""Seconds that a server has for its first answer; `MLFLOW_HTTP_REQUEST_TIMEOUT` says otherwise for MLflow."""
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _lock = threading.Lock()
 _answered: set[str] = set()
-"""Addresses that have answered this process: they are not asked again."""
+"""Addresses that have answered this process, which are not asked again."""
 
 
 class Pause:
     """Remembers that a server did not answer, so that it is left alone for a while: each try holds its caller up."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._end = seconds, 0.0
+        self._seconds = seconds
+        self._end = 0.0
 
     @property
     def on(self) -> bool:
@@ -44,7 +45,7 @@ class Pause:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Calls of the server, in this block: one that nobody answers begins the pause, and is raised."""
+        """Watch the calls of the server in this block: one that nobody answers begins the pause, and is raised."""
         try:
             yield
         except Exception as e:
@@ -54,7 +55,7 @@ class Pause:
 
 
 def mlflow_client(uri: str) -> Any:
-    """MLflow's client for a store that has answered; creates a local one the first time. Loads MLflow.
+    """Connect to a store that must answer; create a local one the first time. Loads MLflow.
 
     Args:
         uri: address of a server or of a database.
@@ -119,7 +120,7 @@ def prefect(otherwise: str = "unset PREFECT_API_URL: a run then starts one of it
     """Ask the server at `PREFECT_API_URL` whether it is well.
 
     Args:
-        otherwise: what helps as well as starting that server.
+        otherwise: advice that helps as well as starting that server.
 
     Raises:
         PolmError: it is not there.
@@ -139,7 +140,7 @@ def prefect(otherwise: str = "unset PREFECT_API_URL: a run then starts one of it
 
 
 def unreachable(error: BaseException) -> bool:
-    """Whether a call failed because nobody answered, or the database did not."""
+    """Tell whether a call failed because nobody answered, or the database did not."""
     names = {f"{type(e).__module__.split('.')[0]}.{type(e).__name__}" for e in _chain(error)}
     roots = {name.split(".")[0] for name in names}
     return bool(
@@ -148,7 +149,7 @@ def unreachable(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost reason of a failed call, in a few words."""
+    """Say the innermost reason of a failed call, in a few words."""
     chain = list(_chain(error))
     if isinstance(error, PolmError):
         return str(error)
@@ -164,12 +165,12 @@ def reason(error: BaseException) -> str:
 
 
 def shown(uri: str) -> str:
-    """An address without the password in it."""
+    """Write an address without the password in it."""
     return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", uri)
 
 
 def _mlflow_trouble(uri: str, error: Exception, seconds: float) -> str:
-    why, address = reason(error), shown(uri)
+    why = reason(error)
     path = uri.removeprefix("sqlite:///")
     if path not in (uri, "", ":memory:"):
         if "file is not a database" in why:
@@ -177,23 +178,24 @@ def _mlflow_trouble(uri: str, error: Exception, seconds: float) -> str:
         return f"MLflow's store {path}: {why.removeprefix(f'{path}: ')}"
     remedy = "mend MLFLOW_TRACKING_URI, or unset it: the store is then a file under .polm/"
     if uri.startswith(("http:", "https:")):
-        why, remedy = f"{why}, tried for {seconds:.1f} s", f"start that server, or {remedy}"
-    return f"MLflow at {address} (MLFLOW_TRACKING_URI): {why}; {remedy}"
+        why = f"{why}, tried for {seconds:.1f} s"
+        remedy = f"start that server, or {remedy}"
+    return f"MLflow at {shown(uri)} (MLFLOW_TRACKING_URI): {why}; {remedy}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, outermost first."""
-    seen: set[int] = set()
+    """Yield an error and what it came from, outermost first."""
+    ids: set[int] = set()
     following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
+    while following is not None and id(following) not in ids:
+        ids.add(id(following))
         yield following
         following = following.__cause__ or following.__context__
 
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """One try of `SECONDS` for each request: MLflow reads these variables at every call. Those of the user are kept."""
+    """Allow one try of `SECONDS` for each request: MLflow reads these variables at every call. The user's own stand."""
     bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": f"{SECONDS:.0f}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     ours = {name: value for name, value in bounds.items() if name not in os.environ}
     os.environ.update(ours)

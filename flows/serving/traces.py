@@ -28,9 +28,9 @@ ROOM = 256_000_000
 TOGETHER = 100
 """Traces in one file, and in one transaction."""
 SECONDS = 0.5
-"""Between two looks at the spool."""
+"""Seconds between two looks at the spool."""
 FLUSH_SECONDS = 20.0
-"""That the last traces have when the server ends; later ones stay in the spool."""
+"""Seconds that the last traces have when the server ends; later ones stay in the spool."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Record:
     """One answered request."""
 
     request: str
-    """Its id: `chatcmpl-` and 32 hexadecimal digits."""
+    """Id of the answer: `chatcmpl-` and 32 hexadecimal digits."""
     model: dict[str, str]
     """`model_name`, `model_version`, `digest` and `export` of the version that answered."""
     messages: list[dict[str, str]]
@@ -47,9 +47,9 @@ class Record:
     reason: str
     usage: dict[str, int]
     start: int
-    """Nanoseconds since 1970."""
+    """Arrival of the request, in nanoseconds since 1970."""
     end: int
-    """Nanoseconds since 1970."""
+    """End of the answer, in nanoseconds since 1970."""
 
 
 class Traces:
@@ -58,7 +58,8 @@ class Traces:
     def __init__(self, recipe: str) -> None:
         """Start the thread. Traces go to the recipe's experiment, beside its runs."""
         self.written, self.dropped, self.failed = 0, 0, 0
-        self._folder, self._recipe = SPOOL.resolve() / recipe, recipe
+        self._recipe = recipe
+        self._folder = SPOOL.resolve() / recipe
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
@@ -75,7 +76,7 @@ class Traces:
         return sum(_size(path) for path in self._folder.glob("*.jsonl"))
 
     def put(self, record: Record) -> None:
-        """Have it written. Waits for the disk's cache at most, never for MLflow; never raises."""
+        """Have a record written. Waits for the disk's cache at most, never for MLflow; never raises."""
         line = json.dumps(asdict(record)).encode() + b"\n"
         with self._lock:
             try:
@@ -84,7 +85,8 @@ class Traces:
                 self._file = self._file or self._begin()
                 if self._file.write(line) != len(line):
                     raise OSError(f"no room on the disk of {self._folder}")
-                self._bytes, self._lines = self._bytes + len(line), self._lines + 1
+                self._bytes += len(line)
+                self._lines += 1
                 if self._lines == TOGETHER:
                     self._finish()
             except (OSError, ArtifactError) as e:
@@ -102,11 +104,16 @@ class Traces:
         if self.dropped or self.failed or left:
             log.warning(
                 "traces: %d written, %d dropped, %d failed; %d bytes wait in %s for the next `polm serve`",
-                *(self.written, self.dropped, self.failed, left, SPOOL),
+                self.written,
+                self.dropped,
+                self.failed,
+                left,
+                SPOOL,
             )
 
     def _work(self) -> None:
-        troubles, ending = 0, False
+        troubles = 0
+        ending = False
         while not ending:
             ending = self._end.wait(SECONDS * min(troubles + 1, 60))
             try:
@@ -118,7 +125,7 @@ class Traces:
                     log.warning("traces wait in %s: %s", SPOOL, e)
 
     def _begin(self) -> IO[bytes]:
-        """A new file, locked before another server can find it."""
+        """Create a file, locked before another server can find it."""
         path = self._folder / f"{time.time_ns()}-{uuid.uuid4().hex}.new"
         file = _locked(path, "xb")
         path.rename(path.with_suffix(".jsonl"))
@@ -128,7 +135,8 @@ class Traces:
         """Let go of the file: it may be emptied now. Under the lock."""
         if self._file is not None:
             self._file.close()
-        self._file, self._lines = None, 0
+        self._file = None
+        self._lines = 0
 
     def _empty(self) -> None:
         """Write all files but those that another server appends to. Raises when MLflow is away."""
@@ -139,14 +147,15 @@ class Traces:
                 break
             with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, "rb") as file:
                 lines = file.readlines()
-                taken = self._write(lines)
+                count = self._write(lines)
                 path.unlink()
-                self.written, self.failed = self.written + taken, self.failed + len(lines) - taken
+                self.written += count
+                self.failed += len(lines) - count
         with self._lock:
             self._bytes = self.waiting
 
     def _write(self, lines: list[bytes]) -> int:
-        """How many of the traces MLflow took; the others it never will. Raises when it may take them later."""
+        """Hand traces to MLflow; return how many it took, for good. Raises when it may take the others later."""
         api = client.client()
         from mlflow.exceptions import MlflowException
         from mlflow.tracing.client import TracingClient
@@ -189,7 +198,7 @@ def _size(path: Path) -> int:
 
 
 def _span(record: Record) -> Any:
-    """The trace's one span; MLflow makes the trace and its tags from it."""
+    """Build the trace's one span; MLflow makes the trace and its tags from it."""
     from mlflow.entities import Span
     from mlflow.tracing.constant import SpanAttributeKey as Key
 

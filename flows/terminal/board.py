@@ -29,7 +29,7 @@ STYLES = {
 """Every state of a stage, with its colour."""
 SETTLED = {"cached", "restored", "done", "failed", "skipped", "stopped"}
 LINE_SECONDS = 10.0
-"""Where there is no terminal, progress is one line this often for each stage."""
+"""Seconds between two lines of a stage's progress where there is no terminal."""
 METRICS = 3
 """Live metrics that fit beside a bar."""
 TELLING = ("loss", "accurac", "reward", "margin", "kl", "learning_rate")
@@ -46,14 +46,14 @@ class Row:
     seconds: float | None = None
     """Wall time of the stage, once it is settled."""
     event: dict[str, Any] = field(default_factory=dict)
-    """The last progress event."""
+    """Last progress event."""
     first: dict[str, Any] = field(default_factory=dict)
-    """The first event with the same label: where its pace is measured from."""
+    """First event with the same label, from which the pace is measured."""
     note: str = ""
     error: Exception | None = None
-    """Why it failed."""
-    said: float = 0.0
-    """When its last line of progress was printed."""
+    """Error by which the stage failed."""
+    printed: float = 0.0
+    """Time at which its last line of progress was printed."""
 
 
 class Board:
@@ -101,8 +101,8 @@ class Board:
             row.event = event
             if not row.first or row.first["label"] != event["label"]:
                 row.first = event
-            if not self._console.is_terminal and time.monotonic() - row.said >= LINE_SECONDS:
-                row.said = time.monotonic()
+            if not self._console.is_terminal and time.monotonic() - row.printed >= LINE_SECONDS:
+                row.printed = time.monotonic()
                 self._say(f"{self._label(name)} {event['label']} {event['done']}/{event['total']}  {_metrics(event)}")
 
     def __rich__(self) -> Group:
@@ -138,7 +138,7 @@ class Board:
 
 
 def screen() -> Console:
-    """The console for what a command prints. A file or a pipe is given room, so that no table is folded in a log."""
+    """Open the console for a command's output. A file or a pipe is given room, so that no table is folded in a log."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
@@ -149,7 +149,7 @@ def say(text: str) -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """`0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`; `-` when it is not known."""
+    """Write seconds as `0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`; `-` when they are not known."""
     if seconds is None:
         return "-"
     if seconds < 10:
@@ -163,7 +163,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes for a person, e.g. `3.4 MB`; `-` when it is not known."""
+    """Write bytes for a person, e.g. `3.4 MB`; `-` when they are not known."""
     if count is None:
         return "-"
     for unit in ("B", "kB", "MB"):
@@ -178,7 +178,7 @@ def _since(start: float | None) -> float | None:
 
 
 def _left(row: Row) -> str:
-    """Time until the running step's total is reached, at its pace so far."""
+    """Estimate the time until the running step's total is reached, at its pace so far."""
     steps = row.event["done"] - row.first["done"]
     if steps <= 0:
         return ""
@@ -187,7 +187,7 @@ def _left(row: Row) -> str:
 
 
 def _metrics(event: dict[str, Any]) -> str:
-    """The most telling metrics of an event."""
+    """Write the most telling metrics of an event."""
 
     def rank(name: str) -> tuple[int, str]:
         return next((i for i, part in enumerate(TELLING) if part in name), len(TELLING)), name

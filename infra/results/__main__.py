@@ -3,7 +3,8 @@
     polm run --recipe tiny
     make results                # or: python -m infra.results --artifacts artifacts --page docs/results.md
 
-Exits 2 when an artifact, or a marker of the page, is missing; then the page stays as it was.
+Runs in the root of the repository. Exits 2 when an artifact, or a marker of the page, is missing; then the page stays
+as it was.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from infra.results.artifacts import Artifacts
 from infra.results.page import fill
 from tasks.stage.errors import PolmError
 
-RECIPE = "tiny"
+PARAMS = Path("params/tiny")
+"""The recipe whose figures the page shows."""
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         before = args.page.read_text(encoding="utf-8")
-        after = fill(before, str(args.page), Artifacts(args.artifacts, RECIPE))
+        after = fill(before, str(args.page), Artifacts(args.artifacts, PARAMS))
     except PolmError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -5,20 +5,19 @@ from itertools import pairwise
 from typing import Any
 
 from infra.results.artifacts import Artifacts
-from infra.results.markdown import bracket, change, code, count, figure, percent, table
+from infra.results.markdown import bracket, change, code, count, figure, percent, table, value
 from tasks.grading.bootstrap import paired_difference, verdict
 from tasks.stage.artifact import read_jsonl
 
 STUDENTS = ("student_alone", "student_answers", "student_logits", "student_on_policy")
 """Students of one teacher, each with one thing more than the one before it."""
-SEED = 0
-"""Seed of the resampling of the students' differences, as in `params/tiny/report.yaml`."""
 
 
 def merging(artifacts: Artifacts) -> str:
     """Write each merge beside its members, on the mean of the metrics that its settings were chosen by."""
     rows = []
-    for merge in artifacts.board["merges"]:
+    merges = {merge["model"]: merge for merge in artifacts.board["merges"]}
+    for merge in (merges[model] for model in artifacts.models() if model in merges):
         search = merge["search"]
         members = ", ".join(f"{code(name)} {figure(mean)}" for name, mean in merge["members"].items())
         rows.append(
@@ -26,7 +25,8 @@ def merging(artifacts: Artifacts) -> str:
                 code(merge["model"]),
                 count(len(search["candidates"])),
                 _parameters(search["candidates"][search["chosen"]]["parameters"]),
-                *(_score(artifacts, merge["model"], metric) for metric in ("sums.helpful", "instructions.followed")),
+                value(artifacts.score(merge["model"], "sums.helpful")),
+                value(artifacts.score(merge["model"], "instructions.followed")),
                 " + ".join(map(code, merge["weights"])),
                 figure(merge["average"]),
                 members,
@@ -138,15 +138,14 @@ def students(artifacts: Artifacts) -> str:
     for model in STUDENTS:
         metrics, claim = artifacts.read(f"models/{model}/metrics.json"), artifacts.claim(model)
         teacher = artifacts.board["models"][model]["parent"]
-        name = f"{claim['task']}.{claim['metric']}"
-        best = artifacts.score(teacher, name)
+        best = artifacts.score(teacher, "long_sums.exact_match")
         share = percent(claim["after"]["value"] / best["value"]) if best and best["value"] else "–"
         rows.append(
             [
                 code(model),
                 figure(metrics["share_of_teacher"]),
-                f"{_score(artifacts, model, 'sums.exact_match')} ({_score(artifacts, teacher, 'sums.exact_match')})",
-                f"{_score(artifacts, model, name)} ({_score(artifacts, teacher, name)})",
+                _beside(artifacts, model, teacher, "sums.exact_match"),
+                _beside(artifacts, model, teacher, "long_sums.exact_match"),
                 share,
                 f"{change(claim['difference'])} over {code(claim['parent'])}",
             ]
@@ -181,7 +180,7 @@ def forms(artifacts: Artifacts) -> str:
                 code(form["model"]),
                 form["form"],
                 _megabytes(form["bytes"]),
-                f"{form['kl_per_token']:.2g}",
+                figure(form["kl_per_token"], 5),
                 figure(form["argmax_agreement"]),
                 bracket(score),
                 change(score["difference"]),
@@ -199,9 +198,9 @@ def forms(artifacts: Artifacts) -> str:
     return table(head, rows)
 
 
-def _score(artifacts: Artifacts, model: str, metric: str) -> str:
-    score = artifacts.score(model, metric)
-    return "–" if score is None else figure(score["value"])
+def _beside(artifacts: Artifacts, model: str, other: str, metric: str) -> str:
+    """Write the scores of two models, the second one in brackets."""
+    return f"{value(artifacts.score(model, metric))} ({value(artifacts.score(other, metric))})"
 
 
 def _difference(artifacts: Artifacts, model: str, other: str, task: str) -> str:
@@ -213,8 +212,10 @@ def _difference(artifacts: Artifacts, model: str, other: str, task: str) -> str:
         }
         for name in (model, other)
     ]
-    board = artifacts.board
-    interval = paired_difference(*scores, resamples=board["resamples"], confidence=board["confidence"], seed=SEED)
+    settings = artifacts.settings
+    interval = paired_difference(
+        *scores, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
+    )
     return change({**asdict(interval), "verdict": verdict(interval, higher_is_better=True)})
 
 

@@ -24,6 +24,11 @@ def figure(value: float, digits: int = 3, sign: bool = False) -> str:
     return text.replace("-", "−") if sign or value < 0 else text[1:]
 
 
+def value(score: Mapping[str, Any] | None) -> str:
+    """Write the value of a score, or a dash where there is none."""
+    return "–" if score is None else figure(score["value"])
+
+
 def percent(share: float) -> str:
     """Write a share from 0 to 1 as `12.3 %`."""
     return f"{100 * share:.1f} %"

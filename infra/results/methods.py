@@ -3,7 +3,7 @@
 from typing import Any
 
 from infra.results.artifacts import Artifacts
-from infra.results.markdown import MARKS, bracket, change, code, count, figure, percent, table
+from infra.results.markdown import MARKS, bracket, change, code, count, figure, percent, table, value
 
 SPINE = ("base", "sft", "dpo")
 """Models of the main line, which `make demo` runs."""
@@ -50,9 +50,9 @@ def claims(artifacts: Artifacts) -> str:
             figure(row["after"]["value"]),
             change(row["difference"]),
         ]
-        for row in artifacts.board["claims"]
+        for row in artifacts.claims()
     ]
-    verdicts = [row["difference"]["verdict"] for row in artifacts.board["claims"]]
+    verdicts = [row["difference"]["verdict"] for row in artifacts.claims()]
     total = (
         f"Of {len(verdicts)} claims: {verdicts.count('better')} better, {verdicts.count('worse')} worse, "
         f"{verdicts.count('no difference')} with no difference.\n"
@@ -67,8 +67,7 @@ def scores(artifacts: Artifacts) -> str:
     for model in artifacts.models():
         entry = artifacts.board["models"][model]
         if entry["tasks"]:
-            values = [artifacts.score(model, metric) for metric in SCORES]
-            cells = ["–" if value is None else figure(value["value"]) for value in values]
+            cells = [value(artifacts.score(model, metric)) for metric in SCORES]
             rows.append([code(model), code(entry["parent"]) if entry["parent"] else "–", *cells])
     return table(["model", "made from", *map(code, SCORES)], rows)
 
@@ -78,16 +77,14 @@ def adapters(artifacts: Artifacts) -> str:
     models = artifacts.made_by("adapt")
     metric = {(row["task"], row["metric"]) for row in map(artifacts.claim, models)}
     whole = [
-        row["model"]
-        for row in artifacts.board["claims"]
-        if row["stage"] == "sft" and (row["task"], row["metric"]) in metric
+        row["model"] for row in artifacts.claims() if row["stage"] == "sft" and (row["task"], row["metric"]) in metric
     ]
     columns = ("instructions.followed", "instructions.exact_match", "sums.exact_match")
     rows = []
     for model in [*whole, *models]:
         metrics = artifacts.read(f"models/{model}/metrics.json")
         size = count(metrics["adapter_bytes"]) if "adapter_bytes" in metrics else "–"
-        cells = [_value(artifacts, model, metric) for metric in columns]
+        cells = [value(artifacts.score(model, metric)) for metric in columns]
         rows.append([code(model), count(metrics["trainable_parameters"]), size, count(metrics["steps"]), *cells])
     head = ["model", "trainable parameters", "bytes of the adapter", "steps", *map(code, columns)]
     return table(head, rows)
@@ -225,11 +222,6 @@ def _half(artifacts: Artifacts, model: str, metric: str) -> str:
         return "–"
     mark = f" {MARKS[score['difference']['verdict']]}" if "difference" in score else ""
     return f"{figure(score['value'])} ± {figure((score['high'] - score['low']) / 2)}{mark}"
-
-
-def _value(artifacts: Artifacts, model: str, metric: str) -> str:
-    score = artifacts.score(model, metric)
-    return "–" if score is None else figure(score["value"])
 
 
 def _named_interval(figures: dict[str, float], name: str) -> dict[str, float]:

@@ -118,7 +118,7 @@ def pretrain(config: Pretraining, seed: int, data: Path, run: "Run") -> tuple[An
 
 
 def _blocks(tokenizer: Any, texts: list[str], size: int) -> Any:
-    """All documents as one stream of ids, cut into `[blocks, size]`; the remainder is dropped."""
+    """Join all documents to one stream of ids, cut into `[blocks, size]`; the remainder is dropped."""
     import torch
 
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
@@ -170,17 +170,17 @@ def _optimizers(model: Any, config: Pretraining) -> list[Any]:
 
 
 def _order(blocks: int, config: Pretraining, seed: int) -> Any:
-    """`[steps, batch_size]` block indices: shuffled epochs, drawn up front so that a resumed run sees the same."""
+    """Shuffle `[steps, batch_size]` block indices by epochs, drawn up front so that a resumed run sees the same."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    wanted = config.steps * config.batch_size
-    epochs = [torch.randperm(blocks, generator=generator) for _ in range(math.ceil(wanted / blocks))]
-    return torch.cat(epochs)[:wanted].view(config.steps, config.batch_size)
+    needed = config.steps * config.batch_size
+    epochs = [torch.randperm(blocks, generator=generator) for _ in range(math.ceil(needed / blocks))]
+    return torch.cat(epochs)[:needed].view(config.steps, config.batch_size)
 
 
 def _rate(step: int, config: Pretraining) -> float:
-    """Warm-up, hold, linear decay, as a factor of the peak rate."""
+    """Compute warm-up, hold and linear decay, as a factor of the peak rate."""
     rise = (step + 1) / max(1.0, config.warmup_share * config.steps)
     fall = (config.steps - step) / max(1.0, config.decay_share * config.steps)
     return min(1.0, rise, fall)
@@ -197,7 +197,7 @@ def _save(folder: Path, model: Any, optimizers: list[Any], step: int, curve: lis
 
 
 def _restore(folder: Path, model: Any, optimizers: list[Any]) -> tuple[int, list[dict[str, Any]]]:
-    """Step to start from and the curve so far; the checkpoint is our own file, still read with `weights_only`."""
+    """Read the step to start from and the curve so far. The checkpoint is our own, still read with `weights_only`."""
     import torch
 
     path = folder / "pretrain.ckpt"

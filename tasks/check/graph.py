@@ -1,7 +1,6 @@
 """A recipe's graph against its other files: entries of `methods:`, metrics of claims, forms of exports."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from tasks.evaluate import Config as EvaluateConfig
 from tasks.evaluate import load_task
@@ -65,13 +64,3 @@ def check_forms(graph: recipe.Graph) -> Iterator[str]:
     for form in graph.forms:
         if form not in forms:
             yield f"{graph.path}: forms names '{form}', which {path} does not make{suggest(form, forms)}"
-
-
-def missing_files(graph: recipe.Graph, readers: Mapping[str, str]) -> Iterator[str]:
-    """Name the files that the graph needs and the recipe has not, with the models that need them."""
-    folder = graph.path.parent
-    stray = {p.name for p in folder.glob("*.yaml")} - {*readers, recipe.FILE}
-    for name in sorted(readers):
-        if not Path(folder, name).exists():
-            hint = suggest(name, stray) if stray else ""
-            yield f"{folder / name}: no such file, and {graph.path} needs it{hint if 'did you' in hint else ''}"

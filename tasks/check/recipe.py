@@ -22,7 +22,7 @@ from pathlib import Path
 from tasks.check import graph as graph_check
 from tasks.check.rows import BASE, DATA, check_rows
 from tasks.stage import artifact, recipe
-from tasks.stage.config import check_trainer, load, suggest
+from tasks.stage.config import check_trainer, load, nearest, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
 from tasks.stage.trainer_config import TrlConfig, Verbatim
@@ -49,17 +49,18 @@ def check(folder: Path) -> list[str]:
     if errors := recipe.problems(graph, blocks):
         return errors
     readers = recipe.files(graph, blocks)
-    if errors := list(graph_check.missing_files(graph, readers)):
-        return errors
-    for extra in sorted({p.name for p in folder.glob("*.yaml")} - {*readers, recipe.FILE}):
-        log.warning("warning: %s: nothing in %s needs this file", folder / extra, graph.path)
-    for name, module in sorted(readers.items()):
+    present = {p.name for p in folder.glob("*.yaml")} - {recipe.FILE}
+    for extra in sorted(present - set(readers)):
+        near = nearest(extra, readers)
+        hint = f"; did you mean {near}?" if near else ""
+        log.warning("warning: %s: nothing in %s needs this file%s", folder / extra, graph.path, hint)
+    errors = [f"{folder / name}: no such file, and {graph.path} needs it" for name in readers if name not in present]
+    for name in sorted(present & set(readers)):
         try:
-            _check_file(folder / name, module)
+            _check_file(folder / name, readers[name])
         except PolmError as e:
             errors.append(str(e))
-    errors += graph_check.check_methods(graph, blocks)
-    if errors:
+    if errors := errors or list(graph_check.check_methods(graph, blocks)):
         return errors
     for unused in graph_check.unused_methods(graph):
         log.warning("warning: %s", unused)

@@ -19,12 +19,12 @@ log = logging.getLogger("polm")
 
 
 class Calibration(Strict):
-    """Which rows of the training split the algorithms look at."""
+    """Rows of the training split that a method takes the inputs of the weights from."""
 
     dataset: str
     """Set of the data artifact with whole conversations, e.g. `sft`."""
     rows: int = Field(ge=1)
-    """Rows, drawn with the seed."""
+    """Number of rows, drawn with the seed."""
     max_length: int = Field(ge=1)
     """Longest row, in tokens; the rest is cut off."""
 
@@ -40,7 +40,7 @@ def draw(
     """Draw and tokenize the calibration rows.
 
     Returns:
-        Token ids of each row, and what is recorded of them: `dataset`, `split`, `rows`, how many of them were `cut`,
+        Token ids of each row, and a record of them: `dataset`, `split`, the number of `rows`, how many were `cut`,
         the tokens of the `longest` before that, `tokens` in all, and `sha256` of the rows' ids and texts, one JSON line
         each.
 

@@ -11,7 +11,7 @@ batches is answered by the student first, and learnt from the teacher alone (GKD
 Neither of TRL 1.16's own trainers does this. `DistillationTrainer` learns from the student's samples only, and not from
 rows of answers. `GKDTrainer` hands the temperature to the sampling but not to the divergence, divides the loss of
 sampled answers by the number of tokens of the rows they replaced, draws its coin from a generator that a resumed run
-finds in another state, and learns from no token's label. What this leaves out: the teacher's logits kept on disk, a
+finds in another state, and learns from no token's label. This trainer leaves out: the teacher's logits kept on disk, a
 head in chunks (memory is tokens with loss × vocabulary), DeepSpeed and FSDP for the teacher, tokenizers that differ.
 """
 

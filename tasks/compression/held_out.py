@@ -18,11 +18,11 @@ class HeldOut(Strict):
     answers: str
     """Set whose written answers give the loss, e.g. `sft`."""
     answer_rows: int = Field(ge=1)
-    """Most rows of it, from the first."""
+    """Most rows of that set, from the first."""
     prompts: str
     """Set whose prompts are answered, e.g. `prompts`."""
     prompt_rows: int = Field(ge=1)
-    """Most rows of it, from the first."""
+    """Most rows of that set, from the first."""
     max_new_tokens: int = Field(ge=1)
     """Longest answer, in tokens."""
     chat_template_args: dict[str, Any]

@@ -66,7 +66,7 @@ class Measure:
             number of `prompts` answered.
         """
         loss = loss_per_token(model, tokenizer, self._answers)
-        answers = sample(
+        answers_by_prompt = sample(
             model,
             tokenizer,
             [row["prompt"] for row in self._prompts],
@@ -75,7 +75,7 @@ class Measure:
             self._seed,
             lambda done, total: self._run.progress.update(done, total, f"measuring, {when}"),
         )
-        responses = [drawn[0].text for drawn in answers]
+        responses = [answers[0].text for answers in answers_by_prompt]
         graded_rows = [{"question": row["prompt"][-1]["content"], **row} for row in self._prompts]
         scores = {name: self._rewards.score(name, responses, graded_rows) for name in self._rewards.names}
         grades = {name: round(sum(values) / len(values), 6) for name, values in scores.items()}

@@ -120,14 +120,14 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     """Write a model that `oneshot` has quantised as a compressed-tensors folder.
 
     llm-compressor puts a `recipe.yaml` beside it, in which enumerations are Python objects: no safe reader takes it, an
-    unsafe one runs it. It is removed; `described` says the same.
+    unsafe one runs it. It is removed; `dump` says the same.
     """
     with _quiet():
         save_model(model, tokenizer, out)
     (out / "recipe.yaml").unlink(missing_ok=True)
 
 
-def described(modifiers: list[Any]) -> dict[str, dict[str, Any]]:
+def dump(modifiers: list[Any]) -> dict[str, dict[str, Any]]:
     """Return each modifier's fields as JSON, by its name: the recipe's, and the values that `oneshot` gave the rest."""
     return {type(each).__name__: each.model_dump(mode="json", exclude=set(RESERVED)) for each in modifiers}
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.models.folder import load_tokenizer
-from tasks.sampling.sample import SamplingSettings, sample
+from tasks.sampling.sample import Answer, SamplingSettings, sample
 from tasks.stage import artifact, audit_record
 from tasks.stage.config import Strict
 from tasks.stage.errors import DataError
@@ -68,7 +68,7 @@ def draw(
     mark = run.checkpoints / ANSWERED
     if not mark.exists():
         conversations = [prompts[number]["prompt"] for number in fitting]
-        answers = sample(
+        answers_by_prompt = sample(
             teacher,
             tokenizer,
             conversations,
@@ -77,20 +77,27 @@ def draw(
             config.seed,
             lambda done, total: run.progress.update(done, total, "the teacher answers"),
         )
-        messages = [
-            {"messages": [*prompt, {"role": "assistant", "content": answer.text}]}
-            for prompt, drawn in zip(conversations, answers, strict=True)
-            for answer in drawn
-            if answer.tokens < settings.sampling.max_new_tokens
-        ]
-        total = sum(map(len, answers))
-        if not messages:
+        complete = _complete(conversations, answers_by_prompt, settings.sampling.max_new_tokens)
+        total = sum(map(len, answers_by_prompt))
+        if not complete:
             raise DataError(
                 f"{run.params_file}: none of the teacher's {total} answers ended; raise answers.sampling.max_new_tokens"
             )
-        artifact.write_jsonl(rows, messages)
-        artifact.write_json(mark, {"answers": len(messages), "answers_cut_off": total - len(messages)})
+        artifact.write_jsonl(rows, complete)
+        artifact.write_json(mark, {"answers": len(complete), "answers_cut_off": total - len(complete)})
     return artifact.read_jsonl(rows), artifact.read_json(mark), record
+
+
+def _complete(
+    conversations: list[list[dict[str, str]]], answers_by_prompt: list[list[Answer]], max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """Return a row of `messages` for each answer that ended."""
+    return [
+        {"messages": [*prompt, {"role": "assistant", "content": answer.text}]}
+        for prompt, answers in zip(conversations, answers_by_prompt, strict=True)
+        for answer in answers
+        if answer.tokens < max_new_tokens
+    ]
 
 
 def _prompts(data: Path, name: str, count: int, seed: int, run: Run) -> list[list[dict[str, str]]]:

@@ -12,7 +12,7 @@ from tasks.stage.errors import DataError
 log = logging.getLogger("polm")
 
 TooLong = Literal["error", "unanswered"]
-"""What becomes of such a question: the stage stops, or it counts as answered wrongly."""
+"""Treatment of such a question: the stage stops, or the question counts as answered wrongly."""
 
 
 def fitting(requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[int], context: int) -> list[int]:
@@ -21,11 +21,11 @@ def fitting(requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[i
     Args:
         requests: lm-eval's, each of one row.
         prompts: tokens of each prompt.
-        answers: tokens that each answer has, or may have.
+        answers: tokens of each answer, or the most that it may have.
         context: most tokens that the model takes.
 
     Returns:
-        Their numbers, in order.
+        Numbers of those requests, in order.
     """
     return [i for i in range(len(requests)) if prompts[i] + answers[i] <= context]
 
@@ -49,14 +49,14 @@ def require_all(
 def answerable(
     requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[int], context: int, too_long: TooLong
 ) -> tuple[list[int], set[tuple[str, str]]]:
-    """Say which questions are asked.
+    """Divide the requests into those to ask and those that are too long.
 
     Args:
         requests: as in `fitting`, and so are `prompts`, `answers` and `context`.
         prompts: as in `fitting`.
         answers: as in `fitting`.
         context: as in `fitting`.
-        too_long: what becomes of the others.
+        too_long: treatment of the others.
 
     Returns:
         Numbers of the requests to ask, and task and row of the others.
@@ -67,15 +67,16 @@ def answerable(
     if too_long == "error":
         advice = "ask shorter questions, lower the task's max_gen_toks, or set `too_long: unanswered` in evaluate.yaml"
         require_all(requests, prompts, answers, context, advice)
-    asked = fitting(requests, prompts, answers, context)
-    kept = set(asked)
-    left = {(r.task_name, r.doc["id"]) for i, r in enumerate(requests) if i not in kept}
-    if left:
+    fit = fitting(requests, prompts, answers, context)
+    unanswered = {(requests[i].task_name, requests[i].doc["id"]) for i in set(range(len(requests))).difference(fit)}
+    if unanswered:
         log.warning(
             "warning: %d of %d questions do not fit the context of %d tokens with an answer, and count as unanswered",
-            len(left), len(requests), context,
-        )  # fmt: skip
-    return asked, left
+            len(unanswered),
+            len(requests),
+            context,
+        )
+    return fit, unanswered
 
 
 def require_scorable(requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[int], context: int) -> None:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, with our rows, our progress and nothing else of the machine in its results.
+"""lm-evaluation-harness with our rows and our progress; its results hold nothing of the machine.
 
 Imports torch and the harness, so a stage imports it inside its `main`. `lm_eval.evaluate` is used instead of
 `simple_evaluate`, which also starts half a dozen processes to describe the machine.
@@ -50,7 +50,8 @@ class ReportingLM(HFLM):
         self._progress = progress
         self._too_long = too_long
         self.unanswered: set[tuple[str, str]] = set()
-        self._asked = self._done = 0
+        self._total = 0
+        self._done = 0
         self._ends = end_tokens(self.model, self.tokenizer)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
@@ -60,22 +61,23 @@ class ReportingLM(HFLM):
             DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
         """
         prompts, answers = generation_lengths(self, requests, self.max_gen_toks)
-        asked, left = context_length.answerable(requests, prompts, answers, self.max_length, self._too_long)
-        self.unanswered |= left
-        self._asked, self._done = len(asked), 0
-        texts = super().generate_until([requests[i] for i in asked], disable_tqdm=True) if asked else []
-        given = dict(zip(asked, texts, strict=True))
-        return [given.get(i, "") for i in range(len(requests))]
+        fit, unanswered = context_length.answerable(requests, prompts, answers, self.max_length, self._too_long)
+        self.unanswered |= unanswered
+        self._begin(len(fit))
+        texts = super().generate_until([requests[i] for i in fit], disable_tqdm=True) if fit else []
+        text_by_number = dict(zip(fit, texts, strict=True))
+        return [text_by_number.get(i, "") for i in range(len(requests))]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probabilities in nats of the given continuations. Raises DataError when one does not fit the context."""
-        context_length.require_scorable(requests, *pair_lengths(self, requests), self.max_length)
-        self._asked, self._done = len(requests), 0
+        """Score the given continuations, in nats. Raises DataError when one does not fit the context."""
+        prompts, answers = pair_lengths(self, requests)
+        context_length.require_scorable(requests, prompts, answers, self.max_length)
+        self._begin(len(requests))
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Text of a conversation by the model's template. The harness would leave out a system message it refuses.
+        """Render a conversation by the model's template. The harness would leave out a system message it refuses.
 
         Raises:
             ModelError: the template refuses the conversation.
@@ -95,7 +97,7 @@ class ReportingLM(HFLM):
             raise ModelError(f"the chat template refuses a conversation of {roles} ({e})") from e
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of a prompt and of an answer, apart.
+        """Tokenize a prompt and an answer, apart.
 
         The harness moves white space at the end of the prompt into the answer. In a chat template that is the line
         break after `assistant`, which no model is trained to write: it doubled the loss of short answers.
@@ -105,7 +107,7 @@ class ReportingLM(HFLM):
     def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
         tokens = super()._model_generate(context, *args, **kwargs)
         self._report(len(context), "answering")
-        answers = tokens[:, context.shape[1] :]  # what ends an answer is no part of its text, nor is what follows
+        answers = tokens[:, context.shape[1] :]  # the end token is no part of the text, nor is anything behind it
         ended = torch.isin(answers, torch.tensor(self._ends, device=answers.device)).cumsum(1) > 0
         answers[ended] = self.tokenizer.pad_token_id
         return tokens
@@ -115,29 +117,33 @@ class ReportingLM(HFLM):
         self._report(len(inps), "scoring references")
         return logits
 
+    def _begin(self, rows: int) -> None:
+        self._total = rows
+        self._done = 0
+
     def _report(self, rows: int, label: str) -> None:
         self._done += rows
-        self._progress.update(min(self._done, self._asked), self._asked, label)
+        self._progress.update(min(self._done, self._total), self._total, label)
 
 
 def generation_lengths(lm: Any, requests: list[Any], default: int) -> tuple[list[int], list[int]]:
-    """Tokens of each prompt, and those that each answer may have: `max_gen_toks` of the task, or `default`."""
+    """Count the tokens of each prompt, and those that each answer may have: the task's `max_gen_toks`, or `default`."""
     prompts = [len(lm.tok_encode(request.args[0])) for request in requests]
     return prompts, [normalize_gen_kwargs(dict(r.args[1]), default)["max_gen_toks"] for r in requests]
 
 
 def pair_lengths(lm: Any, requests: list[Any]) -> tuple[list[int], list[int]]:
-    """Tokens of each prompt and of each given answer."""
+    """Count the tokens of each prompt and of each given answer."""
     pairs = [lm._encode_pair(*request.args) for request in requests]
     return [len(prompt) for prompt, _ in pairs], [len(answer) for _, answer in pairs]
 
 
 def build_task(path: Path, task: dict[str, Any], rows: list[dict[str, Any]]) -> RowsTask:
     """Build one task. Raises ConfigError for a key that lm-eval does not know, or more than one filter."""
-    known = set(TaskConfig.__dataclass_fields__)
+    fields = set(TaskConfig.__dataclass_fields__)
     for key in task:
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key '{key}'{suggest(key, known)} (lm-eval TaskConfig)")
+        if key not in fields:
+            raise ConfigError(f"{path}: unknown key '{key}'{suggest(key, fields)} (lm-eval TaskConfig)")
     if len(task.get("filter_list", [])) > 1:
         raise ConfigError(f"{path}: filter_list has more than one filter; keep one, so that each row has one score")
     return RowsTask({**task, "test_split": "test"}, rows)
@@ -197,13 +203,15 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
 
 
 def _row(task: RowsTask, sample: dict[str, Any], unanswered: set[tuple[str, str]]) -> dict[str, Any]:
-    doc, response = sample["doc"], sample["filtered_resps"][0]
-    left = (task.task_name, doc["id"]) in unanswered
+    """Return one question with its answer and scores, as `ask` describes it."""
+    doc = sample["doc"]
+    response = sample["filtered_resps"][0]
+    is_unanswered = (task.task_name, doc["id"]) in unanswered
     return {
         "id": doc["id"],
         "question": str(task.doc_to_text(doc)),
         "answer": str(task.doc_to_target(doc)),
         "response": response if isinstance(response, str) else "",
-        "scores": {name: 0.0 if left else float(sample[name]) for name in sample["metrics"]},
-        **({"unanswered": True} if left else {}),
+        "scores": {name: 0.0 if is_unanswered else float(sample[name]) for name in sample["metrics"]},
+        **({"unanswered": True} if is_unanswered else {}),
     }

@@ -1,9 +1,10 @@
-"""An ONNX Runtime GenAI folder as a model of lm-evaluation-harness: what is served is what is judged.
+"""ONNX Runtime GenAI folders as models of lm-evaluation-harness, so that the served model itself is evaluated.
 
 The prompt is rendered and tokenized by the folder's own template and tokenizer, as the server does it. Batches are
 padded on the right, which is where ONNX Runtime GenAI expects it: padding on the left gives wrong answers, silently.
-What it knows is what the tasks here need: greedy answers, and log-likelihoods of given ones. No sampling, no rolling
-log-likelihood. The harness has a class of its own for this runtime, which takes a row at a time and no chat template.
+A model gives the answers that the tasks here need: greedy ones, and log-likelihoods of given ones. No sampling, no
+rolling log-likelihood. The harness has a class of its own for this runtime, which takes a row at a time and no chat
+template.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,9 @@ from tasks.stage.errors import ConfigError
 from tasks.stage.progress import Progress
 
 DEFAULT_TOKENS = 256
-"""Longest answer of a task without `max_gen_toks`, in tokens: the harness's own."""
+"""Longest answer of a task without `max_gen_toks`, in tokens, as the harness has it."""
 MOST_ROWS = 32
-"""Rows that ONNX Runtime GenAI takes at once, at most."""
+"""Most rows that ONNX Runtime GenAI takes at once."""
 
 
 class OnnxLM(TemplateLM):
@@ -47,15 +48,16 @@ class OnnxLM(TemplateLM):
         Args:
             folder: an ONNX Runtime GenAI folder.
             threads: of ONNX Runtime.
-            batch_size: rows at once, at most.
+            batch_size: most rows at once.
             chat_template_args: passed to the chat template. ONNX Runtime GenAI cannot, so with any the template is
                 rendered by transformers, from the same file.
-            too_long: what becomes of a question that does not fit the context.
+            too_long: treatment of a question that does not fit the context.
             progress: where each batch is reported.
         """
         super().__init__()
         self._model, self._tok = genai.load(folder, threads)
-        self._context, self._progress = genai.context_length(folder), progress
+        self._context = genai.context_length(folder)
+        self._progress = progress
         self._drops_space = genai.drops_space(folder)
         self._batch_size = min(batch_size, MOST_ROWS)
         self._too_long = too_long
@@ -66,20 +68,20 @@ class OnnxLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a turn."""
+        """Token that ends a turn."""
         return min(self._ends)
 
     @property
     def tokenizer_name(self) -> str:
-        """Not asked for: answers are not cached between runs."""
+        """Name of the tokenizer for the harness's cache, which is not used."""
         return ""
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids of a text that the chat template wrote, special tokens included."""
+        """Tokenize a text that the chat template wrote, special tokens included."""
         return genai.encode(self._tok, string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Text of a conversation by the folder's template."""
+        """Render a conversation by the folder's template."""
         if self._template is None:
             return genai.render(self._tok, chat_history)
         return str(
@@ -89,7 +91,7 @@ class OnnxLM(TemplateLM):
         )
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of a prompt and of an answer, apart: white space stays where the template put it."""
+        """Tokenize a prompt and an answer, apart: white space stays where the template put it."""
         return self.tok_encode(context), self.tok_encode(continuation)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
@@ -100,13 +102,14 @@ class OnnxLM(TemplateLM):
             DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
         """
         prompts, longest = generation_lengths(self, requests, DEFAULT_TOKENS)
-        fit, left = context_length.answerable(requests, prompts, longest, self._context, self._too_long)
-        self.unanswered |= left
-        asked = [(self.tok_encode(requests[i].args[0]), requests[i].args[1]) for i in fit]
+        fit, unanswered = context_length.answerable(requests, prompts, longest, self._context, self._too_long)
+        self.unanswered |= unanswered
+        ids = [self.tok_encode(requests[i].args[0]) for i in fit]
+        settings = [requests[i].args[1] for i in fit]
         answers = [""] * len(requests)
         done = 0
-        for batch in self._batches([len(ids) for ids, _ in asked], [repr(options) for _, options in asked]):
-            options = normalize_gen_kwargs(dict(asked[batch[0]][1]), default_max_gen_toks=DEFAULT_TOKENS)
+        for batch in self._batches([len(prompt) for prompt in ids], [repr(values) for values in settings]):
+            options = normalize_gen_kwargs(dict(settings[batch[0]]), default_max_gen_toks=DEFAULT_TOKENS)
             if options.pop("do_sample", False) or options.pop("temperature", 0.0):
                 raise ConfigError("generation_kwargs ask for sampling; an ONNX form is evaluated greedily")
             until = handle_stop_sequences(options.pop("until", None), eos=None)
@@ -116,21 +119,22 @@ class OnnxLM(TemplateLM):
                     f"generation_kwargs.{min(options)} is not known for an ONNX form, which takes the likeliest token; "
                     f"leave it out, or evaluate the model itself"
                 )
-            texts = self._answer([asked[i][0] for i in batch], new_tokens, until)
+            texts = self._answer([ids[i] for i in batch], new_tokens, until)
             for i, text in zip(batch, texts, strict=True):
                 answers[fit[i]] = postprocess_generated_text(text, stop=until, think_end_token=None)
             done += len(batch)
-            self._progress.update(done, len(asked), "answering")
+            self._progress.update(done, len(fit), "answering")
         return answers
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probabilities in nats of the given continuations. Raises DataError when one does not fit the context."""
-        context_length.require_scorable(requests, *pair_lengths(self, requests), self._context)
+        """Score the given continuations, in nats. Raises DataError when one does not fit the context."""
+        prompts, answers = pair_lengths(self, requests)
+        context_length.require_scorable(requests, prompts, answers, self._context)
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        """Log-probability in nats of each continuation, and whether it is the greedy one."""
+        """Return the log-probability of each continuation, in nats, and whether it is the greedy one."""
         scores = [(0.0, False)] * len(requests)
         done = 0
         for batch in self._batches([len(context) + len(answer) for _, context, answer in requests]):
@@ -147,11 +151,11 @@ class OnnxLM(TemplateLM):
         return scores
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Not known. Raises ConfigError."""
+        """Refuse the request. Raises ConfigError."""
         raise ConfigError("output_type loglikelihood_rolling is not known for an ONNX form; evaluate the model itself")
 
     def _batches(self, lengths: Sequence[int], kinds: Sequence[str] | None = None) -> Iterator[list[int]]:
-        """Numbers of rows to take together: of one kind, and about as long as each other; the longest first."""
+        """Yield the numbers of rows to take together: of one kind and of about one length, the longest first."""
         kinds = kinds or [""] * len(lengths)
         order = sorted(range(len(lengths)), key=lambda i: (kinds[i], -lengths[i], i))
         for _, group in groupby(order, key=lambda i: kinds[i]):
@@ -160,7 +164,7 @@ class OnnxLM(TemplateLM):
                 yield rows[start : start + self._batch_size]
 
     def _generator(self, rows: Sequence[Sequence[int]], new_tokens: int) -> Any:
-        """A generator that has read the rows, padded on the right."""
+        """Return a generator that has read the rows, padded on the right."""
         import onnxruntime_genai as og
 
         width = max(map(len, rows))
@@ -175,10 +179,11 @@ class OnnxLM(TemplateLM):
         return generator
 
     def _answer(self, prompts: Sequence[Sequence[int]], new_tokens: int, until: Sequence[str]) -> list[str]:
-        """Greedy answers, each until its end token, one of the texts in `until`, or so many tokens."""
+        """Answer greedily, each prompt until its end token, one of the texts in `until`, or so many tokens."""
         generator = self._generator(prompts, new_tokens)
         streams = [genai.Stream(self._tok, self._drops_space) for _ in prompts]
-        texts, live = [""] * len(prompts), set(range(len(prompts)))
+        texts = [""] * len(prompts)
+        live = set(range(len(prompts)))
         for _ in range(new_tokens):  # a short row of the batch would be given more than it may have
             if generator.is_done() or not live:
                 break

@@ -128,10 +128,10 @@ def _make_plain(folder: Path, ends: Sequence[int]) -> None:
     """
     path = folder / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    listed = genai.end_tokens(config)
-    if genai.is_plain(config) and set(ends) <= set(listed):
+    ends_in_config = genai.end_tokens(config)
+    if genai.is_plain(config) and set(ends) <= set(ends_in_config):
         return
-    config["model"]["eos_token_id"] = sorted({*listed, *ends})
+    config["model"]["eos_token_id"] = sorted({*ends_in_config, *ends})
     config["search"] |= {key: value for key, value in genai.SEARCH.items() if key not in genai.LEFT_OPEN}
     path.write_text(json.dumps(config, indent=4), encoding="utf-8")
 

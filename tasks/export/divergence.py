@@ -83,8 +83,8 @@ def log_softmax(logits: Any) -> Any:
 def common_prefix(expected: Sequence[int], tokens: Iterable[int]) -> int:
     """Count the tokens before the first that differs."""
     length = 0
-    for wanted, token in zip(expected, tokens, strict=False):
-        if token != wanted:
+    for expected_token, token in zip(expected, tokens, strict=False):
+        if token != expected_token:
             break
         length += 1
     return length

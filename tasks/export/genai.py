@@ -26,7 +26,7 @@ SEARCH: dict[str, Any] = {
     "diversity_penalty": 0.0,
 }
 """Options of a search that takes the likeliest token, and, with `do_sample`, draws from the whole distribution. Every
-search states all of them: ONNX Runtime GenAI takes what is left open from the folder's `genai_config.json`."""
+search states all of them: ONNX Runtime GenAI takes missing ones from the folder's `genai_config.json`."""
 LEFT_OPEN = {"top_k"}
 """Options that may have another value in `genai_config.json`: they decide nothing without `do_sample`."""
 

@@ -8,9 +8,9 @@ diagonal dampened, and U the upper Cholesky factor of its inverse, column j with
 
 Each block of columns gets its scale and zero point when its turn comes, from the weights as they are by then: the pair
 that among a few shrunk ranges errs least, weighted by H's diagonal, with the scale refitted by least squares. The
-layers go in order, each seeing what the rounded ones before it put out. `quantize` has llm-compressor's GPTQ, for
-folders that transformers and vLLM load; here the grid is ONNX Runtime's, with float32 scales and zero points, which
-its folders do not have.
+layers go in order, each with the outputs of the rounded ones before it as its inputs. `quantize` has llm-compressor's
+GPTQ, for folders that transformers and vLLM load; here the grid is ONNX Runtime's, with float32 scales and zero points,
+which its folders do not have.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ Rounded = tuple[Any, Any, Any]
 
 
 class Grid(NamedTuple):
-    """How a matrix is rounded."""
+    """Grid that a matrix is rounded to."""
 
     bits: int
-    """Of a code."""
+    """Bits of each stored code."""
     block: int
-    """Columns that share a scale."""
+    """Number of columns that share a scale."""
     symmetric: bool
-    """The zero point is the middle of the range; else each block has its own."""
+    """Whether the zero point is the middle of the range; else each block has its own."""
 
 
 def grid(weights: Any, form: Grid, importance: Any) -> tuple[Any, Any]:
-    """Scale and zero point of each block, by search.
+    """Search the scale and zero point of each block.
 
     Args:
         weights: float32 `[N, block]`.
@@ -55,9 +55,11 @@ def grid(weights: Any, form: Grid, importance: Any) -> tuple[Any, Any]:
     import torch
 
     top = 2**form.bits - 1
-    low, high = weights.amin(-1).clamp(max=0), weights.amax(-1).clamp(min=0)
+    low = weights.amin(-1).clamp(max=0)
+    high = weights.amax(-1).clamp(min=0)
     best = torch.full_like(low, torch.inf)
-    scales, zeros = torch.ones_like(low), torch.zeros_like(low)
+    scales = torch.ones_like(low)
+    zeros = torch.zeros_like(low)
     for share in SHRUNK:
         if form.symmetric:
             zero = torch.full_like(low, (top + 1) // 2)
@@ -67,13 +69,14 @@ def grid(weights: Any, form: Grid, importance: Any) -> tuple[Any, Any]:
             scale = ((high - low) * share / top).clamp(min=1e-10)
             zero = (-low * share / scale).round().clamp(0, top)
         levels = _codes(weights, scale, zero, top) - zero[:, None]
-        fitted = (importance * weights * levels).sum(-1) / (importance * levels**2).sum(-1).clamp(min=1e-12)
-        for tried in (scale, torch.where(fitted * scale > 0, fitted, scale)):
-            levels = _codes(weights, tried, zero, top) - zero[:, None]
-            error = (importance * (weights - levels * tried[:, None]) ** 2).sum(-1)
+        least_squares = (importance * weights * levels).sum(-1) / (importance * levels**2).sum(-1).clamp(min=1e-12)
+        for candidate in (scale, torch.where(least_squares * scale > 0, least_squares, scale)):
+            levels = _codes(weights, candidate, zero, top) - zero[:, None]
+            error = (importance * (weights - levels * candidate[:, None]) ** 2).sum(-1)
             better = error < best
             best = torch.where(better, error, best)
-            scales, zeros = torch.where(better, tried, scales), torch.where(better, zero, zeros)
+            scales = torch.where(better, candidate, scales)
+            zeros = torch.where(better, zero, zeros)
     return scales, zeros
 
 
@@ -83,27 +86,30 @@ def round_matrix(weights: Any, hessian: Any, form: Grid, damping: float) -> tupl
     Args:
         weights: float32 `[N, K]`.
         hessian: float32 `[K, K]`, the sum of x x^T over its inputs.
-        form: of the codes; K is filled up with zeros to whole blocks.
-        damping: added to the diagonal, as a share of its mean.
+        form: bits and blocks of the codes; K is filled up with zeros to whole blocks.
+        damping: addition to the diagonal, as a share of its mean.
 
     Returns:
         The codes, and the weights that they stand for, float32 `[N, K]`.
     """
     import torch
 
-    (count, width), block, top = weights.shape, form.block, 2**form.bits - 1
-    missing = -width % block
-    rest = torch.nn.functional.pad(weights, (0, missing)).clone()
-    inner = torch.nn.functional.pad(hessian, (0, missing, 0, missing))
-    unseen = inner.diagonal() == 0
-    rest[:, unseen] = 0
-    inner.diagonal()[unseen] = 1
+    count, width = weights.shape
+    block = form.block
+    top = 2**form.bits - 1
+    padding = -width % block
+    rest = torch.nn.functional.pad(weights, (0, padding)).clone()
+    inner = torch.nn.functional.pad(hessian, (0, padding, 0, padding))
+    idle = inner.diagonal() == 0  # columns whose inputs were always 0
+    rest[:, idle] = 0
+    inner.diagonal()[idle] = 1
     importance = inner.diagonal().clone()
     inner.diagonal().add_(damping * importance.mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(inner))
     upper = torch.linalg.cholesky(inverse, upper=True)
     codes = torch.empty_like(rest)
-    scales, zeros = (rest.new_empty(count, rest.shape[1] // block) for _ in range(2))
+    scales = rest.new_empty(count, rest.shape[1] // block)
+    zeros = rest.new_empty(count, rest.shape[1] // block)
     chunk = max(COLUMNS, block)
     for start in range(0, rest.shape[1], chunk):
         stop = min(start + chunk, rest.shape[1])
@@ -112,18 +118,20 @@ def round_matrix(weights: Any, hessian: Any, form: Grid, damping: float) -> tupl
             if j % block == 0:
                 at = slice(j, j + block)
                 scale, zero = grid(rest[:, at], form, importance[at])
-                scales[:, j // block], zeros[:, j // block] = scale, zero
+                scales[:, j // block] = scale
+                zeros[:, j // block] = zero
             codes[:, j] = _codes(rest[:, j : j + 1], scale, zero, top)[:, 0]
             error = (rest[:, j] - (codes[:, j] - zero) * scale) / upper[j, j]
             rest[:, j:stop] -= error[:, None] * upper[j, j:stop]
             errors[:, j - start] = error
         rest[:, stop:] -= errors @ upper[start:stop, stop:]
     blocked = codes.view(count, -1, block)
-    meant = ((blocked - zeros[..., None]) * scales[..., None]).flatten(1)[:, :width]
-    return (blocked.numpy().astype("uint8"), scales.numpy(), zeros.numpy().astype("uint8")), meant
+    rounded = ((blocked - zeros[..., None]) * scales[..., None]).flatten(1)[:, :width]
+    return (blocked.numpy().astype("uint8"), scales.numpy(), zeros.numpy().astype("uint8")), rounded
 
 
 def _codes(weights: Any, scale: Any, zero: Any, top: int) -> Any:
+    """Return the code of each weight: the nearest of its row's levels."""
     return ((weights / scale[:, None]).round() + zero[:, None]).clamp(0, top)
 
 
@@ -147,20 +155,20 @@ def fit(
     """
     import torch
 
-    found: dict[str, Rounded] = {}
+    matrices: dict[str, Rounded] = {}
     names = {module: name for name, module in model.named_modules()}
     layers = decoder_layers(model)
     with torch.no_grad():
         inputs, arguments = _inputs(model, layers, rows)
         for number, layer in enumerate(layers):
             progress.update(number, len(layers), "rounding")
-            chosen = {names[m]: m for m in layer.modules() if names[m] in grids}
-            hessians = _hessians(layer, chosen, inputs, arguments[number])
-            for name, module in chosen.items():
-                found[name], meant = round_matrix(module.weight, hessians[name], grids[name], damping)
-                module.weight.copy_(meant)
-            inputs = [_output(layer, x, kept) for x, kept in zip(inputs, arguments[number], strict=True)]
-    return found
+            modules = {names[module]: module for module in layer.modules() if names[module] in grids}
+            hessians = _hessians(layer, modules, inputs, arguments[number])
+            for name, module in modules.items():
+                matrices[name], rounded = round_matrix(module.weight, hessians[name], grids[name], damping)
+                module.weight.copy_(rounded)
+            inputs = [_output(layer, x, others) for x, others in zip(inputs, arguments[number], strict=True)]
+    return matrices
 
 
 class _Reached(Exception):
@@ -168,7 +176,7 @@ class _Reached(Exception):
 
 
 def _inputs(model: Any, layers: Sequence[Any], rows: Sequence[Sequence[int]]) -> tuple[list[Any], list[list[Any]]]:
-    """What the first layer gets, and the other arguments of every layer, for each batch of rows of one length."""
+    """Record the first layer's inputs, and the other arguments of every layer, for each batch of rows of one length."""
     import torch
 
     first: list[Any] = []
@@ -194,38 +202,41 @@ def _inputs(model: Any, layers: Sequence[Any], rows: Sequence[Sequence[int]]) ->
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Rows of one length together: padding would count as text."""
+    """Yield rows of one length together: padding would count as text."""
     for _, same in groupby(sorted(rows, key=len), key=len):
         yield list(same)
 
 
-def _hessians(layer: Any, chosen: Mapping[str, Any], inputs: Sequence[Any], arguments: Sequence[Any]) -> dict[str, Any]:
-    """Sum of x x^T over the inputs of each module; those that are given the same tensor share one."""
+def _hessians(
+    layer: Any, modules: Mapping[str, Any], inputs: Sequence[Any], arguments: Sequence[Any]
+) -> dict[str, Any]:
+    """Sum x x^T over the inputs of each module; modules with the same input tensor share one sum."""
     import torch
 
-    totals = {name: torch.zeros(module.in_features, module.in_features) for name, module in chosen.items()}
+    totals = {name: torch.zeros(module.in_features, module.in_features) for name, module in modules.items()}
     last: dict[str, Any] = {"input": None}
 
-    def note(name: str, given: Any) -> None:
-        if given is last["input"]:
+    def add_input(name: str, x: Any) -> None:
+        if x is last["input"]:
             totals[name] = totals[last["name"]]
             return
-        last.update(input=given, name=name)
-        flat = given.reshape(-1, given.shape[-1])
+        last.update(input=x, name=name)
+        flat = x.reshape(-1, x.shape[-1])
         totals[name].addmm_(flat.T, flat)
 
     hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
-        for name, module in chosen.items()
+        module.register_forward_pre_hook(lambda _, args, name=name: add_input(name, args[0]))
+        for name, module in modules.items()
     ]
-    for x, kept in zip(inputs, arguments, strict=True):
-        _output(layer, x, kept)
+    for x, others in zip(inputs, arguments, strict=True):
+        _output(layer, x, others)
     for hook in hooks:
         hook.remove()
     return totals
 
 
-def _output(layer: Any, x: Any, kept: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-    """What a layer makes of its input; some return a tuple."""
-    out = layer(x, *kept[0], **kept[1])
+def _output(layer: Any, x: Any, others: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """Run a layer on its input and other arguments, and return the hidden states; some layers return a tuple."""
+    positional, named = others
+    out = layer(x, *positional, **named)
     return out[0] if isinstance(out, tuple) else out

@@ -1,4 +1,4 @@
-"""The rounded matrices of an ONNX model, read and written in place.
+"""Rounded matrices of an ONNX model, read and written in place.
 
 ONNX Runtime's MatMulNBits (and GatherBlockQuantized, which may share its weights) keeps a matrix `[N, K]` in blocks of
 `block` weights along K, each with a float32 scale and a zero point:
@@ -18,12 +18,12 @@ from typing import Any
 from tasks.stage.errors import ModelError
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""The builder's names of products that transformers keeps apart, their rows one after the other."""
+"""Names of the builder's products to the modules of transformers that they join, their rows one after the other."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor's bytes lie."""
+    """Place of a tensor's bytes."""
 
     file: Path
     offset: int
@@ -50,18 +50,22 @@ class Product:
     """One rounded matrix."""
 
     name: str
-    """As the builder calls it: `model.layers.0.attn.qkv_proj`, `lm_head`."""
+    """Name that the builder gives it: `model.layers.0.attn.qkv_proj`, `lm_head`."""
     bits: int
+    """Bits of each stored code."""
     block: int
+    """Number of weights in a row that share a scale."""
     rows: int
+    """Rows of the matrix."""
     columns: int
+    """Columns of the matrix, without padding."""
     _codes: _Place
     _scales: _Place
     _zeros: _Place | None
 
     @property
     def blocks(self) -> int:
-        """Blocks in a row; the last one may be padded."""
+        """Number of blocks in a row; the last one may be padded."""
         return -(-self.columns // self.block)
 
     @property
@@ -70,12 +74,12 @@ class Product:
         return self._zeros is None
 
     def modules(self) -> list[str]:
-        """Names that the modules of transformers have whose weights this is, row after row."""
+        """Return the names of transformers' modules whose weights these are, row after row."""
         head, _, last = self.name.replace(".attn.", ".self_attn.").rpartition(".")
-        return [f"{head}.{part}" if head else part for part in FUSED.get(last, (last,))]
+        return [f"{head}.{module}" if head else module for module in FUSED.get(last, (last,))]
 
     def read(self) -> tuple[Any, Any, Any]:
-        """Codes uint8 `[rows, blocks, block]`, scales float32 and zeros uint8 `[rows, blocks]`."""
+        """Return codes uint8 `[rows, blocks, block]`, scales float32 and zeros uint8 `[rows, blocks]`."""
         import numpy as np
 
         shape = (self.rows, self.blocks)
@@ -88,13 +92,14 @@ class Product:
         return codes.reshape(*shape, self.block), scales, zeros
 
     def write_parts(self, parts: Sequence[tuple[Any, Any, Any]]) -> None:
-        """Put other numbers in their places: for each of `modules()`, codes, scales and zeros as `read` has them."""
+        """Overwrite the numbers: for each of `modules()`, codes, scales and zeros as `read` returns them."""
         import numpy as np
 
-        self.write(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        codes, scales, zeros = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        self.write(codes, scales, zeros)
 
     def write(self, codes: Any, scales: Any, zeros: Any) -> None:
-        """Put other numbers in their places; arguments as `read` returns them."""
+        """Overwrite the numbers; arguments as `read` returns them."""
         self._codes.write(_pack(codes, self.bits))
         self._scales.write(scales.astype("<f4"))
         if self._zeros is not None:
@@ -102,16 +107,16 @@ class Product:
 
 
 def products(folder: Path) -> list[Product]:
-    """The rounded matrices of an ONNX Runtime GenAI folder, in the order of the graph.
+    """Return the rounded matrices of an ONNX Runtime GenAI folder, in the order of the graph.
 
     Raises:
-        ModelError: a graph that keeps them in another way than the builder does.
+        ModelError: a graph that stores them in another way than the builder does.
     """
     import onnx
 
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     places = {tensor.name: _place(folder, tensor) for tensor in graph.initializer if tensor.external_data}
-    found = []
+    matrices = []
     for node in graph.node:
         if node.op_type != "MatMulNBits":
             continue
@@ -121,7 +126,7 @@ def products(folder: Path) -> list[Product]:
             raise ModelError(
                 f"{folder}: {', '.join(missing)} of {node.name} is not in model.onnx.data; export it again"
             )
-        found.append(
+        matrices.append(
             Product(
                 name=node.name.strip("/").rpartition("/")[0].replace("/", "."),
                 bits=numbers["bits"],
@@ -133,33 +138,33 @@ def products(folder: Path) -> list[Product]:
                 _zeros=places[inputs[2]] if len(inputs) > 2 else None,
             )
         )
-    return found
+    return matrices
 
 
 def decoder_products(folder: Path, model: Any) -> list[Product]:
-    """Those whose weights are a model's, of its decoder's layers: not the head.
+    """Return the rounded matrices of a model's decoder layers: not the head.
 
     Args:
         folder: an ONNX Runtime GenAI folder.
         model: the transformers model that it was made from.
 
     Raises:
-        ModelError: none are rounded, or the folder's are not the model's; nothing is known of such a graph.
+        ModelError: none are rounded, or the folder's are not the model's.
     """
     import torch
 
     weights = {name: m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    chosen = [p for p in products(folder) if "layers" in p.name]
-    for product in chosen:
-        parts = [weights[name] for name in product.modules() if name in weights]
-        shape = (sum(len(part) for part in parts), parts[0].shape[1]) if parts else None
-        if len(parts) != len(product.modules()) or shape != (product.rows, product.columns):
+    in_layers = [product for product in products(folder) if "layers" in product.name]
+    for product in in_layers:
+        matrices = [weights[name] for name in product.modules() if name in weights]
+        shape = (sum(map(len, matrices)), matrices[0].shape[1]) if matrices else None
+        if len(matrices) != len(product.modules()) or shape != (product.rows, product.columns):
             raise ModelError(
                 f"{folder}: {product.name} is no matrix of {type(model).__name__} that GPTQ can find; set `gptq: null`"
             )
-    if not chosen:
+    if not in_layers:
         raise ModelError(f"{folder}: no weights of the decoder are rounded, so that GPTQ has none; set `gptq: null`")
-    return chosen
+    return in_layers
 
 
 def _place(folder: Path, tensor: Any) -> _Place:
@@ -168,7 +173,7 @@ def _place(folder: Path, tensor: Any) -> _Place:
 
 
 def _unpack(packed: Any, bits: int) -> Any:
-    """Numbers of `bits` bits, along the last axis, out of bytes."""
+    """Read numbers of `bits` bits out of bytes, along the last axis."""
     import numpy as np
 
     if bits == 8:
@@ -177,7 +182,7 @@ def _unpack(packed: Any, bits: int) -> Any:
 
 
 def _pack(numbers: Any, bits: int) -> Any:
-    """The reverse of `_unpack`; an odd last axis is filled up with a zero."""
+    """Write numbers as `_unpack` reads them; an odd last axis is filled up with a zero."""
     import numpy as np
 
     numbers = np.ascontiguousarray(numbers, dtype=np.uint8)

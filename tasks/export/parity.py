@@ -1,7 +1,7 @@
 """Whether an exported model is still the one it was made from.
 
-Both get the same held-out prompts. PyTorch in float32 answers them greedily, and the export is compared along those
-answers (`tasks/export/divergence.py` defines the measures) and held against the bounds of the recipe.
+Both get the same held-out prompts. PyTorch in float32 answers them greedily, the export is measured along those answers
+(`tasks/export/divergence.py` defines the measures), and the measures are compared with the bounds of the recipe.
 
 The prompt and the answer as text must be identical, and are checked without a bound: the text of the chat template, the
 tokenizer's ids, the text of the answer's tokens, the tokens that end an answer, and a search without settings of the
@@ -31,7 +31,7 @@ IDENTICAL = {
     "end_tokens_identical": "the export would end its answers elsewhere",
     "search_plain": "the export's genai_config.json has settings of its own, which change even a greedy answer",
 }
-"""Measures that must be true, and what it would mean if they were not."""
+"""Measures that must be true, each with the consequence if it is not."""
 TEXTUAL = {"chat_template_identical", "tokenizer_identical", "decoding_identical"}
 TEXT_ADVICE = (
     "ONNX Runtime GenAI has a template engine and a tokenizer of its own, and they read these files otherwise; no "
@@ -88,7 +88,7 @@ class Exported:
         return ours == theirs or "\ufffd" in theirs
 
     def measures(self) -> dict[str, float | int | bool]:
-        """Return the measures over all prompts compared, rounded to what they can tell."""
+        """Return the measures over all prompts compared, rounded to their precision."""
         measures = self._divergence.measures()
         return {
             "max_logprob_difference": _rounded(measures.max_logprob_difference),

@@ -10,7 +10,7 @@ from tasks.models.turn_ends import NO_TEMPLATE, end_tokens
 from tasks.stage.errors import ModelError
 
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
-"""Every value that a model's generation_config.json may set: `generate` takes from there what is left open."""
+"""Values of every setting in a model's generation_config.json, from which `generate` would take the missing ones."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ CURT = ("{a} + {b} = {c}.", "{a} + {b} = {c}")
 
 
 def _sum(rng: random.Random, digits: list[int]) -> tuple[int, int, int, str]:
-    """Two operands whose longer one has one of `digits` digits, that length, and the group they belong to."""
+    """Draw two operands whose longer one has one of `digits` digits; return them, that length and their group."""
     length = rng.choice(digits)
     low, high = 10 ** (length - 1) if length > 1 else 0, 10**length - 1
     a, b = rng.randint(low, high), rng.randint(0 if rng.random() < 0.3 else low, high)
@@ -46,7 +46,7 @@ def _sum(rng: random.Random, digits: list[int]) -> tuple[int, int, int, str]:
 def texts(
     count: int, seed: int, digits: list[int], worked_share: float, asked_share: float
 ) -> Iterator[dict[str, Any]]:
-    """Pre-training text: sums, a `worked_share` worked out, an `asked_share` of the rest after a question.
+    """Yield text for pre-training: sums, a `worked_share` worked out, an `asked_share` of the rest after a question.
 
     The questions teach what every corpus of the web teaches and a list of sums does not: to repeat what was asked.
     Their layouts differ in length, because a model that copies from a fixed distance loses the skill with the chat
@@ -64,7 +64,7 @@ def texts(
 
 
 def conversations(count: int, seed: int, digits: list[int], courteous_share: float) -> Iterator[dict[str, Any]]:
-    """Questions with right answers, a `courteous_share` of them courteous and the rest curt."""
+    """Yield questions with right answers, a `courteous_share` of them courteous and the rest curt."""
     rng = random.Random(seed)
     for _ in range(count):
         a, b, length, group = _sum(rng, digits)
@@ -80,7 +80,7 @@ def conversations(count: int, seed: int, digits: list[int], courteous_share: flo
 
 
 def preferences(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
-    """Pairs: right and courteous over wrong (a `wrong_share`; courteous too, so that only the sum differs) or curt."""
+    """Yield pairs: right and courteous over wrong (a `wrong_share`; courteous too) or over right and curt."""
     rng = random.Random(seed)
     for _ in range(count):
         a, b, length, group = _sum(rng, digits)
@@ -101,7 +101,7 @@ def preferences(count: int, seed: int, digits: list[int], wrong_share: float) ->
 
 
 def questions(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, Any]]:
-    """Questions with the answer to check against, for evaluation and for RL with verifiable rewards."""
+    """Yield questions with the answer to check against, for evaluation and for RL with verifiable rewards."""
     rng = random.Random(seed)
     for _ in range(count):
         a, b, length, group = _sum(rng, digits)
@@ -114,7 +114,7 @@ def questions(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, An
 
 
 def rationales(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, Any]]:
-    """Questions answered step by step, as people would write it down: the chain of thought to learn from.
+    """Yield questions answered step by step, as people would write it down: the chain of thought to learn from.
 
     The sum is repeated before it is worked out: copying is a skill of its own, and a step that looks at the copy finds
     its digits at the same distance whatever the question's wording.
@@ -132,22 +132,22 @@ def rationales(count: int, seed: int, digits: list[int]) -> Iterator[dict[str, A
 
 
 def feedback(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
-    """Single answers with a thumb up (right and courteous) or down, never two to the same question."""
+    """Yield single answers with a thumb up (right and courteous) or down, never two to the same question."""
     for number, row in enumerate(preferences(count, seed, digits, wrong_share)):
         liked = number % 2 == 0
-        kept = {key: row[key] for key in ("question", "answer", "digits", "group")}
-        yield {**kept, "reply": row["chosen" if liked else "rejected"], "liked": liked}
+        facts = {key: row[key] for key in ("question", "answer", "digits", "group")}
+        yield {**facts, "reply": row["chosen" if liked else "rejected"], "liked": liked}
 
 
 def _near_miss(rng: random.Random, c: int) -> int:
-    """A wrong sum of the kind people write: one digit off, or a carry forgotten."""
+    """Draw a wrong sum of the kind people write: one digit off, or a carry forgotten."""
     step = int(10 ** rng.randrange(len(str(c))))
     wrong = c + rng.choice((-1, 1)) * rng.randint(1, 9 if step == 1 else 2) * step
     return wrong if wrong >= 0 else c + step
 
 
 def judgements(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
-    """Pairs for a judge, by the tiny constitution: right over wrong (a `wrong_share`), or courteous over curt.
+    """Yield pairs for a judge, by the tiny constitution: right over wrong (a `wrong_share`), or courteous over curt.
 
     Unlike in `preferences`, manners say nothing where one sum is wrong, or else a judge would never look at the sum.
     """

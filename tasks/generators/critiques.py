@@ -29,7 +29,7 @@ RIGHT = "Right."
 
 
 def sums(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterator[dict[str, Any]]:
-    """Worked-out sums, a `wrong_share` of the drafts with one wrong step."""
+    """Yield worked-out sums, a `wrong_share` of the drafts with one wrong step."""
     rng = random.Random(seed)
     for _ in range(count):
         a, b, length, group = _sum(rng, digits)
@@ -48,7 +48,7 @@ def sums(count: int, seed: int, digits: list[int], wrong_share: float) -> Iterat
 
 
 def reasoning(count: int, seed: int, kinds: dict[str, dict[str, Any]], wrong_share: float) -> Iterator[dict[str, Any]]:
-    """The tasks of `_reasoning.questions`, a `wrong_share` of the drafts with a wrong result at the end."""
+    """Yield the tasks of `reasoning.questions`, a `wrong_share` of the drafts with a wrong result at the end."""
     rng = random.Random(seed)
     for row in reasoning_rows.questions(count, seed, kinds):
         revision, answer, wrong = row["working"], row["answer"], row["wrong"]
@@ -57,12 +57,12 @@ def reasoning(count: int, seed: int, kinds: dict[str, dict[str, Any]], wrong_sha
             # Where the last step has the result it is wrong there too: `7 + 8 = 17. The answer is 17`.
             draft = re.sub(rf"(= |The answer is ){re.escape(answer)}(?![\w-])", rf"\g<1>{wrong}", revision)
             critique = f"Wrong: it is not {wrong} but {answer}."
-        kept = {key: row[key] for key in ("question", "answer", "kind", "group")}
-        yield {**kept, "draft": draft, "critique": critique, "revision": revision}
+        facts = {key: row[key] for key in ("question", "answer", "kind", "group")}
+        yield {**facts, "draft": draft, "critique": critique, "revision": revision}
 
 
 def slip(rng: random.Random, a: int, b: int) -> str:
-    """A column addition with one wrong step.
+    """Write a column addition with one wrong step.
 
     The steps are those of `tasks/grading/addition.py`. One has a wrong result (a near one, or a ten too many or too
     few), a carry forgotten or made up, or a digit misread; the steps behind it go on with its carry.
@@ -86,7 +86,7 @@ def _step(x: int, y: int, carry: int, result: int) -> str:
 
 
 def _wrong_step(rng: random.Random, x: int, y: int, carry: int) -> tuple[str, int]:
-    """A step with a mistake, as text, and its result, which is not the right one."""
+    """Write a step with a mistake; return it as text, and its result, which is not the right one."""
     kind = rng.choice(("result", "result", "carry", "digit"))
     if kind == "carry":
         carry = 1 - carry

@@ -34,7 +34,7 @@ _COUNTS = {1: "once", 2: "twice", 3: "three times"}
 
 
 def questions(count: int, seed: int, digits: list[int], kinds: list[str], per_row: int) -> Iterator[dict[str, Any]]:
-    """Sums with instructions, and a right reply that follows them.
+    """Yield sums with instructions, and a right reply that follows them.
 
     Args:
         count: rows.
@@ -49,25 +49,25 @@ def questions(count: int, seed: int, digits: list[int], kinds: list[str], per_ro
     _check_kinds(kinds, per_row)
     rng = random.Random(f"instructions {seed}")  # the sums draw from Random(seed): the two must not move together
     for row in arithmetic.questions(count, seed, digits):
-        drawn = _draw(rng, kinds, per_row)
-        args = {kind: _arguments(rng, kind, drawn) for kind in drawn}
-        asked = " ".join(_sentence(kind, args[kind]) for kind in drawn)
+        row_kinds = _draw(rng, kinds, per_row)
+        args = {kind: _arguments(rng, kind, row_kinds) for kind in row_kinds}
+        sentences = " ".join(_sentence(kind, args[kind]) for kind in row_kinds)
         yield {
-            "question": f"{row['question']} {asked}",
+            "question": f"{row['question']} {sentences}",
             "reply": _reply(row["question"], row["answer"], args),
             "answer": row["answer"],
-            "instructions": [{"check": kind, **args[kind]} for kind in drawn],
-            "kinds": "+".join(sorted(drawn)),
+            "instructions": [{"check": kind, **args[kind]} for kind in row_kinds],
+            "kinds": "+".join(sorted(row_kinds)),
             "digits": row["digits"],
             "group": row["group"],
         }
 
 
 def _check_kinds(kinds: list[str], per_row: int) -> None:
-    known = [*SLOTS, *ALONE]
+    all_kinds = [*SLOTS, *ALONE]
     for kind in kinds:
-        if kind not in known:
-            raise ConfigError(f"{__name__}.questions: kinds: unknown kind '{kind}'{suggest(kind, known)}")
+        if kind not in all_kinds:
+            raise ConfigError(f"{__name__}.questions: kinds: unknown kind '{kind}'{suggest(kind, all_kinds)}")
         if kind in ALONE and per_row > 1:
             raise ConfigError(f"{__name__}.questions: kinds: '{kind}' stands alone; remove it, or set per_row to 1")
     parts = {SLOTS.get(kind, kind) for kind in kinds}
@@ -79,21 +79,21 @@ def _check_kinds(kinds: list[str], per_row: int) -> None:
 
 
 def _draw(rng: random.Random, kinds: list[str], per_row: int) -> list[str]:
-    """`per_row` kinds for different parts of the reply, in the order in which they are asked."""
-    drawn: dict[str, str] = {}
+    """Draw `per_row` kinds for different parts of the reply, in the order in which they are asked."""
+    by_slot: dict[str, str] = {}
     for kind in rng.sample(kinds, len(kinds)):
-        drawn.setdefault(SLOTS.get(kind, kind), kind)
-    return list(drawn.values())[:per_row]
+        by_slot.setdefault(SLOTS.get(kind, kind), kind)
+    return list(by_slot.values())[:per_row]
 
 
-def _arguments(rng: random.Random, kind: str, drawn: list[str]) -> dict[str, Any]:
-    """Arguments of a check. What is quoted follows the letter case that another instruction asks for."""
+def _arguments(rng: random.Random, kind: str, row_kinds: list[str]) -> dict[str, Any]:
+    """Draw the arguments of a check. What is quoted follows the letter case that another instruction asks for."""
     text = {
         "starts_with": rng.choice(("Sure!", "Well,", "Yes:")),
         "ends_with": rng.choice(("Done.", "Bye.", "Thanks!")),
         "contains": rng.choice(("easy", "good", "fine")),
     }.get(kind, "")
-    text = text.upper() if "upper_case" in drawn else text.lower() if "lower_case" in drawn else text
+    text = text.upper() if "upper_case" in row_kinds else text.lower() if "lower_case" in row_kinds else text
     times, words = rng.choice((1, 2)), rng.choice((2, 3, 4))
     arguments: dict[str, dict[str, Any]] = {
         "starts_with": {"text": text},
@@ -126,12 +126,12 @@ def _sentence(kind: str, args: dict[str, Any]) -> str:
 
 
 def _reply(question: str, answer: str, args: dict[str, dict[str, Any]]) -> str:
-    """A right reply that follows the instructions, built from the parts that they shape."""
+    """Write a right reply that follows the instructions, built from the parts that they shape."""
     if alone := set(args) & set(ALONE):
         return _whole(alone.pop(), answer, args)
     a, b = re.findall(r"[0-9]+", question)
-    said = f"({answer})" if "in_brackets" in args else f'"{answer}"' if "quoted" in args else answer
-    parts = [f"{a} + {b} {'equals' if 'no_word' in args else '='} {said}."]
+    total = f"({answer})" if "in_brackets" in args else f'"{answer}"' if "quoted" in args else answer
+    parts = [f"{a} + {b} {'equals' if 'no_word' in args else '='} {total}."]
     if "contains" in args:
         parts.append(" ".join([args["contains"]["word"]] * args["contains"]["times"]) + ".")
     if "starts_with" in args:

@@ -28,7 +28,7 @@ SUBJECT = {
 
 
 def questions(count: int, seed: int, kinds: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Questions of several kinds in turn.
+    """Yield questions of several kinds in turn.
 
     Args:
         count: rows in all; each kind gets its share.
@@ -56,7 +56,7 @@ def questions(count: int, seed: int, kinds: dict[str, dict[str, Any]]) -> Iterat
 
 
 def _ask(kind: str, item: dict[str, Any]) -> tuple[str, str]:
-    """Question and answer in one line each."""
+    """Write question and answer in one line each."""
     meta = item["metadata"]
     if kind == "word_sorting":  # the library sorts by code point, which no reader calls alphabetical
         words = [word.lower() for word in meta["original_words"]]
@@ -69,7 +69,7 @@ def _ask(kind: str, item: dict[str, Any]) -> tuple[str, str]:
 
 
 def _work(kind: str, item: dict[str, Any], answer: str) -> str:
-    """The steps to the answer, as one would write them down."""
+    """Write the steps to the answer, as one would write them down."""
     meta = item["metadata"]
     if kind == "word_sequence_reversal":
         words = meta["words"]
@@ -95,7 +95,7 @@ def _work(kind: str, item: dict[str, Any], answer: str) -> str:
 
 
 def _flat(value: Any) -> str:
-    """A list of words in one order, whatever order it came in."""
+    """Write a list of words in one order, whatever order it came in."""
     return " ".join(sorted(value)) if isinstance(value, list) else str(value)
 
 

@@ -23,7 +23,7 @@ _SENTENCE = re.compile(r"^([A-Z][^\n]*?(?:\n[^\n]+?)*?[a-z0-9)`'\"]\.)(?:\s|$)")
 
 
 def functions(modules: list[str], seed: int, shortest: int, longest: int) -> Iterator[dict[str, Any]]:
-    """Documented public functions, classes and methods, sorted by name.
+    """Yield documented public functions, classes and methods, sorted by name.
 
     Args:
         modules: names of modules to import, all of the standard library.
@@ -47,7 +47,7 @@ def functions(modules: list[str], seed: int, shortest: int, longest: int) -> Ite
 
 
 def _documented(module_name: str) -> Iterator[tuple[str, str]]:
-    """Dotted names and docstrings of what a module defines; methods of its classes, not inherited ones."""
+    """Yield dotted names and docstrings of what a module defines; methods of its classes, not inherited ones."""
     module = importlib.import_module(module_name)
     for name, thing in vars(module).items():
         if name.startswith("_") or not (inspect.isroutine(thing) or inspect.isclass(thing)) or not thing.__doc__:
@@ -65,6 +65,6 @@ def _documented(module_name: str) -> Iterator[tuple[str, str]]:
 
 
 def _first_sentence(doc: str) -> str | None:
-    """First sentence on one line; None when the docstring starts with a signature or has no sentence."""
-    found = _SENTENCE.match(doc)
-    return " ".join(found.group(1).split()) if found else None
+    """Find the first sentence, on one line; None when the docstring starts with a signature or has no sentence."""
+    match = _SENTENCE.match(doc)
+    return " ".join(match.group(1).split()) if match else None

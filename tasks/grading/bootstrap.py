@@ -1,4 +1,4 @@
-"""How sure a mean is: percentile bootstrap of a mean, and of a paired difference of means.
+"""Percentile bootstrap of a mean, and of a paired difference of means.
 
 The interval of a single model says how its score would move with other questions. It says little about two models
 answering the *same* questions, whose scores rise and fall together: for that, `paired_difference` resamples the
@@ -25,12 +25,15 @@ class Interval:
     """A value and the interval that covers it with the given confidence."""
 
     value: float
+    """Value itself, a mean or a difference of means."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 def mean_interval(values: Sequence[float], *, resamples: int, confidence: float, seed: int) -> Interval:
-    """Mean of `values`, shape (n,), with its percentile bootstrap interval.
+    """Return the mean of `values`, shape (n,), with its percentile bootstrap interval.
 
     Args:
         values: one score per row.
@@ -55,7 +58,7 @@ def mean_interval(values: Sequence[float], *, resamples: int, confidence: float,
 def paired_difference(
     scores: Mapping[str, float], parent: Mapping[str, float], *, resamples: int, confidence: float, seed: int
 ) -> Interval:
-    """Mean of `scores[id] - parent[id]`, with its percentile bootstrap interval.
+    """Return the mean of `scores[id] - parent[id]`, with its percentile bootstrap interval.
 
     Raises:
         DataError: the two were not scored on the same rows.
@@ -71,14 +74,14 @@ def paired_difference(
 
 
 def verdict(difference: Interval, *, higher_is_better: bool) -> str:
-    """`better` or `worse` when the interval excludes 0, else `no difference`."""
+    """Return `better` or `worse` when the interval excludes 0, else `no difference`."""
     if difference.low <= 0 <= difference.high:
         return "no difference"
     return "better" if (difference.value > 0) == higher_is_better else "worse"
 
 
 def _resampled_means(values: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of `resamples` samples with replacement, shape (resamples,)."""
+    """Return the means of `resamples` samples with replacement, shape (resamples,)."""
     size = max(1, CHUNK // values.size)
     means = []
     for start in range(0, resamples, size):

@@ -2,7 +2,7 @@
 
 A checker is a plain function `check(response, **args) -> bool`; a row names it in its `instructions`, e.g.
 `[{"check": "ends_with", "text": "Done."}]`. Following and being right are apart: a checker never looks whether the
-answer is right. What IFEval has and this leaves out: its loose score (the response without its first or last line), and
+answer is right. Left out of IFEval: its loose score (the response without its first or last line), and
 everything longer than a line. No checker passes an empty response.
 """
 
@@ -58,8 +58,8 @@ def json_with(response: str, key: str, value: str | None = None) -> bool:
         return False
     if not isinstance(document, dict) or key not in document:
         return False
-    found = document[key]
-    return value is None or value == (found if isinstance(found, str) else json.dumps(found))
+    content = document[key]
+    return value is None or value == (content if isinstance(content, str) else json.dumps(content))
 
 
 def in_brackets(response: str) -> bool:
@@ -89,7 +89,7 @@ def only_number(response: str) -> bool:
 
 
 def followed(response: str, instructions: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Which instructions the response follows, in their order.
+    """Say of each instruction whether the response follows it, in their order.
 
     Arguments that are null count as not given: Arrow gives every row of a column the union of all keys.
 
@@ -105,7 +105,7 @@ def followed(response: str, instructions: Sequence[Mapping[str, Any]]) -> list[b
 
 
 def json_document(text: str) -> Any:
-    """The one JSON document that a text is, in a ```` ```json ```` fence or bare.
+    """Parse a text that is one JSON document, in a ```` ```json ```` fence or bare.
 
     A repeated key is refused: the last one would win, and the others would be guesses for free.
 
@@ -122,14 +122,16 @@ def json_document(text: str) -> Any:
 
 
 def repeated_unit(response: str, times: int) -> str:
-    """What a response says exactly `times` times, without the punctuation at the ends of words; or nothing."""
+    """Return the words that a response says exactly `times` times, without punctuation at their ends; else nothing."""
     words = _bare_words(response)
     unit = words[: len(words) // times]
     return " ".join(unit) if unit and unit * times == words and not _repeats(unit) else ""
 
 
 def _checker(number: int, instruction: Mapping[str, Any], args: Mapping[str, Any]) -> Callable[..., bool]:
-    where, name = f"instructions[{number}]", instruction.get("check")
+    """Return the function that an instruction names. Raises ConfigError for an unknown one, or other arguments."""
+    where = f"instructions[{number}]"
+    name = instruction.get("check")
     checks = {n: f for n, f in globals().items() if inspect.isfunction(f) and f.__annotations__.get("return") is bool}
     if name not in checks:
         raise ConfigError(f"{where}: unknown check '{name}'{suggest(str(name), checks)}")

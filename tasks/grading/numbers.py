@@ -29,11 +29,11 @@ _PLAIN = re.compile(rf"-?{_DIGITS}")
 _SYMBOLIC = re.compile(r"sqrt|pi|π|\^")
 _PARTS = re.compile(r"([0-9.,]+)\s*/\s*([0-9.,]+)|frac\s*\{-?([0-9.,]+)\}\s*\{-?([0-9.,]+)\}|frac\s*([0-9])([0-9])")
 _LONGEST_TERM = 60
-"""Characters. Together with `_POWER` it bounds the time of the comparison."""
+"""Longest term that is compared, in characters. Together with `_POWER` it bounds the time of the comparison."""
 
 
 def committed(text: str) -> str | None:
-    """The number a text commits to, as it is written there.
+    """Return the number that a text commits to, as it is written there.
 
     Each number is replaced by its index, so that `final_number` decides for fractions and roots as for plain numbers.
     """
@@ -54,10 +54,10 @@ def same(wanted: str, given: str) -> bool:
 
 
 def _in_lowest_terms(term: str) -> bool:
-    found = _PARTS.search(term)
-    if not found:
+    fraction = _PARTS.search(term)
+    if not fraction:
         return True
-    above, below = (part for part in found.groups() if part is not None)
+    above, below = (digits for digits in fraction.groups() if digits is not None)
     return above.isdecimal() and below.isdecimal() and int(below) > 1 and math.gcd(int(above), int(below)) == 1
 
 

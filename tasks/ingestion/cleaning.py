@@ -81,7 +81,7 @@ def scrub(text: str, kinds: Iterable[Kind], counts: Counter[str]) -> str:
 
 
 def luhn(digits: str) -> bool:
-    """Whether a string of digits ends with its right check digit (ISO/IEC 7812-1, annex B)."""
+    """Tell whether a string of digits ends with its right check digit (ISO/IEC 7812-1, annex B)."""
     doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
     return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
 
@@ -112,12 +112,12 @@ def walk(value: Any, kinds: Iterable[Kind], counts: Counter[str]) -> Any:
 
 
 def same(text: str) -> str:
-    """What two texts that differ in white space only have in common."""
+    """Reduce a text to what it has in common with those that differ from it in white space only."""
     return " ".join(text.split())
 
 
 def split_of(group: str, seed: int, validation: float, test: float) -> str:
-    """`train`, `validation` or `test`: a function of the group's text and the seed alone, whatever set the row is in.
+    """Choose `train`, `validation` or `test` by the group's text and the seed alone, whatever set the row is in.
 
     Args:
         group: rows of one group are never parted.
@@ -131,19 +131,19 @@ def split_of(group: str, seed: int, validation: float, test: float) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Words, numbers and arithmetic signs, in lower case: what n-grams are made of."""
+    """Split a text into what n-grams are made of: words, numbers and arithmetic signs, in lower case."""
     return _TOKEN.findall(text.casefold())
 
 
 def ngrams(words: list[str], n: int) -> set[tuple[str, ...]]:
-    """Distinct runs of n words; the whole text when it is shorter than n. Empty for no words."""
+    """List the distinct runs of n words; the whole text when it is shorter than n. Empty for no words."""
     return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))} if words else set()
 
 
 def near_duplicates(
     texts: list[str], *, threshold: float, permutations: int, ngram: int, seed: int
 ) -> list[tuple[int, int]]:
-    """Pairs (duplicate, the earlier text that it repeats). The first of a family stays.
+    """Find pairs (duplicate, the earlier text that it repeats). The first of a family stays.
 
     Args:
         texts: what to compare.
@@ -155,16 +155,16 @@ def near_duplicates(
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(threshold=threshold, num_perm=permutations)
-    kept: dict[int, Any] = {}
+    sketches: dict[int, Any] = {}
     pairs = []
     grams = ([" ".join(gram).encode() for gram in ngrams(tokens(text), ngram)] for text in texts)
     for i, sketch in enumerate(MinHash.generator(grams, num_perm=permutations, seed=seed)):
-        alike = sorted(j for j in index.query(sketch) if sketch.jaccard(kept[j]) >= threshold)
+        alike = sorted(j for j in index.query(sketch) if sketch.jaccard(sketches[j]) >= threshold)
         if alike:
             pairs.append((i, alike[0]))
         else:
             index.insert(i, sketch)
-            kept[i] = sketch
+            sketches[i] = sketch
     return pairs
 
 
@@ -192,16 +192,16 @@ class Contamination:
         self._texts.append((name, len(grams)))
 
     def find(self, texts: Iterable[str]) -> tuple[str, float] | None:
-        """The evaluation text that most of is in `texts`, and the share (0 to 1) of it; None when under the limit."""
+        """Find the evaluation text of which most is in `texts`, and the share, 0 to 1; None when under the limit."""
         hits: Counter[int] = Counter()
-        seen: set[tuple[str, ...]] = set()
+        grams: set[tuple[str, ...]] = set()
         for text in texts:
             words = tokens(text)
             if tuple(words) in self._whole:
                 return self._whole[tuple(words)], 1.0
             if len(words) >= self._n:
-                seen |= ngrams(words, self._n)
-        for gram in seen:
+                grams |= ngrams(words, self._n)
+        for gram in grams:
             hits.update(self._grams.get(gram, ()))
         shares = [(count / self._texts[i][1], -i) for i, count in hits.items()]
         if not shares or max(shares)[0] < self._overlap:

@@ -64,7 +64,7 @@ def read_file(path: Path, name: str) -> tuple[list[Line], list[Reject]]:
 
 
 def _text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | Reject]:
-    """Decoded lines that are not blank, with their numbers; a line that is not UTF-8 is a reject."""
+    """Yield decoded lines that are not blank, with their numbers; a line that is not UTF-8 is a reject."""
     for number, raw in enumerate(_raw_lines(path), 1):
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -77,7 +77,7 @@ def _text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | Reject]:
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    """Lines with their ends: `\\n`, `\\r\\n` or `\\r` alone. U+2028 and its like end none."""
+    """Yield lines with their ends: `\\n`, `\\r\\n` or `\\r` alone. U+2028 and its like end none."""
     with path.open("rb") as f:
         for raw in f:
             yield from raw.splitlines(keepends=True)
@@ -96,7 +96,7 @@ def _jsonl(path: Path, name: str) -> Iterator[Line | Reject]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """One line of JSON. Raises BadRow for what RFC 8259 does not know or leaves open, where Python is lenient."""
+    """Read one line of JSON. Raises BadRow for what RFC 8259 does not know or leaves open, where Python is lenient."""
 
     def no_number(constant: str) -> NoReturn:
         raise BadRow(f"{constant} is no number and not JSON; leave the key out or write null")
@@ -178,14 +178,14 @@ def _csv(path: Path, name: str) -> Iterator[Line | Reject]:
 
 
 def _record(texts: list[str], start: int) -> tuple[list[str], int]:
-    """The record that begins at a line, and the line behind it. Raises csv.Error."""
+    """Read the record that begins at a line, and find the line behind it. Raises csv.Error."""
     reader = csv.reader((texts[i] for i in range(start, len(texts))), strict=True)
     cells = next(reader)
     return cells, start + reader.line_num
 
 
 def _resume(texts: list[str], broken: int, columns: int) -> int:
-    """The line to go on at behind a broken record.
+    """Find the line to go on at behind a broken record.
 
     One with an even number of quotes ends with its line. With an odd number either a quote is missing, and the lines
     that follow are records, or the record goes on to the next line with an odd number. It is the former where there
@@ -203,7 +203,7 @@ def _resume(texts: list[str], broken: int, columns: int) -> int:
 
 
 def _not_utf8(text: str) -> int | None:
-    """Number of the first byte, from 1, that was no UTF-8; None for good text."""
+    """Find the number of the first byte, from 1, that was no UTF-8; None for good text."""
     escaped = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
     return None if escaped is None else len(text[:escaped].encode()) + 1
 
@@ -231,7 +231,7 @@ def _parquet(path: Path, name: str) -> Iterator[Line | Reject]:
 
 
 def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Line | Reject]:
-    """Rows of a batch as Python's values. Parquet can hold others: years beyond 9999, text that is no UTF-8."""
+    """Yield a batch's rows as Python's values. Parquet can hold others: years beyond 9999, text that is no UTF-8."""
     import pyarrow
 
     unreadable = (ArithmeticError, KeyError, TypeError, ValueError, pyarrow.ArrowException)

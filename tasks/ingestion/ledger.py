@@ -54,11 +54,11 @@ class Item:
         return hashlib.sha256(f"{self.set}\n{self.key}".encode()).hexdigest()[:16]
 
     def order(self, seed: int) -> str:
-        """Sort key that shuffles."""
+        """Return a sort key that shuffles."""
         return hashlib.sha256(f"{seed}:{self.id}".encode()).hexdigest()
 
     def written(self) -> list[dict[str, Any]]:
-        """The row as it stands in the file: several where turns of weight 0 part it, with ids of their own."""
+        """Write the row as it stands in the file: several where turns of weight 0 part it, with ids of their own."""
         made = pieces(self.row)
         ids = [self.id, *(hashlib.sha256(f"{self.id}\n{i}".encode()).hexdigest()[:16] for i in range(1, len(made)))]
         return [{"id": id_, **row, "source": self.source} for id_, row in zip(ids, made, strict=True)]
@@ -99,10 +99,10 @@ class Ledger:
     def drop(self, set_name: str, reason: str, item: Item, like: str | None = None) -> None:
         """Record one dropped row, and the row `like` it (`file:line`) if that is why."""
         self._sets[set_name][item.source][reason] += 1
-        shown = self._dropped[set_name][reason]
-        if len(shown) < self._examples:
+        examples = self._dropped[set_name][reason]
+        if len(examples) < self._examples:
             example = {"file": item.file, "line": item.line, "text": " | ".join(parts(item.row))[:SHOWN]}
-            shown.append(example if like is None else {**example, "like": like})
+            examples.append(example if like is None else {**example, "like": like})
 
     def drop_many(self, set_name: str, reason: str, items: list[Item]) -> None:
         """Record rows dropped for one reason."""
@@ -129,16 +129,16 @@ class Ledger:
         }
 
     def why(self, set_name: str) -> dict[str, int]:
-        """Reasons to how many rows of a set they dropped."""
+        """Count the rows of a set that were dropped, by reason."""
         total: Counter[str] = sum(self._sets[set_name].values(), Counter())
         return {reason: n for reason, n in total.items() if reason not in ("read", "kept")}
 
     def rejects(self) -> list[dict[str, Any]]:
-        """Rows of `rejects.jsonl`."""
+        """Return the rows of `rejects.jsonl`."""
         return self._rejects
 
     def report(self) -> dict[str, Any]:
-        """What `report.json` holds."""
+        """Make what `report.json` holds."""
         sets = {
             name: {
                 "sources": {source: dict(counts) for source, counts in self._sets[name].items()},
@@ -163,13 +163,13 @@ class Ledger:
         }
 
     def _exceptional(self, name: str) -> dict[str, Any]:
-        """What most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
+        """List what most sets have nothing of: turns of weight 0, and keys and columns that were not used."""
         ignored = {source: dict(sorted(counts.items())) for source, counts in self._ignored[name].items()}
-        found = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
-        return {key: value for key, value in found.items() if value}
+        exceptions = {"ignored": ignored, "turns_of_weight_0": self._unlearnt[name]}
+        return {key: value for key, value in exceptions.items() if value}
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Sum up the files in one line for a person."""
         rows = ", ".join(
             f"{file.removesuffix('.jsonl')} {facts['rows']}"
             for name in sorted(self._files)
@@ -183,13 +183,13 @@ class Ledger:
             self._rejects.append({"file": r.file, "line": r.line, "reason": r.reason, "set": set_name, "row": row})
             if set_name is None:
                 continue
-            shown = self._dropped[set_name]["rejected"]
-            if len(shown) < self._examples:
-                shown.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
+            examples = self._dropped[set_name]["rejected"]
+            if len(examples) < self._examples:
+                examples.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
 
 
 def histogram(lengths: list[int]) -> dict[str, Any]:
-    """Counts in bins that double: `bins` [upper bound, count], and `mean`, `median`, `p95`, `largest`."""
+    """Count in bins that double: `bins` [upper bound, count], and `mean`, `median`, `p95`, `largest`."""
     ordered = sorted(lengths)
     counts = Counter(1 << max(0, n - 1).bit_length() for n in ordered)
     return {

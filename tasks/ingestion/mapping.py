@@ -41,12 +41,12 @@ HONOURED_ELSEWHERE = {
 
 
 def kind_of(name: str) -> str:
-    """Kind of a set: `eval` for `eval:sums`, else the name."""
+    """Return the kind of a set: `eval` for `eval:sums`, else the name."""
     return name.partition(":")[0]
 
 
 def patterns(template: Any) -> set[str]:
-    """Regular expressions that a template uses."""
+    """List the regular expressions that a template uses."""
     if isinstance(template, str):
         return {m.group(2) for m in _FIELD.finditer(template) if m.group(2) is not None}
     values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
@@ -54,7 +54,7 @@ def patterns(template: Any) -> set[str]:
 
 
 def columns(template: Any) -> set[str]:
-    """Columns that a template names."""
+    """List the columns that a template names."""
     if isinstance(template, str):
         return {m.group(1) for m in _FIELD.finditer(template) if m.group(1)}
     values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
@@ -62,7 +62,7 @@ def columns(template: Any) -> set[str]:
 
 
 def required(set_name: str, row: Collection[str]) -> set[str]:
-    """Columns that a row (or map) of the set must have, by those that it has."""
+    """List the columns that a row (or map) of the set must have, by those that it has."""
     kind = kind_of(set_name)
     return PARTED if kind == "sft" and "messages" not in row and "completion" in row else REQUIRED[kind]
 
@@ -127,21 +127,21 @@ def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
     value = plain(column, row[column])
     if pattern is None:
         return value
-    found = re.search(pattern, _inside(column, value))
-    if not found or found.group(1) is None:
+    hit = re.search(pattern, _inside(column, value))
+    if not hit or hit.group(1) is None:
         raise BadRow(f"'{column}' does not match {pattern!r}")
-    return found.group(1)
+    return hit.group(1)
 
 
 def _inside(column: str, value: Any) -> str:
-    """A value as part of a text. Only text and numbers: of the rest Python's spelling would be learnt."""
+    """Make a value part of a text. Only text and numbers: of the rest Python's spelling would be learnt."""
     if isinstance(value, bool | list | dict):
         raise BadRow(f"'{column}' is {type(value).__name__}, and the map puts it into a text")
     return str(value)
 
 
 def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The row as it is written, without `id` and `source`. Raises BadRow with the reason."""
+    """Make the row as it is written, without `id` and `source`. Raises BadRow with the reason."""
     kind = kind_of(set_name)
     needed = required(set_name, row)
     extra = {k: v for k, v in row.items() if k not in needed | {"prompt", "group"}}
@@ -161,19 +161,19 @@ def validate(set_name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def unused(row: dict[str, Any]) -> set[str]:
-    """Keys of a rendered row's messages that are neither kept nor known to change what is learnt."""
-    found = (message for name in TURNS if isinstance(row.get(name), list) for message in row[name])
-    return {key for m in found if isinstance(m, dict) for key in unknown_keys(m)}
+    """List keys of a rendered row's messages that are neither kept nor known to change what is learnt."""
+    candidates = (message for name in TURNS if isinstance(row.get(name), list) for message in row[name])
+    return {key for m in candidates if isinstance(m, dict) for key in unknown_keys(m)}
 
 
 def parts(row: dict[str, Any]) -> list[str]:
-    """The texts of a row as written: contents of its messages, or its plain columns."""
+    """Return the texts of a row as written: contents of its messages, or its plain columns."""
     texts = [m["content"] for key in TURNS for m in row.get(key, ())]
     return texts + [row[key] for key in ("text", "question", "answer") if key in row]
 
 
 def first_prompt(row: dict[str, Any]) -> str:
-    """What identifies a row whatever set it is in: its first user message, its question, or its text."""
+    """Find what identifies a row whatever set it is in: its first user message, its question, or its text."""
     for message in row.get("messages", row.get("prompt", ())):
         if message["role"] == "user":
             return str(message["content"])
@@ -206,12 +206,12 @@ def _parted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _feedback(row: dict[str, Any]) -> dict[str, Any]:
-    parted, label = _parted(row), row["label"]
+    sides, label = _parted(row), row["label"]
     if isinstance(label, str):  # a CSV holds nothing but text
         label = {"true": True, "false": False}.get(label.strip().lower(), label)
     if not isinstance(label, bool):
         raise BadRow(f"'label' is {label!r}, not true or false")
-    return {"prompt": parted["prompt"], "completion": answer("completion", parted["completion"]), "label": label}
+    return {"prompt": sides["prompt"], "completion": answer("completion", sides["completion"]), "label": label}
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
     if "prompt" in row:
         prompt = messages("prompt", row["prompt"])
     else:
-        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if _said(a) != _said(b)), None)
+        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if _words(a) != _words(b)), None)
         if same is None:
             raise BadRow("chosen and rejected are equal")
         if same == 0:
@@ -234,5 +234,5 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": answer("chosen", chosen), "rejected": answer("rejected", rejected)}
 
 
-def _said(message: dict[str, Any]) -> tuple[str, str]:
+def _words(message: dict[str, Any]) -> tuple[str, str]:
     return message["role"], message["content"]

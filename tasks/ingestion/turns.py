@@ -24,7 +24,7 @@ LOST = (
 
 
 def messages(name: str, value: Any) -> Turns:
-    """Messages with their roles, contents and weights.
+    """Read messages with their roles, contents and weights.
 
     Args:
         name: their column, for the message.
@@ -35,7 +35,7 @@ def messages(name: str, value: Any) -> Turns:
     """
     if not isinstance(value, list) or not value:
         raise BadRow(f"'{name}' is not a list of messages")
-    found = []
+    turns = []
     for message in value:
         if not isinstance(message, dict) or "role" not in message:
             raise BadRow(f"'{name}' has a message without role and content")
@@ -50,28 +50,28 @@ def messages(name: str, value: Any) -> Turns:
         if role not in ("system", "user", "assistant"):
             raise BadRow(f"'{name}' has the role {role!r}")
         turn = {"role": role, "content": text(f"{role}'s content", message["content"])}
-        found.append({**turn, **_weight(name, message)})
-    return found
+        turns.append({**turn, **_weight(name, message)})
+    return turns
 
 
 def unknown_keys(message: dict[str, Any]) -> set[str]:
-    """Keys with a value that are dropped because nothing here looks at them: `name`, `date`, …"""
-    known = {"role", "content", *WEIGHTS, *LOST}
-    return {key for key, value in message.items() if key not in known and value is not None}
+    """List keys with a value that are dropped because nothing here looks at them: `name`, `date`, …"""
+    known_keys = {"role", "content", *WEIGHTS, *LOST}
+    return {key for key, value in message.items() if key not in known_keys and value is not None}
 
 
 def _weight(name: str, message: dict[str, Any]) -> dict[str, int]:
-    """`{"weight": 0 or 1}` of an assistant's message that has one; else nothing."""
-    given = {key: message[key] for key in WEIGHTS if message.get(key) is not None}
-    for key, value in given.items():
+    """Return `{"weight": 0 or 1}` of an assistant's message that has one; else nothing."""
+    values = {key: message[key] for key in WEIGHTS if message.get(key) is not None}
+    for key, value in values.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise BadRow(f"'{name}' has a message with '{key}' {value!r}; only 0, 1, false and true are honoured")
-    if len(set(given.values())) > 1:
-        raise BadRow(f"'{name}' has a message whose {' and '.join(map(repr, given))} contradict each other")
-    weights = [int(value) for value in given.values()]
+    if len(set(values.values())) > 1:
+        raise BadRow(f"'{name}' has a message whose {' and '.join(map(repr, values))} contradict each other")
+    weights = [int(value) for value in values.values()]
     if message["role"] != "assistant":
         if 1 in weights:
-            key = next(iter(given))
+            key = next(iter(values))
             raise BadRow(
                 f"'{name}' has a message of the {message['role']} with '{key}' 1; only the assistant's are learnt"
             )
@@ -80,7 +80,7 @@ def _weight(name: str, message: dict[str, Any]) -> dict[str, int]:
 
 
 def weighed(name: str, turns: Turns) -> Turns:
-    """Turns of which those with weight 0 are not learnt; weight 1 leaves no trace. Raises BadRow if none is learnt."""
+    """Take turns of which those with weight 0 are not learnt; weight 1 leaves no trace. Raises BadRow if all are 0."""
     spoken = [turn for turn in turns if turn["role"] == "assistant"]
     if all(turn.get("weight") == 0 for turn in spoken):
         raise BadRow(f"'{name}' has weight 0 on every message of the assistant's; nothing of it would be learnt")
@@ -88,27 +88,27 @@ def weighed(name: str, turns: Turns) -> Turns:
 
 
 def context(name: str, turns: Turns) -> Turns:
-    """Turns of which nothing is learnt. Raises BadRow where a weight says otherwise."""
+    """Take turns of which nothing is learnt. Raises BadRow where a weight says otherwise."""
     if any(turn.get("weight") == 1 for turn in turns):
         raise BadRow(f"'{name}' has a message with weight 1, and nothing of a prompt is learnt")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def answer(name: str, turns: Turns) -> Turns:
-    """Turns of which all of the assistant's are learnt. Raises BadRow where a weight says otherwise."""
+    """Take turns of which all of the assistant's are learnt. Raises BadRow where a weight says otherwise."""
     if any(turn.get("weight") == 0 for turn in turns):
         raise BadRow(f"'{name}' has a message with weight 0, which only an `sft` set can honour")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def unlearnt(row: dict[str, Any]) -> list[int]:
-    """Places of the messages with weight 0 in a row of an `sft` set, from 0, those of its prompt counted."""
+    """Find the places of the messages with weight 0 in a row of an `sft` set, from 0, those of its prompt counted."""
     turns = [*row.get("prompt", ()), *row.get("completion", ())] if "completion" in row else row.get("messages", ())
     return [i for i, turn in enumerate(turns) if turn.get("weight") == 0]
 
 
 def pieces(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows to write for one row: itself, or where it has turns of weight 0, `prompt` and `completion`.
+    """Make the rows to write for one row: itself, or where it has turns of weight 0, `prompt` and `completion`.
 
     Nothing of a prompt is learnt. Learnt turns with one between them that is not become two rows, the second with all
     that comes before it in its prompt; what follows the last learnt turn is left out.

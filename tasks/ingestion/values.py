@@ -25,7 +25,7 @@ class BadRow(ValueError):
 
 
 def plain(name: str, value: Any, depth: int = 0) -> Any:
-    """The value in JSON's terms: dates in ISO 8601, decimals and UUIDs as text, tuples as lists.
+    """Write the value in JSON's terms: dates in ISO 8601, decimals and UUIDs as text, tuples as lists.
 
     Args:
         name: path of the value in its row, for the message.
@@ -70,7 +70,7 @@ def _utf8(name: str, value: str) -> str:
 
 
 def text(name: str, value: Any) -> str:
-    """A plain value that is to be learnt or asked: text that is not blank, or a number. Raises BadRow."""
+    """Read a plain value that is to be learnt or asked: text that is not blank, or a number. Raises BadRow."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -81,7 +81,7 @@ def text(name: str, value: Any) -> str:
 
 
 def printable(value: Any, depth: int = 0) -> Any:
-    """Anything at all in a form that can be written as JSON, for people to look at. Loses what `plain` refuses."""
+    """Write anything at all in a form that JSON can hold, for people to look at. Loses what `plain` refuses."""
     if value is None or (isinstance(value, int) and value.bit_length() <= LONGEST):
         return value
     if isinstance(value, str):
@@ -98,7 +98,7 @@ def printable(value: Any, depth: int = 0) -> Any:
 
 
 def kind(name: str, value: Any) -> Kind | None:
-    """The kind of a plain value, as Arrow tells them apart; None for null.
+    """Name the kind of a plain value, as Arrow tells them apart; None for null.
 
     Raises:
         BadRow: a whole number of more than 64 bits.
@@ -124,7 +124,7 @@ def kind(name: str, value: Any) -> Kind | None:
 
 
 def join(name: str, before: Kind | None, now: Kind | None, where: str) -> Kind | None:
-    """The kind that holds both.
+    """Find the kind that holds both.
 
     Args:
         name: path of the value, for the message.

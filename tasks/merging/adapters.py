@@ -1,9 +1,9 @@
 """Adapters merged by PEFT (`add_weighted_adapter`), before they are merged into the weights.
 
-What is merged are low-rank factors: fewer numbers, and of a member only what its adapter holds. A member that was
-trained as LoRA keeps its adapter beside its weights. For any other, DoRA and all weights included, the adapter is taken
-from its difference from the model, by a truncated singular value decomposition of each linear layer's: the best of that
-rank (Eckart and Young 1936). Changes of embeddings and norms are left out.
+Low-rank factors are merged: fewer numbers, and no more of a member than its adapter holds. A member that was trained as
+LoRA keeps its adapter beside its weights. Any other member, one trained as DoRA or in all weights included, is
+approximated by a truncated singular value decomposition of each linear layer's difference from the model: the best
+approximation of that rank (Eckart and Young 1936). Changes of embeddings and norms are left out.
 """
 
 import json
@@ -16,9 +16,9 @@ from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
 from tasks.stage.errors import ConfigError, ModelError
 
 PARAMETERS = {"weight", "rank", "combination_type", "density"}
-"""`rank` is that of an adapter that is taken from a difference; the others are PEFT's."""
+"""Names of the parameters: `rank` is that of an adapter taken from a difference; the others are PEFT's."""
 ADAPTER = "adapter"
-"""Folder, inside a model folder, of the adapter that has been merged."""
+"""Folder of the merged adapter inside a model folder."""
 
 
 def merge(
@@ -28,14 +28,14 @@ def merge(
 
     Args:
         parameters: `PARAMETERS`; `weight` is a list with a value for each member.
-        model: what the members were made from.
+        model: the folder that the members were made from.
         members: name to folder.
         out: model folder to write.
-        seed: of what DARE drops.
+        seed: of the entries that DARE drops.
         dtype: of the weights written. The arithmetic is in float32.
 
     Returns:
-        For each member the share of its difference from `model`, in squares, that its adapter holds, 0 to 1.
+        Name of each member to the share of its difference from `model`, in squares, that its adapter holds, 0 to 1.
 
     Raises:
         ConfigError: a parameter that is missing, or a value that PEFT refuses.
@@ -49,30 +49,36 @@ def merge(
     base = load_causal_lm(model)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     adapted: Any = None
-    held: dict[str, float] = {}
+    shares: dict[str, float] = {}
     names = [f"member_{number}" for number in range(len(members))]  # PEFT takes `lora` for a prefix of its own
     for name, (member, folder) in zip(names, members.items(), strict=True):
-        after, config = load_causal_lm(folder).state_dict(), _config(folder, parameters["rank"])
+        after = load_causal_lm(folder).state_dict()
+        config = _config(folder, parameters["rank"])
         if adapted is None:
             adapted = get_peft_model(base, config, adapter_name=name)
         else:
             adapted.add_adapter(name, config)
-        held[member] = _fill(adapted, name, folder, {key: after[key] - before[key] for key in before})
+        shares[member] = _fill(adapted, name, folder, {key: after[key] - before[key] for key in before})
     torch.manual_seed(seed)
-    weights, density = parameters["weight"], parameters.get("density")
-    weights = weights if isinstance(weights, list) else [weights] * len(names)
-    how = {"combination_type": parameters["combination_type"], "density": density, "svd_full_matrices": False}
+    weight = parameters["weight"]
     try:
-        adapted.add_weighted_adapter(names, weights, "merged", **how)
+        adapted.add_weighted_adapter(
+            names,
+            weight if isinstance(weight, list) else [weight] * len(names),
+            "merged",
+            combination_type=parameters["combination_type"],
+            density=parameters.get("density"),
+            svd_full_matrices=False,
+        )
     except (ValueError, TypeError) as e:
         raise ConfigError(f"PEFT refuses to merge adapters with {json.dumps(parameters)}: {e}") from e
     merged = adapted.merge_and_unload(adapter_names=["merged"])
     save_model(merged.to(getattr(torch, dtype)), load_tokenizer(model), out)
-    return held
+    return shares
 
 
 def _config(folder: Path, rank: int) -> Any:
-    """PEFT's config of a member's own adapter, or of one to take from its difference."""
+    """Return PEFT's config of a member's own adapter, or of one to take from its difference."""
     from peft import LoraConfig
 
     if _is_lora(folder):
@@ -83,14 +89,14 @@ def _config(folder: Path, rank: int) -> Any:
 
 
 def _is_lora(folder: Path) -> bool:
-    """Whether the member has an adapter whose factors are all of it. DoRA's lengths are not in its factors."""
+    """Whether the member has an adapter whose factors hold all of its change. DoRA's lengths are not in its factors."""
     path = folder / ADAPTER / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return config.get("peft_type") == "LORA" and not config["use_dora"]
 
 
 def _fill(adapted: Any, name: str, folder: Path, difference: Mapping[str, Any]) -> float:
-    """Give the adapter `name` its factors; returns the share of the difference, in squares, that they hold."""
+    """Give the adapter `name` its factors, and return the share of the difference, in squares, that they hold."""
     import torch
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -98,13 +104,14 @@ def _fill(adapted: Any, name: str, folder: Path, difference: Mapping[str, Any]) 
     own = _is_lora(folder)
     if own:
         path = folder / ADAPTER / "adapter_model.safetensors"
-        found = set_peft_model_state_dict(adapted, load_file(path), adapter_name=name)
-        lacking = [key for key in found.missing_keys if f".{name}." in key]
-        if lacking or found.unexpected_keys:
-            wrong = f"lacks {listed(lacking)}" if lacking else f"has no place for its {listed(found.unexpected_keys)}"
-            raise ModelError(f"{path}: {wrong} by {ADAPTER}/adapter_config.json; make {folder} again")
-    missed = {key: delta.square().sum().item() for key, delta in difference.items()}
-    total = sum(missed.values())
+        result = set_peft_model_state_dict(adapted, load_file(path), adapter_name=name)
+        missing = [key for key in result.missing_keys if f".{name}." in key]
+        unexpected = result.unexpected_keys
+        if missing or unexpected:
+            fault = f"lacks {listed(missing)}" if missing else f"has no place for its {listed(unexpected)}"
+            raise ModelError(f"{path}: {fault} by {ADAPTER}/adapter_config.json; make {folder} again")
+    residuals = {key: delta.square().sum().item() for key, delta in difference.items()}
+    total = sum(residuals.values())
     with torch.no_grad():
         for path, layer in adapted.named_modules():
             if name not in getattr(layer, "lora_A", {}):
@@ -116,8 +123,8 @@ def _fill(adapted: Any, name: str, folder: Path, difference: Mapping[str, Any]) 
                 root = s[:rank].sqrt()
                 layer.lora_A[name].weight.zero_()[: len(root)] = root[:, None] * v[:rank]
                 layer.lora_B[name].weight.zero_()[:, : len(root)] = u[:, :rank] * root
-            missed[key] = (difference[key] - layer.get_delta_weight(name)).square().sum().item()
-    share = 1 - sum(missed.values()) / total if total else 1.0
+            residuals[key] = (difference[key] - layer.get_delta_weight(name)).square().sum().item()
+    share = 1 - sum(residuals.values()) / total if total else 1.0
     if own and share < 0.5:
         raise ModelError(
             f"{folder / ADAPTER}: holds {share:.0%} of what parts {folder} from the model; take a member that was made "

@@ -71,7 +71,7 @@ class Validation:
         self.weights = {name: metric.weight for name, metric in metrics.items() if metric.weight}
 
     def sources(self) -> dict[str, dict[str, Any]]:
-        """Return of each metric its `dataset`, the number of `rows` asked, and its `weight`."""
+        """Return for each metric its `dataset`, the number of `rows` asked, and its `weight`."""
         return {
             name: {"dataset": metric.dataset, "rows": len(self._rows[name]), "weight": metric.weight}
             for name, metric in self._metrics.items()
@@ -96,7 +96,7 @@ class Validation:
 
     def _responses(self, model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[str]:
         """Draw one answer to each row's prompt."""
-        answers = sample(
+        answers_by_prompt = sample(
             model,
             tokenizer,
             [row["prompt"] for row in rows],
@@ -105,7 +105,7 @@ class Validation:
             self._seed,
             lambda done, total: None,
         )
-        return [drawn[0].text for drawn in answers]
+        return [answers[0].text for answers in answers_by_prompt]
 
     def average(self, scores: Scores) -> float:
         """Return the weighted average over the metrics."""

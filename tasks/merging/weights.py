@@ -1,4 +1,4 @@
-"""What may be merged, and the merging itself, by mergekit (Goddard et al., arXiv:2403.13257).
+"""Merging of weights by mergekit (Goddard et al., arXiv:2403.13257), and the check that models may be merged.
 
 Merging is arithmetic on weights of the same name, so it is only for models of one architecture, one set of shapes and
 one tokenizer; all of it is checked before mergekit starts, which would name the difference late or not at all.
@@ -15,26 +15,26 @@ from tasks.models.folder import check_folder
 from tasks.stage.errors import ConfigError, ModelError
 
 PASSING = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-"""Keys of `config.json` that do not decide what the weights mean."""
+"""Keys of `config.json` that do not change the meaning of the weights."""
 
 
 def check_alike(model: Path, members: Mapping[str, Path]) -> None:
     """Refuse members that cannot be merged with `model`, naming the first difference.
 
     Raises:
-        ModelError: another architecture, tensor, shape, setting, tokenizer or chat template; a folder that could run
-            code when loaded, or whose weights are not all there is to it (`_models.check_folder`).
+        ModelError: another architecture, tensor, shape, setting, tokenizer or chat template; or a folder that
+            `check_folder` refuses.
     """
     for folder in (model, *members.values()):
         check_folder(folder)
     for folder in members.values():
         for difference in (_config, _tensors, _tokens, _settings):
-            if found := difference(model, folder):
-                raise ModelError(f"{folder} cannot be merged with {model}: {found}; take members of one family")
+            if fault := difference(model, folder):
+                raise ModelError(f"{folder} cannot be merged with {model}: {fault}; take members of one family")
 
 
 def parameter_names(method: str) -> set[str]:
-    """Parameters that a merge method of mergekit takes."""
+    """Return the parameters that a merge method of mergekit takes."""
     from mergekit.merge_methods import registry
 
     return {parameter.name for parameter in registry.get(method).spec.parameters}
@@ -54,10 +54,10 @@ def merge(
     Args:
         method: merge method of mergekit.
         parameters: each a value, or a list with a value for each member.
-        model: what the members were made from; the task vectors of a method that knows them start there.
+        model: the folder that the members were made from; the task vectors of a method that knows them start there.
         members: name to folder, in order. SLERP goes from the first to the second.
         out: folder to write.
-        seed: of what DARE drops.
+        seed: of the entries that DARE drops.
         dtype: of the weights written. The arithmetic is in float32: members differ by less than bfloat16 resolves.
 
     Raises:
@@ -92,7 +92,7 @@ def merge(
 
 
 def _base(method: str, model: Path, members: Mapping[str, Path]) -> Path | None:
-    """The model that a method starts from: none, the first member where it takes two, else what they were made from."""
+    """Return the model that a method starts from: none, the first member if it takes two, else the members' parent."""
     from mergekit.merge_methods import registry
     from mergekit.merge_methods.base import BasePolicy
 
@@ -103,11 +103,13 @@ def _base(method: str, model: Path, members: Mapping[str, Path]) -> Path | None:
 
 
 def _config(model: Path, member: Path) -> str | None:
+    """Say how the architectures differ, or return None."""
     ours, theirs = (_read(folder)["architectures"] for folder in (model, member))
     return f"it is a {', '.join(theirs)}, not a {', '.join(ours)}" if ours != theirs else None
 
 
 def _settings(model: Path, member: Path) -> str | None:
+    """Name the first setting that differs, or return None."""
     ours, theirs = _read(model), _read(member)
     for key in sorted((ours.keys() | theirs.keys()) - PASSING):
         if ours.get(key) != theirs.get(key):
@@ -116,6 +118,7 @@ def _settings(model: Path, member: Path) -> str | None:
 
 
 def _tensors(model: Path, member: Path) -> str | None:
+    """Name the first tensor that is missing or of another shape, or return None."""
     ours, theirs = _shapes(model), _shapes(member)
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in theirs:
@@ -128,6 +131,7 @@ def _tensors(model: Path, member: Path) -> str | None:
 
 
 def _tokens(model: Path, member: Path) -> str | None:
+    """Name the first difference of vocabulary, tokenizer rules or chat template, or return None."""
     from tokenizers import Tokenizer
 
     ours, theirs = (
@@ -148,13 +152,13 @@ def _tokens(model: Path, member: Path) -> str | None:
 def _shapes(folder: Path) -> dict[str, list[int]]:
     from safetensors import safe_open
 
-    found: dict[str, list[int]] = {}
+    shapes: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as tensors:
-            found |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-    return found
+            shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    return shapes
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return found
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config

@@ -64,12 +64,12 @@ def merge_adapter(model: Any, folder: Path, base: str) -> Any:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the adapter brings a tokenizer, as trainers save it beside, with the tokens that were added."""
+    """Tell whether the adapter brings a tokenizer, as trainers save it beside, with the tokens that were added."""
     return (folder / "tokenizer_config.json").exists()
 
 
 def _read_config(folder: Path) -> Any:
-    """PEFT's config of an adapter that may be merged."""
+    """Read PEFT's config of an adapter that may be merged."""
     from peft import PeftConfig
 
     check_links(folder)
@@ -99,8 +99,10 @@ def _compare_names(config: Any, folder: Path, base: str) -> None:
     if named and Path(named).name.lower() != Path(base).name.lower():
         log.warning(
             "warning: %s: trained on %s, and merged into %s; if they are not the same weights, the result is neither",
-            folder / ADAPTER_CONFIG, named, base,
-        )  # fmt: skip
+            folder / ADAPTER_CONFIG,
+            named,
+            base,
+        )
 
 
 def _resize(model: Any, shapes: dict[str, list[int]], folder: Path) -> None:
@@ -130,7 +132,7 @@ def _untie(model: Any, shapes: dict[str, list[int]]) -> None:
 
 
 def _unsaved(config: Any, shapes: dict[str, list[int]]) -> list[str]:
-    """Modules that the config calls trained in full, and that are not in the file."""
+    """Find modules that the config calls trained in full, and that are not in the file."""
     listed = getattr(config, "modules_to_save", None) or []
     return [name for name in listed if not any(f".{name}." in key for key in shapes)]
 

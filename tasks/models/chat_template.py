@@ -92,7 +92,7 @@ def templated(tokenizer: Any, turns: Sequence[Mapping[str, str]], **options: Any
 
 
 def marks_generation(tokenizer: Any) -> bool:
-    """Whether the tokenizer's template marks assistant tokens, the end of a turn included, tried by rendering it.
+    """Tell whether the tokenizer's template marks assistant tokens, the end of a turn included, by rendering it.
 
     A model that learns the answer and not its end answers for ever.
     """
@@ -166,8 +166,9 @@ def warn_of_other_prompt(tokenizer: Any, folder: Any) -> None:
             "warning: %s: the chat template asks for an answer with other tokens than a conversation has before one "
             "(%s, and there %s), so that the model is asked otherwise than it is trained; let `add_generation_prompt` "
             "write the same text, and end it in no space",
-            folder, *ends,
-        )  # fmt: skip
+            folder,
+            *ends,
+        )
 
 
 def _check_renders(tokenizer: Any, folder: Any) -> None:
@@ -183,7 +184,7 @@ def _check_renders(tokenizer: Any, folder: Any) -> None:
 
 
 def _candidates(original: str) -> list[str]:
-    """Marked templates worth trying: plain ChatML, and ChatML that opens with the original's own system message."""
+    """List marked templates worth trying: plain ChatML, and ChatML that opens with the original's system message."""
     system = re.search(r"<\|im_start\|>system(?:\\n|\n)(.*?)<\|im_end\|>", original, re.S)
     if not system:
         return [CHATML]
@@ -202,7 +203,7 @@ def _same_bytes(tokenizer: Any, a: str, b: str) -> bool:
 
 
 def _rendered(tokenizer: Any, template: str, messages: list[dict[str, str]], prompt: bool) -> str | None:
-    """Text of a conversation; None where the template refuses it, as some do with a system message."""
+    """Render a conversation; None where the template refuses it, as some do with a system message."""
     try:
         return str(
             tokenizer.apply_chat_template(

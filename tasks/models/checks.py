@@ -82,7 +82,7 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights.
+    """Find the files that hold a folder's weights.
 
     Raises:
         ModelError: none, both one file and an index of several, or an index of files that are not in the folder.
@@ -250,12 +250,12 @@ def read_config(folder: Path) -> Any:
 
 
 def names(items: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Name the first of some names, and say how many more there are."""
     listed = list(items)
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return ", ".join(listed[:NAMED]) + more
 
 
 def brief(error: Exception) -> str:
-    """Type of another library's error, and the beginning of its text, on one line."""
+    """Write the type of another library's error, and the beginning of its text, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")

@@ -13,7 +13,7 @@ from tasks.stage.errors import ConfigError, ModelError
 
 
 def depth(folder: Path) -> int | None:
-    """Decoder layers of a model folder, by its `config.json` alone; None where that has no such number."""
+    """Count the decoder layers of a model folder, by its `config.json` alone; None where that has no such number."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     count = config.get("text_config", config).get("num_hidden_layers")
     return int(count) if count is not None else None
@@ -72,7 +72,7 @@ def keep_layers(model: Any, indices: Sequence[int]) -> None:
 
 
 def decoder_layers(model: Any) -> Any:
-    """The decoder's layers, a `torch.nn.ModuleList`. Raises ModelError for a model of another build."""
+    """Find the decoder's layers, a `torch.nn.ModuleList`. Raises ModelError for a model of another build."""
     from torch.nn import ModuleList
 
     layers = getattr(model.get_decoder(), "layers", None)
@@ -85,7 +85,7 @@ def decoder_layers(model: Any) -> Any:
 
 
 def _renumber(layer: Any, number: int) -> None:
-    """Attention finds its keys and values in the cache by its layer's number."""
+    """Number the layers anew: attention finds its keys and values in the cache by its layer's number."""
     for module in layer.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
             module.layer_idx = number

@@ -1,4 +1,4 @@
-"""The report's drawings: which figures of which artifacts each one shows. How they are drawn is `_svg`'s business."""
+"""Charts of the report: the figures of the artifacts that each one shows. `tasks/reporting/svg.py` draws them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +12,17 @@ from tasks.stage import artifact
 CURVES: dict[str, dict[str, str]] = {
     "loss": {"loss": "", "eval_loss": "dashed"},
     "reward accuracy": {
-        "rewards/accuracies": "", "accuracy": "", "eval_rewards/accuracies": "dashed", "eval_accuracy": "dashed",
+        "rewards/accuracies": "",
+        "accuracy": "",
+        "eval_rewards/accuracies": "dashed",
+        "eval_accuracy": "dashed",
     },
-    "reward margin": {"rewards/margins": "", "margin": "", "eval_rewards/margins": "dashed", "eval_margin": "dashed"},
+    "reward margin": {
+        "rewards/margins": "",
+        "margin": "",
+        "eval_rewards/margins": "dashed",
+        "eval_margin": "dashed",
+    },
     "reward of chosen; rejected dashed": {"rewards/chosen": "", "rewards/rejected": "dashed"},
     "reward": {"reward": ""},
     "KL from the reference": {"kl": ""},
@@ -24,16 +32,16 @@ CURVES: dict[str, dict[str, str]] = {
     "clipped share": {"clip_fraction": "", "clip_ratio/region_mean": ""},
     "explained variance of the values": {"explained_variance": ""},
     "value loss": {"value_loss": ""},
-}  # fmt: skip
-"""Title of a chart to the keys of `curves.jsonl` that it draws, where a model has them, and how."""
+}
+"""Title of a chart to the keys of `curves.jsonl` that it draws where a model has them, each with its line's style."""
 
 
-def charts(found: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]:
-    """Line charts of the training curves: for each quantity, one chart a model."""
-    drawn = []
+def charts(artifacts: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]:
+    """Draw the training curves: for each quantity, one line chart a model."""
+    drawings = []
     for title, keys in CURVES.items():
         for i, model in enumerate(models):
-            path = found[f"models/{model}"] / "curves.jsonl"
+            path = artifacts[f"models/{model}"] / "curves.jsonl"
             curve = artifact.read_jsonl(path) if path.exists() else []
             series = {}
             for key, style in keys.items():
@@ -41,47 +49,47 @@ def charts(found: Mapping[str, Path], models: list[str]) -> list[dict[str, Any]]
                 if len(points) > 1:
                     series[key] = (f"s{i % 6} {style}", points)
             if series:
-                drawn.append({"title": title, "model": model, "svg": svg.lines(title, series)})
-    return drawn
+                drawings.append({"title": title, "model": model, "svg": svg.lines(title, series)})
+    return drawings
 
 
 def rewards_beside_gold(
-    found: Mapping[str, Path], models: list[str], rewards: Mapping[str, dict[str, Any]]
+    artifacts: Mapping[str, Path], models: list[str], rewards: Mapping[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A chart for each model whose reward is not the gold metric itself: both, on the same samples."""
-    drawn = []
+    """Draw reward and gold metric on the same samples, for each model whose reward is not the gold metric itself."""
+    drawings = []
     for i, model in enumerate(models):
         gold = rewards.get(model, {}).get("gold")
         if gold is None or rewards[model]["graders"].get(gold, {}).get("weight"):
             continue
-        curve = artifact.read_jsonl(found[f"models/{model}"] / "curves.jsonl")
+        curve = artifact.read_jsonl(artifacts[f"models/{model}"] / "curves.jsonl")
         keys = {"reward": "reward", f"rewards/{gold}/mean": f"gold: {gold}"}
-        series = {
-            name: (f"s{i % 6}{' dashed' if key != 'reward' else ''}", [(r["step"], r[key]) for r in curve if key in r])
-            for key, name in keys.items()
-        }
+        series = {}
+        for key, name in keys.items():
+            points = [(row["step"], row[key]) for row in curve if key in row]
+            series[name] = (f"s{i % 6}{' dashed' if key != 'reward' else ''}", points)
         title = "reward; gold metric dashed"
-        drawn.append({"title": title, "model": model, "svg": svg.lines(title, series)})
-    return drawn
+        drawings.append({"title": title, "model": model, "svg": svg.lines(title, series)})
+    return drawings
 
 
 def calibrations(
-    found: Mapping[str, Any], metrics: Mapping[str, dict[str, Any]], models: Sequence[str]
+    bins_by_model: Mapping[str, Any], metrics: Mapping[str, dict[str, Any]], models: Sequence[str]
 ) -> dict[str, Any]:
-    """A plot of predicted against observed preference for each reward model, with its figures."""
+    """Draw predicted against observed preference for each reward model, with its figures."""
     return {
         model: {"svg": svg.calibration(bins, f"s{models.index(model) % 6}"), "metrics": metrics[model], "bins": bins}
-        for model, bins in found.items()
+        for model, bins in bins_by_model.items()
     }
 
 
-def by_size(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Markup | None:
-    """Score against size of every model and form; None for fewer than two."""
+def size_chart(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Markup | None:
+    """Draw score against size of every model and form; None for fewer than two."""
     return _scatter("score against size", [(r["bytes"] / 1e6, r) for r in rows], "MB", models)
 
 
-def by_speed(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Markup | None:
-    """Score against decoding speed, from `_forms.by_speed`; None for fewer than two."""
+def speed_chart(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Markup | None:
+    """Draw score against decoding speed, of rows from `frontier.by_speed`; None for fewer than two."""
     return _scatter("score against speed", [(r["tokens_per_second"], r) for r in rows], "tokens/s", models)
 
 
@@ -96,8 +104,9 @@ def _scatter(
 
 
 def graph(leaderboard: dict[str, Any], models: Sequence[str]) -> Markup:
-    """What was made from what."""
-    nodes, edges = {}, []
+    """Draw the lineage: an edge from each artifact to those made from it."""
+    nodes: dict[str, tuple[str, str, str]] = {}
+    edges: list[tuple[str, str]] = []
     for node in leaderboard["lineage"]:
         model = node["name"].partition("/")[2]
         style = f"s{models.index(model) % 6}" if model in models else ""

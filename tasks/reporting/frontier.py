@@ -1,4 +1,4 @@
-"""Every form of every model (dense, pruned, quantised, exported): its score beside its size, and which of them pay.
+"""Pareto front of score and size over every form of every model: dense, pruned, quantised, exported.
 
 A form is on the Pareto front when no other one is at least as good and at most as large, and better in one of the two.
 """
@@ -13,10 +13,10 @@ from tasks.stage.errors import ArtifactError
 
 
 def exported(board: dict[str, Any], folders: Mapping[str, Path], seed: int) -> list[dict[str, Any]]:
-    """The evaluated forms of exports, each compared with the PyTorch model it was exported from.
+    """Compare the evaluated forms of exports, each with the PyTorch model it was exported from.
 
     Args:
-        board: what `_leaderboard.build` returned.
+        board: from `leaderboard.build`.
         folders: artifact name to folder.
         seed: of the resampling.
 
@@ -33,21 +33,29 @@ def exported(board: dict[str, Any], folders: Mapping[str, Path], seed: int) -> l
         if not node["name"].startswith("metrics/") or kind != "onnx":
             continue
         result = artifact.read_json(folders[node["name"]] / "results.json")
-        form, forms = result["form"], artifact.read_json(folders[f"onnx/{model}"] / "parity.json")["forms"]
+        form = result["form"]
+        forms = artifact.read_json(folders[f"onnx/{model}"] / "parity.json")["forms"]
         if form not in forms:
             raise ArtifactError(f"{folders[node['name']]}: of a form '{form}' that the export has not; run `polm run`")
         dense = board["models"].get(model, {"tasks": {}})["tasks"]
         for task, scores in result["tasks"].items():
             if task in dense:
-                sides = folders[node["name"]], folders[f"metrics/{model}"]
-                leaderboard.compare(scores, task, *sides, board["resamples"], board["confidence"], seed)
-        kept = ("bytes", "kl_per_token", "argmax_agreement")
-        rows.append({"model": model, "form": form, **{key: forms[form][key] for key in kept}, "tasks": result["tasks"]})
+                leaderboard.compare(
+                    scores,
+                    task,
+                    child=folders[node["name"]],
+                    parent=folders[f"metrics/{model}"],
+                    resamples=board["resamples"],
+                    confidence=board["confidence"],
+                    seed=seed,
+                )
+        measures = {key: forms[form][key] for key in ("bytes", "kl_per_token", "argmax_agreement")}
+        rows.append({"model": model, "form": form, **measures, "tasks": result["tasks"]})
     return rows
 
 
 def frontier(board: dict[str, Any], task: str, metric: str) -> dict[str, Any]:
-    """Score against size of every model and form that was asked, the smallest first.
+    """List score and size of every evaluated model and form, the smallest first.
 
     Args:
         board: a leaderboard with `forms`.
@@ -58,24 +66,34 @@ def frontier(board: dict[str, Any], task: str, metric: str) -> dict[str, Any]:
         `task`, `metric`, `higher_is_better`, and `rows` of `name`, `model`, `form` (`pytorch` for a model folder),
         `bytes`, `score`, `low`, `high` and `front`.
     """
-    rows, higher = [], True
+    rows = []
+    higher = True
     models = [(model, model, "pytorch", entry) for model, entry in board["models"].items()]
     forms = [(f"{entry['model']} {entry['form']}", entry["model"], entry["form"], entry) for entry in board["forms"]]
     for name, model, form, entry in [*models, *forms]:
         scores = entry["tasks"].get(task, {}).get("metrics", {}).get(metric)
         if scores is not None:
             higher = entry["tasks"][task]["higher_is_better"][metric]
-            place = {"name": name, "model": model, "form": form, "bytes": entry["bytes"]}
-            rows.append({**place, "score": scores["value"], "low": scores["low"], "high": scores["high"]})
+            rows.append(
+                {
+                    "name": name,
+                    "model": model,
+                    "form": form,
+                    "bytes": entry["bytes"],
+                    "score": scores["value"],
+                    "low": scores["low"],
+                    "high": scores["high"],
+                }
+            )
     sign = 1 if higher else -1
     front = pareto([(row["bytes"], sign * row["score"]) for row in rows])
-    marked = [{**row, "front": i in front} for i, row in enumerate(rows)]
-    ordered = sorted(marked, key=lambda row: (row["bytes"], -sign * row["score"], row["name"]))
-    return {"task": task, "metric": metric, "higher_is_better": higher, "rows": ordered}
+    rows = [{**row, "front": i in front} for i, row in enumerate(rows)]
+    rows.sort(key=lambda row: (row["bytes"], -sign * row["score"], row["name"]))
+    return {"task": task, "metric": metric, "higher_is_better": higher, "rows": rows}
 
 
 def by_speed(frontier: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Score against decoding speed, the fastest first.
+    """List score and decoding speed, the fastest first.
 
     Args:
         frontier: `rows`, from the function of that name, and `higher_is_better`.
@@ -84,21 +102,21 @@ def by_speed(frontier: Mapping[str, Any], measured: Mapping[str, Mapping[str, An
     Returns:
         The rows whose speed is known, with `tokens_per_second`, and `front` as regards speed.
     """
-    found = []
+    rows = []
     for row in frontier["rows"]:
         speeds = measured.get(f"onnx/{row['model']}", {}).get("tokens_per_second", {})
         if row["form"] in speeds:
-            found.append({**row, "tokens_per_second": speeds[row["form"]]})
-    if not found:
+            rows.append({**row, "tokens_per_second": speeds[row["form"]]})
+    if not rows:
         return []
     sign = 1 if frontier["higher_is_better"] else -1
-    front = pareto([(-row["tokens_per_second"], sign * row["score"]) for row in found])
-    marked = [{**row, "front": i in front} for i, row in enumerate(found)]
-    return sorted(marked, key=lambda row: (-row["tokens_per_second"], row["name"]))
+    front = pareto([(-row["tokens_per_second"], sign * row["score"]) for row in rows])
+    rows = [{**row, "front": i in front} for i, row in enumerate(rows)]
+    return sorted(rows, key=lambda row: (-row["tokens_per_second"], row["name"]))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Numbers of the points (cost, worth) that no other one beats."""
+    """Return the numbers of the points (cost, worth) that no other one beats."""
 
     def beaten(cost: float, worth: float) -> bool:
         return any(c <= cost and w >= worth and (c, w) != (cost, worth) for c, w in points)

@@ -1,18 +1,20 @@
 """Small drawings for the report, as inline SVG: plain shapes, coloured by the page, equal bytes every time.
 
-Why not matplotlib: these follow the page's colours in light and dark, weigh a kilobyte each, and import nothing.
+Unlike matplotlib's, they follow the page's colours in light and dark, weigh a kilobyte each, and import nothing.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
+
+from tasks.reporting import axes
 
 Points = Sequence[tuple[float, float]]
 
 
 def number(value: float) -> str:
-    """A number as short as it can be read: `0.372`, `0.0064`, `12`, `1.5e-05`."""
+    """Format a number as short as it can be read: `0.372`, `0.0064`, `12`, `1.5e-05`."""
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     if abs(value) < 1e-4 or abs(value) >= 1e6:
@@ -22,26 +24,8 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers that cover low to high."""
-    if low == high:
-        return [low]
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * min((1, 2, 2.5, 5, 10), key=lambda m: abs(m * power - raw))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def labels(marks: Sequence[float]) -> list[str]:
-    """Texts of an axis's marks, all with as many digits as the step between them needs."""
-    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
-    digits = next((d for d in range(6) if abs(step - round(step, d)) < 1e-9), 6)
-    return [f"{mark:.{digits}f}".replace("-", "\u2212") for mark in marks]
-
-
 def interval(value: float, low: float, high: float, top: float, style: str, width: float = 120.0) -> Markup:
-    """A dot with its interval on an axis from 0 to `top`, `width` pixels wide."""
+    """Draw a dot with its interval on an axis from 0 to `top`, `width` pixels wide."""
 
     def x(v: float) -> float:
         return 4 + v / top * (width - 8)
@@ -63,78 +47,81 @@ def interval(value: float, low: float, high: float, top: float, style: str, widt
 
 
 def lines(title: str, series: Mapping[str, tuple[str, Points]], floor: float | None = None) -> Markup:
-    """Line chart.
+    """Draw a line chart.
 
     Args:
-        title: what the y axis shows.
+        title: quantity on the y axis.
         series: label to style class and points (x, y).
-        floor: a value the y axis must include.
+        floor: a value that the y axis must include.
     """
-    points = [p for _, ps in series.values() for p in ps]
-    xs, ys = [p[0] for p in points], [p[1] for p in points] + ([] if floor is None else [floor])
-    yt, xt = ticks(min(ys), max(ys), 4), ticks(min(xs), max(xs), 4)
-    at, parts = _axes(xt, yt, (44.0, 12.0, 296.0, 132.0))
-    for label, (style, ps) in series.items():
-        path = "M" + "L".join("{:.1f} {:.1f}".format(*at(*p)) for p in ps)
-        end = at(*ps[-1])
-        tip = f"{label}: {number(ps[-1][1])} at step {number(ps[-1][0])}"
+    xs = [x for _, points in series.values() for x, _ in points]
+    ys = [y for _, points in series.values() for _, y in points] + ([] if floor is None else [floor])
+    x_ticks = axes.ticks(min(xs), max(xs), 4)
+    y_ticks = axes.ticks(min(ys), max(ys), 4)
+    at, parts = axes.axes(x_ticks, y_ticks, (44.0, 12.0, 296.0, 132.0))
+    for label, (style, points) in series.items():
+        path = _path([at(x, y) for x, y in points])
+        last_x, last_y = points[-1]
+        end_x, end_y = at(last_x, last_y)
+        tip = f"{label}: {number(last_y)} at step {number(last_x)}"
         parts.append(
             Markup('<g class="{}"><path class="line" d="{}"><title>{}</title></path>').format(style, path, tip)
-            + Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6"/></g>').format(*end)
+            + Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.6"/></g>').format(end_x, end_y)
         )
     return _chart(title, parts)
 
 
 def scatter(title: str, points: Sequence[tuple[float, float, str, str, bool]], unit: str) -> Markup:
-    """Score against what it costs or brings, with the Pareto front as a line and its members named.
+    """Draw scores against a cost or a gain, with the Pareto front as a line and its members named.
 
     Args:
-        title: what is shown.
+        title: of the drawing.
         points: x, y, name, style class, and whether it is on the front; at least one.
         unit: of x.
     """
-    xt = ticks(0, max(p[0] for p in points), 5)
-    yt = ticks(min(p[1] for p in points), max(p[1] for p in points), 5)
-    at, parts = _axes(xt, yt, (52.0, 14.0, 590.0, 250.0))
+    x_ticks = axes.ticks(0, max(point[0] for point in points), 5)
+    y_ticks = axes.ticks(min(point[1] for point in points), max(point[1] for point in points), 5)
+    at, parts = axes.axes(x_ticks, y_ticks, (52.0, 14.0, 590.0, 250.0))
     front = sorted({at(x, y) for x, y, _, _, on_front in points if on_front})
-    path = "M" + "L".join("{:.1f} {:.1f}".format(*p) for p in front)
-    parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(path))
+    parts.append(Markup('<g class="s0"><path class="line" d="{}"/></g>').format(_path(front)))
     for x, y, name, style, on_front in points:
-        place, tip = at(x, y), f"{name}: {number(y)} at {number(x)} {unit}"
+        place_x, place_y = at(x, y)
+        tip = f"{name}: {number(y)} at {number(x)} {unit}"
         dot = '<g class="{}"><circle cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle></g>'
-        parts.append(Markup(dot).format(style, *place, 4.5 if on_front else 2.6, tip))
+        parts.append(Markup(dot).format(style, place_x, place_y, 4.5 if on_front else 2.6, tip))
         if on_front:
-            side = -8 if place[0] > 347 else 8  # away from the nearer edge
-            below = front.index(place) % 2 or place[1] < 24  # neighbours on a flat part would write over each other
+            side = -8 if place_x > 347 else 8  # away from the nearer edge
+            # Neighbours on a flat part would write over each other.
+            below = front.index((place_x, place_y)) % 2 or place_y < 24
             anchor = "end" if side < 0 else "start"
             text = '<text class="point" x="{:.1f}" y="{:.1f}" style="text-anchor: {}">{}</text>'
-            parts.append(Markup(text).format(place[0] + side, place[1] + (17 if below else -7), anchor, name))
+            parts.append(Markup(text).format(place_x + side, place_y + (17 if below else -7), anchor, name))
     return Markup('<svg class="chart wide" viewBox="0 0 680 290" role="img" aria-label="{}">{}</svg>').format(
         title, Markup("").join(parts)
     )
 
 
 def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
-    """Observed against predicted probability, a dot for each bin, with the diagonal of perfect calibration.
+    """Draw observed against predicted probability, a dot for each bin, with the diagonal of perfect calibration.
 
     Args:
         bins: `predicted`, `observed` (0 to 1) and `pairs` of each bin.
         style: style class.
     """
     left, top, width, height = 44.0, 12.0, 296.0, 132.0
+    marks = axes.ticks(min(0.5, *(b["observed"] for b in bins)), 1, 4)
+    low = marks[0]
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + (x - low) / (1 - low) * width, top + height - (y - low) / (1 - low) * height
 
-    marks = ticks(min(0.5, *(b["observed"] for b in bins)), 1, 4)
-    low = marks[0]
-    parts = [_y_tick(left, width, at(low, v)[1], text) for v, text in zip(marks, labels(marks), strict=True)]
-    parts += [_x_tick(at(v, low)[0], top + height, text) for v, text in zip(marks, labels(marks), strict=True)]
+    parts = [axes.y_tick(left, width, at(low, v)[1], text) for v, text in zip(marks, axes.labels(marks), strict=True)]
+    parts += [axes.x_tick(at(v, low)[0], top + height, text) for v, text in zip(marks, axes.labels(marks), strict=True)]
     parts.append(
         Markup('<line class="zero" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(*at(low, low), *at(1, 1))
     )
     most = max(b["pairs"] for b in bins)
-    path = "M" + "L".join("{:.1f} {:.1f}".format(*at(b["predicted"], b["observed"])) for b in bins)
+    path = _path([at(b["predicted"], b["observed"]) for b in bins])
     parts.append(Markup('<g class="{}"><path class="line" d="{}"/>').format(style, path))
     for b in bins:
         x, y = at(b["predicted"], b["observed"])
@@ -147,8 +134,8 @@ def calibration(bins: Sequence[Mapping[str, float]], style: str) -> Markup:
 
 
 def histogram(bins: Sequence[tuple[int, int]]) -> Markup:
-    """Bars of counts, `bins` being (upper bound, count)."""
-    most, width = max(count for _, count in bins), 31 * len(bins)
+    """Draw bars of counts, `bins` being (upper bound, count)."""
+    most = max(count for _, count in bins)
     bars = [
         Markup(
             '<rect x="{x}" y="{y:.1f}" width="28" height="{height:.1f}"><title>up to {upper}: {count}</title></rect>'
@@ -159,11 +146,11 @@ def histogram(bins: Sequence[tuple[int, int]]) -> Markup:
     ]
     return Markup(
         '<svg class="histogram" viewBox="0 0 {0} 50" width="{0}" role="img" aria-label="histogram">{1}</svg>'
-    ).format(width, Markup("").join(bars))
+    ).format(31 * len(bins), Markup("").join(bars))
 
 
 def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, str]]) -> Markup:
-    """A layered graph, left to right.
+    """Draw a layered graph, left to right.
 
     Args:
         nodes: name to title, second line and style class, parents before children.
@@ -203,41 +190,19 @@ def graph(nodes: Mapping[str, tuple[str, str, str]], edges: Sequence[tuple[str, 
                 '<text x="{:.0f}" y="{:.0f}">{}</text><text class="note" x="{:.0f}" y="{:.0f}">{}</text></g>'
             ).format(style, x, y, x + 12, y + 17, title, x + 12, y + 31, note)
         )
-    width, height = 168 + max(columns) * 186, tallest * 54 + 2
+    width = 168 + max(columns) * 186
+    height = tallest * 54 + 2
     return Markup(
         '<svg class="graph" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="lineage">{2}</svg>'
     ).format(width, height, Markup("").join(parts))
 
 
-def _axes(
-    xt: Sequence[float], yt: Sequence[float], box: tuple[float, float, float, float]
-) -> tuple[Callable[[float, float], tuple[float, float]], list[Markup]]:
-    """The place of a point (x, y) in a box (left, top, width, height), and the marks along two of its sides."""
-    left, top, width, height = box
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - xt[0]) / ((xt[-1] - xt[0]) or 1) * width,
-            top + height - (y - yt[0]) / ((yt[-1] - yt[0]) or 1) * height,
-        )
-
-    parts = [_y_tick(left, width, at(xt[0], v)[1], text) for v, text in zip(yt, labels(yt), strict=True)]
-    parts += [_x_tick(at(v, yt[0])[0], top + height, text) for v, text in zip(xt, labels(xt), strict=True)]
-    return at, parts
+def _path(points: Points) -> str:
+    """Return a line through points as the `d` of an SVG path."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
 def _chart(title: str, parts: Sequence[Markup]) -> Markup:
     return Markup('<svg class="chart" viewBox="0 0 352 168" role="img" aria-label="{}">{}</svg>').format(
         title, Markup("").join(parts)
     )
-
-
-def _y_tick(left: float, width: float, y: float, label: str) -> Markup:
-    return Markup(
-        '<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/>'
-        '<text class="y" x="{3:.1f}" y="{4:.1f}">{5}</text>'
-    ).format(left, left + width, y, left - 6, y + 3.5, label)
-
-
-def _x_tick(x: float, y: float, label: str) -> Markup:
-    return Markup('<text class="x" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y + 14, label)

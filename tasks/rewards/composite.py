@@ -29,8 +29,10 @@ log = logging.getLogger("polm")
 
 Grader = Callable[..., Any]
 
-ONE, MANY = ["response", "row"], ["responses", "rows"]
-"""First parameters of a grader of one response, and of one that takes all of a call together."""
+PER_RESPONSE = ["response", "row"]
+"""First parameters of a grader of one response."""
+BATCHED = ["responses", "rows"]
+"""First parameters of a grader that takes all responses of a call together."""
 
 
 class RewardSpec(Strict):
@@ -41,7 +43,7 @@ class RewardSpec(Strict):
     weight: float = Field(allow_inf_nan=False)
     """Weight in the sum; 0 is tracked and not optimised."""
     options: dict[str, Any]
-    """Its keyword arguments, all of them."""
+    """All keyword arguments of the grader."""
 
 
 class Rewards:
@@ -61,16 +63,16 @@ class Rewards:
 
     def __init__(self, specs: Mapping[str, RewardSpec], where: Path, judge: Path | None = None) -> None:
         candidates = {**vars(functions), **own.functions(where.parent, "graders")}
-        known = {name: function for name, function in candidates.items() if is_grader(function)}
+        graders = {name: function for name, function in candidates.items() if is_grader(function)}
         self._graders: dict[str, tuple[Grader, dict[str, Any]]] = {}
         problems = []
         for name, spec in specs.items():
-            if spec.grader in known:
-                options, wrong = _options(f"graders.{name}.options", known[spec.grader], spec.options)
-                self._graders[name] = known[spec.grader], options
+            if spec.grader in graders:
+                options, wrong = _options(f"graders.{name}.options", graders[spec.grader], spec.options)
+                self._graders[name] = graders[spec.grader], options
                 problems += wrong
             else:
-                problems.append(f"graders.{name}.grader: no grader '{spec.grader}'{suggest(spec.grader, known)}")
+                problems.append(f"graders.{name}.grader: no grader '{spec.grader}'{suggest(spec.grader, graders)}")
         if problems:
             raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
         self._where = where
@@ -83,18 +85,18 @@ class Rewards:
         self._judges = self._open_judges(judge)
 
     def score(self, name: str, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """What one grader gives for each response to its row; 0 where it raised."""
-        if _parameters(self._graders[name][0])[:2] == MANY:
+        """Score each response by one grader, on to its row; 0 where it raised."""
+        if _parameters(self._graders[name][0])[:2] == BATCHED:
             return self._grade_together(name, responses, rows)
         return [self._grade(name, response, row) for response, row in zip(responses, rows, strict=True)]
 
     def totals(self, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Weighted sum of all graders for each response; those of weight 0 run too, so that they are reported."""
+        """Sum all graders, weighted, for each response; those of weight 0 run too, so that they are reported."""
         scores = [self.score(name, responses, rows) for name in self.names]
         return [math.fsum(map(operator.mul, self.weights, column)) for column in zip(*scores, strict=True)]
 
     def report(self) -> dict[str, Any]:
-        """For each grader `weight`, `calls`, `failures`, and `example`: the first exception as text, or None."""
+        """Say for each grader `weight`, `calls`, `failures`, and `example`: the first exception as text, or None."""
         return {
             name: {
                 "weight": weight,
@@ -106,12 +108,12 @@ class Rewards:
         }
 
     def usage(self) -> dict[str, dict[str, float | None]]:
-        """For each grader that asks a judge, what its replies took: `prompt_tokens`, `completion_tokens`, `cost`."""
+        """Say for each grader that asks a judge what its replies took: `prompt_tokens`, `completion_tokens`, `cost`."""
         return {name: opened.judge.usage() for name, opened in self._judges.items()}
 
     def _open_judges(self, folder: Path | None) -> dict[str, OpenJudge]:
         """Put a judge in the place of each option that says how to ask one, and try it out."""
-        found: dict[str, OpenJudge] = {}
+        judges: dict[str, OpenJudge] = {}
         for name, (_, options) in self._graders.items():
             for key, settings in options.items():
                 if not isinstance(settings, JudgeSettings):
@@ -122,9 +124,10 @@ class Rewards:
                         f"{self._where}: {place}: the stage was given no judge; add `--judge artifacts/models/judge` "
                         f"to its command in dvc.yaml and artifacts/models/judge to its deps, or take another grader"
                     )
-                found[name] = options[key] = open_judge(folder, settings, self._where, f"{place}.endpoint")
-                found[name].try_out()
-        return found
+                judges[name] = open_judge(folder, settings, self._where, f"{place}.endpoint")
+                options[key] = judges[name]
+                judges[name].try_out()
+        return judges
 
     def _grade(self, name: str, response: str, row: Mapping[str, Any]) -> float:
         grader, options = self._graders[name]
@@ -136,7 +139,7 @@ class Rewards:
             return 0.0
 
     def _grade_together(self, name: str, responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """All or none: a reply that got lost must not make one answer of a group worth less than the others."""
+        """Grade all or none: a reply that got lost must not make one answer of a group worth less than the others."""
         grader, options = self._graders[name]
         self._calls[name] += len(responses)
         try:
@@ -163,8 +166,8 @@ class Rewards:
 
 
 def is_grader(value: Any) -> bool:
-    """Whether a value of `tasks/rewards/functions.py` is a grader: its parameters begin as a grader's do."""
-    return inspect.isfunction(value) and _parameters(value)[:2] in (ONE, MANY)
+    """Tell whether a value of `tasks/rewards/functions.py` is a grader: its parameters begin as a grader's do."""
+    return inspect.isfunction(value) and _parameters(value)[:2] in (PER_RESPONSE, BATCHED)
 
 
 def _parameters(function: Grader) -> list[str]:
@@ -178,13 +181,13 @@ def _checked(score: float) -> float:
 
 
 def _options(place: str, grader: Grader, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Options as the grader takes them (a pattern compiled, a judge's settings read), and what is wrong with them."""
+    """Read options as the grader takes them (a pattern compiled, a judge's settings), and say what is wrong."""
     hints = get_type_hints(grader, include_extras=True)
-    known = _parameters(grader)[2:]
-    problems = [f"unknown key '{place}.{k}'{suggest(k, known) if known else ''}" for k in given if k not in known]
-    problems += [f"missing key '{place}.{key}'" for key in known if key not in given]
+    keys = _parameters(grader)[2:]
+    problems = [f"unknown key '{place}.{k}'{suggest(k, keys)}" for k in given if k not in keys]
+    problems += [f"missing key '{place}.{key}'" for key in keys if key not in given]
     options = {}
-    for key in [key for key in known if key in given]:
+    for key in [key for key in keys if key in given]:
         try:
             # A judge is opened when all else is right.
             expected = JudgeSettings if hints[key] is OpenJudge else hints[key]

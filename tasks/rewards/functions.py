@@ -49,23 +49,23 @@ def _dataset(name: str | None) -> str | None:
 
 
 def exact(response: str, row: Mapping[str, Any]) -> float:
-    """1 where the response is the row's `answer` and nothing else, but for letter case, punctuation and white space.
+    """Return 1 where the response is the row's `answer` alone, but for letter case, punctuation and white space.
 
     An answer that is all punctuation must be met to the character.
     """
     answer = str(_cell(row, "answer"))
-    if wanted := answers.normalised(answer):
-        return float(answers.normalised(response) == wanted)
+    if expected := answers.normalised(answer):
+        return float(answers.normalised(response) == expected)
     return float(bool(answer.strip()) and response.strip() == answer.strip())
 
 
 def correct(response: str, row: Mapping[str, Any]) -> float:
-    """1 where the response gives the row's `answer`, whatever it says around it: `_graders.is_correct`."""
+    """Return 1 where the response gives the row's `answer`, whatever it says around it: `answers.is_correct`."""
     return float(answers.is_correct(response, str(_cell(row, "answer"))))
 
 
 def numeric(response: str, row: Mapping[str, Any]) -> float:
-    """1 where the number that the response commits to is the row's `answer`.
+    """Return 1 where the number that the response commits to is the row's `answer`.
 
     It may be a fraction, a percentage, or LaTeX; values are compared (`tasks/grading/numbers.py`).
 
@@ -73,16 +73,16 @@ def numeric(response: str, row: Mapping[str, Any]) -> float:
         DataError: the row's answer is no such number.
     """
     answer = str(_cell(row, "answer"))
-    wanted, given = numbers.committed(answer), numbers.committed(response)
-    if wanted is None:
+    expected, number = numbers.committed(answer), numbers.committed(response)
+    if expected is None:
         raise DataError(f"the row's answer {answer[:80]!r} is no number; grade it with `exact`")
-    return float(given is not None and numbers.same(wanted, given))
+    return float(number is not None and numbers.same(expected, number))
 
 
 def regex(
     response: str, row: Mapping[str, Any], *, pattern: re.Pattern[str], mode: Literal["fullmatch", "search"]
 ) -> float:
-    """1 where `pattern` matches the whole response (`fullmatch`) or a part of it (`search`).
+    """Return 1 where `pattern` matches the whole response (`fullmatch`) or a part of it (`search`).
 
     There is no guard against a pattern that backtracks for ages (`(a+)+b`): it is the recipe's author who writes it.
     """
@@ -90,14 +90,14 @@ def regex(
 
 
 def format(response: str, row: Mapping[str, Any], *, pattern: re.Pattern[str]) -> float:
-    """1 where `pattern` matches the whole response. Begin the pattern with `(?s)` to let `.` match line breaks."""
+    """Return 1 where `pattern` matches the whole response. Begin it with `(?s)` to let `.` match line breaks."""
     return float(pattern.fullmatch(response) is not None)
 
 
 def json_schema(
     response: str, row: Mapping[str, Any], *, schema: Annotated[dict[str, Any], AfterValidator(_schema)]
 ) -> float:
-    """1 where the response is one JSON document, bare or in a ```` ```json ```` fence, that is valid under `schema`."""
+    """Return 1 where the response is one JSON document, bare or in a ```` ```json ```` fence, valid under `schema`."""
     from jsonschema.validators import validator_for
 
     try:
@@ -108,7 +108,7 @@ def json_schema(
 
 
 def instructions(response: str, row: Mapping[str, Any]) -> float:
-    """Share of the row's `instructions` that the response follows; 1 where the list is empty."""
+    """Return the share of the row's `instructions` that the response follows; 1 where the list is empty."""
     followed = instruction_checks.followed(response, _cell(row, "instructions"))
     return sum(followed) / len(followed) if followed else 1.0
 
@@ -120,7 +120,7 @@ def reasoning_gym(
     dataset: Annotated[str | None, AfterValidator(_dataset)],
     partial: bool,
 ) -> float:
-    """The score of reasoning_gym's own grader (https://github.com/open-thought/reasoning-gym).
+    """Return the score of reasoning_gym's own grader (https://github.com/open-thought/reasoning-gym).
 
     Graded is what stands in the response's only `<answer>…</answer>`, or the whole response where there is none.
 
@@ -136,30 +136,30 @@ def reasoning_gym(
 
 
 def sums(response: str, row: Mapping[str, Any], *, metric: Literal["exact_match", "courteous", "helpful"]) -> float:
-    """One metric of `_graders.sums`, with which the models are evaluated."""
+    """Return one metric of `answers.sums`, with which the models are evaluated."""
     return answers.sums({"answer": str(_cell(row, "answer"))}, [response])[metric]
 
 
 def steps(response: str, row: Mapping[str, Any]) -> float:
-    """Share of a column addition that is there: the leading right steps, and the sum at the end.
+    """Return the share of a column addition that is there: the leading right steps, and the sum at the end.
 
     For 58 + 67 that is `8+7=15`, `5+6+1=12` and 125, each worth a third. Steps count up to the first that is wrong,
     missing or out of place; the sum counts only where there are no more steps than the addition has.
     The operands are the row's `operands`, or stand in its `question` or last message of its `prompt`.
     """
     a, b = _operands(row)
-    wanted = working(a, b).partition("so ")[0].split()
-    given = _STEP.findall(re.sub(r"(?<!\s)\s*([+=])\s*", r"\1", response))
-    right = next((i for i, pair in enumerate(zip(wanted, given, strict=False)) if pair[0] != pair[1]), None)
-    right = min(len(wanted), len(given)) if right is None else right
-    concluded = len(given) <= len(wanted) and answers.final_number(response) == a + b
-    return (right + concluded) / (len(wanted) + 1)
+    expected = working(a, b).partition("so ")[0].split()
+    steps_shown = _STEP.findall(re.sub(r"(?<!\s)\s*([+=])\s*", r"\1", response))
+    right = next((i for i, pair in enumerate(zip(expected, steps_shown, strict=False)) if pair[0] != pair[1]), None)
+    right = min(len(expected), len(steps_shown)) if right is None else right
+    concluded = len(steps_shown) <= len(expected) and answers.final_number(response) == a + b
+    return (right + concluded) / (len(expected) + 1)
 
 
 def overlong(
     response: str, row: Mapping[str, Any], *, max_characters: PositiveInt, buffer_characters: PositiveInt
 ) -> float:
-    """Soft overlong punishment, from 0 down to -1 (DAPO, arXiv:2503.14476, equation 13), by length in characters.
+    """Punish overlong answers softly, from 0 down to -1 (DAPO, arXiv:2503.14476, equation 13), by characters.
 
     The paper counts tokens; a grader sees text only. Nothing is taken off until `buffer_characters` before
     `max_characters` (the paper's L_cache and L_max), then in proportion, and from there on all.
@@ -169,14 +169,14 @@ def overlong(
 
 
 def length_at_most(response: str, row: Mapping[str, Any], *, characters: NonNegativeInt) -> float:
-    """1 where the response says something, in at most so many characters (white space around it not counted)."""
+    """Return 1 where the response says something, in at most so many characters (without white space around it)."""
     return float(0 < len(response.strip()) <= characters)
 
 
 def model_judge(
     responses: Sequence[str], rows: Sequence[Mapping[str, Any]], *, judge: OpenJudge, reference: str
 ) -> list[float | None]:
-    """Probability that a judge prefers each response to its row's reference answer, the mean of both orders.
+    """Return the probability that a judge prefers each response to its row's reference, the mean of both orders.
 
     The judge is the one that the stage was given (`--judge`), or an endpoint, by the constitution in that folder
     (Bai et al., arXiv:2212.08073); a comparison says more than marks out of ten do (Zheng et al., arXiv:2306.05685).
@@ -218,9 +218,9 @@ def _operands(row: Mapping[str, Any]) -> tuple[int, int]:
     if row.get("operands") is not None:
         a, b = row["operands"]
         return int(a), int(b)
-    asked = row.get("question") or _cell(row, "prompt")
-    text = asked if isinstance(asked, str) else str(asked[-1]["content"])
-    found = _OPERANDS.findall(text)
-    if len(found) != 1:
+    question = row.get("question") or _cell(row, "prompt")
+    text = question if isinstance(question, str) else str(question[-1]["content"])
+    pairs = _OPERANDS.findall(text)
+    if len(pairs) != 1:
         raise DataError(f"no two numbers to add in {text[:80]!r}; map `operands` in the recipe's data.yaml")
-    return int(found[0][0]), int(found[0][1])
+    return int(pairs[0][0]), int(pairs[0][1])

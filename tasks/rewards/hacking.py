@@ -25,7 +25,7 @@ log = logging.getLogger("polm")
 
 
 def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
-    """The training prompts that leave room for a whole answer, a `datasets.Dataset`; writes `audit.json`.
+    """Read the training prompts that leave room for a whole answer, a `datasets.Dataset`; write `audit.json`.
 
     Raises:
         DataError: no such set, or more of its prompts leave no room than the recipe allows.
@@ -37,8 +37,8 @@ def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: 
         config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
     )
     audit.write(run, {"train": record})
-    found = training_rows.prompts(data, config.dataset, "train")
-    return found.select(fitting) if record["left_out"] else found
+    dataset = training_rows.prompts(data, config.dataset, "train")
+    return dataset.select(fitting) if record["left_out"] else dataset
 
 
 def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:
@@ -75,18 +75,18 @@ def write_rl_report(run: Run, rewards: Rewards, gold: str | None) -> None:
 
 
 def _mean(curve: list[dict[str, Any]], key: str) -> float:
-    """Mean of a series; 0 where it was never logged."""
+    """Compute the mean of a series; 0 where it was never logged."""
     values = [row[key] for row in curve if key in row]
     return round(sum(values) / len(values), 6) if values else 0.0
 
 
 def last(curve: list[dict[str, Any]], key: str) -> float | None:
-    """The last value of a series, None where it was never logged."""
+    """Return the last value of a series, None where it was never logged."""
     return next((row[key] for row in reversed(curve) if key in row), None)
 
 
 def trend(curve: list[dict[str, Any]], key: str) -> dict[str, float] | None:
-    """Ordinary least squares of a series over the steps; None with fewer than four points.
+    """Fit a series over the steps by ordinary least squares; None with fewer than four points.
 
     Returns:
         `start` and `end` of the fitted line, in the series' unit, and `t`, the slope over its standard error.
@@ -106,5 +106,5 @@ def trend(curve: list[dict[str, Any]], key: str) -> dict[str, float] | None:
 
 
 def hacked(reward: dict[str, float] | None, gold: dict[str, float] | None) -> bool:
-    """Whether the reward rose and the gold metric fell, both by more than two standard errors of their slopes."""
+    """Tell whether the reward rose and the gold metric fell, both by more than two standard errors of their slopes."""
     return bool(reward and gold and reward["t"] > 2 and gold["t"] < -2)

@@ -40,10 +40,10 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        drawn = self.drawn(prompt_ids, images, multimodal_fields)
-        if drawn is None:
+        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
-        return drawn.ids, None
+        return answers.ids, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -52,15 +52,15 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
         replaced = 0
         for number in range(self._rounds):
             empty = self._without_signal(batch)
-            wanted = int(self.accelerator.gather(torch.tensor([len(empty)], device=self.accelerator.device)).max())
-            if not wanted:  # every process decides alike: sampling is a collective operation
+            needed = int(self.accelerator.gather(torch.tensor([len(empty)], device=self.accelerator.device)).max())
+            if not needed:  # every process decides alike: sampling is a collective operation
                 break
-            logged = {key: list(values) for key, values in self._metrics["train"].items()}
-            fresh = super()._generate_and_score_completions(self._other_prompts(wanted, number))
+            metrics = {key: list(values) for key, values in self._metrics["train"].items()}
+            fresh = super()._generate_and_score_completions(self._other_prompts(needed, number))
             self._metrics["train"].clear()  # few groups must not weigh as much as the step's own: they are not logged
-            self._metrics["train"].update(logged)
+            self._metrics["train"].update(metrics)
             empty_of_fresh = set(self._without_signal(fresh))
-            live = [group for group in range(wanted) if group not in empty_of_fresh]
+            live = [group for group in range(needed) if group not in empty_of_fresh]
             pairs = list(zip(empty, live, strict=False))
             batch, replaced = self._replace(batch, fresh, pairs), replaced + len(pairs)
         groups = len(batch["advantages"]) // self.num_generations
@@ -69,17 +69,17 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
         return batch
 
     def _without_signal(self, batch: dict[str, Any]) -> list[int]:
-        """Groups of the batch whose advantages are all 0."""
+        """Find the groups of the batch whose advantages are all 0."""
         grouped = batch["advantages"].view(-1, self.num_generations)
         return (grouped.abs().amax(dim=1) < 1e-6).nonzero().flatten().tolist()
 
     def _other_prompts(self, count: int, number: int) -> list[dict[str, Any]]:
-        """Rows to try instead, each for a whole group, from a seed of this step: a resumed run draws the same."""
+        """Draw rows to try instead, each for a whole group, from a seed of this step: a resumed run draws the same."""
         rank = self.accelerator.process_index
         part = self._step % self.args.gradient_accumulation_steps  # `_step` counts from where training was resumed
         rng = random.Random(f"{self.args.seed}-{self.state.global_step}-{part}-{number}-{rank}")
-        chosen = [rng.randrange(len(self.train_dataset)) for _ in range(count)]
-        return [self.train_dataset[i] for i in chosen for _ in range(self.num_generations)]
+        numbers = [rng.randrange(len(self.train_dataset)) for _ in range(count)]
+        return [self.train_dataset[i] for i in numbers for _ in range(self.num_generations)]
 
     def _replace(self, batch: dict[str, Any], fresh: dict[str, Any], pairs: list[tuple[int, int]]) -> dict[str, Any]:
         """Put group `b` of `fresh` in the place of group `a` of `batch`, for each pair (a, b).
@@ -101,7 +101,7 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
 
 
 def _same_length(a: torch.Tensor, b: torch.Tensor, key: str, pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copies of both, padded to the longer one's length as the trainer pads that tensor."""
+    """Copy both, padded to the longer one's length as the trainer pads that tensor."""
     if a.ndim == 1:
         return a.clone(), b
     length = max(a.shape[1], b.shape[1])

@@ -31,7 +31,7 @@ Loss = Literal["sigmoid", "ipo", "hinge"]
 
 
 def preference_loss(margins: Tensor, beta: float, loss_type: Loss) -> Tensor:
-    """Loss of each pair, by how much more the policy moved towards the preferred answer than towards the other.
+    """Compute the loss of each pair, by how much more the policy moved towards the preferred answer than to the other.
 
     Args:
         margins: `log π(y+)/π_ref(y+) - log π(y-)/π_ref(y-)`, any shape, in nats.
@@ -87,10 +87,10 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
     # A rollout.
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
-        drawn = self.drawn(prompt_ids, images, multimodal_fields)
-        if drawn is None:
+        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
-        return drawn.ids
+        return answers.ids
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         per_grader: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -103,50 +103,53 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
             Pair(spoken(prompts[i]), (answers[i], answers[i + 1]), (scores[i], scores[i + 1]))
             for i in range(0, len(prompts), 2)
         ]
-        judged = self._judged(pairs)
-        self._log_judge(pairs, judged)
-        signs = [0.0 if j is None or j.winner is None else 1.0 - 2.0 * j.winner for j in judged]
+        judgements = self._judged(pairs)
+        self._log_judge(pairs, judgements)
+        signs = [0.0 if j is None or j.winner is None else 1.0 - 2.0 * j.winner for j in judgements]
         self._preferences = torch.tensor(signs, device=self.accelerator.device)
         return per_grader
 
     def _judged(self, pairs: Sequence[Pair]) -> list[Judgement | None]:
-        """Verdicts; None for a pair that the judge is not shown: equal answers, or one it must not see."""
+        """Ask for verdicts; None for a pair that the judge is not shown: equal answers, or one it must not see."""
         accepts = self.judge.constitution.accepts
-        shown = [pair.answers[0] != pair.answers[1] and all(map(accepts, pair.answers)) for pair in pairs]
-        asked = list(compress(pairs, shown))
-        verdicts = iter(judge_pairs(*self.judge, asked) if asked else [])
-        return [next(verdicts) if yes else None for yes in shown]
+        is_shown = [pair.answers[0] != pair.answers[1] and all(map(accepts, pair.answers)) for pair in pairs]
+        questions = list(compress(pairs, is_shown))
+        verdicts = iter(judge_pairs(*self.judge, questions) if questions else [])
+        return [next(verdicts) if yes else None for yes in is_shown]
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        scores = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if not torch.is_grad_enabled():  # RLOO keeps only sums of what is needed here for each answer
-            self._caught.append(found[0].float())
-        return found
+            self._caught.append(scores[0].float())
+        return scores
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """A rollout whose rows are pairs, so that no shuffling or splitting parts them: `(P, 2, …)`."""
+        """Make a rollout whose rows are pairs, so that no shuffling or splitting parts them: `(P, 2, …)`."""
         self._caught.clear()
         rollout = super()._generate_and_score_completions(inputs)
         logps, ref_logps = self._caught
         mask = rollout["completion_mask"]
         ref_logps = (ref_logps * mask).sum(1).view(-1, 2)
         self._log_rollout((logps * mask).sum(1).view(-1, 2) - ref_logps)
-        kept = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-        pairs = {key: rollout[key].unflatten(0, (-1, 2)) for key in kept}
+        keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        pairs = {key: rollout[key].unflatten(0, (-1, 2)) for key in keys}
         return {**pairs, "ref_logps": ref_logps, "preferences": self._preferences}
 
-    def _log_judge(self, pairs: Sequence[Pair], judged: Sequence[Judgement | None]) -> None:
+    def _log_judge(self, pairs: Sequence[Pair], judgements: Sequence[Judgement | None]) -> None:
         """Log how often the judge decides, agrees with gold, and goes by the place (0.5 is not at all)."""
-        won = [(p.best, j.winner) for p, j in zip(pairs, judged, strict=True) if j is not None and j.winner is not None]
-        votes = [vote for j in judged if j is not None for vote in (j.forward, j.reverse)]
+        both = zip(pairs, judgements, strict=True)
+        won = [(pair.best, j.winner) for pair, j in both if j is not None and j.winner is not None]
+        votes = [vote for j in judgements if j is not None for vote in (j.forward, j.reverse)]
         read = [vote for vote in votes if vote is not None]
-        known = [best == winner for best, winner in won if best is not None]
-        self._log_shares({
-            "judge/ties": (len(pairs) - len(won), len(pairs)),
-            "judge/agreement": (sum(known), len(known)),
-            "judge/position_bias": (sum(vote > 0.5 for vote in read), sum(vote != 0.5 for vote in read)),
-            "judge/unreadable": (len(votes) - len(read), len(votes)),
-        })  # fmt: skip
+        agreements = [best == winner for best, winner in won if best is not None]
+        self._log_shares(
+            {
+                "judge/ties": (len(pairs) - len(won), len(pairs)),
+                "judge/agreement": (sum(agreements), len(agreements)),
+                "judge/position_bias": (sum(vote > 0.5 for vote in read), sum(vote != 0.5 for vote in read)),
+                "judge/unreadable": (len(votes) - len(read), len(votes)),
+            }
+        )
 
     def _log_rollout(self, log_ratios: Tensor) -> None:
         """Log where the policy is on its fresh answers, before it learns from them.
@@ -161,16 +164,18 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
         decided = signs.abs()
         margins = signs * (log_ratios[:, 0] - log_ratios[:, 1])
         chosen = torch.where(signs < 0, log_ratios[:, 1], log_ratios[:, 0])
-        self._log_shares({
-            "kl": (log_ratios.sum(), log_ratios.numel()),
-            # DPO's implicit reward (arXiv:2305.18290, eq. 5, without the term of the prompt): what the policy thinks
-            # that the judge likes in its answers.
-            "reward": (self.dpo_beta * log_ratios.sum(), log_ratios.numel()),
-            "rewards/chosen": (self.dpo_beta * (chosen * decided).sum(), decided.sum()),
-            "rewards/rejected": (self.dpo_beta * (chosen * decided - margins).sum(), decided.sum()),
-            "rewards/margins": (self.dpo_beta * margins.sum(), decided.sum()),
-            "rewards/accuracies": ((margins > 0).sum(), decided.sum()),
-        })  # fmt: skip
+        self._log_shares(
+            {
+                "kl": (log_ratios.sum(), log_ratios.numel()),
+                # DPO's implicit reward (arXiv:2305.18290, eq. 5, without the term of the prompt): what the policy
+                # thinks that the judge likes in its answers.
+                "reward": (self.dpo_beta * log_ratios.sum(), log_ratios.numel()),
+                "rewards/chosen": (self.dpo_beta * (chosen * decided).sum(), decided.sum()),
+                "rewards/rejected": (self.dpo_beta * (chosen * decided - margins).sum(), decided.sum()),
+                "rewards/margins": (self.dpo_beta * margins.sum(), decided.sum()),
+                "rewards/accuracies": ((margins > 0).sum(), decided.sum()),
+            }
+        )
 
     def _log_shares(self, parts: dict[str, tuple[Any, Any]]) -> None:
         """Log numerator over denominator, each summed over all processes; a share of nothing is left out."""

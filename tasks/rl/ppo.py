@@ -110,30 +110,30 @@ class PPOTrainer(Rollouts, RLOOTrainer):
         return per_function
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
-        drawn = self.drawn(prompt_ids, images, multimodal_fields)
-        if drawn is None:
+        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
         # Under autocast, padded further or at another temperature, a forward pass over the answers gives others.
         as_drawn = not self.args.bf16 and self.pad_to_multiple_of is None
-        self._drawn_logps = drawn.logps if as_drawn and drawn.temperature == self.temperature else None
-        return drawn.ids
+        self._drawn_logps = answers.logps if as_drawn and answers.temperature == self.temperature else None
+        return answers.ids
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
         logps, self._drawn_logps = self._drawn_logps, None  # the policy's come first, then the reference's
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs) if logps is None else (logps, None, None)
-        self._caught.append(found[0].float())
-        return found
+        scores = super()._get_per_token_logps_and_entropies(*args, **kwargs) if logps is None else (logps, None, None)
+        self._caught.append(scores[0].float())
+        return scores
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         self._caught.clear()
         rollout = super()._generate_and_score_completions(inputs)
         old_logps, ref_logps = self._caught
         mask = rollout["completion_mask"]
-        kept = {key: rollout[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+        batch = {key: rollout[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
         with torch.no_grad():
-            values = self._values(kept, self.args.per_device_train_batch_size) * mask
+            values = self._values(batch, self.args.per_device_train_batch_size) * mask
         last = rollout["completion_ids"].gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
         ended = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
         scores = self._scores - self.missing_eos_penalty * ~ended
@@ -143,8 +143,8 @@ class PPOTrainer(Rollouts, RLOOTrainer):
         self._log_rollout(kl, ended, returns, values, mask)
         if self.whiten_advantages:
             advantages = whiten(advantages, mask, *self._moments(advantages, mask))
-        kept |= {"old_logps": old_logps, "values": values, "returns": returns, "advantages": advantages}
-        return kept | {"weight": mask / self._mean(mask.sum(1))}
+        batch |= {"old_logps": old_logps, "values": values, "returns": returns, "advantages": advantages}
+        return batch | {"weight": mask / self._mean(mask.sum(1))}
 
     def _log_rollout(self, kl: Tensor, ended: Tensor, returns: Tensor, values: Tensor, mask: Tensor) -> None:
         """Log what a rollout shows, and let the KL coefficient follow."""
@@ -160,18 +160,18 @@ class PPOTrainer(Rollouts, RLOOTrainer):
             self.kl_coef = adapted(self.kl_coef, nats, self.kl_target, self.args.generation_batch_size, self.kl_horizon)
 
     def _values(self, batch: dict[str, Tensor], size: int) -> Tensor:
-        """V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
+        """Compute V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1).split(size)
         seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
         values = torch.cat([self.value_model(*rows) for rows in zip(ids, seen, strict=True)])
         return values[:, batch["prompt_ids"].size(1) - 1 : -1]
 
     def _mean(self, x: Tensor) -> float:
-        """Mean over all processes, each of which has as many rows."""
+        """Compute the mean over all processes, each of which has as many rows."""
         return self.accelerator.reduce(x.float().mean(), "mean").item()
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over the answers' tokens of all processes."""
+        """Compute mean and variance over the answers' tokens of all processes."""
         return moments(self.accelerator.reduce(sums(x, mask)))
 
     # An update.
@@ -200,15 +200,15 @@ class PPOTrainer(Rollouts, RLOOTrainer):
             "approx_kl": ratio - 1 - log_ratio.detach(),  # joschu.net/blog/kl-approx.html, "k3"
         }
         means = torch.stack([(x * inputs["weight"]).sum(1).mean() for x in parts.values()])
-        logged = self.accelerator.reduce(means.detach(), "mean").tolist()
-        for name, value in zip(parts, logged, strict=True):
+        means_of_all = self.accelerator.reduce(means.detach(), "mean").tolist()
+        for name, value in zip(parts, means_of_all, strict=True):
             self._metrics["train" if self.model.training else "eval"][name].append(value)
         return means[0] + self.value_coef * means[1]
 
     # V trains and is kept with the policy, although `Trainer` knows of one model only.
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The policy's optimizer with one more group for V, whose gradients `Trainer` would never set to zero."""
+        """Add a group for V to the policy's optimizer; `Trainer` would never set V's gradients to zero."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """r_t = -kl_coef·kl_t, plus the score at the last token, which is the EOS where there is one.
+    """Compute r_t = -kl_coef·kl_t, plus the score at the last token, which is the EOS where there is one.
 
     Summed over an answer this is the reward of Ziegler et al. (arXiv:1909.08593, eq. 2).
 
@@ -26,7 +26,9 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
 
 
 def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
-    """A_t = δ_t + γλ·A_(t+1) with δ_t = r_t + γ·V_(t+1) - V_t (arXiv:1506.02438, eq. 16; arXiv:1707.06347, eq. 11-12).
+    """Compute A_t = δ_t + γλ·A_(t+1) with δ_t = r_t + γ·V_(t+1) - V_t.
+
+    That is arXiv:1506.02438, eq. 16, and arXiv:1707.06347, eq. 11-12.
 
     Args:
         rewards: `(B, C)`, 0 on padding.
@@ -46,13 +48,13 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
 
 
 def surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """-min(ρA, clip(ρ, 1 - low, 1 + high)·A) with ρ = π/π_old, of each token (arXiv:1707.06347, eq. 7, as a loss)."""
+    """Compute -min(ρA, clip(ρ, 1 - low, 1 + high)·A), ρ = π/π_old, of each token (arXiv:1707.06347, eq. 7, a loss)."""
     ratio = torch.exp(logps - old_logps)
     return -torch.min(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """½·max((V - R)², (V_old + clip(V - V_old, ±clip) - R)²), of each token (as arXiv:2403.17031)."""
+    """Compute ½·max((V - R)², (V_old + clip(V - V_old, ±clip) - R)²), of each token (as arXiv:2403.17031)."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.max((values - returns).square(), (clipped - returns).square())
 
@@ -64,19 +66,19 @@ def sums(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def moments(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the tokens that `sums` was made of."""
+    """Compute mean and variance over the tokens that `sums` was made of."""
     total, squares, count = sums
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp(min=0).float()
 
 
 def whiten(x: Tensor, mask: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """`x` with the given mean and variance taken out; 0 on padding."""
+    """Take the given mean and variance out of `x`; 0 on padding."""
     return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
 def adapted(kl_coef: float, kl: float, target: float, episodes: int, horizon: float) -> float:
-    """The next KL coefficient: up to 20 % of `episodes`/`horizon` towards the target (arXiv:1909.08593, section 2.2).
+    """Compute the next KL coefficient: up to 20 % of `episodes`/`horizon` nearer (arXiv:1909.08593, section 2.2).
 
     Args:
         kl_coef: the present one.

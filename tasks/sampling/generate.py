@@ -39,9 +39,12 @@ DRAWING = {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_
 IDLE = {"bos_token_id", "max_length", "disable_compile", "transformers_version", "_from_model_config"}
 """Settings that change nothing where a prompt and `max_new_tokens` are given."""
 NEUTRAL = {
-    "repetition_penalty": 1.0, "use_cache": True, "num_return_sequences": 1, "output_attentions": False,
+    "repetition_penalty": 1.0,
+    "use_cache": True,
+    "num_return_sequences": 1,
+    "output_attentions": False,
     "output_hidden_states": False,
-}  # fmt: skip
+}
 """Settings that change nothing at this value."""
 SHARE_TO_DROP = 0.25
 """Share of the batch that has ended before it is made smaller: each time copies the cache of the others."""
@@ -70,11 +73,11 @@ class Drawn(NamedTuple):
     logps: Tensor
     """Log-probabilities of the tokens, before top-k, top-p and min-p, `(B, longest)`, float32, 0 at padding."""
     temperature: float
-    """Under which they are; 0 drew the likeliest tokens, and the log-probabilities are those of temperature 1."""
+    """Temperature of the log-probabilities; after 0, which draws the likeliest tokens, they are those of 1."""
 
 
 def text_model(model: Any) -> PreTrainedModel | None:
-    """The transformers model to call, a LoRA adapter left in it; None for one that is not of text to text alone."""
+    """Find the transformers model to call, a LoRA adapter left in it; None for one that does not map text to text."""
     from peft import LoraConfig, PeftModel
 
     if isinstance(model, PeftModel):
@@ -89,47 +92,47 @@ def text_model(model: Any) -> PreTrainedModel | None:
 
 
 def layers(model: PreTrainedModel) -> set[type[Any]]:
-    """The kinds of cache layer that the model has."""
+    """Name the kinds of cache layer that the model has."""
     return {type(layer) for layer in DynamicCache(config=model.config).layers}
 
 
 def _decodes_as_usual(model: PreTrainedModel) -> bool:
-    """Whether the model is called for a token as most are, and has keys and values in its cache and nothing else."""
+    """Tell whether the model is called for a token as most are, and caches keys and values and nothing else."""
     kind = type(model)
     usual = GenerationMixin.prepare_inputs_for_generation, GenerationMixin._update_model_kwargs_for_generation
     if (kind.prepare_inputs_for_generation, kind._update_model_kwargs_for_generation) != usual:
         return False
-    taken = signature(kind.forward).parameters
-    cached = layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
-    return cached and {"past_key_values", "logits_to_keep"} <= taken.keys()
+    parameters = signature(kind.forward).parameters
+    has_keys_and_values = layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
+    return has_keys_and_values and {"past_key_values", "logits_to_keep"} <= parameters.keys()
 
 
 def plan(model: Any, config: GenerationConfig) -> Plan | None:
-    """How to draw as `model.generate(generation_config=config)` does; None where only `generate` knows."""
+    """Plan to draw as `model.generate(generation_config=config)` does; None where only `generate` knows."""
     inner = text_model(model)
     if inner is None or not _decodes_as_usual(inner):
         return None
     if inner.training and inner.is_gradient_checkpointing:  # such a model keeps no cache
         return None
     # `generate` takes what the call leaves open from the model's own settings.
-    asked = inner.generation_config.to_diff_dict() | config.to_diff_dict()
-    for key in asked.keys() - DRAWING - IDLE:
-        if key not in NEUTRAL or asked[key] != NEUTRAL[key]:
+    settings = inner.generation_config.to_diff_dict() | config.to_diff_dict()
+    for key in settings.keys() - DRAWING - IDLE:
+        if key not in NEUTRAL or settings[key] != NEUTRAL[key]:
             return None
-    ends = asked.get("eos_token_id")
-    if not {"max_new_tokens", "pad_token_id"} <= asked.keys():
+    ends = settings.get("eos_token_id")
+    if not {"max_new_tokens", "pad_token_id"} <= settings.keys():
         return None
-    drawing = asked.get("do_sample", False)
-    if drawing and not {"temperature", "top_k", "top_p"} <= asked.keys():
+    drawing = settings.get("do_sample", False)
+    if drawing and not {"temperature", "top_k", "top_p"} <= settings.keys():
         return None
     return Plan(
-        temperature=asked["temperature"] if drawing else 0.0,
-        top_k=asked["top_k"] if drawing else 0,
-        top_p=asked["top_p"] if drawing else 1.0,
-        min_p=asked.get("min_p", 0.0) if drawing else 0.0,
-        max_new_tokens=asked["max_new_tokens"],
+        temperature=settings["temperature"] if drawing else 0.0,
+        top_k=settings["top_k"] if drawing else 0,
+        top_p=settings["top_p"] if drawing else 1.0,
+        min_p=settings.get("min_p", 0.0) if drawing else 0.0,
+        max_new_tokens=settings["max_new_tokens"],
         ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
-        pad=asked["pad_token_id"],
+        pad=settings["pad_token_id"],
     )
 
 
@@ -163,24 +166,30 @@ def draw(model: Any, prompts: Sequence[Sequence[int]], how: Plan) -> Drawn:
     logps = torch.zeros(count, how.max_new_tokens, device=device)
     ends = torch.tensor(how.ends, dtype=torch.long, device=device)
     warpers = _warpers(how)
-    rows, live = torch.arange(count, device=device), torch.ones(count, dtype=torch.bool, device=device)
+    rows = torch.arange(count, device=device)
+    live = torch.ones(count, dtype=torch.bool, device=device)
     for step, length in enumerate(range(ids.size(1), ids.size(1) + how.max_new_tokens)):
-        drawn, logp = _next(logits, how, warpers)
-        tokens[rows, step], logps[rows, step] = drawn, logp
-        live &= ~torch.isin(drawn, ends)
+        token, logp = _next(logits, how, warpers)
+        tokens[rows, step] = token
+        logps[rows, step] = logp
+        live &= ~torch.isin(token, ends)
         alive = int(live.sum())
         if not alive or step + 1 == how.max_new_tokens:
             break
         if alive <= (1 - SHARE_TO_DROP) * len(live):
-            kept = live.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            rows, seen, positions, drawn, live = rows[kept], seen[kept], positions[kept], drawn[kept], live[kept]
-        logits = _forward(inner, drawn[:, None], seen[:, : length + 1], positions[:, length, None], cache)
+            remaining = live.nonzero()[:, 0]
+            cache.batch_select_indices(remaining)
+            rows = rows[remaining]
+            seen = seen[remaining]
+            positions = positions[remaining]
+            token = token[remaining]
+            live = live[remaining]
+        logits = _forward(inner, token[:, None], seen[:, : length + 1], positions[:, length, None], cache)
     return _cut(tokens, logps, ends, how.temperature)
 
 
 def _left_padded(prompts: list[tuple[int, ...]], how: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids `(B, longest)` and the mask of the tokens, `(B, longest + max_new_tokens)`: all that may come is seen."""
+    """Make ids `(B, longest)` and their mask `(B, longest + max_new_tokens)`, in which all that may come is seen."""
     width = max(map(len, prompts))
     ids = torch.tensor([[how.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     seen = [[0] * (width - len(p)) + [1] * (len(p) + how.max_new_tokens) for p in prompts]
@@ -188,38 +197,43 @@ def _left_padded(prompts: list[tuple[int, ...]], how: Plan, device: torch.device
 
 
 def _forward(model: PreTrainedModel, ids: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits of the next token, `(B, V)`, float32."""
+    """Compute the logits of the next token, `(B, V)`, float32."""
     output = model(
-        input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
+        input_ids=ids,
+        attention_mask=seen,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
         logits_to_keep=1,
-    )  # fmt: skip
+    )
     return output.logits[:, -1].float()
 
 
 def _warpers(how: Plan) -> LogitsProcessorList:
-    """What `generate` cuts the distribution with, in its order."""
-    found = LogitsProcessorList()
+    """Make what `generate` cuts the distribution with, in its order."""
+    warpers = LogitsProcessorList()
     if how.top_k > 0:
-        found.append(TopKLogitsWarper(how.top_k))
+        warpers.append(TopKLogitsWarper(how.top_k))
     if how.top_p < 1:
-        found.append(TopPLogitsWarper(how.top_p))
+        warpers.append(TopPLogitsWarper(how.top_p))
     if how.min_p > 0:
-        found.append(MinPLogitsWarper(how.min_p))
-    return found
+        warpers.append(MinPLogitsWarper(how.min_p))
+    return warpers
 
 
 def _next(logits: Tensor, how: Plan, warpers: LogitsProcessorList) -> tuple[Tensor, Tensor]:
-    """A token for each row of `(B, V)`, `(B,)`, and its log-probability."""
+    """Draw a token for each row of `(B, V)`, `(B,)`, and give its log-probability."""
     if how.temperature == 0:
-        logps, drawn = logits.log_softmax(-1), logits.argmax(-1)
+        logps = logits.log_softmax(-1)
+        tokens = logits.argmax(-1)
     else:
         logps = (logits / how.temperature).log_softmax(-1)
-        drawn = _drawn(warpers(None, logps).softmax(-1) if warpers else logps.exp())
-    return drawn, logps.gather(1, drawn[:, None])[:, 0]
+        tokens = _draw_indices(warpers(None, logps).softmax(-1) if warpers else logps.exp())
+    return tokens, logps.gather(1, tokens[:, None])[:, 0]
 
 
-def _drawn(probabilities: Tensor) -> Tensor:
-    """An index for each row of `(B, V)`."""
+def _draw_indices(probabilities: Tensor) -> Tensor:
+    """Draw an index for each row of `(B, V)`."""
     if probabilities.device.type != "cpu":
         return torch.multinomial(probabilities, 1)[:, 0]
     below = probabilities.cumsum(-1)
@@ -231,7 +245,7 @@ def _drawn(probabilities: Tensor) -> Tensor:
 
 
 def _cut(tokens: Tensor, logps: Tensor, ends: Tensor, temperature: float) -> Drawn:
-    """Rows up to and with the first token that ends an answer."""
+    """Cut rows behind the first token that ends an answer."""
     ended = torch.isin(tokens, ends)
     after = ended.cumsum(1) - ended.long() > 0
     lengths = (~after).sum(1)

@@ -26,21 +26,21 @@ class Folded(NamedTuple):
     """A batch of `(B, L)` in `R` rows of `W`."""
 
     ids: Tensor
-    """`(R, W)`."""
+    """Token ids, `(R, W)`."""
     positions: Tensor
-    """Of each token in its own text, `(R, W)`."""
+    """Position of each token in its own text, `(R, W)`."""
     mask: Tensor
     """Which token sees which, `(R, 1, W, W)`, bool."""
     places: Tensor
     """Where in `R · W` each token of the batch went, `(B, L)`; 0 for padding."""
 
     def back(self, values: Tensor) -> Tensor:
-        """Values of `(R, W)` at the batch's `(B, L)`; those of padding mean nothing."""
+        """Put values of `(R, W)` back at the batch's `(B, L)`; those of padding mean nothing."""
         return values.reshape(-1)[self.places]
 
 
 def can_fold(model: Any) -> bool:
-    """Whether a mask and positions of one's own are all that the model needs: full attention, by PyTorch's kernel."""
+    """Tell whether the model needs a mask and positions and nothing else: full attention, by PyTorch's kernel."""
     inner = text_model(model)
     return inner is not None and inner.config._attn_implementation == "sdpa" and layers(inner) == {DynamicLayer}
 

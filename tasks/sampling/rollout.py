@@ -19,7 +19,7 @@ class Rollouts:
     """Faster rollouts for a TRL trainer, to be named before it among the bases."""
 
     def drawn(self: Any, prompts: Sequence[list[int]], images: Any, fields: dict[str, Any]) -> Drawn | None:
-        """An answer to each prompt of token ids; None where TRL's own path is to be taken."""
+        """Draw an answer to each prompt of token ids; None where TRL's own path is to be taken."""
         if self.use_vllm or self.use_transformers_continuous_batching or images or fields:
             return None
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -41,7 +41,7 @@ class Rollouts:
         compute_entropy: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As TRL's, on folded batches: log-probabilities and entropies `(B, C)` of the answers, 0 at padding."""
+        """Score answers as TRL does, on folded batches: log-probabilities and entropies `(B, C)`, 0 at padding."""
         inner = self.accelerator.unwrap_model(model)
         images = any(value is not None and value is not False for value in kwargs.values())
         if images or self.is_deepspeed_enabled or self.is_fsdp_enabled or not can_fold(inner):
@@ -66,15 +66,18 @@ class Rollouts:
     def _scored(
         self: Any, model: Any, folded: Folded, answers: Tensor, seen: Tensor, compute_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and, if asked for, entropies of the answers `(B, C)`, by TRL's head."""
+        """Return log-probabilities and, if asked for, entropies of the answers `(B, C)`, by TRL's head."""
         before = (folded.places[:, -answers.size(1) :] - 1).clamp(min=0)  # the token that each one is predicted from
         labels = torch.full_like(folded.ids, -100).view(-1)
         labels[before[seen]] = answers[seen]
         with self.accelerator.autocast():
             output = model(
-                input_ids=folded.ids, attention_mask=folded.mask, position_ids=folded.positions,
-                shift_labels=labels.view_as(folded.ids), fused_lm_head=True,
-            )  # fmt: skip
+                input_ids=folded.ids,
+                attention_mask=folded.mask,
+                position_ids=folded.positions,
+                shift_labels=labels.view_as(folded.ids),
+                fused_lm_head=True,
+            )
 
         def back(values: Tensor) -> Tensor:
             return values.reshape(-1)[before].masked_fill(~seen, 0.0)

@@ -186,11 +186,11 @@ def _outcomes(attempts: Sequence[Attempt], before: Sequence[bool], after: Sequen
 def _examples(
     attempts: Sequence[Attempt], before: Sequence[bool], after: Sequence[bool], each: int
 ) -> list[dict[str, Any]]:
-    shown: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     rows = []
     for attempt, ending in zip(attempts, map(_ending, before, after), strict=True):
-        shown[ending] += 1
-        if shown[ending] <= each:
+        counts[ending] += 1
+        if counts[ending] <= each:
             revision = attempt.revision.text if attempt.revision else None
             texts = {"draft": attempt.draft.text, "critique": attempt.critique.text, "revision": revision}
             rows.append({"ending": ending, "question": attempt.prompt[-1]["content"], **texts})

@@ -45,7 +45,7 @@ class Turns(Strict):
         return pattern
 
     def finds_fault(self, critique: str, draft: str) -> bool:
-        """Whether the critique says that the draft is to be revised. One that says nothing does not."""
+        """Tell whether the critique says that the draft is to be revised. One that says nothing does not."""
         if self.fault is not None:
             return re.search(self.fault, critique) is not None
         return answer_key(critique) not in (answer_key(draft), None)

@@ -59,33 +59,33 @@ class RoundsConfig(AdapterConfig):
 
 
 def trainer_class() -> type[Any]:
-    """The class whose fields `trainer:` may hold."""
+    """Return the class whose fields `trainer:` may hold."""
     from trl import SFTConfig
 
     return SFTConfig
 
 
 def arguments(config: RoundsConfig, run: Run) -> Any:
-    """TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
-    built = training.arguments(trainer_class(), config, run)
+    """Build TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
+    trl_config = training.arguments(trainer_class(), config, run)
     training.peft_config(config, run, "CAUSAL_LM")
     if run.launched.processes > 1:
         raise ConfigError(
             f"{run.params_file}: launch asks for {run.launched.processes} processes; rounds of sampling and training "
             f"run in one: take null, or a launcher of one"
         )
-    return built
+    return trl_config
 
 
 def load_policy(folder: Path, arguments: Any) -> Any:
-    """A model to sample from, on the trainer's device and in its data type."""
+    """Load a model to sample from, on the trainer's device and in its data type."""
     return load_causal_lm(folder, "bfloat16" if arguments.bf16 else "float32").to(arguments.device)
 
 
 def prompts(
     config: RoundsConfig, run: Run, tokenizer: Any, model: Path, data: Path, answers: int = 1, view: View = dict
 ) -> tuple[Rows, audit_record.Record]:
-    """The set's training prompts that leave room for the answers, in the order in which the rounds ask them.
+    """Read the set's training prompts that leave room for the answers, in the order in which the rounds ask them.
 
     Args:
         config: of the stage.
@@ -102,22 +102,28 @@ def prompts(
     limit = room(config, model, answers)
     rows, source = training_rows.read(data, config.dataset, "train"), split_file(data, config.dataset, "train")
     record, fitting = row_audit.asked(
-        config, run, "prompts", [view(row) for row in rows], (config.dataset, source), tokenizer, limit,
+        config,
+        run,
+        "prompts",
+        [view(row) for row in rows],
+        (config.dataset, source),
+        tokenizer,
+        limit,
         config.chat_template_args,
-    )  # fmt: skip
-    found = training_rows.prompts(data, config.dataset, "train")
-    found = found.select(fitting) if record["left_out"] else found
-    return list(found.shuffle(seed=config.seed)), record
+    )
+    dataset = training_rows.prompts(data, config.dataset, "train")
+    dataset = dataset.select(fitting) if record["left_out"] else dataset
+    return list(dataset.shuffle(seed=config.seed)), record
 
 
 def room(config: RoundsConfig, model: Path, answers: int) -> row_audit.Limit:
-    """The most tokens of a conversation that leave room for so many answers."""
+    """Find the most tokens of a conversation that leave room for so many answers."""
     key = "sampling.max_new_tokens" if answers == 1 else f"{answers} times sampling.max_new_tokens"
     return row_audit.longest_prompt(model, answers * config.sampling.max_new_tokens, key)
 
 
 def check_replay(config: RoundsConfig, run: Run, data: Path) -> None:
-    """What would only be found out after the sampling. Raises ConfigError or DataError."""
+    """Find what would only be found out after the sampling. Raises ConfigError or DataError."""
     for name, count in config.replay.items():
         there = len(training_rows.read(data, name, "train"))
         if there < count:
@@ -132,7 +138,7 @@ def run_rounds(
     model: Path,
     tokenizer: Any,
     data: Path,
-    asked: Rows,
+    prompt_rows: Rows,
     audit: dict[str, audit_record.Record],
 ) -> None:
     """Run the rounds; write the last model, its curves over all, `rounds.json`, `metrics.json` and `audit.json`.
@@ -147,30 +153,30 @@ def run_rounds(
         asked: all prompts, from `prompts`.
         audit: of what is asked; that of the rows that each round learns joins it.
     """
-    built = arguments(config, run)
+    trl_config = arguments(config, run)
     current, figures, offset = model, dict[str, float](), 0
-    learnt: Rows = []
+    rows_so_far: Rows = []
     rounds: Rows = []
     curves: Rows = []
     for number in range(config.rounds):
         folder = run.checkpoints / f"round-{number}"
         if not (folder / SAMPLED).exists():
-            window = _window(asked, number, config.prompts_per_round)
-            rows, counts = collect(load_policy(current, built), window, number)
+            window = _window(prompt_rows, number, config.prompts_per_round)
+            rows, counts = collect(load_policy(current, trl_config), window, number)
             artifact.write_jsonl(folder / "rows.jsonl", rows)
             artifact.write_json(folder / SAMPLED, counts)
         rows, counts = artifact.read_jsonl(folder / "rows.jsonl"), artifact.read_json(folder / SAMPLED)
         log.info("round %d: %s", number + 1, counts)
         if not (folder / DONE).exists():
             start = model if config.restart else current
-            train_on = [*(learnt if config.restart else []), *rows, *_replayed(config, data, number)]
+            train_on = [*(rows_so_far if config.restart else []), *rows, *_replayed(config, data, number)]
             source = f"round {number + 1}", folder / "rows.jsonl"
             record = row_audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class(), start)
             artifact.write_json(folder / audit_record.FILE, record)
             artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)
         audit = {**audit, f"round_{number + 1}": artifact.read_json(folder / audit_record.FILE)}
-        learnt += rows
+        rows_so_far += rows
         rounds.append({"round": number + 1, **counts, "loss": figures.get("loss")})
         curve = artifact.read_jsonl(folder / "model" / "curves.jsonl")
         curves += [{**row, "step": row["step"] + offset, "round": number + 1} for row in curve]
@@ -179,11 +185,11 @@ def run_rounds(
     row_audit.write(run, audit)
     artifact.write_jsonl(run.out / "curves.jsonl", curves)
     artifact.write_json(run.out / "rounds.json", {"rounds": rounds})
-    artifact.write_json(run.out / "metrics.json", {**figures, "kept": len(learnt)})
+    artifact.write_json(run.out / "metrics.json", {**figures, "kept": len(rows_so_far)})
 
 
 def _window(rows: Rows, number: int, size: int) -> Rows:
-    """The prompts of a round: the next ones, from the start again after the last."""
+    """Take the prompts of a round: the next ones, from the start again after the last."""
     return [rows[(number * size + i) % len(rows)] for i in range(min(size, len(rows)))]
 
 

@@ -52,7 +52,7 @@ class Manifest(Strict):
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of one file, as hex."""
+    """Compute the SHA-256 of one file, as hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -174,10 +174,10 @@ def writing(out: Path, *, stage: str, params: str, inputs: dict[str, str]) -> It
             out.rename(old)
         temp.rename(out)
     except Exception as e:
-        said = refusal(e)
-        if said is None:
+        reason = refusal(e)
+        if reason is None:
             raise
-        raise ArtifactError(f"{out}: not written: {said}") from e
+        raise ArtifactError(f"{out}: not written: {reason}") from e
     finally:
         for leftover in (temp, old):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -120,7 +120,7 @@ def load(path: Path, model: type[M]) -> M:
 
 
 def digest(config: BaseModel) -> str:
-    """SHA-256 of a configuration's canonical JSON: the identity of its values, not of its layout."""
+    """Compute the SHA-256 of a configuration's canonical JSON: the identity of its values, not of its layout."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -137,13 +137,13 @@ def check_trainer(
     Raises:
         ConfigError: naming every key that the class does not have, or that the stage sets itself.
     """
-    known = set(config_class.__dataclass_fields__)
+    fields = set(config_class.__dataclass_fields__)
     wrong = []
     for key in trainer:
         if key in reserved:
             wrong.append(f"{path}: {section}.{key} is set by the stage itself; remove it")
-        elif key not in known:
-            hint = suggest(key, known)
+        elif key not in fields:
+            hint = suggest(key, fields)
             wrong.append(f"{path}: unknown key '{section}.{key}'{hint} ({config_class.__name__})")
     if wrong:
         raise ConfigError("\n".join(wrong))
@@ -159,7 +159,7 @@ def _explain(model: type[BaseModel], err: Any) -> str:
 
 
 def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
-    """Field names of the section at `loc`, looking through lists, dicts and unions."""
+    """List the field names of the section at `loc`, looking through lists, dicts and unions."""
     sections = [model]
     for part in loc:
         inner: list[Any] = []

@@ -97,8 +97,8 @@ def refusal(error: Exception) -> str | None:
     in Rust (safetensors, tokenizers) raise errors of their own, which end with the system's number: `(os error 28)`.
     """
     if not isinstance(error, OSError):
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        return refusal(OSError(int(found[1]), os.strerror(int(found[1])))) if found else None
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        return refusal(OSError(int(match[1]), os.strerror(int(match[1])))) if match else None
     number = error.errno or 0
     if number in _NO_ROOM:
         return f"{error.filename or _crammed()}: {_NO_ROOM[number]}"

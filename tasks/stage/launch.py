@@ -30,19 +30,20 @@ SHARDED = ("FSDP", "DEEPSPEED")
 """Accelerate's names of what splits weights among processes."""
 
 
-class Asked(NamedTuple):
+class Processes(NamedTuple):
     """The processes that a recipe asks for."""
 
     processes: int
+    """Number of processes."""
     sharding: str | None
     """One of `SHARDED`; None: each process has the whole model."""
 
 
-ONE = Asked(1, None)
+ONE_PROCESS = Processes(1, None)
 
 
-def asked(command: str | None, where: Path) -> Asked:
-    """The processes that the recipe's `launch:` asks for.
+def processes(command: str | None, where: Path) -> Processes:
+    """Read which processes the recipe's `launch:` asks for.
 
     Args:
         command: the launcher with its options; None runs the stage as it is.
@@ -52,19 +53,19 @@ def asked(command: str | None, where: Path) -> Asked:
         ConfigError: no number of processes, or no such configuration file.
     """
     if not command:
-        return ONE
+        return ONE_PROCESS
     words = shlex.split(command)
     options = _options(words)
     if "config_file" in options:
         options = {**read_yaml(Path(options["config_file"])), **options}
     kind = str(options["distributed_type"]).upper() if "distributed_type" in options else ""
     sharding = next((name for name in SHARDED if name == kind or f"use_{name.lower()}" in options), None)
-    given = [options[name] for name in COUNTS if name in options]
+    counts = [options[name] for name in COUNTS if name in options]
     nodes = options.get("nnodes", 1)  # torchrun's own value
-    if not given and any(Path(word).name in ("accelerate", "deepspeed") for word in words):
+    if not counts and any(Path(word).name in ("accelerate", "deepspeed") for word in words):
         raise ConfigError(f"{where}: launch starts as many processes as this machine happens to say; {_REMEDY}")
     try:
-        return Asked((int(given[0]) if given else 1) * int(nodes), sharding)
+        return Processes((int(counts[0]) if counts else 1) * int(nodes), sharding)
     except ValueError:
         raise ConfigError(f"{where}: launch does not say in numbers how many processes it starts; {_REMEDY}") from None
 
@@ -73,33 +74,33 @@ _REMEDY = "add --num_processes or a --config_file with num_processes (accelerate
 
 
 def _options(words: list[str]) -> dict[str, Any]:
-    """Options of a command line, without dashes, `-` as `_`; one without a value has an empty one."""
-    found: dict[str, Any] = {}
+    """Read the options of a command line, without dashes, `-` as `_`; one without a value has an empty one."""
+    options: dict[str, Any] = {}
     for word, after in zip(words, [*words[1:], "--"], strict=True):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            found[name.replace("-", "_")] = value if equals else "" if after.startswith("-") else after
-    return found
+            options[name.replace("-", "_")] = value if equals else "" if after.startswith("-") else after
+    return options
 
 
-def check_processes(wanted: Asked, where: Path, environment: Mapping[str, str]) -> None:
-    """Raises ConfigError when another number of processes was started than the recipe asks for."""
+def check_processes(expected: Processes, where: Path, environment: Mapping[str, str]) -> None:
+    """Refuse another number of processes than the recipe asks for. Raises ConfigError."""
     started = int(environment["WORLD_SIZE"]) if "WORLD_SIZE" in environment else 1
-    if started != wanted.processes:
+    if started != expected.processes:
         raise ConfigError(
-            f"{where}: launch asks for {wanted.processes} process(es), and {started} came up, which would train on "
+            f"{where}: launch asks for {expected.processes} process(es), and {started} came up, which would train on "
             f"another batch; mend launch (on a CPU: `torchrun --nproc-per-node N -m`), or take null for one process"
         )
 
 
-def check_trainer(wanted: Asked, where: Path, accelerator: Any, gpus: int) -> None:
-    """Hold the state that really came up against the recipe.
+def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: int) -> None:
+    """Compare the state that really came up with the recipe.
 
     Args:
-        wanted: from `asked`.
+        expected: the processes that the recipe asks for.
         where: recipe file, for messages.
         accelerator: the trainer's.
-        gpus: that this process trains on.
+        gpus: how many this process trains on.
 
     Raises:
         ConfigError: accelerate made something else of the processes, or one process takes several GPUs.
@@ -111,10 +112,10 @@ def check_trainer(wanted: Asked, where: Path, accelerator: Any, gpus: int) -> No
         )
     kind = str(accelerator.distributed_type.value).upper()
     sharding = next((name for name in SHARDED if name == kind), None)
-    if (accelerator.num_processes, sharding) != (wanted.processes, wanted.sharding):
-        made = _words(accelerator.num_processes, sharding)
+    if (accelerator.num_processes, sharding) != (expected.processes, expected.sharding):
+        outcome = _words(accelerator.num_processes, sharding)
         raise ConfigError(
-            f"{where}: launch asks for {_words(*wanted)}, and accelerate made {made} of it; mend "
+            f"{where}: launch asks for {_words(*expected)}, and accelerate made {outcome} of it; mend "
             f"launch or its configuration file (FSDP and DeepSpeed need GPUs)"
         )
 
@@ -126,15 +127,15 @@ def _words(processes: int, sharding: str | None) -> str:
 def launch(command: str, module: str) -> NoReturn:
     """Run the stage's module by the launcher, and end as it ends; with exit code 2 where one of its processes does."""
     with tempfile.TemporaryDirectory(prefix="polm-launch-") as folder:
-        said = Path(folder) / "error"
+        message_file = Path(folder) / "error"
         words = [*shlex.split(command), module, *sys.argv[1:]]
         log.info("launching: %s", shlex.join(words))
-        process = subprocess.Popen(words, env=os.environ | {MARK: str(said)})
+        process = subprocess.Popen(words, env=os.environ | {MARK: str(message_file)})
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _: process.send_signal(received))
         code = process.wait()
-        if code and said.exists():
-            log.error("error: %s", said.read_text(encoding="utf-8"))
+        if code and message_file.exists():
+            log.error("error: %s", message_file.read_text(encoding="utf-8"))
             sys.exit(2)
     sys.exit(code if code >= 0 else 128 - code)
 

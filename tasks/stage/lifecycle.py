@@ -62,7 +62,7 @@ class Run:
     """False in all but one process of a multi-process launch. Only the main process writes to `out`."""
     method: str = ""
     """Entry of the recipe file's `methods:` that runs; empty for a stage without `methods:`."""
-    launched: launch.Asked = launch.ONE
+    launched: launch.Processes = launch.ONE_PROCESS
     """The processes that the recipe asks for."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Seconds, bytes and speeds: true of this run, not of the inputs, so they stay out of the artifact."""
@@ -170,7 +170,7 @@ def read_measurements(out: Path) -> dict[str, Any]:
 
 
 def _make_run(
-    main: Any, config: StageConfig, args: Any, inputs: dict[str, Path], rank: int, wanted: launch.Asked
+    main: Any, config: StageConfig, args: Any, inputs: dict[str, Path], rank: int, wanted: launch.Processes
 ) -> Run:
     manifests: dict[str, artifact.Manifest] = {}
     for name, path in inputs.items():
@@ -200,11 +200,11 @@ def _module(main: Any) -> str:
     return spec.name if spec else f"tasks.{Path(inspect.getfile(main)).stem}"
 
 
-def _launched(config: StageConfig, main: Any, where: Path) -> launch.Asked:
+def _launched(config: StageConfig, main: Any, where: Path) -> launch.Processes:
     """Run the recipe's launcher, once; in what it started, the processes that were asked for, if these came up."""
     if not isinstance(config, TrainingConfig):
-        return launch.ONE
-    wanted = launch.asked(config.launch, where)
+        return launch.ONE_PROCESS
+    wanted = launch.processes(config.launch, where)
     if config.launch and launch.MARK not in os.environ:
         launch.launch(config.launch, _module(main))
     launch.check_processes(wanted, where, os.environ)

@@ -32,7 +32,9 @@ REWARD = "reward"
 """The method whose models give rewards and no answers, and the key under which they are used."""
 LABEL = "label"
 """The method whose entries are sets of labels and no models."""
-SINGLE = ("fingerprint", "data", "base", "report")
+FINGERPRINT = "fingerprint"
+"""The stage that reads the recipe's folder, and no one file of it."""
+SINGLE = ("data", "base", "report")
 """Stages that every recipe has once."""
 LISTS = ("evaluate", "export", "forms")
 """Keys of a graph that are lists: models that are evaluated, models that are exported, forms of each export."""
@@ -137,7 +139,7 @@ def _block(path: Path, name: str, stage: Mapping[str, Any]) -> Block | None:
     body = stage.get("do", stage)
     command = _COMMAND.search(str(body["cmd"]))
     if not command:
-        if name in SINGLE or "-m tasks." not in str(body["cmd"]):  # a stage of the user's own
+        if name == FINGERPRINT or "-m tasks." not in str(body["cmd"]):  # or a stage of the user's own
             return None
         raise ConfigError(
             f"{path}: stages.{name}.cmd does not begin `python -m tasks.NAME params/${{recipe}}/FILE.yaml`"

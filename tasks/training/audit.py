@@ -36,19 +36,19 @@ class Limit(NamedTuple):
 
 
 def longest_row(trainer: Mapping[str, Any], config_class: type[Any]) -> Limit:
-    """The limit of a trainer that reads whole rows."""
+    """Find the limit of a trainer that reads whole rows."""
     return Limit(
         row_fates.settings(trainer, config_class)["max_length"], "trainer.max_length", "raise trainer.max_length"
     )
 
 
 def longest_prompt(model: Path, answer: int, key: str) -> Limit:
-    """The most tokens of a prompt that leave room for a whole answer in the model's context.
+    """Find the most tokens of a prompt that leave room for a whole answer in the model's context.
 
     Args:
         model: model folder.
         answer: most tokens of an answer.
-        key: of the recipe, that says so.
+        key: the recipe's key that says so.
     """
     whole = context(model)
     limited_by = f"the model's context of {whole} less {key}"
@@ -56,11 +56,11 @@ def longest_prompt(model: Path, answer: int, key: str) -> Limit:
 
 
 def context(model: Path) -> int | None:
-    """The positions that a model knows; None where its configuration names no number."""
+    """Read how many positions a model knows; None where its configuration names no number."""
     from transformers import AutoConfig
 
-    found: int | None = AutoConfig.from_pretrained(model).get_text_config().to_dict().get("max_position_embeddings")
-    return found
+    positions: int | None = AutoConfig.from_pretrained(model).get_text_config().to_dict().get("max_position_embeddings")
+    return positions
 
 
 def audited(
@@ -69,12 +69,12 @@ def audited(
     """Audit both splits of a set that a trainer reads whole, and write `audit.json`.
 
     Args:
-        config: of the stage.
-        run: of the stage.
+        config: the stage's configuration.
+        run: the stage's run.
         data: data artifact.
-        dataset: set of it.
+        dataset: name of its set.
         tokenizer: with the chat template of the training.
-        config_class: of TRL, whose trainer reads the rows.
+        config_class: TRL's class, whose trainer reads the rows.
         model: folder of the model that is trained.
 
     Returns:
@@ -84,12 +84,13 @@ def audited(
         DataError: no such set, more of it is left out or cut than the recipe allows, or what is left of a row is longer
             than the model's context.
     """
-    found = {}
+    records = {}
     for split in ("train", "validation"):
-        rows, source = training_rows.read(data, dataset, split), split_file(data, dataset, split)
-        found[split] = learnt(config, run, split, rows, (dataset, source), tokenizer, config_class, model)
-    write(run, found)
-    return found
+        rows = training_rows.read(data, dataset, split)
+        source = (dataset, split_file(data, dataset, split))
+        records[split] = learnt(config, run, split, rows, source, tokenizer, config_class, model)
+    write(run, records)
+    return records
 
 
 def learnt(
@@ -134,9 +135,11 @@ def asked(
     """Audit prompts that are to be answered.
 
     Returns:
-        The record, and numbers of the rows, from 0, that leave room for an answer: only these are to be asked. Raises
-        as `audited`.
-    """  # fmt: skip
+        The record, and numbers of the rows, from 0, that leave room for an answer: only these are to be asked.
+
+    Raises:
+        DataError: more of the rows leave no room than the recipe allows.
+    """
     with _named(source[1]):
         fates = row_fates.prompts(rows, tokenizer, limit.tokens, chat_template_args)
         warnings = _unlike(rows, source[0], tokenizer, add_generation_prompt=True, **chat_template_args)
@@ -157,26 +160,26 @@ def _named(source: Path) -> Iterator[None]:
 
 
 def _unlike(rows: Rows, dataset: str, tokenizer: Any, **template_args: Any) -> list[str]:
-    """Warnings of rows whose words are not what reaches the model: left out by the template, or read as tokens."""
-    found = []
+    """Warn of rows whose words are not what reaches the model: left out by the template, or read as tokens."""
+    warnings = []
     if lost := row_fates.unwritten(rows, tokenizer, **template_args):
         name, role = lost[0]
-        found.append(
+        warnings.append(
             f"the model's chat template leaves out words of messages of {len(lost)} of {len(rows)} rows of {dataset} "
             f"(first: the {role}'s in row {name}); nothing is learnt of them"
         )
     if spelt := row_fates.spelt(rows, tokenizer):
         name, token = spelt[0]
-        found.append(
+        warnings.append(
             f"{len(spelt)} of {len(rows)} rows of {dataset} spell special tokens of the tokenizer (first: {token!r} in "
             f"row {name}), which are read as such and not as text; take them out of the data, which the chat template "
             f"writes where they belong"
         )
-    return found
+    return warnings
 
 
 def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Record:
-    """The record of one part."""
+    """Make the record of one part."""
     names = row_fates.names(rows)
     by_state: dict[str, list[str]] = {"used": [], "cut": [], "left_out": []}
     for name, fate in zip(names, fates, strict=True):
@@ -187,7 +190,7 @@ def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Reco
         "limit": limit.tokens,
         "limited_by": limit.key,
         "rows": len(names),
-        **{state: len(found) for state, found in by_state.items()},
+        **{state: len(ids) for state, ids in by_state.items()},
         "longest": {"id": names[longest], "tokens": fates[longest].tokens},
         "cut_ids": by_state["cut"],
         "left_out_ids": by_state["left_out"],
@@ -195,7 +198,7 @@ def count(rows: Rows, fates: Sequence[Fate], dataset: str, limit: Limit) -> Reco
 
 
 def excess(config: TrlConfig, where: Path, record: Mapping[str, Any], limit: Limit) -> str | None:
-    """The message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
+    """Write the message where a larger share is lost than the recipe file `where` allows, or every row is left out."""
     if record["left_out"] == record["rows"]:
         return f"{sentence(record)}; nothing is left to learn from: {limit.remedy}, or shorten the rows"
     for state, key, most in (("left_out", "max_left_out", config.max_left_out), ("cut", "max_cut", config.max_cut)):
@@ -211,12 +214,12 @@ def hold(config: TrlConfig, run: Run, source: Path, part: str, record: Record, l
     """Warn of a part's losses, and refuse what the recipe does not allow.
 
     Args:
-        config: of the stage.
-        run: of the stage.
+        config: the stage's configuration.
+        run: the stage's run.
         source: where the rows come from.
         part: the split or the round, for the warning.
-        record: of the part.
-        limit: of the part.
+        record: the part's record.
+        limit: the part's limit.
 
     Raises:
         DataError: a larger share of the rows is left out or cut than the recipe allows, or every row is left out.
@@ -227,7 +230,7 @@ def hold(config: TrlConfig, run: Run, source: Path, part: str, record: Record, l
         log.warning("warning: %s: %s", part, lost)
 
 
-def write(run: Run, found: Mapping[str, Record]) -> None:
+def write(run: Run, records: Mapping[str, Record]) -> None:
     """Write `audit.json`, in the main process."""
     if run.main_process:
-        artifact.write_json(run.out / FILE, dict(found))
+        artifact.write_json(run.out / FILE, dict(records))

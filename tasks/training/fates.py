@@ -25,19 +25,19 @@ class Fate(NamedTuple):
     """What becomes of a row."""
 
     tokens: int
-    """Of its longest side, uncut."""
+    """Tokens of its longest side, uncut."""
     state: State
     """`cut`: some of it was cut off and the rest is learnt; `left_out`: nothing of it is learnt."""
 
 
 def settings(trainer: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
-    """The recipe's `trainer:` over the plain values that TRL's config class has for what is not given."""
+    """Put the recipe's `trainer:` over the plain values that TRL's config class has for what is not given."""
     defaults = {field.name: field.default for field in fields(config_class) if field.default is not MISSING}
     return {**defaults, **trainer}
 
 
 def of_rows(rows: Rows, tokenizer: Any, trainer: Mapping[str, Any], config_class: type[Any]) -> list[Fate]:
-    """The fate of each row in the trainer whose config class this is, SFT's, DPO's, KTO's or the reward model's.
+    """Find the fate of each row in the trainer with this config class: SFT's, DPO's, KTO's or the reward model's.
 
     Args:
         rows: of the data artifact, whole.
@@ -50,11 +50,11 @@ def of_rows(rows: Rows, tokenizer: Any, trainer: Mapping[str, Any], config_class
 
 
 def answers(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]:
-    """Rows for `SFTTrainer`: `messages`, `prompt` and `completion`, or `text`."""
+    """Find the fates of rows for `SFTTrainer`: `messages`, `prompt` and `completion`, or `text`."""
     limit = values["max_length"]
     splits = values["packing"] and values["packing_strategy"] != "bfd"  # nothing is lost: the rest begins another block
     fates = []
-    for row, tokens in zip(rows, _lengths([_said(row) for row in rows], tokenizer), strict=True):
+    for row, tokens in zip(rows, _lengths([_turns(row) for row in rows], tokenizer), strict=True):
         if limit is None or tokens <= limit or splits:
             fates.append(Fate(tokens, "used"))
             continue
@@ -66,19 +66,19 @@ def answers(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]
 
 
 def pairs(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]:
-    """Rows of `prompt`, `chosen` and `rejected` for `DPOTrainer`."""
+    """Find the fates of rows of `prompt`, `chosen` and `rejected` for `DPOTrainer`."""
     keeps_end = values["truncation_mode"] == "keep_end"
     return _by_prompt(rows, [("chosen", "rejected")] * len(rows), tokenizer, values["max_length"], keeps_end)
 
 
 def rated(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]:
-    """Rows of `prompt`, `completion` and `label` for `KTOTrainer`, or pairs, which are taken apart."""
+    """Find the fates of rows for `KTOTrainer`: `prompt`, `completion` and `label`, or pairs, which are taken apart."""
     sides = [("completion",) if "completion" in row else ("chosen", "rejected") for row in rows]
     return _by_prompt(rows, sides, tokenizer, values["max_length"], keeps_end=False, together=False)
 
 
 def compared(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]:
-    """Rows of `prompt`, `chosen` and `rejected` for `RewardTrainer`."""
+    """Find the fates of rows of `prompt`, `chosen` and `rejected` for `RewardTrainer`."""
     limit = values["max_length"]
     sides = [_lengths([[*row["prompt"], *row[side]] for row in rows], tokenizer) for side in ("chosen", "rejected")]
     longest = [max(both) for both in zip(*sides, strict=True)]
@@ -86,36 +86,36 @@ def compared(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate
 
 
 def prompts(rows: Rows, tokenizer: Any, limit: int | None, template_args: Mapping[str, Any]) -> list[Fate]:
-    """Rows of `prompt` to be answered. Args: limit: most tokens; template_args: passed to the chat template."""
-    asked = {"add_generation_prompt": True, **template_args}
-    lengths = _lengths([row["prompt"] for row in rows], tokenizer, **asked)
+    """Find the fates of prompts to be answered. Args: limit: most tokens; template_args: for the chat template."""
+    args = {"add_generation_prompt": True, **template_args}
+    lengths = _lengths([row["prompt"] for row in rows], tokenizer, **args)
     return [Fate(tokens, "used" if limit is None or tokens <= limit else "left_out") for tokens in lengths]
 
 
 def names(rows: Rows) -> list[str]:
-    """The rows' ids; a row without one goes by its number, from 1."""
+    """Name the rows by their ids; a row without one goes by its number, from 1."""
     return [str(row["id"]) if "id" in row else str(number) for number, row in enumerate(rows, 1)]
 
 
 def unwritten(rows: Rows, tokenizer: Any, **template_args: Any) -> list[tuple[str, str]]:
-    """Rows of which the chat template does not write all, white space aside: some drop a system message or a thought.
+    """Find rows of which the chat template does not write all, white space aside: a system message, or a thought.
 
     Returns:
         For each of them its name (`names`) and the role of the first such message.
     """
-    found = []
+    unwritten_rows = []
     for name, row in zip(names(rows), rows, strict=True):
         for side in _sides(row):
             text = "".join(templated(tokenizer, side, tokenize=False, **template_args).split())
             lost = next((turn["role"] for turn in side if "".join(turn["content"].split()) not in text), None)
             if lost:
-                found.append((name, lost))
+                unwritten_rows.append((name, lost))
                 break
-    return found
+    return unwritten_rows
 
 
 def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
-    """Rows with the text of a special token in a message, e.g. of the end of a turn: a tokenizer takes it for one.
+    """Find rows with the text of a special token in a message, e.g. of the end of a turn: a tokenizer takes it for one.
 
     Returns:
         For each of them its name (`names`) and the first such token.
@@ -123,16 +123,16 @@ def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     tokens = sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
     special = re.compile("|".join(map(re.escape, tokens)))
-    found = []
+    spelt_rows = []
     for name, row in zip(names(rows), rows, strict=True):
         hits = (special.search(turn["content"]) for side in _sides(row) for turn in side)
         if first := next((hit for hit in hits if hit), None):
-            found.append((name, first[0]))
-    return found
+            spelt_rows.append((name, first[0]))
+    return spelt_rows
 
 
 def _sides(row: Mapping[str, Any]) -> list[Any]:
-    """The conversations that a row holds: one, two for a pair, none for a text."""
+    """Return the conversations that a row holds: one, two for a pair, none for a text."""
     if "messages" in row:
         return [row["messages"]]
     sides = [row[key] for key in ("completion", "chosen", "rejected") if key in row]
@@ -147,7 +147,7 @@ def _by_prompt(
     keeps_end: bool,
     together: bool = True,
 ) -> list[Fate]:
-    """Rows whose answers carry the loss. With `together` all sides have the shortest prompt."""
+    """Find the fates of rows whose answers carry the loss. With `together` all sides have the shortest prompt."""
     flat = [[*row["prompt"], *row[side]] for row, names in zip(rows, sides, strict=True) for side in names]
     lengths, fates = iter(_lengths(flat, tokenizer)), []
     for row, names in zip(rows, sides, strict=True):
@@ -162,30 +162,31 @@ def _by_prompt(
     return fates
 
 
-def _said(row: Mapping[str, Any]) -> Any:
-    """All turns of a row, or its text."""
+def _turns(row: Mapping[str, Any]) -> Any:
+    """Return all turns of a row, or its text."""
     if "completion" in row:
         return [*row["prompt"], *row["completion"]]
     return row["messages"] if "messages" in row else row["text"]
 
 
-def _lengths(said: Sequence[Any], tokenizer: Any, **template_args: Any) -> list[int]:
-    """Tokens of each conversation, through the chat template, or of each text."""
+def _lengths(conversations: Sequence[Any], tokenizer: Any, **template_args: Any) -> list[int]:
+    """Count the tokens of each conversation, through the chat template, or of each text."""
     texts = [
         turns if isinstance(turns, str) else templated(tokenizer, turns, tokenize=False, **template_args)
-        for turns in said
+        for turns in conversations
     ]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return [len(row) + isinstance(turns, str) for row, turns in zip(ids, said, strict=True)]  # a text is given an end
+    # A text is given an end.
+    return [len(row) + isinstance(turns, str) for row, turns in zip(ids, conversations, strict=True)]
 
 
 def _with_loss(row: Mapping[str, Any], tokenizer: Any, values: Mapping[str, Any]) -> list[bool]:
-    """Which tokens of a row carry loss in `SFTTrainer`, uncut."""
-    said = _said(row)
-    if isinstance(said, str):
-        return [True] * (len(tokenizer(said, add_special_tokens=False)["input_ids"]) + 1)
+    """Tell which tokens of a row carry loss in `SFTTrainer`, uncut."""
+    turns = _turns(row)
+    if isinstance(turns, str):
+        return [True] * (len(tokenizer(turns, add_special_tokens=False)["input_ids"]) + 1)
     whole = tokenizer.apply_chat_template(
-        said, tokenize=True, return_dict=True, return_assistant_tokens_mask=values["assistant_only_loss"]
+        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=values["assistant_only_loss"]
     )
     mask = [True] * len(whole["input_ids"])
     if values["assistant_only_loss"]:
@@ -197,7 +198,7 @@ def _with_loss(row: Mapping[str, Any], tokenizer: Any, values: Mapping[str, Any]
 
 
 def _prompt_tokens(prompt: Any, answer: Any, tokenizer: Any) -> int:
-    """Tokens that the prompt alone and the whole row begin with alike: behind them TRL has the answer begin."""
+    """Count the tokens that prompt and whole row begin with alike: behind them TRL has the answer begin."""
     alone = tokenizer.apply_chat_template(prompt, tokenize=True, return_dict=True, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*prompt, *answer], tokenize=True, return_dict=True)
     same = 0

@@ -12,7 +12,7 @@ LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "te
 
 
 def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
-    """Rows of one split of the set `name`, e.g. `sft:rationales`, whole.
+    """Read the rows of one split of the set `name`, e.g. `sft:rationales`, whole.
 
     Raises:
         DataError: the recipe's data stage wrote no such set, or an empty one.
@@ -20,14 +20,14 @@ def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
     path = split_file(data, name, split)
     if not path.exists():
         raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
-    found = artifact.read_jsonl(path)
-    if not found:
+    rows = artifact.read_jsonl(path)
+    if not rows:
         raise DataError(f"{path}: empty; the report in {data}/report.json says where its rows went")
-    return found
+    return rows
 
 
 def examples(data: Path, name: str, split: str) -> Any:
-    """To learn from: a `datasets.Dataset` of TRL's columns. Raises as `read`.
+    """Make a `datasets.Dataset` of TRL's columns to learn from. Raises as `read`.
 
     Where some rows are `messages` and others `prompt` and `completion`, all become the latter: so they do where only
     the validation split has such rows, for TRL learns from the training rows' form whether prompts carry loss.
@@ -36,14 +36,16 @@ def examples(data: Path, name: str, split: str) -> Any:
 
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
     validation = split_file(data, name, "validation")
-    beside = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
-    if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *beside]):
+    validation_rows = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
+    if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *validation_rows]):
         rows = [parted(row) for row in rows]
     return Dataset.from_list(rows)
 
 
 def parted(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `messages` as `prompt` and `completion`, which begins with the assistant's first turn; else as it is.
+    """Write a row of `messages` as `prompt` and `completion`, which begins with the first turn of the assistant.
+
+    A row without `messages` stays as it is.
 
     The loss is the same: with TRL's `assistant_only_loss` it is on the assistant's turns of the completion.
     """
@@ -55,7 +57,7 @@ def parted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def prompts(data: Path, name: str, split: str) -> Any:
-    """To be answered: a `datasets.Dataset` of `prompt` and every column a grader may look at. Raises as `read`."""
+    """Make a `datasets.Dataset` to answer: `prompt` and every column a grader may look at. Raises as `read`."""
     from datasets import Dataset
 
     rows = read(data, name, split)

@@ -27,11 +27,11 @@ def fine_tune(
     """Train `model` on the set `dataset`; write `audit.json` and `supervision.json` before the first step, and curves.
 
     Args:
-        config: of the stage.
+        config: the stage's configuration.
         arguments: `trl.SFTConfig`.
         dataset: set of the data artifact, with rows of `messages`.
-        peft_config: of the adapter to train; None trains all weights.
-        run: of the stage.
+        peft_config: settings of the adapter to train; None trains all weights.
+        run: the stage's run.
         model: model folder.
         data: data artifact.
 
@@ -70,15 +70,16 @@ def supervision(dataset: Any, collator: Any, tokenizer: Any, source: Path) -> di
     Raises:
         DataError: no token, or every token, carries loss: the chat template's marks do not work.
     """
-    tokens = trained = 0
+    tokens = 0
+    trained = 0
     for row in dataset:
         labels = collator([row])["labels"]
         tokens += labels.numel()
         trained += int((labels != -100).sum())
     if trained == 0 or trained == tokens:
-        found = "no token" if trained == 0 else "every token"
+        what = "no token" if trained == 0 else "every token"
         raise DataError(
-            f"{source}: {found} of {tokens} would be trained on; the chat template must mark the assistant's turns "
+            f"{source}: {what} of {tokens} would be trained on; the chat template must mark the assistant's turns "
             f"with {{% generation %}}, rows must have an assistant turn inside trainer.max_length, and "
             f"trainer.assistant_only_loss must be true"
         )
@@ -94,10 +95,10 @@ def supervision(dataset: Any, collator: Any, tokenizer: Any, source: Path) -> di
 
 
 def _runs(ids: list[int], mask: list[bool], tokenizer: Any) -> list[dict[str, Any]]:
-    """Consecutive tokens of one kind, decoded together."""
+    """Decode consecutive tokens of one kind together."""
     runs: list[tuple[bool, list[int]]] = []
     for token, trained in zip(ids, mask, strict=True):
         if not runs or runs[-1][0] != trained:
             runs.append((trained, []))
         runs[-1][1].append(token)
-    return [{"text": tokenizer.decode(part), "trained": trained} for trained, part in runs]
+    return [{"text": tokenizer.decode(tokens), "trained": trained} for trained, tokens in runs]

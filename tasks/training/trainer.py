@@ -28,12 +28,7 @@ def arguments(config_class: type[Any], config: TrlConfig, run: Run) -> Any:
         ConfigError: an unknown or reserved key, a value that the class refuses, or checkpoints between two log entries.
     """
     check_trainer(run.params_file, config.trainer, config_class, RESERVED)
-    every, kept = config.trainer.get("logging_steps"), config.trainer.get("save_steps")
-    if isinstance(every, int) and isinstance(kept, int) and every > 0 and kept % every:
-        raise ConfigError(
-            f"{run.params_file}: trainer.save_steps is {kept}, no multiple of trainer.logging_steps ({every}); a run "
-            f"that goes on from such a checkpoint would log other means than one that was not stopped"
-        )
+    _check_save_steps(config, run)
     if config.trainer.get("completion_only_loss") is False:
         raise ConfigError(
             f"{run.params_file}: trainer.completion_only_loss is false, which would learn the prompts, and the "
@@ -41,7 +36,7 @@ def arguments(config_class: type[Any], config: TrlConfig, run: Run) -> Any:
         )
     fixed = {"report_to": "none", "disable_tqdm": True, "save_strategy": "steps", "seed": config.seed}
     try:
-        built = config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
+        trl_config = config_class(output_dir=str(run.checkpoints), **fixed, **config.trainer)
     except (TypeError, ValueError) as e:
         raise ConfigError(f"{run.params_file}: trainer: {e}") from None
     if run.launched.processes > 1 and config.trainer.get("precompute_ref_log_probs"):
@@ -49,7 +44,19 @@ def arguments(config_class: type[Any], config: TrlConfig, run: Run) -> Any:
             f"{run.params_file}: trainer.precompute_ref_log_probs keeps them in a folder of each process, where the "
             f"others do not find them; set it to false, or launch one process"
         )
-    return built
+    return trl_config
+
+
+def _check_save_steps(config: TrlConfig, run: Run) -> None:
+    """Refuse checkpoints between two log entries. Raises ConfigError."""
+    log_every = config.trainer.get("logging_steps")
+    save_every = config.trainer.get("save_steps")
+    if isinstance(log_every, int) and isinstance(save_every, int) and log_every > 0 and save_every % log_every:
+        raise ConfigError(
+            f"{run.params_file}: trainer.save_steps is {save_every}, no multiple of trainer.logging_steps "
+            f"({log_every}); a run that goes on from such a checkpoint would log other means than one that was not "
+            f"stopped"
+        )
 
 
 def peft_config(config: AdapterConfig, run: Run, task_type: str) -> Any:
@@ -75,20 +82,10 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
     """
     from transformers import PrinterCallback
 
-    launch.check_trainer(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
+    launch.check_accelerator(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(run))
-    before = _fingerprint(trainer.model)
-    checkpoint = _last_checkpoint(run.checkpoints)
-    if checkpoint:
-        log.info("resuming from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    after = _fingerprint(trainer.model)
-    # The weights and not the loss: transformers leaves losses that are no numbers out of its log.
-    if not all(math.isfinite(total) for total in after):
-        raise DataError(f"{run.params_file}: training diverged, weights are not finite; lower trainer.learning_rate")
-    if after == before and not checkpoint:
-        raise DataError(f"{run.params_file}: training moved no weight; check trainer.learning_rate and the data")
+    _fit(trainer, run)
     evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     parameters = list(trainer.model.parameters())
     figures: dict[str, float] = {
@@ -106,10 +103,25 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
     return figures
 
 
+def _fit(trainer: Any, run: Run) -> None:
+    """Train from the last whole checkpoint, if there is one. Raises DataError as `train`."""
+    before = _fingerprint(trainer.model)
+    checkpoint = _last_checkpoint(run.checkpoints)
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    after = _fingerprint(trainer.model)
+    # The weights and not the loss: transformers leaves losses that are no numbers out of its log.
+    if not all(math.isfinite(total) for total in after):
+        raise DataError(f"{run.params_file}: training diverged, weights are not finite; lower trainer.learning_rate")
+    if after == before and not checkpoint:
+        raise DataError(f"{run.params_file}: training moved no weight; check trainer.learning_rate and the data")
+
+
 def finish(trainer: Any, tokenizer: Any, run: Run) -> None:
     """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`.
 
-    A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`_models.PROMPT`).
+    A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`tasks.models.folder.PROMPT`).
     """
     from peft import PeftModel
 
@@ -139,21 +151,21 @@ def _save_adapter(model: Any, folder: Path) -> None:
 
 
 def _clean(entry: dict[str, Any]) -> dict[str, float]:
-    """A log entry without clocks, rounded and sorted: one read back from a checkpoint comes in another order.
+    """Take the clocks out of a log entry, round and sort it: one read back from a checkpoint comes in another order.
 
     TRL logs None for a mean of nothing, e.g. of clipped ratios when every answer was cut off; that is left out.
     """
-    kept = {k: v for k, v in sorted(entry.items()) if v is not None and not any(part in k for part in CLOCK)}
-    return {k: v if isinstance(v, int) else float(f"{float(v):.8g}") for k, v in kept.items()}
+    values = {k: v for k, v in sorted(entry.items()) if v is not None and not any(part in k for part in CLOCK)}
+    return {k: v if isinstance(v, int) else float(f"{float(v):.8g}") for k, v in values.items()}
 
 
 def _fingerprint(model: Any) -> list[float]:
-    """Sum of each trainable parameter: enough to see whether any of them moved."""
+    """Sum up each trainable parameter: enough to see whether any of them moved."""
     return [p.detach().double().sum().item() for p in model.parameters() if p.requires_grad]
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. One that a kill cut short is removed."""
+    """Find the newest whole checkpoint. One that a kill cut short is removed."""
     whole = []
     for path in folder.glob("checkpoint-*"):
         if (path / COMPLETE).exists():
@@ -165,15 +177,15 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 def _callback(run: Run) -> Any:
-    """A `TrainerCallback` that reports progress and marks checkpoints as whole."""
+    """Make a `TrainerCallback` that reports progress and marks checkpoints as whole."""
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
         ) -> None:
-            shown = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
-            ordered = sorted(_clean(shown).items(), key=lambda item: not item[0].endswith("loss"))
+            numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            ordered = sorted(_clean(numbers).items(), key=lambda item: not item[0].endswith("loss"))
             run.progress.update(state.global_step, state.max_steps, "training", **dict(ordered))
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from flows.terminal import leaderboard
 from flows.terminal.board import Board, duration, size
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+from tests.conftest import REPO
 from tests.support import toy
 
 
@@ -64,6 +65,35 @@ def test_choosing_a_recipe_moves_the_link(project: toy.Toy) -> None:
     assert workspace.choose_recipe("other")
     assert workspace.RECIPE.readlink() == Path("other/recipe.yaml")
     assert workspace.active_recipe() == "other"
+
+
+def test_artifacts_of_another_recipe_are_set_aside(project: toy.Toy) -> None:
+    for name in ("models/ours", "models/theirs", "metrics/theirs"):
+        folder = Path("artifacts", name)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(name)
+    Path("artifacts/models/notes").mkdir()
+    moved = workspace.set_aside([Path("artifacts/models/ours")])
+    assert moved == [Path("artifacts/metrics/theirs"), Path("artifacts/models/theirs")]
+    assert Path(".polm/aside/models/theirs/manifest.json").read_text() == "models/theirs"
+    assert sorted(p.name for p in Path("artifacts/models").iterdir()) == ["notes", "ours"]
+
+
+def test_the_graph_is_printed_as_a_tree_and_in_mermaid(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.terminal import graph_view
+
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv("COLUMNS", "160")
+    graph_view.show(mermaid=False)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "student_logits" in line]
+    assert "distill.logits" in line and "teacher grpo" in line and "over student_alone" in line
+    (ppo,) = [line for line in lines if " ppo  ppo" in line]
+    assert ppo.index("ppo") > next(line for line in lines if " sft  sft" in line).index("sft")
+    graph_view.show(mermaid=True)
+    assert "  reward -. reward .-> ppo\n" in capsys.readouterr().out
 
 
 def test_a_recipe_without_a_graph_is_not_chosen(project: toy.Toy) -> None:

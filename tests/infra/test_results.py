@@ -19,6 +19,7 @@ from tests.conftest import REPO
 from tests.support import results_tree
 
 PAGE = REPO / "docs" / "results.md"
+PARAMS = REPO / "params" / "tiny"
 Make = Callable[..., artifact.Manifest]
 
 
@@ -29,7 +30,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
 
 @pytest.fixture
 def run(tree: Path) -> Artifacts:
-    return Artifacts(tree, "tiny")
+    return Artifacts(tree, PARAMS)
 
 
 def row(text: str, first: str) -> list[str]:
@@ -44,7 +45,7 @@ def test_claims_are_the_leaderboards(run: Artifacts) -> None:
     assert re.fullmatch(r"\+0\.500 \[\+0\.\d{3}, \+0\.\d{3}\] ▲", row(text, "`sft`")[5])
     assert row(text, "`pruned_wanda`")[5].endswith("▼")
     assert row(text, "`student_logits`")[1] == "`student_alone`"
-    assert f"Of {len(results_tree.CLAIMS)} claims: " in text
+    assert f"Of {len(run.board['claims'])} claims: " in text
 
 
 def test_the_main_line_has_half_intervals_and_verdicts(run: Artifacts) -> None:
@@ -100,7 +101,7 @@ def test_smaller_models(run: Artifacts) -> None:
     assert pruned[:5] == ["0.2437", "0.3724", "0.2461", "0.474 → 0.474 → 0.474", "0.500 → 0.200"]
     assert row(compression.sparsity(run), "`pruned_wanda`")[2:] == ["50.0 %", "47.5 %"]
     assert row(compression.quantization(run), "`quant_gptq`")[:4] == ["0.00151", "0.988", "0.72", "3.59"]
-    assert row(compression.forms(run), "`dpo`")[:4] == ["int4", "1.23", "0.0012", "0.991"]
+    assert row(compression.forms(run), "`dpo`")[:4] == ["int4", "1.23", "0.00123", "0.991"]
     assert row(compression.forms(run), "`dpo`")[5].startswith("−0.050 [")
 
 
@@ -134,7 +135,7 @@ def test_the_page_shows_the_run_that_the_repository_locks() -> None:
     if locked.get("artifacts/reports") != dvc_hash(reports):
         pytest.skip("artifacts/ does not hold the run of the committed dvc.lock")
     text = PAGE.read_text(encoding="utf-8")
-    assert page.fill(text, str(PAGE), Artifacts(REPO / "artifacts", "tiny")) == text, "run `make results`"
+    assert page.fill(text, str(PAGE), Artifacts(REPO / "artifacts", PARAMS)) == text, "run `make results`"
 
 
 def dvc_hash(folder: Path) -> str:
@@ -151,7 +152,7 @@ def test_the_command_writes_the_page_and_nothing_twice(tree: Path, tmp_path: Pat
     first = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert "written anew" in first.stdout
     text = copy.read_text(encoding="utf-8")
-    assert page.blocks(text, "")["held"] == compression.held(Artifacts(tree, "tiny"))
+    assert page.blocks(text, "")["held"] == compression.held(Artifacts(tree, PARAMS))
     outside = page.BLOCK.sub("", text)
     assert outside == page.BLOCK.sub("", PAGE.read_text(encoding="utf-8"))
     second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
@@ -171,7 +172,30 @@ def test_a_run_that_is_not_whole_leaves_the_page_alone(tmp_path: Path) -> None:
 
 def test_another_recipes_run_is_refused(tree: Path) -> None:
     with pytest.raises(ArtifactError, match="is of the recipe 'tiny'; run `polm run --recipe qwen3` first"):
-        Artifacts(tree, "qwen3")
+        Artifacts(tree, REPO / "params" / "qwen3")
+
+
+def test_models_stand_in_the_order_of_the_graph(run: Artifacts) -> None:
+    names = re.findall(r"^\| `(\w+)`", methods.scores(run), re.M)
+    assert names == [
+        "base",
+        "sft",
+        "instruct",
+        "lora",
+        "dpo",
+        "rlaif",
+        "rft",
+        "grpo",
+        "refine",
+        "merged_ties",
+        "merged_adapters",
+        "pruned_wanda",
+        "quant_gptq",
+        "student_alone",
+        "student_logits",
+        "student_on_policy",
+        "student_answers",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """The artifacts of a whole run, small: what the tables of docs/results.md are written from.
 
-Manifests, evaluations and the leaderboard are made by the product's own code; the files of single stages hold the keys
-that those stages write.
+Manifests, intervals and the leaderboard are made by the product's own code, with the claims of the shipped recipe; the
+files of single stages hold the keys that those stages write.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.reporting import frontier, leaderboard, page
+from tasks.reporting import board, page
 from tasks.stage import artifact, recipe
+from tasks.stage.config import load
+from tests.conftest import REPO
 from tests.support.report_tree import summary
 
 Make = Callable[..., artifact.Manifest]
@@ -35,21 +37,6 @@ MODELS = {
     "student_on_policy": ("distill", "grpo", 20),
 }
 """Model to its stage, its parent, and how many of 20 questions it gets right; None: not evaluated."""
-CLAIMS = {
-    "sft": "sums.exact_match",
-    "instruct": "instructions.followed",
-    "lora": "instructions.followed",
-    "dpo": "sums.helpful",
-    "grpo": "long_sums.exact_match",
-    "pruned_wanda": "sums.exact_match",
-    "quant_gptq": "sums.exact_match",
-    "student_alone": "long_sums.exact_match",
-    "student_answers": "long_sums.exact_match",
-    "student_logits": "long_sums.exact_match",
-    "student_on_policy": "long_sums.exact_match",
-}
-OVER = dict.fromkeys(("student_answers", "student_logits", "student_on_policy"), "student_alone")
-"""Model to the one that its claim compares it with, where that is not its parent."""
 TASKS = {
     "sums": {"exact_match": True, "courteous": True, "helpful": True},
     "long_sums": {"exact_match": True},
@@ -152,7 +139,7 @@ FILES: dict[str, dict[str, dict[str, Any]]] = {
             "bytes": {"parent": 3590000, "quantized": 720000},
         }
     },
-    **{name: {"metrics.json": {"share_of_teacher": 0.524}} for name in ("student_alone", *OVER)},
+    **{name: {"metrics.json": {"share_of_teacher": 0.524}} for name in MODELS if name.startswith("student_")},
 }
 """Model to the files that its stage writes beside the weights."""
 
@@ -176,9 +163,8 @@ def build(root: Path, make: Make) -> Path:
         if right is not None:
             evaluation(folder / "metrics" / name, make, right, model=digests[name], data=digests["data"])
     _export(folder, make, digests)
-    board = _board(folder)
     (folder / "reports").mkdir()
-    artifact.write_json(folder / "reports" / "leaderboard.json", board)
+    artifact.write_json(folder / "reports" / "leaderboard.json", _board(folder))
     return folder
 
 
@@ -217,11 +203,7 @@ def graph() -> recipe.Graph:
 
 
 def _board(folder: Path) -> dict[str, Any]:
-    """Build the leaderboard as the report does."""
-    folders = page.folders(folder, graph())
-    board = leaderboard.build(
-        folders, recipe="tiny", headline=("sums", "helpful"), resamples=200, confidence=0.95, seed=0
-    )
-    board["forms"] = frontier.exported(board, folders, 0)
-    board["claims"] = leaderboard.claims(board, CLAIMS, OVER, folders, 0)
-    return board
+    """Build the leaderboard as the report of `tiny` does."""
+    settings = REPO / "params" / "tiny" / "report.yaml"
+    graph = recipe.read(settings.parent / recipe.FILE)
+    return board.build(load(settings, board.Config), graph, page.folders(folder, graph), settings)

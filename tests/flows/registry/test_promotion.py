@@ -66,8 +66,8 @@ def test_a_rollback_says_its_seconds_and_loads_no_more_than_it_needs(project: Pa
     promotion.promote("dpo")
     code = """
 import sys
-from flows import registry
-registry.rollback()
+from flows.registry import promotion
+promotion.rollback()
 print([name for name in ("torch", "transformers", "prefect", "dvc", "onnxruntime") if name in sys.modules])
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

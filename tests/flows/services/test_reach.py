@@ -141,7 +141,7 @@ def test_a_store_that_can_only_be_read_is_told_before_a_run(tracking: Path) -> N
     """In a user namespace that holds no rights over the file, so that root is refused too."""
     database = tracking / ".polm/mlflow.db"
     database.chmod(0o444)
-    code = f"from flows import reach; reach.require_writable('sqlite:///{database}')"
+    code = f"from flows.services import reach; reach.require_writable('sqlite:///{database}')"
     command = [sys.executable, "-c", code]
     if os.geteuid() == 0:
         if shutil.which("unshare") is None:

@@ -204,7 +204,7 @@ def test_talking_imports_nothing_of_pytorch_and_the_folder_mlflow_hides_no_libra
 import io, sys
 from pathlib import Path
 from rich.console import Console
-from flows import chat
+from flows.serving import chat
 chat.answer(Path({str(folder)!r}), "hi", max_new_tokens=2, temperature=0.0, console=Console(file=io.StringIO()))
 heavy = {{"torch", "transformers", "mlflow", "prefect", "datasets"}} & set(sys.modules)
 assert not heavy, heavy

@@ -17,13 +17,13 @@ from tasks.stage.errors import ConfigError
 
 REPO = Path(__file__).parents[3]
 RECIPES = sorted(path.name for path in (REPO / "params").iterdir() if path.is_dir())
-FILES = sorted(path.relative_to(REPO) for path in (REPO / "params").glob("*/*.yaml"))
+FILES = sorted(path.relative_to(REPO) for path in (REPO / "params").glob("*/*.yaml") if path.name != "recipe.yaml")
 
 
 @pytest.fixture
 def recipes(workspace: Path) -> Path:
     """A copy of the real recipes and of `dvc.yaml`, to break."""
-    shutil.copytree(REPO / "params", "params")
+    shutil.copytree(REPO / "params", "params", symlinks=True)
     shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
     return workspace
 
@@ -92,7 +92,57 @@ def test_all_errors_of_all_files_are_said_at_once(recipes: Path) -> None:
 def test_a_file_that_no_stage_reads_is_named(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.copyfile("params/tiny/sft.yaml", "params/tiny/stf.yaml")
     assert recipe_check.check(Path("params/tiny")) == []
-    assert "stf.yaml: no stage in dvc.yaml reads this file; did you mean sft.yaml?" in caplog.text
+    assert "stf.yaml: nothing in params/tiny/recipe.yaml needs this file; did you mean sft.yaml?" in caplog.text
+
+
+def test_an_entry_of_methods_that_no_model_uses_is_named(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change_graph("pruned_depth", None)
+    assert recipe_check.check(Path("params/tiny")) == []
+    assert "params/tiny/prune.yaml: methods.depth: no model of params/tiny/recipe.yaml uses it" in caplog.text
+
+
+def change_graph(name: str, values: dict[str, Any] | None, **keys: Any) -> None:
+    """Change one model of the tiny recipe's graph, or take it out with its scores and claim, and set other keys."""
+    path = Path("params/tiny/recipe.yaml")
+    graph = read_yaml(path) | keys
+    (method,) = [key for key, models in graph.items() if isinstance(models, dict) and name in models]
+    if values is None:
+        del graph[method][name]
+        graph["evaluate"] = [model for model in graph["evaluate"] if model != name]
+    else:
+        graph[method][name] = values
+    write(path, graph)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"from": "sft", "claim": "sums.helpfull"}, "claim of 'dpo' is 'sums.helpfull', which no evaluation task has"),
+        ({"from": "stf"}, "dpo.dpo.from is 'stf'; did you mean 'sft'?"),
+        ({"from": "sft", "metod": "x"}, "dpo.dpo: unknown key 'metod'"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_named(recipes: Path, values: dict[str, Any], message: str) -> None:
+    change_graph("dpo", values)
+    assert any(message in error for error in recipe_check.check(Path("params/tiny")))
+
+
+def test_an_unknown_entry_of_methods_is_named(recipes: Path) -> None:
+    change_graph("pruned_depth", {"from": "sft", "settings": "prune", "method": "dpeth"})
+    (error,) = recipe_check.check(Path("params/tiny"))
+    assert "prune.pruned_depth.method is 'dpeth', which params/tiny/prune.yaml has not; did you mean 'depth'?" in error
+
+
+def test_a_setting_that_dvc_hashes_may_not_be_left_out(recipes: Path) -> None:
+    path = Path("params/tiny/prune.yaml")
+    write(path, {key: value for key, value in read_yaml(path).items() if key != "max_cut"})
+    assert "params/tiny/prune.yaml: missing key 'max_cut', which dvc.yaml counts" in recipe_check.check(path.parent)[0]
+
+
+def test_an_unknown_form_is_named(recipes: Path) -> None:
+    change_graph("dpo", {"from": "sft"}, forms=["int8", "int5"])
+    (error,) = recipe_check.check(Path("params/tiny"))
+    assert "forms names 'int5', which params/tiny/export_onnx.yaml does not make; did you mean 'int" in error
 
 
 @pytest.mark.parametrize(("name", "hint"), [("tinny", "did you mean 'tiny'"), ("qqqq", "there are: .*smollm2")])
@@ -105,7 +155,7 @@ def test_a_stage_without_module_or_with_another_command_is_named(recipes: Path) 
     text = Path("dvc.yaml").read_text()
     Path("dvc.yaml").write_text(text.replace("tasks.reward params", "tasks.rewardd params"))
     assert any("tasks.rewardd, which cannot be imported" in error for error in recipe_check.check(Path("params/tiny")))
-    Path("dvc.yaml").write_text(text.replace("python -m tasks.data", "python tasks/data.py"))
+    Path("dvc.yaml").write_text(text.replace("params/${recipe}/data.yaml", "params/data.yaml"))
     with pytest.raises(ConfigError, match=r"stages\.data\.cmd does not begin"):
         recipe_check.check(Path("params/tiny"))
 
@@ -119,8 +169,9 @@ def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
 
     shutil.copytree(REPO / "tasks", "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     Path("dvc.yaml").write_text(
-        "stages: {data: {cmd: 'python -m tasks.data params/${recipe}/data.yaml --out artifacts/data'}}"
+        "stages: {data: {cmd: 'python -m tasks.data params/${recipe}/data.yaml --out artifacts/data', outs: [x]}}"
     )
+    Path("params/tiny/recipe.yaml").write_text("recipe: tiny\nevaluate: [base]\nexport: []\nforms: []\n")
     assert run().returncode == 0
     assert Path(".polm/checked/tiny").read_text() == recipe_check.fingerprint(Path("params/tiny"))
     path = Path("params/tiny/data.yaml")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tasks.reporting import page
+from tasks.reporting import axes, page
 from tasks.reporting import svg as drawing
 
 
@@ -14,7 +14,7 @@ from tasks.reporting import svg as drawing
     [(0, 1, ["0.00", "0.25", "0.50", "0.75", "1.00"]), (0, 120, ["0", "25", "50", "75", "100", "125"]), (3, 3, ["3"])],
 )
 def test_ticks(low: float, high: float, expected: list[str]) -> None:
-    assert drawing.labels(drawing.ticks(low, high, 4)) == expected
+    assert axes.labels(axes.ticks(low, high, 4)) == expected
 
 
 def test_drawings_stay_inside_their_box() -> None:

@@ -154,7 +154,7 @@ def test_no_random_number_draws_what_cannot_be(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, number))
     for total in (1.0, 1 + 2**-22, 1 - 2**-22):  # sums of float32 miss 1
         shares = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]) * total
-        assert generate._drawn(shares).tolist() == [token]
+        assert generate._draw_indices(shares).tolist() == [token]
 
 
 def test_a_model_that_diverged_says_so() -> None:

@@ -37,34 +37,34 @@ def test_the_number_of_processes_is_read_from_the_launcher(tmp_path: Path) -> No
         f"accelerate launch --config_file {REPO / 'infra/accelerate/multi_gpu.yaml'} -m": (2, None),
     }
     for command, wanted in given.items():
-        assert launch.asked(command, WHERE) == wanted, command
+        assert launch.processes(command, WHERE) == wanted, command
     for command in ("accelerate launch -m", "torchrun --nproc-per-node auto -m"):
         with pytest.raises(ConfigError, match=r"sft.yaml: launch .* how many|as many .* --num_processes"):
-            launch.asked(command, WHERE)
+            launch.processes(command, WHERE)
 
 
 def test_processes_that_nobody_asked_for_are_refused() -> None:
-    for wanted, environment in ((launch.ONE, {"WORLD_SIZE": "2"}), (launch.Asked(2, None), {})):
+    for wanted, environment in ((launch.ONE_PROCESS, {"WORLD_SIZE": "2"}), (launch.Processes(2, None), {})):
         with pytest.raises(ConfigError, match=r"sft.yaml: launch asks for \d process\(es\), and \d came up"):
             launch.check_processes(wanted, WHERE, environment)
-    launch.check_processes(launch.Asked(2, None), WHERE, {"WORLD_SIZE": "2"})
+    launch.check_processes(launch.Processes(2, None), WHERE, {"WORLD_SIZE": "2"})
 
 
 def test_the_state_that_came_up_is_held_against_the_recipe() -> None:
     from accelerate import Accelerator
 
     alone = Accelerator(cpu=True)
-    launch.check_trainer(launch.ONE, WHERE, alone, 1)
-    for wanted in (launch.Asked(2, None), launch.Asked(1, "FSDP")):
+    launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, 1)
+    for wanted in (launch.Processes(2, None), launch.Processes(1, "FSDP")):
         with pytest.raises(ConfigError, match=r"accelerate made 1 process\(es\) without sharding of it"):
-            launch.check_trainer(wanted, WHERE, alone, 1)
+            launch.check_accelerator(wanted, WHERE, alone, 1)
     with pytest.raises(ConfigError, match=r"one process sees 2 GPUs .* as many times the batch"):
-        launch.check_trainer(launch.ONE, WHERE, alone, 2)
+        launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, 2)
 
 
 def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: Path, sums_data: Path) -> None:
     run = make_run("rft")
-    run.launched = launch.Asked(2, None)
+    run.launched = launch.Processes(2, None)
     with pytest.raises(ConfigError, match=r"launch asks for 2 processes; rounds .* run in one"):
         rejection.main(rl.rejection_config(), run, model=chat_model, data=sums_data)
 

@@ -1,0 +1,45 @@
+"""The evaluation rows that no training row may contain, whatever set or wording it comes in."""
+
+from tasks.ingestion.cleaning import Contamination
+from tasks.ingestion.ledger import Item, Ledger
+from tasks.ingestion.mapping import parts
+
+
+class EvaluationRows:
+    """What may not be trained on: groups, questions, and answers that are long enough to be n-grams."""
+
+    def __init__(self, ngram: int, overlap: float) -> None:
+        """Begin with none.
+
+        Args:
+            ngram: words in an n-gram.
+            overlap: share of an evaluation text's n-grams, 0 to 1, from which a training row is dropped.
+        """
+        self._index = Contamination(ngram, overlap)
+        self._groups: dict[str, str] = {}
+
+    def protect(self, items: list[Item]) -> None:
+        """Remember the rows of an evaluation set."""
+        for item in items:
+            name = f"{item.set}#{item.id}"
+            self._groups[item.group] = name
+            self._index.add(name, item.row["question"], whole=True)
+            self._index.add(name, item.row["answer"], whole=False)
+
+    def keep_out(self, set_name: str, items: list[Item], ledger: Ledger) -> list[Item]:
+        """Drop rows that would train and contain an evaluation row. Rows of the test split leave by another door."""
+        clean = []
+        for item in items:
+            overlap = None if item.split == "test" else self._contained(item)
+            if overlap is None:
+                clean.append(item)
+            else:
+                ledger.contaminate(set_name, item, *overlap)
+        return clean
+
+    def _contained(self, item: Item) -> tuple[str, float] | None:
+        """Find the evaluation row that a row contains, and the share of it; None where it contains none."""
+        overlap = self._index.find(parts(item.row))
+        if overlap is None and item.group in self._groups:
+            return self._groups[item.group], 1.0
+        return overlap
