@@ -65,7 +65,8 @@ def make_artifact() -> Callable[..., artifact.Manifest]:
     """Turn a folder that a test filled into an artifact, by writing its manifest."""
 
     def make(folder: Path, stage: str = "test", **inputs: str) -> artifact.Manifest:
-        files = {str(p.relative_to(folder)): artifact.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / artifact.MANIFEST]
+        files = {str(path.relative_to(folder)): artifact.sha256(path) for path in paths}
         manifest = artifact.Manifest(stage=stage, params="0" * 64, inputs=inputs, files=files)
         artifact.write_json(folder / artifact.MANIFEST, manifest.model_dump())
         return manifest
