@@ -36,7 +36,11 @@ QUICK = 15.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow by its fixtures, so that no test can forget it."""
+    """Mark what is slow by its fixtures, so that no test can forget it, and put the longest file first.
+
+    Where files are handed out to several processes, none is left alone with that one at the end.
+    """
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
     for item in items:
         if isinstance(item, pytest.Function) and SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
