@@ -308,9 +308,9 @@ def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tasks.grading.answers.sums", "tasks.grading.answers.sum", "did you mean 'tasks.grading.answers.sums'?"),
-        ("tasks.grading.answers.sums", "tasks.grading.answers.Decimal", "unknown process_results"),
-        ("tasks.grading.answers.sums", "os.system", "unknown process_results 'os.system'"),
+        ("process_results: sums", "process_results: sum", "did you mean 'sums'?"),
+        ("process_results: sums", "process_results: Decimal", "unknown process_results"),
+        ("process_results: sums", "process_results: os.system", "unknown process_results 'os.system'"),
         ("{metric: helpful,", "{metric: kind,", "gives ['courteous', 'exact_match', 'helpful']"),
         ("eval/sums.jsonl", "eval/sum.jsonl", "did you mean 'eval/sums.jsonl'?"),
         ("doc_to_text:", "doc_to_txt:", "missing key 'doc_to_text'"),
