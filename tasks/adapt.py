@@ -10,7 +10,7 @@ differ is the adapter and its learning rate, since a soft prompt needs one 10 to
 `trainer:` is shared. `metrics.json` has the trainable parameters and the adapter's bytes, `evaluate` finds the
 accuracy, seconds and memory are measured as of every stage.
 
-LoRA and DoRA are merged. A soft prompt is no weight: it lies beside the untouched ones (`_models.PROMPT`). Three
+LoRA and DoRA are merged. A soft prompt is no weight: it lies beside the untouched ones, in the folder `prompt`. Three
 settings do not fit it and are refused: gradient checkpointing (it drops the cache that holds the prefix), packing and
 padding-free batches (one prompt for many rows). What it leaves out: prefix reparametrisation, from whose checkpoints
 PEFT cannot go on. `prompt_tuning_init: TEXT` needs the `tokenizer_name_or_path` of a model folder.

@@ -36,8 +36,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     optimise(config, run, model, data, {})
 
 
-def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str, float]) -> None:
-    """Optimise `model` on the set `dataset` of the artifact `pairs`; `known` figures join those of the training."""
+def optimise(config: Config, run: Run, model: Path, pairs: Path, other_figures: dict[str, float]) -> None:
+    """Optimise `model` on the set `dataset` of the artifact `pairs`; `other_figures` join those of the training."""
     with run.timed("import"):
         from trl import DPOTrainer
     arguments = training.arguments(trainer_class(), config, run)
@@ -53,7 +53,7 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
     )
     figures = training.train(trainer, run)
     if run.main_process:
-        artifact.write_json(run.out / "metrics.json", {**figures, **known})
+        artifact.write_json(run.out / "metrics.json", {**figures, **other_figures})
         training.finish(trainer, tokenizer, run)
 
 

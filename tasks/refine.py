@@ -70,7 +70,9 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         arguments = rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = rounds.prompts(config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row))
+    prompts, record = rounds.training_prompts(
+        config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row)
+    )
     held_out, held_record = _held_out(config, run, tokenizer, model, data)
     rounds.check_replay(config, run, data)
 
@@ -140,21 +142,21 @@ def collect(
             f"{run.params_file}: round {number + 1}: of {wrong} drafts below accept = {config.accept:g} "
             f"no revision reached it; train the critique longer, sample more drafts, or raise revising_temperature"
         )
-    learnt = lessons(
+    rows_to_learn = lessons(
         graded,
         config.turns,
         keep_per_prompt=config.keep_per_prompt,
         keep_right=config.keep_right,
         learn_turns=config.learn_turns,
     )
-    return learnt, {
+    return rows_to_learn, {
         "prompts": len(prompts),
         "drafts": len(graded),
         "right": sum(each.draft_correct for each in graded),
         "fault_found": sum(attempt.revision is not None for attempt in attempts),
         "improved": sum(each.improved for each in graded),
         "spoilt": sum(each.spoilt for each in graded),
-        "kept": len(learnt),
+        "kept": len(rows_to_learn),
         "raised": sum(rewards.failures.values()) - failures,
     }
 

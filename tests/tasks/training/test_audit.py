@@ -11,7 +11,7 @@ from datasets import Dataset
 from tasks import adapt, distill, dpo, grpo, kto, online_dpo, ppo, prune, refine, rejection, reward, sft
 from tasks import judge as judge_stage
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.rewards import hacking
+from tasks.rl.prompts import training_prompts
 from tasks.stage import artifact, audit_record
 from tasks.stage.errors import DataError
 from tasks.training import audit as row_audit
@@ -215,7 +215,7 @@ def strict(module: Any) -> Any:
 def test_a_limit_that_does_not_fit_the_rows_stops_the_stage(
     module: Any, make_run: MakeRun, chat_model: Path, sums_data: Path
 ) -> None:
-    names = {adapt: "lora", distill: "alone", prune: "pruned_magnitude"}
+    names = {adapt: "lora", distill: "alone", prune: "magnitude"}
     run = make_run(names.get(module, "trained"))
     inputs = {"teacher": chat_model} if module is distill else {}
     with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.* nothing is left to"):
@@ -249,7 +249,7 @@ def test_prompts_without_room_are_not_asked(make_run: MakeRun, chat_model: Path,
     run, tokenizer = make_run("grpo"), load_tokenizer(chat_model)
     config = lenient(rl.grpo_config(), max_completion_length=100)
     arguments = training.arguments(grpo.trainer_class(), config, run)
-    prompts = hacking.prompts(config, run, arguments, tokenizer, chat_model, lengthy)
+    prompts = training_prompts(config, run, arguments, tokenizer, chat_model, lengthy)
     record = artifact.read_json(run.out / "audit.json")["train"]
     assert record["limit"] == 156
     assert record["left_out_ids"] == ["a long question", "a long question and answer"]
