@@ -74,6 +74,7 @@ def test_an_unknown_recipe_file_is_named(tree: Path, tmp_path: Path, changes: di
         prepare(tmp_path / "work", **changes)
 
 
+@pytest.mark.slow
 def test_what_the_seed_does_not_change_comes_out_of_the_cache(
     workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
