@@ -2,8 +2,8 @@
 
     python -m bench.seeds --recipe tiny --seeds 1 2
     python -m bench.seeds --recipe tiny --seeds 4 --data
-    python -m bench.seeds --recipe tiny --seeds 1 2 3 --target 'evaluate@student_*' --reseed distill \
-        --control student_alone
+    python -m bench.seeds --recipe tiny --seeds 1 2 3 --target 'evaluate@student_*' evaluate@grpo --reseed distill \
+        --control student_alone --teacher grpo
 
 Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same, or
 with `--data` drawn anew by the generators, split anew too: then no question is one that a setting was chosen by. With
@@ -16,7 +16,6 @@ row gives each question its mean over the seeds. Exits 1 when one of them is not
 """
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
@@ -28,8 +27,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows import workspace
-from flows.graph import Graph
 from tasks.grading.bootstrap import paired_difference, verdict
 from tasks.reporting import board, page
 from tasks.stage import artifact
@@ -113,24 +110,14 @@ def share_cache(work: Path) -> None:
     subprocess.run([*dvc, "config", "--local", "cache.dir", str(REPO / cache)], cwd=work, check=True)
 
 
-def stages(work: Path, recipe: str, patterns: Sequence[str]) -> list[str]:
-    """Find the stages of the copy that the patterns name, e.g. `evaluate@student_*`.
-
-    Raises:
-        ConfigError: a pattern names none.
-    """
-    with contextlib.chdir(work):
-        workspace.choose_recipe(recipe)
-        graph = Graph()
-        return sorted({name for pattern in patterns for name in graph.resolve(pattern)})
-
-
 def train(work: Path, recipe: str, targets: Sequence[str], jobs: int) -> None:
-    """Bring the stages of a copy up to date, with all they need."""
+    """Bring the stages of a copy up to date, with all they need. Raises SystemExit when `polm run` fails."""
     environment = os.environ | {"PYTHONPATH": str(work), "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc")}
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--recipe", recipe]
     options = ["--jobs", str(jobs), *(word for name in targets for word in ("--target", name))]
-    subprocess.run([*command, *options], check=True, cwd=work, env=environment)
+    status = subprocess.run([*command, *options], check=False, cwd=work, env=environment).returncode
+    if status:
+        raise SystemExit(f"{work}: `polm run` ended with exit code {status}, see above")
 
 
 def rows(work: Path, recipe: str, seed: int, control: str | None) -> list[Row]:
@@ -166,13 +153,16 @@ def scores(metrics: Path, metric: str) -> Scores:
     return {row["id"]: row["scores"][name] for row in artifact.read_jsonl(metrics / "samples" / f"{task}.jsonl")}
 
 
+def mean_scores(works: Sequence[Path], model: str, metric: str) -> Scores:
+    """Average each question's score over the seeds."""
+    seeds = [scores(work / "artifacts" / "metrics" / model, metric) for work in works]
+    return {question: sum(one[question] for one in seeds) / len(seeds) for question in seeds[0]}
+
+
 def together(row: Row, works: Sequence[Path], config: board.Config) -> Row:
     """Compare a model with its parent over all seeds: each question counts with its mean over them."""
-    sides: list[Scores] = []
-    for model in (row.parent, row.model):
-        seeds = [scores(work / "artifacts" / "metrics" / model, row.metric) for work in works]
-        sides.append({question: sum(one[question] for one in seeds) / len(seeds) for question in seeds[0]})
-    before, after = sides
+    before = mean_scores(works, row.parent, row.metric)
+    after = mean_scores(works, row.model, row.metric)
     difference = paired_difference(
         after, before, resamples=config.resamples, confidence=config.confidence, seed=config.seed
     )
@@ -190,6 +180,12 @@ def together(row: Row, works: Sequence[Path], config: board.Config) -> Row:
     )
 
 
+def share(row: Row, works: Sequence[Path], teacher: str) -> str:
+    """Say which share of its teacher's score a model has, over all seeds."""
+    theirs, ours = (mean_scores(works, model, row.metric) for model in (teacher, row.model))
+    return f"{row.model:10} has {sum(ours.values()) / sum(theirs.values()):.1%} of {teacher}'s {row.metric}"
+
+
 def main() -> None:
     """Run all seeds, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,11 +193,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--data", action="store_true", help="draw the data anew as well")
     parser.add_argument(
-        "--target", nargs="+", default=["evaluate@*"], help="stages to bring up to date; may be patterns"
+        "--target",
+        nargs="+",
+        default=["evaluate@*"],
+        help="stages to bring up to date, as `polm run --target` names them",
     )
     parser.add_argument("--reseed", nargs="+", default=[], help="recipe files that get the seed; all without it")
     parser.add_argument("--params", nargs="+", default=[], metavar="NAME=FILE", help="recipe files to replace")
     parser.add_argument("--control", help="model that all others are compared with")
+    parser.add_argument("--teacher", help="evaluated model: say which share of its score each model has")
     parser.add_argument("--jobs", type=int, default=2, help="stages at a time")
     args = parser.parse_args()
     params = {name: Path(path) for name, _, path in (word.partition("=") for word in args.params)}
@@ -211,14 +211,15 @@ def main() -> None:
             prepare(work, args.recipe, seed, reseed=args.reseed, params=params, data=args.data)
             if args.reseed:
                 share_cache(work)
-            train(work, args.recipe, stages(work, args.recipe, args.target), args.jobs)
+            train(work, args.recipe, args.target, args.jobs)
         claims = {seed: rows(work, args.recipe, seed, args.control) for seed, work in works.items()}
         table = [row for seed in args.seeds for row in claims[seed]]
         if len(works) > 1 and not args.data:
             first = args.seeds[0]
             config = load(works[first] / "params" / args.recipe / "report.yaml", board.Config)
             table += [together(row, [*works.values()], config) for row in claims[first]]
-    print("\n".join(map(str, table)))
+        teacher = [share(row, [*works.values()], args.teacher) for row in claims[args.seeds[0]]] if args.teacher else []
+    print("\n".join([*map(str, table), *teacher]))
     verdicts = [row.difference["verdict"] for row in table]
     print(f"{verdicts.count('better')} of {len(verdicts)} better")
     sys.exit(0 if verdicts and set(verdicts) == {"better"} else 1)

@@ -10,7 +10,7 @@ differ is the adapter and its learning rate, since a soft prompt needs one 10 to
 `trainer:` is shared. `metrics.json` has the trainable parameters and the adapter's bytes, `evaluate` finds the
 accuracy, seconds and memory are measured as of every stage.
 
-LoRA and DoRA are merged. A soft prompt is no weight: it lies beside the untouched ones (`_models.PROMPT`). Three
+LoRA and DoRA are merged. A soft prompt is no weight: it lies beside the untouched ones, in the folder `prompt`. Three
 settings do not fit it and are refused: gradient checkpointing (it drops the cache that holds the prefix), packing and
 padding-free batches (one prompt for many rows). What it leaves out: prefix reparametrisation, from whose checkpoints
 PEFT cannot go on. `prompt_tuning_init: TEXT` needs the `tokenizer_name_or_path` of a model folder.
@@ -24,9 +24,10 @@ from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import TrlConfig, Verbatim
-from tasks.training import supervised
+from tasks.training import fates, supervised
 from tasks.training import trainer as training
 
+row_rule = fates.answers
 RESERVED = ("task_type", "inference_mode", "prefix_projection")
 """Keys of PEFT's config classes that the stage sets."""
 _JOINED = dict.fromkeys(("packing", "padding_free"), "rows that are joined get one soft prompt together")

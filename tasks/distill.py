@@ -37,9 +37,12 @@ from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training import supervised
 from tasks.training import trainer as training
+
+row_rule = None
 
 
 class Student(Strict):
@@ -160,19 +163,27 @@ def _rows(
     from datasets import Dataset
 
     if method.answers is None:
-        row_audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+        row_audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), row_fates.answers, model)
         return training_rows.examples(data, config.dataset, "train"), {}
     rows = training_rows.read(data, config.dataset, "validation")
     source = split_file(data, config.dataset, "validation")
     held_out = row_audit.learnt(
-        config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), model
+        config, run, "validation", rows, (config.dataset, source), tokenizer, trainer_class(), row_fates.answers, model
     )
     with arguments.main_process_first():
         answers, counts, prompts = teacher_answers.draw(
             config, method.answers, run, teacher_model.to(arguments.device), teacher, data
         )
     train = row_audit.learnt(
-        config, run, "train", answers, ("the teacher's answers", teacher), tokenizer, trainer_class(), model
+        config,
+        run,
+        "train",
+        answers,
+        ("the teacher's answers", teacher),
+        tokenizer,
+        trainer_class(),
+        row_fates.answers,
+        model,
     )
     row_audit.write(run, {"prompts": prompts, "train": train, "validation": held_out})
     return Dataset.from_list(answers), counts

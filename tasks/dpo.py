@@ -16,8 +16,10 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, rows
+from tasks.training import audit, fates, rows
 from tasks.training import trainer as training
+
+row_rule = fates.pairs
 
 
 class Config(AdapterConfig):
@@ -36,13 +38,13 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     optimise(config, run, model, data, {})
 
 
-def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str, float]) -> None:
-    """Optimise `model` on the set `dataset` of the artifact `pairs`; `known` figures join those of the training."""
+def optimise(config: Config, run: Run, model: Path, pairs: Path, other_figures: dict[str, float]) -> None:
+    """Optimise `model` on the set `dataset` of the artifact `pairs`; `other_figures` join those of the training."""
     with run.timed("import"):
         from trl import DPOTrainer
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), model)
+    audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), row_rule, model)
     trainer = DPOTrainer(
         model=load_causal_lm(model),
         args=arguments,
@@ -53,7 +55,7 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, known: dict[str
     )
     figures = training.train(trainer, run)
     if run.main_process:
-        artifact.write_json(run.out / "metrics.json", {**figures, **known})
+        artifact.write_json(run.out / "metrics.json", {**figures, **other_figures})
         training.finish(trainer, tokenizer, run)
 
 

@@ -136,16 +136,22 @@ def load_task(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: unknown process_results '{name}'{suggest(name, graders)}")
     task["process_results"] = graders[name]
     if name not in own_graders:  # a grader of the recipe's own may need columns that only its rows have
-        _check_metrics(task, {"answer": "1", "messages": [{"role": "assistant", "content": "1"}]}, path)
+        row = {"answer": "1", "messages": [{"role": "assistant", "content": "1"}]}
+        _check_metrics(_metrics(task, row), task, path)
     return task
 
 
-def _check_metrics(task: dict[str, Any], row: dict[str, Any], path: Path) -> None:
-    """Grade a made-up response to a row. Raises ConfigError when the metrics are not those that the task lists."""
-    grader = task["process_results"]
-    given, listed = set(grader(row, _trial(task))), {metric["metric"] for metric in task["metric_list"]}
+def _metrics(task: dict[str, Any], row: dict[str, Any]) -> set[str]:
+    """Metrics that the task's grader gives for a made-up response to a row."""
+    return set(task["process_results"](row, _trial(task)))
+
+
+def _check_metrics(given: set[str], task: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError when a grader gives other metrics than the task lists."""
+    listed = {metric["metric"] for metric in task["metric_list"]}
     if given != listed:
-        raise ConfigError(f"{path}: metric_list has {sorted(listed)}, but {grader.__name__} gives {sorted(given)}")
+        name = task["process_results"].__name__
+        raise ConfigError(f"{path}: metric_list has {sorted(listed)}, but {name} gives {sorted(given)}")
 
 
 def _is_grader(value: Any) -> bool:
@@ -173,17 +179,15 @@ def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) 
         for column in ("id", *choice.group_by):
             if column not in row:
                 raise ArtifactError(f"{file}:{number}: no column '{column}'{suggest(column, row)}")
-        _try_grader(task, row, f"{file}:{number}", path)
+        _check_metrics(_try_grader(task, row, f"{file}:{number}"), task, path)
     return rows
 
 
-def _try_grader(task: dict[str, Any], row: dict[str, Any], place: str, path: Path) -> None:
+def _try_grader(task: dict[str, Any], row: dict[str, Any], place: str) -> set[str]:
     """Grade a made-up response to a row: what a grader cannot read would else show once the model has answered."""
     grader = task["process_results"]
     try:
-        _check_metrics(task, row, path)
-    except ConfigError:
-        raise
+        return _metrics(task, row)
     except KeyError as e:
         raise ArtifactError(f"{place}: no key {e}, which the grader {grader.__name__} reads") from None
     except (PolmError, ValueError, ArithmeticError, TypeError, AttributeError, IndexError) as e:

@@ -11,7 +11,7 @@ those of the stages that import it. One raw file, shortened:
 
 What is left out: `tasks/stage/`, which decides where a stage's bytes go and not which, imports for type checkers alone,
 and the versions of libraries (`infra/requirements.lock` pins them). An import by a computed name is not seen, but for
-the names that a recipe gives: `generator:`, `grader:` and `process_results:`.
+the names that a recipe gives, such as `generator: arithmetic.sums`.
 """
 
 import argparse
@@ -20,13 +20,13 @@ import functools
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.stage import artifact, recipe
-from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError, PolmError, refusal
 
 log = logging.getLogger("polm")
@@ -37,8 +37,7 @@ PLUMBING = PACKAGE / "stage"
 GENERATORS = PACKAGE / "generators"
 OWN = ("generators", "graders")
 """Modules that a recipe's folder may have, for generators and graders of the user's own."""
-NAMING_KEYS = ("generator", "grader", "process_results")
-"""Keys of a recipe whose value may be `module.function`."""
+_NAMED = re.compile(r"\b([a-z]\w*)\.[A-Za-z_]\w*")
 
 
 def fingerprint(module: str, folder: Path, files: list[Path]) -> dict[str, Any]:
@@ -63,15 +62,11 @@ def fingerprint(module: str, folder: Path, files: list[Path]) -> dict[str, Any]:
 
 
 def named_code(folder: Path, files: list[Path]) -> set[Path]:
-    """Files of the generators and graders that recipe files name as `module.function`."""
-    paths = set()
-    for path in files:
-        for key, value in _leaves(read_yaml(path)):
-            module, _, function = value.rpartition(".")
-            if key in NAMING_KEYS and module and function:
-                own = module in OWN and (folder / f"{module}.py").exists()
-                paths.add(folder / f"{module}.py" if own else GENERATORS / f"{module}.py")
-    return {path for path in paths if path.exists()}  # the stage itself says that there is no such name
+    """Files of the generators and graders that recipe files name as `module.function`, wherever the name stands."""
+    own = {path.stem: path for path in folder.glob("*.py") if path.stem in OWN}
+    modules = {path.stem: path for path in GENERATORS.glob("[a-z]*.py")} | own
+    names = {name for path in files for name in _NAMED.findall(path.read_text(encoding="utf-8"))}
+    return {modules[name] for name in names & modules.keys()}
 
 
 def closure(starts: list[Path]) -> set[Path]:
@@ -118,8 +113,9 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
     """Every node, without the bodies of `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
-        typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
-        yield from () if typing else _walk(child)
+        test = child.test if isinstance(child, ast.If) else None
+        if not (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"):
+            yield from _walk(child)
 
 
 @functools.cache
@@ -152,17 +148,6 @@ def _canonical(value: Any) -> Any:
 def _is_prose(node: Any) -> bool:
     """Whether a statement is a docstring: of a module, class or function, or below an attribute."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, str(name))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner, key)
-    elif isinstance(value, str):
-        yield key, value
 
 
 def _name(path: Path, folder: Path) -> str:

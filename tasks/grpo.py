@@ -24,11 +24,15 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.rewards.trl import reward_functions
+from tasks.rl.prompts import training_prompts
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
+from tasks.training import fates
 from tasks.training import trainer as training
+
+row_rule = fates.prompts
 
 
 class Config(AdapterConfig):
@@ -63,7 +67,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     hacking.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
     tokenizer = load_tokenizer(model)
-    prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
+    prompts = training_prompts(config, run, arguments, tokenizer, model, data)
     if config.curriculum is not None:
         prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
         arguments.shuffle_dataset = False

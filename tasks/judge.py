@@ -28,6 +28,7 @@ from tasks.training import rows as training_rows
 from tasks.training import supervised
 from tasks.training import trainer as training
 
+row_rule = None
 JUDGEMENTS = "judgements"
 
 

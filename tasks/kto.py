@@ -19,9 +19,11 @@ from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit
+from tasks.training import audit, fates
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
+
+row_rule = fates.rated
 
 
 class Config(AdapterConfig):
@@ -41,7 +43,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from trl import KTOTrainer
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), row_rule, model)
     splits = [
         answers(training_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")
     ]

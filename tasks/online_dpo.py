@@ -25,14 +25,17 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.rewards.trl import reward_functions
+from tasks.rl.prompts import training_prompts
 from tasks.stage import artifact, trainer_config
 from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig, Verbatim
+from tasks.training import fates
 from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
+row_rule = fates.prompts
 
 RESERVED = (
     "beta", "num_generations", "num_generations_eval", "generation_batch_size", "steps_per_generation",
@@ -77,7 +80,7 @@ def main(config: Config, run: Run, *, model: Path, judge: Path, data: Path) -> N
     check_trainer(run.params_file, config.trainer, trainer_class(), (*trainer_config.RESERVED, *RESERVED))
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
-    prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
+    prompts = training_prompts(config, run, arguments, tokenizer, model, data)
     rewards = Rewards(config.graders, run.params_file, judge)
     hacking.check_gold(run.params_file, config.gold, rewards)
     opened = open_judge(judge, config.judge, run.params_file, "judge.endpoint")

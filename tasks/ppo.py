@@ -18,13 +18,16 @@ from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.rewards.trl import reward_functions
+from tasks.rl.prompts import training_prompts
 from tasks.stage import artifact, trainer_config
 from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig, Verbatim
+from tasks.training import fates
 from tasks.training import trainer as training
 
+row_rule = fates.prompts
 RESERVED = ("beta", "reward_weights", "normalize_advantages", "mask_truncated_completions", "router_aux_loss_coef")
 """RLOO's settings that PPO sets itself or has no use for."""
 
@@ -97,7 +100,7 @@ def main(config: Config, run: Run, *, model: Path, reward: Path, data: Path, jud
     reward_tokenizer = load_tokenizer(reward)
     if tokenizer.get_vocab() != reward_tokenizer.get_vocab():
         raise ModelError(f"{reward}: another vocabulary than {model}; train the reward model from the same base")
-    prompts = hacking.prompts(config, run, arguments, tokenizer, model, data)
+    prompts = training_prompts(config, run, arguments, tokenizer, model, data)
     trainer = PPOTrainer(
         model=load_causal_lm(model),
         value_model=load_classifier(reward, tokenizer),

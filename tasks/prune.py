@@ -42,10 +42,11 @@ from tasks.stage.config import Strict, check_trainer
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import TrlConfig, Verbatim
-from tasks.training import audit
+from tasks.training import audit, fates
 from tasks.training import trainer as training
 
 log = logging.getLogger("polm")
+row_rule = fates.answers
 
 
 class Method(Strict):
@@ -119,7 +120,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
     if method.heal:
-        audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+        audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), row_rule, model)
     calibration, record = calibration_rows.draw(config.calibration, tokenizer, data, config.seed, run.params_file)
     policy = load_causal_lm(model)
     parameters = {"before": sum(p.numel() for p in policy.parameters())}

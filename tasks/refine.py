@@ -35,10 +35,12 @@ from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
 trainer_class = rounds.trainer_class
+row_rule = row_fates.prompts
 TURNS = 3
 """Answers of the model in one conversation: draft, critique, revision."""
 
@@ -70,7 +72,9 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         arguments = rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = rounds.prompts(config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row))
+    prompts, record = rounds.training_prompts(
+        config, run, tokenizer, model, data, TURNS, lambda row: _whole(config, row)
+    )
     held_out, held_record = _held_out(config, run, tokenizer, model, data)
     rounds.check_replay(config, run, data)
 
@@ -140,21 +144,21 @@ def collect(
             f"{run.params_file}: round {number + 1}: of {wrong} drafts below accept = {config.accept:g} "
             f"no revision reached it; train the critique longer, sample more drafts, or raise revising_temperature"
         )
-    learnt = lessons(
+    rows_to_learn = lessons(
         graded,
         config.turns,
         keep_per_prompt=config.keep_per_prompt,
         keep_right=config.keep_right,
         learn_turns=config.learn_turns,
     )
-    return learnt, {
+    return rows_to_learn, {
         "prompts": len(prompts),
         "drafts": len(graded),
         "right": sum(each.draft_correct for each in graded),
         "fault_found": sum(attempt.revision is not None for attempt in attempts),
         "improved": sum(each.improved for each in graded),
         "spoilt": sum(each.spoilt for each in graded),
-        "kept": len(learnt),
+        "kept": len(rows_to_learn),
         "raised": sum(rewards.failures.values()) - failures,
     }
 

@@ -24,8 +24,11 @@ from tasks.self_training.revision import Messages
 from tasks.self_training.rounds import RoundsConfig, Rows, trainer_class
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
+from tasks.training import fates
 
-__all__ = ["Config", "main", "trainer_class"]
+__all__ = ["Config", "main", "row_rule", "trainer_class"]
+
+row_rule = fates.prompts
 
 
 class Config(RoundsConfig):
@@ -46,7 +49,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     with run.timed("import"):
         rounds.arguments(config, run)
     tokenizer = load_tokenizer(model)
-    prompts, record = rounds.prompts(config, run, tokenizer, model, data)
+    prompts, record = rounds.training_prompts(config, run, tokenizer, model, data)
     _check(config, run, data, prompts)
 
     def keep(policy: Any, window: Rows, number: int) -> tuple[Rows, dict[str, Any]]:
@@ -89,23 +92,23 @@ def collect(
         hinted = right_answers(rows, [_hinted(config.hint, row) for row in rows], 500, "rationalising")
         for i, answers in zip(unsolved, hinted, strict=True):
             passing[i] = answers
-    learnt = [
+    rows_to_learn = [
         {"messages": [*row["prompt"], {"role": "assistant", "content": text}]}
         for row, answers in zip(prompts, passing, strict=True)
         for text in list(dict.fromkeys(answers))[: config.keep_per_prompt]
     ]
-    if not learnt:
+    if not rows_to_learn:
         raise DataError(
             f"{run.params_file}: round {number + 1}: none of {n_samples} sampled answers reached accept = "
             f"{config.accept:g}; ask easier prompts, sample more, or start from a better model"
         )
-    return learnt, {
+    return rows_to_learn, {
         "prompts": len(prompts),
         "samples": n_samples,
         "pass_rate": round(n_passing / n_samples, 4),
         "solved": len(prompts) - len(unsolved),
         "rationalised": sum(bool(passing[i]) for i in unsolved),
-        "kept": len(learnt),
+        "kept": len(rows_to_learn),
         "raised": sum(rewards.failures.values()) - failures,
     }
 

@@ -15,8 +15,10 @@ from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, rows
+from tasks.training import audit, fates, rows
 from tasks.training import trainer as training
+
+row_rule = fates.compared
 
 
 class Config(AdapterConfig):
@@ -43,7 +45,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     arguments = training.arguments(trainer_class(), config, run)
     tokenizer = load_tokenizer(model)
     check_folder(model)
-    records = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), model)
+    records = audit.audited(config, run, data, config.dataset, tokenizer, trainer_class(), row_rule, model)
     _require_pairs(records["validation"]["used"], config.calibration_bins)
     import torch
 
@@ -80,8 +82,11 @@ def accuracy(margins: list[float], config: Config) -> dict[str, float]:
 
     wins = np.array([0.5 if m == 0 else float(m > 0) for m in margins])
     interval = mean_interval(wins.tolist(), resamples=config.bootstrap_samples, confidence=0.95, seed=config.seed)
-    names = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
-    return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))
+    return {
+        "pair_accuracy": interval.value,
+        "pair_accuracy_low": interval.low,
+        "pair_accuracy_high": interval.high,
+    }
 
 
 def _require_pairs(count: int, bins: int) -> None:
@@ -120,9 +125,11 @@ def _margins(trainer: Any, tokenizer: Any) -> list[float]:
     import torch
 
     trainer.model.eval()
-    size, scores = trainer.args.per_device_eval_batch_size, []
+    size = trainer.args.per_device_eval_batch_size
+    scores = []
     for side in ("chosen", "rejected"):
-        ids, parts = trainer.eval_dataset[f"{side}_ids"], []
+        ids = trainer.eval_dataset[f"{side}_ids"]
+        parts = []
         for i in range(0, len(ids), size):
             batch = tokenizer.pad({"input_ids": ids[i : i + size]}, return_tensors="pt", padding_side="right")
             with torch.no_grad():

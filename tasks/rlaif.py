@@ -13,6 +13,7 @@ from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
 
 trainer_class = dpo.trainer_class
+row_rule = None
 
 
 class Config(dpo.Config):

@@ -14,8 +14,10 @@ from typing import Any
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import supervised
+from tasks.training import fates, supervised
 from tasks.training import trainer as training
+
+row_rule = fates.answers
 
 
 class Config(AdapterConfig):

@@ -36,7 +36,11 @@ QUICK = 15.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow by its fixtures, so that no test can forget it."""
+    """Mark what is slow by its fixtures, so that no test can forget it, and put the longest file first.
+
+    Where files are handed out to several processes, none is left alone with that one at the end.
+    """
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
     for item in items:
         if isinstance(item, pytest.Function) and SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
@@ -65,7 +69,8 @@ def make_artifact() -> Callable[..., artifact.Manifest]:
     """Turn a folder that a test filled into an artifact, by writing its manifest."""
 
     def make(folder: Path, stage: str = "test", **inputs: str) -> artifact.Manifest:
-        files = {str(p.relative_to(folder)): artifact.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / artifact.MANIFEST]
+        files = {str(path.relative_to(folder)): artifact.sha256(path) for path in paths}
         manifest = artifact.Manifest(stage=stage, params="0" * 64, inputs=inputs, files=files)
         artifact.write_json(folder / artifact.MANIFEST, manifest.model_dump())
         return manifest

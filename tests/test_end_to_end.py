@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import REPO
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL: dict[str, dict[str, Any]] = {
     "base": {

@@ -34,7 +34,8 @@ def load_gguf(path: Path, dtype: str) -> tuple[Any, Any]:
         del model.config.quantization_config
     model.hf_quantizer = None
     for config in (model.config, model.generation_config):
-        config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 

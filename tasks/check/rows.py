@@ -26,12 +26,8 @@ from tasks.training.audit import Limit
 from tasks.training.fates import Fate, Rows
 
 DATA, BASE = Path("artifacts/data"), Path("artifacts/models/base")
-OWN_ROWS = ("distill", "judge", "rlaif")
-"""Stages that learn other rows than those of their set in the data artifact."""
 FIRST = 32
 """Rows of a set that are looked at; more only where one of them is too long."""
-ROW_CLASSES = ("SFTConfig", "DPOConfig", "KTOConfig", "RewardConfig")
-"""Config classes of the trainers that read whole rows; the others have prompts answered."""
 
 
 def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
@@ -55,12 +51,12 @@ def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
     for name, stage in sorted(readers.items()):
         module = importlib.import_module(f"tasks.{stage}")
         config = load(recipe / name, module.Config)
-        if isinstance(config, TrlConfig) and stage not in OWN_ROWS:
+        if isinstance(config, TrlConfig) and module.row_rule is not None:
             path = split_file(DATA, config.dataset, "train")
             if not path.exists() or not path.stat().st_size:  # the stage says so
                 continue
             try:
-                found = _too_long(config, recipe / name, module.trainer_class(), tokenizer)
+                found = _too_long(config, recipe / name, module.trainer_class(), module.row_rule, tokenizer)
             except DataError as e:
                 found = f"{recipe / name}: {path}: {e}"
             errors += [found] if found else []
@@ -78,16 +74,16 @@ def _made_by(recipe: Path) -> bool:
     return [manifest.params for manifest in made] == asked and made[1].inputs["data"] == made[0].digest
 
 
-def _too_long(config: TrlConfig, path: Path, config_class: type[Any], tokenizer: Any) -> str | None:
+def _too_long(config: TrlConfig, path: Path, config_class: type[Any], rule: Any, tokenizer: Any) -> str | None:
     """The message for a file whose training rows do not fit it."""
     rows = training_rows.read(DATA, config.dataset, "train")
     longest = sorted(rows, key=lambda row: len(str(row)), reverse=True)
-    fates, limit = _fates_of(config, config_class, longest[:FIRST], tokenizer)
+    fates, limit = _fates_of(config, config_class, rule, longest[:FIRST], tokenizer)
     if all(fate.state == "used" for fate in fates):
         return None
     most = max(config.max_left_out, config.max_cut)
     longest = longest[: FIRST + round(2 * most * len(rows))]
-    fates, limit = _fates_of(config, config_class, longest, tokenizer)
+    fates, limit = _fates_of(config, config_class, rule, longest, tokenizer)
     record = {**audit.count(longest, fates, config.dataset, limit), "rows": len(rows)}
     refused = audit.excess(config, path, record, limit)
     source = split_file(DATA, config.dataset, "train")
@@ -95,14 +91,15 @@ def _too_long(config: TrlConfig, path: Path, config_class: type[Any], tokenizer:
     return f"{path}: of {source} at least {refused}; {remedy}" if refused else None
 
 
-def _fates_of(config: TrlConfig, config_class: type[Any], rows: Rows, tokenizer: Any) -> tuple[list[Fate], Limit]:
-    """What becomes of the rows in the stage, and their limit."""
+def _fates_of(
+    config: TrlConfig, config_class: type[Any], rule: Any, rows: Rows, tokenizer: Any
+) -> tuple[list[Fate], Limit]:
+    """Return what becomes of the rows in the stage, and their limit. `rule` is the stage's `row_rule`."""
     if isinstance(config, RoundsConfig):
         limit = audit.longest_prompt(BASE, config.sampling.max_new_tokens, "sampling.max_new_tokens")
         return row_fates.prompts(rows, tokenizer, limit.tokens, config.chat_template_args), limit
-    if config_class.__name__ in ROW_CLASSES:
-        limit = audit.longest_row(config.trainer, config_class)
-        return row_fates.of_rows(rows, tokenizer, config.trainer, config_class), limit
     values = row_fates.settings(config.trainer, config_class)
+    if rule is not row_fates.prompts:
+        return rule(rows, tokenizer, values), audit.longest_row(config.trainer, config_class)
     limit = audit.longest_prompt(BASE, values["max_completion_length"] or 1, "trainer.max_completion_length")
     return row_fates.prompts(rows, tokenizer, limit.tokens, config.trainer.get("chat_template_kwargs") or {}), limit

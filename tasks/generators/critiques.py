@@ -52,7 +52,8 @@ def reasoning(count: int, seed: int, kinds: dict[str, dict[str, Any]], wrong_sha
     rng = random.Random(seed)
     for row in reasoning_rows.questions(count, seed, kinds):
         revision, answer, wrong = row["working"], row["answer"], row["wrong"]
-        draft, critique = revision, RIGHT
+        draft = revision
+        critique = RIGHT
         if rng.random() < wrong_share:
             # Where the last step has the result it is wrong there too: `7 + 8 = 17. The answer is 17`.
             draft = re.sub(rf"(= |The answer is ){re.escape(answer)}(?![\w-])", rf"\g<1>{wrong}", revision)
@@ -69,7 +70,9 @@ def slip(rng: random.Random, a: int, b: int) -> str:
     """
     columns = [(a // 10**i % 10, b // 10**i % 10) for i in range(len(str(max(a, b))))]
     at = rng.randrange(len(columns))
-    steps, carry, total = [], 0, 0
+    steps = []
+    carry = 0
+    total = 0
     for i, (x, y) in enumerate(columns):
         result = x + y + carry
         step = _step(x, y, carry, result)

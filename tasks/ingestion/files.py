@@ -153,7 +153,8 @@ def _csv(path: Path, name: str) -> Iterator[Line | Reject]:
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(f"{name}: the header names {', '.join(map(repr, twice))} more than once; rename one of them")
     while at < len(texts):
-        first, why = at, ""
+        first = at
+        why = ""
         if not texts[at].strip():
             at += 1
             continue

@@ -38,9 +38,9 @@ class Item:
 
     @cached_property
     def key(self) -> str:
-        """Its text, white space aside, and which turns have weight 0.
+        """Return the text of a row, white space aside, and which turns have weight 0.
 
-        Of evaluation rows and prompts the question only: a second answer is no row.
+        Evaluation rows and prompts count by the question alone: a second answer is no row.
         """
         row = self.row
         if kind_of(self.set) in ("eval", "prompts"):

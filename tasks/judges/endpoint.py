@@ -81,7 +81,10 @@ class EndpointJudge:
         """
         self.name = f"{config.model} at {config.base_url}"
         self.requests = self.cached = 0
-        self._config, self._labels, self._params, self._section = config, labels, params, section
+        self._config = config
+        self._labels = labels
+        self._params = params
+        self._section = section
         self._used: list[dict[str, Any]] = []
         self._counting = threading.Lock()
         headers = {}
@@ -131,7 +134,8 @@ class EndpointJudge:
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
         """Send a request, and again as often as it takes, for the server's answer."""
-        config, problem = self._config, ""
+        config = self._config
+        problem = ""
         for attempt in range(config.attempts):
             wait = min(config.backoff_seconds * 2**attempt, config.max_wait_seconds)
             with self._counting:
@@ -168,7 +172,8 @@ class EndpointJudge:
             raise ConfigError(f"{where} refuses the request ({words}); check {section}.model and {section}.body")
         try:
             data = response.json()
-            text, usage = data["choices"][0]["message"]["content"], data.get("usage") or {}  # not every server counts
+            text = data["choices"][0]["message"]["content"]
+            usage = data.get("usage") or {}  # not every server counts
             tokens = {key: int(usage.get(key, 0)) for key in ("prompt_tokens", "completion_tokens")}
         except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise DataError(

@@ -226,7 +226,8 @@ def _check_end(tokenizer: Any, folder: Path) -> None:
     """Refuse an end token that only the settings name: transformers appends it, and no model has learnt it."""
     from tokenizers import Tokenizer
 
-    path, end = folder / "tokenizer.json", tokenizer.eos_token
+    path = folder / "tokenizer.json"
+    end = tokenizer.eos_token
     if end is None or not path.exists() or Tokenizer.from_file(str(path)).token_to_id(end) is not None:
         return
     settings, added = folder / "tokenizer_config.json", folder / "added_tokens.json"

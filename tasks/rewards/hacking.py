@@ -1,4 +1,4 @@
-"""What the stages that learn from rewards share: their prompts, and the look for reward hacking.
+"""The look for reward hacking, which the stages that learn from rewards share.
 
 A grader of weight 0 is tracked and not optimised. That is how the gold metric stands beside the reward in every curve:
 TRL logs `rewards/<name>/mean` of both on the same samples. A run whose reward rises while its gold metric falls has
@@ -14,31 +14,10 @@ from typing import Any
 from tasks.rewards.composite import Rewards
 from tasks.stage import artifact
 from tasks.stage.config import suggest
-from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run
-from tasks.stage.trainer_config import TrlConfig
-from tasks.training import audit
-from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
-
-
-def prompts(config: TrlConfig, run: Run, arguments: Any, tokenizer: Any, model: Path, data: Path) -> Any:
-    """Read the training prompts that leave room for a whole answer, a `datasets.Dataset`; write `audit.json`.
-
-    Raises:
-        DataError: no such set, or more of its prompts leave no room than the recipe allows.
-    """
-    limit = audit.longest_prompt(model, arguments.max_completion_length or 1, "trainer.max_completion_length")
-    source = config.dataset, split_file(data, config.dataset, "train")
-    rows = training_rows.read(data, config.dataset, "train")
-    record, fitting = audit.asked(
-        config, run, "train", rows, source, tokenizer, limit, arguments.chat_template_kwargs or {}
-    )
-    audit.write(run, {"train": record})
-    dataset = training_rows.prompts(data, config.dataset, "train")
-    return dataset.select(fitting) if record["left_out"] else dataset
 
 
 def check_gold(where: Path, gold: str | None, rewards: Rewards) -> None:

@@ -40,7 +40,7 @@ class DynamicGRPOTrainer(Rollouts, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        answers = self.draw_answers(prompt_ids, images, multimodal_fields)
         if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
         return answers.ids, None

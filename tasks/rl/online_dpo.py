@@ -80,14 +80,17 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
                 f"trainer.per_device_train_batch_size is {self.args.per_device_train_batch_size}; it counts answers, "
                 f"which come in pairs: make it even"
             )
-        self.judge, self.dpo_beta, self.dpo_loss, self.gold = judge, dpo_beta, dpo_loss, gold
+        self.judge = judge
+        self.dpo_beta = dpo_beta
+        self.dpo_loss = dpo_loss
+        self.gold = gold
         self._preferences = torch.empty(0)
         self._caught: list[Tensor] = []
 
     # A rollout.
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
-        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        answers = self.draw_answers(prompt_ids, images, multimodal_fields)
         if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
         return answers.ids
@@ -189,10 +192,10 @@ class OnlineDPOTrainer(Rollouts, RLOOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], -1).flatten(0, 1)
-        seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], -1).flatten(0, 1)
+        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], -1).flatten(0, 1)
         mask = inputs["completion_mask"].flatten(0, 1)
         logps, entropy, _ = self._get_per_token_logps_and_entropies(
-            model, ids, seen, mask.size(1), compute_entropy=True
+            model, ids, attention_mask, mask.size(1), compute_entropy=True
         )
         self._log_shares({"entropy": ((entropy.detach() * mask).sum(), mask.sum())})
         log_ratios = (logps * mask).sum(1).view(-1, 2) - inputs["ref_logps"]

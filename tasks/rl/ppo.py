@@ -21,11 +21,9 @@ its weights are trained), DeepSpeed, FSDP and fp16. Several processes train by D
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
@@ -33,11 +31,9 @@ from trl.trainer.utils import disable_dropout_in_model, shuffle_sequence_dict, s
 
 from tasks.rl.ppo_loss import adapted, gae, moments, sums, surrogate, token_rewards, value_loss, whiten
 from tasks.rl.value import RewardModel, ValueModel
+from tasks.rl.value_training import ValueTraining
 from tasks.sampling.rollout import Rollouts
 from tasks.stage.errors import ConfigError
-
-VALUE_MODEL = "value_model.safetensors"
-"""File of a checkpoint: V's weights. Its optimizer state is in the policy's, as one more group."""
 
 
 @dataclass
@@ -48,12 +44,13 @@ class PPOConfig(RLOOConfig):
     """Answers per prompt and rollout."""
 
     def __post_init__(self) -> None:
-        wanted, self.num_generations = self.num_generations, 2  # what RLOO insists on
+        answers = self.num_generations
+        self.num_generations = 2  # what RLOO insists on
         super().__post_init__()
-        self.num_generations = wanted
+        self.num_generations = answers
 
 
-class PPOTrainer(Rollouts, RLOOTrainer):
+class PPOTrainer(Rollouts, ValueTraining, RLOOTrainer):
     """PPO. `args.beta` only has to be non-zero, which makes RLOO keep a reference; the penalty is `kl_coef`."""
 
     reward_funcs: list[Any]
@@ -90,12 +87,19 @@ class PPOTrainer(Rollouts, RLOOTrainer):
             value_model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         self.value_model = self.accelerator.prepare_model(ValueModel(value_model).train())
         self.reward_funcs = [RewardModel(f) if isinstance(f, PreTrainedModel) else f for f in self.reward_funcs]
-        self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.kl_coef, self.kl_target, self.kl_horizon = kl_coef, kl_target, kl_horizon
-        self.value_clip, self.value_coef, self.value_learning_rate = value_clip, value_coef, value_learning_rate
-        self.missing_eos_penalty, self.whiten_advantages = missing_eos_penalty, whiten_advantages
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.kl_coef = kl_coef
+        self.kl_target = kl_target
+        self.kl_horizon = kl_horizon
+        self.value_clip = value_clip
+        self.value_coef = value_coef
+        self.value_learning_rate = value_learning_rate
+        self.missing_eos_penalty = missing_eos_penalty
+        self.whiten_advantages = whiten_advantages
         self._buffered_inputs: list[dict[str, Tensor]] | None = None
-        self._scores, self._caught = torch.empty(0), list[Tensor]()
+        self._scores = torch.empty(0)
+        self._caught: list[Tensor] = []
         self._drawn_logps: Tensor | None = None
 
     # A rollout. RLOO keeps only sums of what is needed here per token, so that is caught on the way.
@@ -110,7 +114,7 @@ class PPOTrainer(Rollouts, RLOOTrainer):
         return per_function
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
-        answers = self.drawn(prompt_ids, images, multimodal_fields)
+        answers = self.draw_answers(prompt_ids, images, multimodal_fields)
         if answers is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
         # Under autocast, padded further or at another temperature, a forward pass over the answers gives others.
@@ -121,7 +125,8 @@ class PPOTrainer(Rollouts, RLOOTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        logps, self._drawn_logps = self._drawn_logps, None  # the policy's come first, then the reference's
+        logps = self._drawn_logps
+        self._drawn_logps = None  # the policy's come first, then the reference's
         scores = super()._get_per_token_logps_and_entropies(*args, **kwargs) if logps is None else (logps, None, None)
         self._caught.append(scores[0].float())
         return scores
@@ -162,8 +167,8 @@ class PPOTrainer(Rollouts, RLOOTrainer):
     def _values(self, batch: dict[str, Tensor], size: int) -> Tensor:
         """Compute V before each token of the answer is chosen, `(B, C)`, `size` rows at a time; anything at padding."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1).split(size)
-        seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
-        values = torch.cat([self.value_model(*rows) for rows in zip(ids, seen, strict=True)])
+        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).split(size)
+        values = torch.cat([self.value_model(*rows) for rows in zip(ids, attention_mask, strict=True)])
         return values[:, batch["prompt_ids"].size(1) - 1 : -1]
 
     def _mean(self, x: Tensor) -> float:
@@ -177,7 +182,8 @@ class PPOTrainer(Rollouts, RLOOTrainer):
     # An update.
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Tensor]:
-        steps, parts = self.args.steps_per_generation, self._buffered_inputs
+        steps = self.args.steps_per_generation
+        parts = self._buffered_inputs
         if self.model.training and parts and self._step % steps == 0 and self._step % (steps * self.num_iterations):
             rollout = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             self._buffered_inputs = split_tensor_dict(shuffle_sequence_dict(rollout), steps)
@@ -185,11 +191,12 @@ class PPOTrainer(Rollouts, RLOOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-        seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         logps, entropy, _ = self._get_per_token_logps_and_entropies(
-            model, ids, seen, inputs["completion_ids"].size(1), compute_entropy=True
+            model, ids, attention_mask, inputs["completion_ids"].size(1), compute_entropy=True
         )
-        old_logps, values = inputs["old_logps"], self._values(inputs, len(ids))
+        old_logps = inputs["old_logps"]
+        values = self._values(inputs, len(ids))
         log_ratio = logps - old_logps
         ratio = torch.exp(log_ratio.detach())
         parts = {
@@ -200,51 +207,7 @@ class PPOTrainer(Rollouts, RLOOTrainer):
             "approx_kl": ratio - 1 - log_ratio.detach(),  # joschu.net/blog/kl-approx.html, "k3"
         }
         means = torch.stack([(x * inputs["weight"]).sum(1).mean() for x in parts.values()])
-        means_of_all = self.accelerator.reduce(means.detach(), "mean").tolist()
-        for name, value in zip(parts, means_of_all, strict=True):
+        global_means = self.accelerator.reduce(means.detach(), "mean").tolist()
+        for name, value in zip(parts, global_means, strict=True):
             self._metrics["train" if self.model.training else "eval"][name].append(value)
         return means[0] + self.value_coef * means[1]
-
-    # V trains and is kept with the policy, although `Trainer` knows of one model only.
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """Add a group for V to the policy's optimizer; `Trainer` would never set V's gradients to zero."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new:
-            parameters = list(self.value_model.parameters())
-            optimizer.add_param_group({"params": parameters, "lr": self.value_learning_rate, "weight_decay": 0.0})
-            optimizer.register_step_post_hook(lambda *_: self.value_model.zero_grad())
-        return optimizer
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        both = [*model.parameters(), *self.value_model.parameters()]
-        return self.accelerator.clip_grad_norm_(both, self.args.max_grad_norm)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        (folder := Path(output_dir)).mkdir(parents=True, exist_ok=True)
-        if self.args.should_save:
-            save_model(self.accelerator.unwrap_model(self.value_model), str(folder / VALUE_MODEL))
-        # The rollout too: a checkpoint may fall between two of its minibatches.
-        state = {"step": torch.tensor(self._step), "kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64)}
-        for i, part in enumerate(self._buffered_inputs or []):
-            state |= {f"{i}.{key}": value.contiguous() for key, value in part.items()}
-        save_file(state, folder / self._rollout_file())
-        self.accelerator.wait_for_everyone()
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        load_model(self.accelerator.unwrap_model(self.value_model), str(Path(checkpoint) / VALUE_MODEL))
-        state = load_file(Path(checkpoint) / self._rollout_file())
-        self._step, self.kl_coef = int(state.pop("step")), float(state.pop("kl_coef"))
-        parts: list[dict[str, Tensor]] = [{} for _ in range(self.args.steps_per_generation)]
-        for key, value in state.items():
-            number, name = key.split(".")
-            parts[int(number)][name] = value.to(self.accelerator.device)
-        self._buffered_inputs = parts
-
-    def _rollout_file(self) -> str:
-        return f"rollout-{self.accelerator.process_index}.safetensors"

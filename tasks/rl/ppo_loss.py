@@ -43,7 +43,8 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     following = next_value = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.size(1))):
         following = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * following
-        advantages[:, t], next_value = following, values[:, t]
+        advantages[:, t] = following
+        next_value = values[:, t]
     return advantages
 
 

@@ -36,7 +36,8 @@ class RewardModel(nn.Module):
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
-        self.values, self.pad = ValueModel(classifier), classifier.config.pad_token_id
+        self.values = ValueModel(classifier)
+        self.pad = classifier.config.pad_token_id
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Any:
         """Scores `(B, 1)` as `logits`: as transformers has it, of the last token that is not the padding token."""

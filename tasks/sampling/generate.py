@@ -65,7 +65,7 @@ class Plan(NamedTuple):
     pad: int
 
 
-class Drawn(NamedTuple):
+class DrawnAnswers(NamedTuple):
     """Answers to the prompts, in their order."""
 
     ids: list[list[int]]
@@ -137,7 +137,7 @@ def plan(model: Any, config: GenerationConfig) -> Plan | None:
 
 
 @torch.no_grad()
-def draw(model: Any, prompts: Sequence[Sequence[int]], how: Plan) -> Drawn:
+def draw(model: Any, prompts: Sequence[Sequence[int]], how: Plan) -> DrawnAnswers:
     """Draw an answer to each prompt; a prompt that stands there more than once gets as many.
 
     Args:
@@ -150,17 +150,18 @@ def draw(model: Any, prompts: Sequence[Sequence[int]], how: Plan) -> Drawn:
     """
     inner = text_model(model)
     assert inner is not None, "draw() is for what plan() knows"
-    device, count = inner.device, len(prompts)
+    device = inner.device
+    count = len(prompts)
     distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
     number = {prompt: i for i, prompt in enumerate(distinct)}
     rows = torch.tensor([number[tuple(prompt)] for prompt in prompts], device=device)
-    ids, seen = _left_padded(distinct, how, device)
+    ids, mask = _left_padded(distinct, how, device)
     cache = DynamicCache(config=inner.config)
-    positions = (seen.cumsum(1) - 1).clamp(min=0)
-    logits = _forward(inner, ids, seen[:, : ids.size(1)], positions[:, : ids.size(1)], cache)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = _forward(inner, ids, mask[:, : ids.size(1)], positions[:, : ids.size(1)], cache)
     if len(distinct) < count:
         cache.batch_select_indices(rows)
-    logits, seen, positions = logits[rows], seen[rows], positions[rows]
+    logits, mask, positions = logits[rows], mask[rows], positions[rows]
 
     tokens = torch.full((count, how.max_new_tokens), how.pad, device=device)
     logps = torch.zeros(count, how.max_new_tokens, device=device)
@@ -180,11 +181,11 @@ def draw(model: Any, prompts: Sequence[Sequence[int]], how: Plan) -> Drawn:
             remaining = live.nonzero()[:, 0]
             cache.batch_select_indices(remaining)
             rows = rows[remaining]
-            seen = seen[remaining]
+            mask = mask[remaining]
             positions = positions[remaining]
             token = token[remaining]
             live = live[remaining]
-        logits = _forward(inner, token[:, None], seen[:, : length + 1], positions[:, length, None], cache)
+        logits = _forward(inner, token[:, None], mask[:, : length + 1], positions[:, length, None], cache)
     return _cut(tokens, logps, ends, how.temperature)
 
 
@@ -192,15 +193,15 @@ def _left_padded(prompts: list[tuple[int, ...]], how: Plan, device: torch.device
     """Make ids `(B, longest)` and their mask `(B, longest + max_new_tokens)`, in which all that may come is seen."""
     width = max(map(len, prompts))
     ids = torch.tensor([[how.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-    seen = [[0] * (width - len(p)) + [1] * (len(p) + how.max_new_tokens) for p in prompts]
-    return ids, torch.tensor(seen, device=device)
+    mask = [[0] * (width - len(p)) + [1] * (len(p) + how.max_new_tokens) for p in prompts]
+    return ids, torch.tensor(mask, device=device)
 
 
-def _forward(model: PreTrainedModel, ids: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
     """Compute the logits of the next token, `(B, V)`, float32."""
     output = model(
         input_ids=ids,
-        attention_mask=seen,
+        attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
@@ -244,10 +245,10 @@ def _draw_indices(probabilities: Tensor) -> Tensor:
     return torch.searchsorted(below, point, right=True)[:, 0]
 
 
-def _cut(tokens: Tensor, logps: Tensor, ends: Tensor, temperature: float) -> Drawn:
+def _cut(tokens: Tensor, logps: Tensor, ends: Tensor, temperature: float) -> DrawnAnswers:
     """Cut rows behind the first token that ends an answer."""
     ended = torch.isin(tokens, ends)
     after = ended.cumsum(1) - ended.long() > 0
     lengths = (~after).sum(1)
     ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-    return Drawn(ids, logps.masked_fill(after, 0.0)[:, : int(lengths.max())], temperature)
+    return DrawnAnswers(ids, logps.masked_fill(after, 0.0)[:, : int(lengths.max())], temperature)

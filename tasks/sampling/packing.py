@@ -45,10 +45,11 @@ def can_fold(model: Any) -> bool:
     return inner is not None and inner.config._attn_implementation == "sdpa" and layers(inner) == {DynamicLayer}
 
 
-def fold(ids: Tensor, seen: Tensor) -> Folded | None:
-    """Fold texts `(B, L)` whose tokens, those of `seen`, stand together; None where it does not pay."""
-    count, seen = len(ids), seen.bool()
-    lengths = seen.sum(1)
+def fold(ids: Tensor, attention_mask: Tensor) -> Folded | None:
+    """Fold texts `(B, L)` whose tokens, those of `attention_mask`, stand together; None where it does not pay."""
+    count = len(ids)
+    attention_mask = attention_mask.bool()
+    lengths = attention_mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     rows = (count + 1) // 2
     first, second = order[:rows], order[rows:].flip(0)
@@ -60,12 +61,12 @@ def fold(ids: Tensor, seen: Tensor) -> Folded | None:
     start = torch.empty_like(lengths)
     start[first] = torch.arange(rows, device=ids.device) * width
     start[second] = start[first[: len(second)]] + lengths[first[: len(second)]]
-    position = (seen.cumsum(1) - 1).clamp(min=0)
-    places = (start[:, None] + position) * seen
+    position = (attention_mask.cumsum(1) - 1).clamp(min=0)
+    places = (start[:, None] + position) * attention_mask
     texts = torch.arange(1, count + 1, device=ids.device)[:, None].expand_as(ids)
 
     def spread(values: Tensor) -> Tensor:
-        return ids.new_zeros(rows * width).scatter_(0, places[seen], values[seen]).view(rows, width)
+        return ids.new_zeros(rows * width).scatter_(0, places[attention_mask], values[attention_mask]).view(rows, width)
 
     text = spread(texts)
     mask = (text[:, None, :, None] == text[:, None, None, :]).tril()  # padding, text 0, sees padding: none sees nothing

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from trl.models.utils import unwrap_model_for_generation
 
-from tasks.sampling.generate import Drawn, draw, plan
+from tasks.sampling.generate import DrawnAnswers, draw, plan
 from tasks.sampling.packing import Folded, can_fold, fold
 
 
 class Rollouts:
     """Faster rollouts for a TRL trainer, to be named before it among the bases."""
 
-    def drawn(self: Any, prompts: Sequence[list[int]], images: Any, fields: dict[str, Any]) -> Drawn | None:
+    def draw_answers(
+        self: Any, prompts: Sequence[list[int]], images: Any, fields: dict[str, Any]
+    ) -> DrawnAnswers | None:
         """Draw an answer to each prompt of token ids; None where TRL's own path is to be taken."""
         if self.use_vllm or self.use_transformers_continuous_batching or images or fields:
             return None
@@ -50,26 +52,26 @@ class Rollouts:
             )
         size = batch_size or len(input_ids)
         logps, entropies = [], []
-        for ids, seen in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-            folded = fold(ids, seen)
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            folded = fold(ids, mask)
             if folded is None:
-                scored = super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
-                    model, ids, seen, logits_to_keep, None, compute_entropy
+                scores = super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
+                    model, ids, mask, logits_to_keep, None, compute_entropy
                 )
             else:
-                answers = ids[:, -logits_to_keep:], seen[:, -logits_to_keep:].bool()
-                scored = self._scored(model, folded, *answers, compute_entropy)
-            logps.append(scored[0])
-            entropies.append(scored[1])
+                answers = ids[:, -logits_to_keep:]
+                scores = self._scored(model, folded, answers, mask[:, -logits_to_keep:].bool(), compute_entropy)
+            logps.append(scores[0])
+            entropies.append(scores[1])
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _scored(
-        self: Any, model: Any, folded: Folded, answers: Tensor, seen: Tensor, compute_entropy: bool
+        self: Any, model: Any, folded: Folded, answers: Tensor, mask: Tensor, compute_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probabilities and, if asked for, entropies of the answers `(B, C)`, by TRL's head."""
         before = (folded.places[:, -answers.size(1) :] - 1).clamp(min=0)  # the token that each one is predicted from
         labels = torch.full_like(folded.ids, -100).view(-1)
-        labels[before[seen]] = answers[seen]
+        labels[before[mask]] = answers[mask]
         with self.accelerator.autocast():
             output = model(
                 input_ids=folded.ids,
@@ -80,6 +82,6 @@ class Rollouts:
             )
 
         def back(values: Tensor) -> Tensor:
-            return values.reshape(-1)[before].masked_fill(~seen, 0.0)
+            return values.reshape(-1)[before].masked_fill(~mask, 0.0)
 
         return back(output.log_probs), back(output.entropy) if compute_entropy else None

@@ -18,13 +18,14 @@ from tasks.models.folder import load_causal_lm
 from tasks.rewards.composite import RewardSpec
 from tasks.sampling.sample import SamplingSettings
 from tasks.stage import artifact, audit_record
-from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
+from tasks.training.prompts import View, fitting_prompts
 
 log = logging.getLogger("polm")
 SAMPLED, DONE = "sampled.json", "trained.json"
@@ -33,8 +34,6 @@ SAMPLED, DONE = "sampled.json", "trained.json"
 Rows = list[dict[str, Any]]
 Collect = Callable[[Any, Rows, int], tuple[Rows, dict[str, Any]]]
 """Policy on its device, rows of prompts, number of the round from 0, to rows to learn (TRL's columns) and counts."""
-View = Callable[[dict[str, Any]], dict[str, Any]]
-"""A row to the row that is measured in its place."""
 
 
 class RoundsConfig(AdapterConfig):
@@ -82,37 +81,28 @@ def load_policy(folder: Path, arguments: Any) -> Any:
     return load_causal_lm(folder, "bfloat16" if arguments.bf16 else "float32").to(arguments.device)
 
 
-def prompts(
+def training_prompts(
     config: RoundsConfig, run: Run, tokenizer: Any, model: Path, data: Path, answers: int = 1, view: View = dict
 ) -> tuple[Rows, audit_record.Record]:
     """Read the set's training prompts that leave room for the answers, in the order in which the rounds ask them.
 
     Args:
-        config: of the stage.
-        run: of the stage.
-        tokenizer: of the model.
+        config: the stage's configuration.
+        run: the stage's run.
+        tokenizer: the model's tokenizer.
         model: model folder.
         data: data artifact.
-        answers: that are written to a prompt, one after the other.
+        answers: how many are written to a prompt, one after the other.
         view: a row to the row whose `prompt` is the longest conversation that is answered, without these answers.
 
     Returns:
-        The rows, and their record for `audit.json`. Raises DataError when more leave no room than the recipe allows.
+        The rows, and their record for `audit.json`.
+
+    Raises:
+        DataError: more of them leave no room than the recipe allows.
     """
     limit = room(config, model, answers)
-    rows, source = training_rows.read(data, config.dataset, "train"), split_file(data, config.dataset, "train")
-    record, fitting = row_audit.asked(
-        config,
-        run,
-        "prompts",
-        [view(row) for row in rows],
-        (config.dataset, source),
-        tokenizer,
-        limit,
-        config.chat_template_args,
-    )
-    dataset = training_rows.prompts(data, config.dataset, "train")
-    dataset = dataset.select(fitting) if record["left_out"] else dataset
+    dataset, record = fitting_prompts(config, run, "prompts", data, tokenizer, limit, config.chat_template_args, view)
     return list(dataset.shuffle(seed=config.seed)), record
 
 
@@ -144,17 +134,19 @@ def run_rounds(
     """Run the rounds; write the last model, its curves over all, `rounds.json`, `metrics.json` and `audit.json`.
 
     Args:
-        config: of the stage.
-        run: of the stage.
+        config: the stage's configuration.
+        run: the stage's run.
         collect: samples and keeps.
         model: model folder to start from.
         tokenizer: its tokenizer.
         data: data artifact.
-        asked: all prompts, from `prompts`.
-        audit: of what is asked; that of the rows that each round learns joins it.
+        asked: all prompts, from `training_prompts`.
+        audit: record of what is asked; that of the rows that each round learns joins it.
     """
     trl_config = arguments(config, run)
-    current, figures, offset = model, dict[str, float](), 0
+    current = model
+    figures: dict[str, float] = {}
+    offset = 0
     rows_so_far: Rows = []
     rounds: Rows = []
     curves: Rows = []
@@ -165,13 +157,16 @@ def run_rounds(
             rows, counts = collect(load_policy(current, trl_config), window, number)
             artifact.write_jsonl(folder / "rows.jsonl", rows)
             artifact.write_json(folder / SAMPLED, counts)
-        rows, counts = artifact.read_jsonl(folder / "rows.jsonl"), artifact.read_json(folder / SAMPLED)
+        rows = artifact.read_jsonl(folder / "rows.jsonl")
+        counts = artifact.read_json(folder / SAMPLED)
         log.info("round %d: %s", number + 1, counts)
         if not (folder / DONE).exists():
             start = model if config.restart else current
             train_on = [*(rows_so_far if config.restart else []), *rows, *_replayed(config, data, number)]
             source = f"round {number + 1}", folder / "rows.jsonl"
-            record = row_audit.learnt(config, run, source[0], train_on, source, tokenizer, trainer_class(), start)
+            record = row_audit.learnt(
+                config, run, source[0], train_on, source, tokenizer, trainer_class(), row_fates.answers, start
+            )
             artifact.write_json(folder / audit_record.FILE, record)
             artifact.write_json(folder / DONE, _fine_tune(config, run, start, tokenizer, train_on, folder))
         figures = artifact.read_json(folder / DONE)
@@ -180,7 +175,8 @@ def run_rounds(
         rounds.append({"round": number + 1, **counts, "loss": figures.get("loss")})
         curve = artifact.read_jsonl(folder / "model" / "curves.jsonl")
         curves += [{**row, "step": row["step"] + offset, "round": number + 1} for row in curve]
-        current, offset = folder / "model", offset + int(figures["steps"])
+        current = folder / "model"
+        offset += int(figures["steps"])
     shutil.copytree(current, run.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "curves.jsonl"))
     row_audit.write(run, audit)
     artifact.write_jsonl(run.out / "curves.jsonl", curves)

@@ -19,7 +19,7 @@ from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
-from tasks.training.fates import Fate, Rows
+from tasks.training.fates import Fate, Rows, Rule
 
 log = logging.getLogger("polm")
 
@@ -64,7 +64,14 @@ def context(model: Path) -> int | None:
 
 
 def audited(
-    config: TrlConfig, run: Run, data: Path, dataset: str, tokenizer: Any, config_class: type[Any], model: Path
+    config: TrlConfig,
+    run: Run,
+    data: Path,
+    dataset: str,
+    tokenizer: Any,
+    config_class: type[Any],
+    rule: Rule,
+    model: Path,
 ) -> dict[str, Record]:
     """Audit both splits of a set that a trainer reads whole, and write `audit.json`.
 
@@ -75,6 +82,7 @@ def audited(
         dataset: name of its set.
         tokenizer: with the chat template of the training.
         config_class: TRL's class, whose trainer reads the rows.
+        rule: what that trainer makes of a row that is too long.
         model: folder of the model that is trained.
 
     Returns:
@@ -88,7 +96,7 @@ def audited(
     for split in ("train", "validation"):
         rows = training_rows.read(data, dataset, split)
         source = (dataset, split_file(data, dataset, split))
-        records[split] = learnt(config, run, split, rows, source, tokenizer, config_class, model)
+        records[split] = learnt(config, run, split, rows, source, tokenizer, config_class, rule, model)
     write(run, records)
     return records
 
@@ -101,11 +109,12 @@ def learnt(
     source: tuple[str, Path],
     tokenizer: Any,
     config_class: type[Any],
+    rule: Rule,
     model: Path,
 ) -> Record:
     """Audit rows that a trainer reads whole: `source` is their set and where they lie. Raises as `audited`."""
     with _named(source[1]):
-        fates = row_fates.of_rows(rows, tokenizer, config.trainer, config_class)
+        fates = rule(rows, tokenizer, row_fates.settings(config.trainer, config_class))
         warnings = _unlike(rows, source[0], tokenizer)
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)

@@ -7,11 +7,12 @@
     RLOO, GRPO      look at no length: a long prompt is answered beyond the positions that the model knows
 
 The same is found here with the tokenizer alone, before a model is loaded. A prompt that leaves no room for a whole
-answer is left out by our stages themselves.
+answer is left out by our stages themselves. A stage names the rule of its trainer, `row_rule`; where none of these
+fits, it is a function of the stage's own file.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, NamedTuple
 
@@ -30,23 +31,14 @@ class Fate(NamedTuple):
     """`cut`: some of it was cut off and the rest is learnt; `left_out`: nothing of it is learnt."""
 
 
+Rule = Callable[[Rows, Any, Mapping[str, Any]], list[Fate]]
+"""What a trainer makes of whole rows: of the rows, the tokenizer with the training's chat template, and `settings`."""
+
+
 def settings(trainer: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
     """Put the recipe's `trainer:` over the plain values that TRL's config class has for what is not given."""
     defaults = {field.name: field.default for field in fields(config_class) if field.default is not MISSING}
     return {**defaults, **trainer}
-
-
-def of_rows(rows: Rows, tokenizer: Any, trainer: Mapping[str, Any], config_class: type[Any]) -> list[Fate]:
-    """Find the fate of each row in the trainer with this config class: SFT's, DPO's, KTO's or the reward model's.
-
-    Args:
-        rows: of the data artifact, whole.
-        tokenizer: with the chat template of the training.
-        trainer: the recipe's section.
-        config_class: `trl.SFTConfig`, `DPOConfig`, `KTOConfig` or `RewardConfig`.
-    """
-    rules = {"SFTConfig": answers, "DPOConfig": pairs, "KTOConfig": rated, "RewardConfig": compared}
-    return rules[config_class.__name__](rows, tokenizer, settings(trainer, config_class))
 
 
 def answers(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate]:

@@ -56,7 +56,7 @@ def parted(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": messages[:first], "completion": messages[first:]}
 
 
-def prompts(data: Path, name: str, split: str) -> Any:
+def prompt_dataset(data: Path, name: str, split: str) -> Any:
     """Make a `datasets.Dataset` to answer: `prompt` and every column a grader may look at. Raises as `read`."""
     from datasets import Dataset
 

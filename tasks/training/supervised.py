@@ -11,6 +11,7 @@ from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
+from tasks.training import fates as row_fates
 from tasks.training import rows
 from tasks.training import trainer as training
 
@@ -46,7 +47,7 @@ def fine_tune(
 
     tokenizer = load_tokenizer(model)
     mark_generation(tokenizer, model)
-    row_audit.audited(config, run, data, dataset, tokenizer, type(arguments), model)
+    row_audit.audited(config, run, data, dataset, tokenizer, type(arguments), row_fates.answers, model)
     trainer = SFTTrainer(
         model=load_causal_lm(model),
         args=arguments,

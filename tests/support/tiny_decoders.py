@@ -64,7 +64,7 @@ def generated(model: Any, prompts: list[list[int]], config: GenerationConfig) ->
     return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
-def drawn(model: Any, prompts: list[list[int]], config: GenerationConfig, seed: int = 0) -> generate.Drawn:
+def drawn(model: Any, prompts: list[list[int]], config: GenerationConfig, seed: int = 0) -> generate.DrawnAnswers:
     how = generate.plan(model, config)
     assert how is not None
     torch.manual_seed(seed)

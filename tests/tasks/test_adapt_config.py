@@ -71,7 +71,7 @@ def test_the_recipe_check_names_every_misspelt_key_of_every_method(tmp_path: Pat
 
 
 def test_the_recipes_say_what_peft_knows() -> None:
-    found = sorted((REPO / "params").glob("*/adapt.yaml"))
-    assert len(found) >= 3
-    for path in found:
+    paths = sorted((REPO / "params").glob("*/adapt.yaml"))
+    assert paths
+    for path in paths:
         recipe._check_file(path, "adapt")

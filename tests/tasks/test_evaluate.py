@@ -308,9 +308,10 @@ def test_unknown_lm_eval_key_is_named(recipe: Path, data: Path, chat_model: Path
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tasks.grading.answers.sums", "tasks.grading.answers.sum", "did you mean 'tasks.grading.answers.sums'?"),
-        ("tasks.grading.answers.sums", "tasks.grading.answers.Decimal", "unknown process_results"),
-        ("tasks.grading.answers.sums", "os.system", "unknown process_results 'os.system'"),
+        ("process_results: sums", "process_results: sum", "unknown process_results 'sum'; did you mean 'sums'?"),
+        ("process_results: sums", "process_results: Decimal", "unknown process_results 'Decimal'"),
+        ("process_results: sums", "process_results: os.system", "unknown process_results 'os.system'"),
+        ("process_results: sums", "process_results: graders.mine", "unknown process_results 'graders.mine'"),
         ("{metric: helpful,", "{metric: kind,", "gives ['courteous', 'exact_match', 'helpful']"),
         ("eval/sums.jsonl", "eval/sum.jsonl", "did you mean 'eval/sums.jsonl'?"),
         ("doc_to_text:", "doc_to_txt:", "missing key 'doc_to_text'"),
@@ -327,6 +328,43 @@ def test_task_errors_come_before_the_model_is_loaded(
     with pytest.raises((ConfigError, ArtifactError)) as error:
         read_rows(path, load_task(path), TaskChoice(file="eval/sums.yaml", limit=None, group_by=[]), data)
     assert message in str(error.value)
+
+
+OWN_GRADERS = """
+def mine(doc, results):
+    return {"share": float(doc["digits"] in results[0])}
+
+
+def other(response, row):
+    return 1.0
+"""
+
+
+def own_task(recipe: Path, metric: str) -> Path:
+    """A task whose grader is one of the recipe's own."""
+    (recipe.parent / "graders.py").write_text(OWN_GRADERS)
+    task = read_yaml(recipe.parent / "eval/sums.yaml") | {"process_results": "graders.mine"}
+    task["metric_list"] = [{"metric": metric, "aggregation": "mean", "higher_is_better": True}]
+    path = recipe.parent / "eval/mine.yaml"
+    artifact.write_json(path, task)
+    return path
+
+
+def test_a_grader_of_the_recipes_own_grades(recipe: Path, data: Path) -> None:
+    path = own_task(recipe, "share")
+    task = load_task(path)
+    assert task["process_results"]({"digits": "2"}, ["2 it is"]) == {"share": 1.0}
+    choice = TaskChoice(file="eval/mine.yaml", limit=2, group_by=[])
+    with pytest.raises(ArtifactError, match=r"sums\.jsonl:1: the grader mine cannot grade this row \(.*int"):
+        read_rows(path, task, choice, data)
+
+
+def test_a_grader_of_the_recipes_own_has_to_give_the_metrics_of_its_task(recipe: Path, data: Path) -> None:
+    path = own_task(recipe, "shares")
+    text = (recipe.parent / "graders.py").read_text()
+    (recipe.parent / "graders.py").write_text(text.replace('doc["digits"]', 'str(doc["digits"])'))
+    with pytest.raises(ConfigError, match=r"metric_list has \['shares'\], but mine gives \['share'\]"):
+        read_rows(path, load_task(path), TaskChoice(file="eval/mine.yaml", limit=2, group_by=[]), data)
 
 
 def test_missing_column_names_file_and_line(recipe: Path, data: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_second_export_from_elsewhere_is_the_same_bytes(
 
 
 def test_the_graph_does_not_hold_the_commit_of_the_working_copy(exported: tuple[Path, Run]) -> None:
-    """Its bytes would be others with every commit; the builder takes the repository around for its own."""
+    """With it, the bytes would be others after every commit; the builder takes the repository around for its own."""
     import onnx
     import onnxruntime_genai
 

@@ -133,7 +133,7 @@ def test_the_comparison_is_of_both_models_at_equal_tokens(refined: tuple[Path, P
 def test_a_killed_round_goes_on(
     refined: tuple[Path, Path], make_run: MakeRun, chat_model: Path, sums_data: Path
 ) -> None:
-    """As after a kill in the training of the second round: its rows are sampled, its training has to be done again."""
+    """After a kill in the second round's training its rows are there, and its training has to be done again."""
     out, checkpoints = refined
     again = make_run("again")
     shutil.copytree(checkpoints, again.checkpoints)

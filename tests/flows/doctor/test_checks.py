@@ -27,7 +27,7 @@ def project(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     for name in ("params", "tasks", "infra"):
-        shutil.copytree(REPO / name, name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPO / name, name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     Path("mlflow").mkdir()
     for name in ("dvc.yaml", "pyproject.toml", "mlflow/gates.yaml"):
         shutil.copyfile(REPO / name, name)

@@ -283,7 +283,7 @@ def test_advice_stays_on_its_level(http: TestClient) -> None:
     ],
 )
 def test_an_answer_that_is_sent_back_is_its_text(http: TestClient, echoed: dict[str, Any]) -> None:
-    """As OpenAI's, LiteLLM's, LangChain's, DeepSeek's and vLLM's clients keep it."""
+    """The answers are kept by OpenAI's, LiteLLM's, LangChain's, DeepSeek's and vLLM's clients."""
     plain = [*MESSAGES, {"role": "assistant", "content": "5"}, *MESSAGES]
     assert said(post(http, {**DRAWN, "messages": [*MESSAGES, echoed, *MESSAGES]})) == said(
         post(http, {**DRAWN, "messages": plain})

@@ -86,7 +86,7 @@ def test_many_clients_at_a_time_get_their_own_answers(url: str, expected: str) -
 
 
 def test_an_answer_can_be_sent_back_with_the_next_question(url: str) -> None:
-    """As the client's own objects hold it, with the keys that are empty."""
+    """The client's own objects hold the answer with the keys that are empty."""
     with OpenAI(base_url=url, api_key="none") as client:
         asked: list[Any] = [{"role": "user", "content": "What is 1 + 1?"}]
         asked.append(client.chat.completions.create(model=NAME, messages=asked, max_tokens=4).choices[0].message)

@@ -1,13 +1,14 @@
-"""Property: `polm serve` lives through promotions and trouble, answers those who may ask, and ends cleanly."""
+"""Property: `polm serve` lives through promotions and trouble, and ends cleanly. Who may ask: `test_who_may_ask.py`."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -35,57 +36,32 @@ def fresh(chat_onnx: Path, mlflow_template: Path, tmp_path: Path) -> Path:
     return make(tmp_path, chat_onnx, mlflow_template)
 
 
-def test_the_key_is_asked_for_and_never_written(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = "open-sésame"
-    monkeypatch.setenv(KEY, key)
-    with serving(fresh, "--threads", "1") as (url, _):
-        wrong: list[Any] = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {key}".encode()}]
-        for header in [*wrong, {"Authorization": b"Bearer \xff\xfe"}, {"Authorization": b"\xff"}]:
-            answer = httpx.get(f"{url}/models", headers=header)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-        assert httpx.get(url.replace("/v1", "/metrics")).status_code == 401
-        assert ask(url).status_code == 401
-        assert httpx.get(url.replace("/v1", "/health")).status_code == 200
-        foreign = {b"Authorization": f"Bearer {key}".encode(), b"Host": b"polm.example.org", b"Origin": b"null"}
-        body = {"messages": MESSAGES, "max_tokens": 3}
-        assert httpx.post(f"{url}/chat/completions", json=body, headers=foreign).status_code == 200
-    [trace] = client(fresh).search_traces(["1"], include_spans=True)
-    written = [path.read_bytes() for path in fresh.rglob("*") if path.is_file() and "onnx" not in path.name]
-    assert "12 + 345" in trace.to_json() and any(b"12 + 345" in part for part in written), "the trace is among them"
-    assert not any(key.encode() in part or "sésame".encode() in part or b"sesame" in part for part in written)
-
-
-def test_a_web_page_is_refused_where_there_is_no_key(project: Path) -> None:
-    with serving(project, "--threads", "1") as (url, _):
-        body = {"messages": MESSAGES, "max_tokens": 3}
-        port = url.split(":")[2].removesuffix("/v1")
-        good: list[dict[str, str]] = [{"Host": f"localhost:{port}"}, {"Host": f"[::1]:{port}"}]
-        for headers in [*good, {"Origin": "http://localhost:3000"}]:
-            assert httpx.post(f"{url}/chat/completions", json=body, headers=headers).status_code == 200
-        bad = [{"Host": "evil.example.org"}, {"Host": f"evil.localhost.org:{port}"}, {"Host": "["}, {"Host": ""}]
-        for headers in [*bad, {"Origin": "https://example.org"}, {"Origin": "null"}]:
-            answer = httpx.post(f"{url}/chat/completions", json=body, headers=headers)
-            assert answer.status_code in (400, 403) if headers.get("Host") == "" else answer.status_code == 403
-            if answer.status_code == 403:
-                assert answer.json()["error"]["code"] == "foreign_request"
-                assert f"'{next(iter(headers))}'" in answer.json()["error"]["message"]
-            assert httpx.get(f"{url}/models", headers=headers).status_code == answer.status_code
-
-
-def test_a_full_queue_and_a_slow_answer_are_said(project: Path) -> None:
+@contextlib.contextmanager
+def crowded(project: Path) -> Iterator[tuple[str, psutil.Process, list[Future[httpx.Response]]]]:
+    """A server whose model is halted, with as many requests as it takes; its address, the model, and the answers."""
     options = ("--threads", "1", "--batch", "1", "--queue", "2", "--timeout", "3")
     with serving(project, *options) as (url, process), ThreadPoolExecutor(8) as pool:
         [model] = models_of(process)
         model.suspend()  # the slowest model there is
         waiting = [pool.submit(ask, url) for _ in range(3)]
         wait_for(lambda: counter(url, "polm_requests_taken") == 3)
-        full = ask(url)
-        assert (full.status_code, full.headers["Retry-After"]) == (429, "1")
-        assert full.json()["error"]["type"] == "rate_limit_error"
+        yield url, model, waiting
+
+
+def test_a_full_queue_says_when_to_ask_again(project: Path) -> None:
+    with crowded(project) as (url, model, _):
+        refused = ask(url)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert counter(url, 'polm_requests_total{status="429"') == 1
+        model.resume()
+
+
+def test_a_slow_answer_is_a_timeout_and_a_trace_and_leaves_room(project: Path) -> None:
+    with crowded(project) as (url, model, waiting):
         late = [future.result() for future in waiting]
         assert [(a.status_code, a.json()["error"]["code"]) for a in late] == [(504, "timeout")] * 3
         assert counter(url, 'polm_requests_total{status="504",version="1"}') == 3
-        assert counter(url, 'polm_requests_total{status="429"') == 1
         model.resume()
         wait_for(lambda: counter(url, "polm_requests_taken") == 0)
         assert ask(url, max_tokens=1).status_code == 200, "room again"

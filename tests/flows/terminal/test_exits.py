@@ -127,7 +127,7 @@ def test_on_a_read_only_file_system(project: toy.Toy) -> None:
 
 @in_namespace
 def test_a_user_without_a_name_and_a_home(project: toy.Toy) -> None:
-    """As in a container that is run with a user of its own."""
+    """A container that is run with a user of its own has neither."""
     environment = project.environment()
     environment.pop("HOME", None)
     code = "from flows import workspace; workspace.enter(); from dvc.repo import Repo; Repo()"

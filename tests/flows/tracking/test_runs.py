@@ -126,7 +126,7 @@ def test_stages_side_by_side_keep_their_metrics_apart(sft: Path, monkeypatch: py
     true = MlflowClient.log_inputs
 
     def log_inputs(*args: Any) -> None:
-        """As in MLflow, where two that log the same new data set at once make one of them fail; but every time."""
+        """Fail every time, as MLflow does when two log the same new data set at once."""
         assert free.acquire(blocking=False)
         threading.Event().wait(0.1)
         true(*args)

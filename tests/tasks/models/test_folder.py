@@ -50,7 +50,7 @@ def test_code_in_a_model_folder_is_refused(folder: Path) -> None:
         check_folder(folder)
 
 
-def test_what_is_no_model_folder(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config.json; expected a Hugging Face model folder"):
         check_folder(tmp_path)
 

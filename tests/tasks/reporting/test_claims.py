@@ -58,6 +58,7 @@ def test_other_questions_are_an_error(tree: Path, make_artifact: Callable[..., a
     path = tree / "metrics" / "sft" / "samples" / "sums.jsonl"
     rows = artifact.read_jsonl(path)
     artifact.write_jsonl(path, [{**rows[0], "id": "other"}, *rows[1:]])
+    make_artifact(tree / "metrics/sft", stage="evaluate", **artifact.read_manifest(tree / "metrics/sft").inputs)
     with pytest.raises(DataError, match=r"2 ids are on one side only"):
         report(tree)
 

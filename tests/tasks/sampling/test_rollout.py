@@ -75,12 +75,12 @@ def test_settings_that_only_generate_knows_are_left_to_it(
 
 def test_other_engines_images_and_sharded_models_are_left_to_trl(chat_model: Path, tmp_path: Path) -> None:
     grpo = trainer(chat_model, tmp_path)
-    assert grpo.drawn(PROMPTS, None, {}) is not None
-    assert grpo.drawn(PROMPTS, ["an image"], {}) is None
-    assert grpo.drawn(PROMPTS, None, {"token_type_ids": [[0]]}) is None
+    assert grpo.draw_answers(PROMPTS, None, {}) is not None
+    assert grpo.draw_answers(PROMPTS, ["an image"], {}) is None
+    assert grpo.draw_answers(PROMPTS, None, {"token_type_ids": [[0]]}) is None
     for engine in ("use_vllm", "use_transformers_continuous_batching", "is_deepspeed_enabled", "is_fsdp_enabled"):
         setattr(grpo, engine, True)
-        assert grpo.drawn(PROMPTS, None, {}) is None, engine
+        assert grpo.draw_answers(PROMPTS, None, {}) is None, engine
         setattr(grpo, engine, False)
 
 

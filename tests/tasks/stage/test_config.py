@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Tag
 
-from tasks.stage.config import StageConfig, Strict, digest, load
+from tasks.stage.config import StageConfig, Strict, digest, load, one_of, suggest
 from tasks.stage.errors import ConfigError
 
 REPO = Path(__file__).parents[3]
@@ -137,3 +139,37 @@ def test_a_link_to_a_recipe_file_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD)
     (tmp_path / "b.yaml").symlink_to("a.yaml")
     assert load(tmp_path / "b.yaml", Outer) == load(tmp_path / "a.yaml", Outer)
+
+
+class Cold(Strict):
+    ice: float
+
+
+class Hot(Strict):
+    fire: float
+
+
+class Weather(StageConfig):
+    day: Annotated[Annotated[Cold, Tag("(ice)")] | Annotated[Hot, Tag("(fire)")], one_of("a day", "ice", "fire")]
+
+
+def test_a_key_decides_which_section_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "weather.yaml"
+    path.write_text("seed: 1\nthreads: 1\nday: {fire: 2}\n")
+    weather = load(path, Weather)
+    assert weather.day == Hot(fire=2)
+    assert Weather(seed=1, threads=1, day=Cold(ice=3)).day == Cold(ice=3)
+
+
+@pytest.mark.parametrize("day", ["{rain: 1}", "{}", "monday", "null"])
+def test_a_section_without_a_key_of_its_own(tmp_path: Path, day: str) -> None:
+    path = tmp_path / "weather.yaml"
+    path.write_text(f"seed: 1\nthreads: 1\nday: {day}\n")
+    with pytest.raises(ConfigError, match=r"'day' is .*: a day needs one of the keys 'ice', 'fire'"):
+        load(path, Weather)
+
+
+def test_without_a_near_word_all_are_named() -> None:
+    assert suggest("zzz", ["b", "a"]) == "; there are: a, b"
+    assert suggest("zzz", []) == "; there are: none"
+    assert suggest("zzz", map(str, range(31))) == ""

@@ -1,5 +1,6 @@
 """The audit against TRL itself: rows of known lengths, and what each trainer keeps of them."""
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +9,19 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+import tasks
 from tasks import adapt, distill, dpo, grpo, kto, online_dpo, ppo, prune, refine, rejection, reward, sft
 from tasks import judge as judge_stage
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.rewards import hacking
+from tasks.rl.prompts import training_prompts
 from tasks.stage import artifact, audit_record
 from tasks.stage.errors import DataError
+from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import fates as row_fates
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
+from tasks.training.fates import Fate, Rows
 from tests.support import adapters, rl, supervised
 from tests.support import distill as distill_settings
 from tests.support import online_dpo as online_dpo_settings
@@ -101,6 +105,12 @@ def kept_by_trl(module: Any, chat_model: Path, rows: list[Row], make_run: MakeRu
     return set(trainer.train_dataset["id"])
 
 
+def fates_in(module: Any, rows: Rows, tokenizer: Any, trainer: dict[str, Any]) -> list[Fate]:
+    """Find what the stage's rule makes of the rows."""
+    fates: list[Fate] = module.row_rule(rows, tokenizer, row_fates.settings(trainer, module.trainer_class()))
+    return fates
+
+
 @pytest.mark.parametrize(
     ("module", "dataset", "settings"),
     [
@@ -119,7 +129,7 @@ def test_the_audit_names_the_rows_that_trl_drops(
 ) -> None:
     rows, tokenizer = training_rows.read(lengthy, dataset, "train"), load_tokenizer(chat_model)
     trainer = {"max_length": LIMIT, **settings}
-    fates = row_fates.of_rows(rows, tokenizer, trainer, module.trainer_class())
+    fates = fates_in(module, rows, tokenizer, trainer)
     found = {row["id"]: fate.state for row, fate in zip(rows, fates, strict=True)}
     assert {name for name, state in found.items() if state != "left_out"} == kept_by_trl(
         module, chat_model, rows, make_run, **settings
@@ -133,26 +143,33 @@ def test_the_audit_names_the_rows_that_trl_drops(
     assert longest["a long question and answer"] == 240
 
 
+def test_every_stage_with_a_trainer_names_its_rule() -> None:
+    modules = [importlib.import_module(f"tasks.{path.stem}") for path in Path(tasks.__path__[0]).glob("[a-z]*.py")]
+    trained = [module for module in modules if "Config" in vars(module) and issubclass(module.Config, TrlConfig)]
+    assert {dpo, kto, reward, sft} < set(trained)
+    assert [module.__name__ for module in trained if "row_rule" not in vars(module)] == []
+
+
 def test_a_pair_is_lost_with_its_longer_side(chat_model: Path) -> None:
     row = {"prompt": turn("user", 8), "chosen": turn("assistant", 4), "rejected": turn("assistant", 90, first="2")}
     tokenizer, trainer = load_tokenizer(chat_model), {"max_length": LIMIT}
     for module, state in ((dpo, "cut"), (kto, "cut"), (reward, "left_out")):
-        assert row_fates.of_rows([row], tokenizer, trainer, module.trainer_class())[0].state == state
+        assert fates_in(module, [row], tokenizer, trainer)[0].state == state
 
 
 def test_packing_cuts_or_splits(chat_model: Path, lengthy: Path) -> None:
     rows, tokenizer = training_rows.read(lengthy, "sft", "train"), load_tokenizer(chat_model)
     trainer = {"max_length": LIMIT, "packing": True, "assistant_only_loss": True}
-    cut = [fate.state for fate in row_fates.of_rows(rows, tokenizer, trainer, sft.trainer_class())]
+    cut = [fate.state for fate in fates_in(sft, rows, tokenizer, trainer)]
     assert cut == [state for _, _, state in LENGTHS.values()]
-    split = row_fates.of_rows(rows, tokenizer, trainer | {"packing_strategy": "bfd_split"}, sft.trainer_class())
+    split = fates_in(sft, rows, tokenizer, trainer | {"packing_strategy": "bfd_split"})
     assert {fate.state for fate in split} == {"used"}
 
 
 def test_no_limit_loses_nothing(chat_model: Path, lengthy: Path) -> None:
     for module, dataset in ((sft, "sft"), (dpo, "preferences"), (kto, "feedback"), (reward, "preferences")):
         rows = training_rows.read(lengthy, dataset, "train")
-        fates = row_fates.of_rows(rows, load_tokenizer(chat_model), {"max_length": None}, module.trainer_class())
+        fates = fates_in(module, rows, load_tokenizer(chat_model), {"max_length": None})
         assert {fate.state for fate in fates} == {"used"}
 
 
@@ -215,7 +232,7 @@ def strict(module: Any) -> Any:
 def test_a_limit_that_does_not_fit_the_rows_stops_the_stage(
     module: Any, make_run: MakeRun, chat_model: Path, sums_data: Path
 ) -> None:
-    names = {adapt: "lora", distill: "alone", prune: "pruned_magnitude"}
+    names = {adapt: "lora", distill: "alone", prune: "magnitude"}
     run = make_run(names.get(module, "trained"))
     inputs = {"teacher": chat_model} if module is distill else {}
     with pytest.raises(DataError, match=r"64 left out of 64 rows .* limit 12, trainer.max_length.* nothing is left to"):
@@ -249,7 +266,7 @@ def test_prompts_without_room_are_not_asked(make_run: MakeRun, chat_model: Path,
     run, tokenizer = make_run("grpo"), load_tokenizer(chat_model)
     config = lenient(rl.grpo_config(), max_completion_length=100)
     arguments = training.arguments(grpo.trainer_class(), config, run)
-    prompts = hacking.prompts(config, run, arguments, tokenizer, chat_model, lengthy)
+    prompts = training_prompts(config, run, arguments, tokenizer, chat_model, lengthy)
     record = artifact.read_json(run.out / "audit.json")["train"]
     assert record["limit"] == 156
     assert record["left_out_ids"] == ["a long question", "a long question and answer"]
