@@ -127,6 +127,31 @@ def test_a_graph_that_does_not_fit_is_named(recipes: Path, values: dict[str, Any
     assert any(message in error for error in recipe_check.check(Path("params/tiny")))
 
 
+@pytest.mark.parametrize(
+    ("file", "task", "message"),
+    [
+        ("sums_too.yaml", "sums_too", "tasks names 'sums_too.yaml'; only files in params/tiny/eval are hashed"),
+        ("eval/sums_too.yaml", "sums", "sums_too.yaml: task 'sums' is that of eval/sums.yaml too"),
+    ],
+)
+def test_a_task_elsewhere_or_of_a_name_that_is_taken_is_named(
+    recipes: Path, file: str, task: str, message: str
+) -> None:
+    tiny = Path("params/tiny")
+    write(tiny / file, read_yaml(tiny / "eval/sums.yaml") | {"task": task})
+    evaluation = read_yaml(tiny / "evaluate.yaml")
+    evaluation["tasks"].append({"file": file, "limit": 8, "group_by": []})
+    write(tiny / "evaluate.yaml", evaluation)
+    assert any(message in error for error in recipe_check.check(tiny))
+
+
+def test_graders_that_end_the_process_are_named(recipes: Path) -> None:
+    Path("params/tiny/graders.py").write_text("import sys\nsys.exit(0)\n")
+    assert any(
+        "graders.py: cannot be imported: SystemExit" in error for error in recipe_check.check(Path("params/tiny"))
+    )
+
+
 def test_an_unknown_entry_of_methods_is_named(recipes: Path) -> None:
     change_graph("pruned_depth", {"from": "sft", "settings": "prune", "method": "dpeth"})
     (error,) = recipe_check.check(Path("params/tiny"))
