@@ -135,3 +135,13 @@ def test_a_command_that_names_no_recipe_file_is_told(tmp_path: Path) -> None:
     path.write_text("stages: {sft: {cmd: python -m tasks.sft --out x}, mine: {cmd: ./mine.sh, outs: [y]}}")
     with pytest.raises(ConfigError, match=r"stages\.sft\.cmd does not begin"):
         recipe.blocks(path)
+
+
+def test_a_file_where_the_link_to_the_active_recipe_belongs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe.ACTIVE.parent.mkdir()
+    recipe.ACTIVE.write_text("tiny/recipe.yaml")
+    with pytest.raises(ConfigError, match=r"a file of its own and no link; `polm run --recipe NAME` links it"):
+        recipe.active()
