@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import config, recipe
+from tasks.stage import config, dag
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
 KINDS = ("models", "labels")
@@ -142,7 +142,7 @@ class Graph:
 
 def _load() -> dict[str, tuple[Any, list[Any]]]:
     """Name to DVC's stage and the stages it reads from."""
-    recipe.active()  # DVC passes over a misspelt key, and says of a missing one that a variable could not be found
+    dag.active()  # DVC passes over a misspelt key, and says of a missing one that a variable could not be found
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.stage import artifact, locks
+from tasks.stage import artifact, dag, locks
 from tasks.stage import recipe as recipe_graph
 from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
@@ -131,7 +131,7 @@ def choose_recipe(recipe: str) -> bool:
     target = Path(recipe, recipe_graph.FILE)
     if not (RECIPE.parent / target).is_file():
         raise ConfigError(f"{RECIPE.parent / target}: no such file; it is the recipe's graph, see params/tiny for one")
-    recipe_graph.fitting(RECIPE.parent / target)
+    dag.fitting(RECIPE.parent / target)
     if RECIPE.is_symlink() and RECIPE.readlink() == target:
         return False
     if kind(RECIPE) == "a folder":

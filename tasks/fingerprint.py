@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import artifact, recipe
+from tasks.stage import artifact, dag, recipe
 from tasks.stage.errors import ConfigError, PolmError, refusal
 
 log = logging.getLogger("polm")
@@ -156,8 +156,8 @@ def _name(path: Path, folder: Path) -> str:
 
 def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
     """The fingerprint of every stage module of `dvc.yaml`, for one recipe. Raises ConfigError."""
-    blocks = recipe.blocks()
-    readers = recipe.files(recipe.read(folder / recipe.FILE), blocks)
+    blocks = dag.blocks()
+    readers = dag.files(recipe.read(folder / recipe.FILE), blocks)
     prints = {}
     for module in sorted({block.module for block in blocks.values()}):
         files = [folder / name for name, reader in readers.items() if reader == module]
@@ -175,7 +175,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        recipe.active()  # `dvc repro` itself passes over a misspelt key, and over a graph of another recipe
+        dag.active()  # `dvc repro` itself passes over a misspelt key, and over a graph of another recipe
         prints = fingerprints(args.recipe)
         identity = hashlib.sha256(args.recipe.name.encode()).hexdigest()
         with (

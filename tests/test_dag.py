@@ -10,12 +10,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks.check import graph as graph_check
-from tasks.stage import recipe
+from tasks.stage import dag, recipe
 from tests.conftest import REPO
 
 DAG: dict[str, Any] = YAML(typ="safe").load((REPO / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
-BLOCKS = recipe.blocks(REPO / "dvc.yaml")
+BLOCKS = dag.blocks(REPO / "dvc.yaml")
 METHODS = [name for name, block in BLOCKS.items() if block.method]
 RECIPES = sorted(p.parent.name for p in (REPO / "params").glob("*/recipe.yaml"))
 
@@ -76,14 +76,14 @@ def test_the_recipes_are_there() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_the_dag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert recipe.problems(read(name, monkeypatch), BLOCKS) == []
+    assert dag.problems(read(name, monkeypatch), BLOCKS) == []
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_the_files_its_graph_needs_and_no_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = read(name, monkeypatch)
     files = {p.name for p in (REPO / "params" / name).glob("*.yaml")} - {recipe.FILE}
-    assert files == set(recipe.files(graph, BLOCKS))
+    assert files == set(dag.files(graph, BLOCKS))
     assert list(graph_check.unused_methods(graph)) == []
 
 

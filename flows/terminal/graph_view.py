@@ -4,12 +4,12 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from flows.terminal.board import screen
-from tasks.stage import recipe
+from tasks.stage import dag, recipe
 
 
 def show(*, mermaid: bool) -> None:
     """Print the graph. Raises ConfigError when it does not fit `dvc.yaml`."""
-    graph = recipe.active()
+    graph = dag.active()
     if mermaid:
         screen().print(recipe.mermaid(graph), markup=False, highlight=False, soft_wrap=True)
     else:

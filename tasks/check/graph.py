@@ -7,7 +7,7 @@ from tasks.evaluate import Config as EvaluateConfig
 from tasks.evaluate import load_task
 from tasks.export_onnx import Config as ExportConfig
 from tasks.reporting.board import Config as ReportConfig
-from tasks.stage import recipe
+from tasks.stage import dag, recipe
 from tasks.stage.config import load, read_yaml, suggest
 from tasks.stage.errors import PolmError
 
@@ -15,7 +15,7 @@ TASKS = Path("eval")
 """Folder of a recipe's evaluation tasks, on which every evaluation depends."""
 
 
-def check_methods(graph: recipe.Graph, blocks: Mapping[str, recipe.Block]) -> Iterator[str]:
+def check_methods(graph: recipe.Graph, blocks: Mapping[str, dag.Block]) -> Iterator[str]:
     """Check that each `settings` file has the `method` of each model, and every key that `dvc.yaml` hashes."""
     for model in graph.models.values():
         if "method" not in model.values:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tasks.check import graph as graph_check
 from tasks.check.rows import BASE, DATA, check_rows
-from tasks.stage import artifact, recipe
+from tasks.stage import artifact, dag, recipe
 from tasks.stage.config import check_trainer, load, nearest, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
@@ -45,10 +45,10 @@ def check(folder: Path) -> list[str]:
         ConfigError: there is no such recipe, or `dvc.yaml` cannot be read.
     """
     _require(folder)
-    graph, blocks = recipe.read(folder / recipe.FILE), recipe.blocks()
-    if errors := recipe.problems(graph, blocks):
+    graph, blocks = recipe.read(folder / recipe.FILE), dag.blocks()
+    if errors := dag.problems(graph, blocks):
         return errors
-    readers = recipe.files(graph, blocks)
+    readers = dag.files(graph, blocks)
     present = {p.name for p in folder.glob("*.yaml")} - {recipe.FILE}
     for extra in sorted(present - set(readers)):
         near = nearest(extra, readers)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tasks.stage import recipe
+from tasks.stage import dag, recipe
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 
-BLOCKS = recipe.blocks(REPO / "dvc.yaml")
+BLOCKS = dag.blocks(REPO / "dvc.yaml")
 GRAPH: dict[str, Any] = {
     "recipe": "mine",
     "sft": {"sft": {"from": "base", "claim": "sums.exact_match"}},
@@ -36,14 +36,14 @@ def graph(folder: Path, changes: dict[str, Any] | None = None) -> recipe.Graph:
 
 def test_a_method_stands_in_a_graph_many_times_and_in_any_order(tmp_path: Path) -> None:
     read = graph(tmp_path)
-    assert recipe.problems(read, BLOCKS) == []
+    assert dag.problems(read, BLOCKS) == []
     assert [(depth, name) for depth, name, _ in recipe.tree(read)] == [
         (0, "base"), (1, "sft"), (2, "scorer"), (2, "grpo"), (3, "rft"), (4, "grpo_again"), (5, "ppo"), (4, "half"),
     ]  # fmt: skip
 
 
 def test_the_files_of_a_graph(tmp_path: Path) -> None:
-    assert recipe.files(graph(tmp_path), BLOCKS) == {
+    assert dag.files(graph(tmp_path), BLOCKS) == {
         "data.yaml": "data",
         "base.yaml": "base",
         "sft.yaml": "sft",
@@ -60,7 +60,7 @@ def test_the_files_of_a_graph(tmp_path: Path) -> None:
 
 
 def test_a_graph_without_exports_needs_no_file_for_them(tmp_path: Path) -> None:
-    assert "export_onnx.yaml" not in recipe.files(graph(tmp_path, {"export": []}), BLOCKS)
+    assert "export_onnx.yaml" not in dag.files(graph(tmp_path, {"export": []}), BLOCKS)
 
 
 def test_claims_and_what_they_are_compared_with(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_mermaid_draws_every_input(tmp_path: Path) -> None:
     ],
 )
 def test_a_graph_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    problems = recipe.problems(graph(tmp_path, changes), BLOCKS)
+    problems = dag.problems(graph(tmp_path, changes), BLOCKS)
     assert any(message in problem for problem in problems), problems
     assert all(str(tmp_path / "mine/recipe.yaml") in problem for problem in problems)
 
@@ -134,7 +134,7 @@ def test_a_command_that_names_no_recipe_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "dvc.yaml"
     path.write_text("stages: {sft: {cmd: python -m tasks.sft --out x}, mine: {cmd: ./mine.sh, outs: [y]}}")
     with pytest.raises(ConfigError, match=r"stages\.sft\.cmd does not begin"):
-        recipe.blocks(path)
+        dag.blocks(path)
 
 
 def test_a_file_where_the_link_to_the_active_recipe_belongs_is_told(
@@ -144,4 +144,4 @@ def test_a_file_where_the_link_to_the_active_recipe_belongs_is_told(
     recipe.ACTIVE.parent.mkdir()
     recipe.ACTIVE.write_text("tiny/recipe.yaml")
     with pytest.raises(ConfigError, match=r"a file of its own and no link; `polm run --recipe NAME` links it"):
-        recipe.active()
+        dag.active()
