@@ -10,6 +10,7 @@ from flows.runners import local
 from flows.terminal import exits
 from flows.terminal.board import say
 from tasks.stage import artifact
+from tasks.stage.errors import ConfigError
 
 
 def run(targets: list[str], jobs: int, force: list[str]) -> None:
@@ -30,6 +31,8 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     graph = Graph()
     names = graph.closure(targets)
     forced = {name for word in force for name in graph.resolve(word)}
+    if beyond := sorted(forced - set(names)):
+        raise ConfigError(f"--force {beyond[0]}: no target needs it; add `--target {beyond[0]}`, or leave --target out")
     if graph.settled(names, forced) == set(names):
         say(f"nothing changed: all {len(names)} stages are up to date")
         return

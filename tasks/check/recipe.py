@@ -16,14 +16,17 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from tasks.check import graph as graph_check
 from tasks.check.rows import BASE, DATA, check_rows
+from tasks.ingestion.sources import GeneratorSource, find_generator
+from tasks.rewards.composite import RewardSpec, named_graders
 from tasks.stage import artifact, dag, recipe
-from tasks.stage.config import check_trainer, load, nearest, suggest
-from tasks.stage.errors import ConfigError, PolmError, kind, refusal
+from tasks.stage.config import StageConfig, check_trainer, load, nearest, suggest
+from tasks.stage.errors import ConfigError, DataError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
 from tasks.stage.trainer_config import TrlConfig, Verbatim
 
@@ -82,8 +85,23 @@ def _check_file(path: Path, module_name: str) -> None:
     except ModuleNotFoundError as e:
         raise ConfigError(f"dvc.yaml: a stage runs tasks.{module_name}, which cannot be imported ({e})") from None
     config = load(path, module.Config)
+    _check_names(path, config)
     if isinstance(config, TrlConfig):
         _check_verbatim(path, config.verbatim(module.trainer_class()))
+
+
+def _check_names(path: Path, config: StageConfig) -> None:
+    """Find the graders and generators that a file names. Raises ConfigError."""
+    for _, value in config:
+        sections = value if isinstance(value, Mapping) else {}
+        specs = {name: section for name, section in sections.items() if isinstance(section, RewardSpec)}
+        named_graders(specs, path)
+        for name, source in sections.items():
+            if isinstance(source, GeneratorSource):
+                try:
+                    find_generator(source, path.parent)
+                except DataError as e:
+                    raise ConfigError(f"{path}: sources.{name}: {e}") from None
 
 
 def _check_verbatim(path: Path, sections: list[Verbatim]) -> None:

@@ -206,12 +206,7 @@ def _check_file(path: Path, name: str) -> None:
 
 
 def _read_generator(source: GeneratorSource, folder: Path) -> Table:
-    function = _generator(source.generator, folder)
-    try:
-        inspect.signature(function).bind(**source.options)
-    except TypeError as e:
-        takes = ", ".join(inspect.signature(function).parameters)
-        raise DataError(f"{source.generator}: {e}; its options are: {takes}") from None
+    function = find_generator(source, folder)
     table = Table(source.generator, [], [], {"kind": "generator"})
     rows: Iterable[Any] = function(**source.options)
     for i, row in enumerate(rows, 1):
@@ -222,8 +217,27 @@ def _read_generator(source: GeneratorSource, folder: Path) -> Table:
     return table
 
 
-def _generator(name: str, folder: Path) -> Callable[..., Iterable[Any]]:
-    """The generator function of a name: of the recipe's own `generators.py`, or of a file in `tasks/generators/`."""
+def find_generator(source: GeneratorSource, folder: Path) -> Callable[..., Iterable[Any]]:
+    """Find the function of a source, in the recipe's own `generators.py` or in a file of `tasks/generators/`.
+
+    Args:
+        source: names the function and its options.
+        folder: the recipe's folder.
+
+    Raises:
+        DataError: no such generator, or one that takes other options.
+        ConfigError: the recipe's `generators.py` cannot be imported.
+    """
+    function = _named(source.generator, folder)
+    try:
+        inspect.signature(function).bind(**source.options)
+    except TypeError as e:
+        takes = ", ".join(inspect.signature(function).parameters)
+        raise DataError(f"{source.generator}: {e}; its options are: {takes}") from None
+    return function
+
+
+def _named(name: str, folder: Path) -> Callable[..., Iterable[Any]]:
     module, _, function = name.rpartition(".")
     if module == OWN:
         functions = own.functions(folder, OWN)

@@ -62,19 +62,7 @@ class Rewards:
     """
 
     def __init__(self, specs: Mapping[str, RewardSpec], where: Path, judge: Path | None = None) -> None:
-        candidates = {**vars(functions), **own.functions(where.parent, "graders")}
-        graders = {name: function for name, function in candidates.items() if is_grader(function)}
-        self._graders: dict[str, tuple[Grader, dict[str, Any]]] = {}
-        problems = []
-        for name, spec in specs.items():
-            if spec.grader in graders:
-                options, wrong = _options(f"graders.{name}.options", graders[spec.grader], spec.options)
-                self._graders[name] = graders[spec.grader], options
-                problems += wrong
-            else:
-                problems.append(f"graders.{name}.grader: no grader '{spec.grader}'{suggest(spec.grader, graders)}")
-        if problems:
-            raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+        self._graders = named_graders(specs, where)
         self._where = where
         self.names = list(specs)
         self.weights = [spec.weight for spec in specs.values()]
@@ -163,6 +151,35 @@ class Rewards:
                 name,
                 self._examples[name],
             )
+
+
+def named_graders(specs: Mapping[str, RewardSpec], where: Path) -> dict[str, tuple[Grader, dict[str, Any]]]:
+    """Find the graders that a recipe file names, and read their options; opens no judge.
+
+    Args:
+        specs: name in the recipe to grader.
+        where: the recipe file, beside which `graders.py` may hold graders of the recipe's own.
+
+    Returns:
+        Name in the recipe to the function and its options.
+
+    Raises:
+        ConfigError: naming every unknown grader, and every unknown, missing or wrong option.
+    """
+    candidates = {**vars(functions), **own.functions(where.parent, "graders")}
+    graders = {name: function for name, function in candidates.items() if is_grader(function)}
+    resolved: dict[str, tuple[Grader, dict[str, Any]]] = {}
+    problems = []
+    for name, spec in specs.items():
+        if spec.grader in graders:
+            options, wrong = _options(f"graders.{name}.options", graders[spec.grader], spec.options)
+            resolved[name] = graders[spec.grader], options
+            problems += wrong
+        else:
+            problems.append(f"graders.{name}.grader: no grader '{spec.grader}'{suggest(spec.grader, graders)}")
+    if problems:
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+    return resolved
 
 
 def is_grader(value: Any) -> bool:

@@ -355,3 +355,10 @@ def test_a_stage_that_could_never_start_is_refused() -> None:
 def test_visible_gpus_follow_the_environment(value: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert slots.visible_gpus() == names
+
+
+def test_a_stage_that_no_target_needs_is_not_forced_in_silence(project: toy.Toy) -> None:
+    code, said = project.polm("run", "--target", "left", "--force", "right")
+    assert code == 2
+    assert "--force right: no target needs it; add `--target right`" in said
+    assert project.ran() == []

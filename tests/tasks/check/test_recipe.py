@@ -164,6 +164,33 @@ def test_a_setting_that_dvc_hashes_may_not_be_left_out(recipes: Path) -> None:
     assert "params/tiny/prune.yaml: missing key 'max_cut', which dvc.yaml counts" in recipe_check.check(path.parent)[0]
 
 
+def test_a_grader_that_no_file_has_is_named(recipes: Path) -> None:
+    path = Path("params/tiny/grpo.yaml")
+    path.write_text(path.read_text().replace("grader: sums", "grader: smus"))
+    assert "graders.right.grader: no grader 'smus'; did you mean 'sums'?" in only_error(path)
+
+
+def test_an_option_that_a_grader_does_not_have_is_named(recipes: Path) -> None:
+    path = Path("params/tiny/rft.yaml")
+    path.write_text(path.read_text().replace("options: {metric:", "options: {metrik:"))
+    assert "unknown key 'graders.right.options.metrik'; did you mean 'metric'?" in only_error(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("arithmetic.feedback", "arithmetic.fedback", "no such generator; did you mean 'arithmetic.feedback'?"),
+        ("{count: 4000,", "{cuont: 4000,", "its options are: count, seed, digits, wrong_share"),
+    ],
+)
+def test_a_generator_that_no_file_has_is_named(recipes: Path, old: str, new: str, message: str) -> None:
+    path = Path("params/tiny/data.yaml")
+    path.write_text(path.read_text().replace(old, new))
+    said = only_error(path)
+    assert "sources.feedback: " in said
+    assert message in said
+
+
 def test_an_unknown_form_is_named(recipes: Path) -> None:
     change_graph("dpo", {"from": "sft"}, forms=["int8", "int5"])
     (error,) = recipe_check.check(Path("params/tiny"))
