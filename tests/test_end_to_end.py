@@ -238,7 +238,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clone after `polm run`, and beside it an untouched one for `dvc repro`."""
-    shutil.copytree(fresh, fresh.with_name(fresh.name + "-second"))
+    shutil.copytree(fresh, fresh.with_name(fresh.name + "-second"), symlinks=True)
     done = polm(fresh, "run", "--recipe", "micro")
     assert done.returncode == 0, done.stdout + done.stderr
     return fresh

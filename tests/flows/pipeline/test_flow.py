@@ -104,7 +104,7 @@ def project(
 ) -> toy.Toy:
     """A project in which nothing has changed, with its MLflow store and the server of this module."""
     root = tmp_path / "project"
-    shutil.copytree(template.root, root)
+    shutil.copytree(template.root, root, symlinks=True)
     shutil.copyfile(mlflow_template, root / ".polm/mlflow.db")
     monkeypatch.setenv("PREFECT_API_URL", prefect.api)
     return toy.Toy(root)

@@ -143,7 +143,7 @@ def test_a_move_is_said_once_by_one_of_many(
 
 def test_a_copy_writes_into_its_own_folder(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = first.with_name("second")
-    shutil.copytree(first, second)
+    shutil.copytree(first, second, symlinks=True)
     enter(second, monkeypatch)
     assert note() == "kept"
     assert all(second.as_uri() in address for address in addresses(second))
