@@ -103,6 +103,22 @@ def test_a_recipe_without_a_graph_is_not_chosen(project: toy.Toy) -> None:
     assert workspace.active_recipe() == "toy"
 
 
+def test_a_recipe_whose_graph_does_not_fit_is_not_chosen(project: toy.Toy) -> None:
+    project.set("source", recipe="other")
+    path = Path("params/other/recipe.yaml")
+    path.write_text(path.read_text().replace("[base]", "[bse]"))
+    with pytest.raises(ConfigError, match=r"evaluate: 'bse' is no model that answers in this graph; did you mean"):
+        workspace.choose_recipe("other")
+    assert workspace.active_recipe() == "toy"
+
+
+def test_a_folder_in_place_of_the_link_is_told(project: toy.Toy) -> None:
+    workspace.RECIPE.unlink()
+    workspace.RECIPE.mkdir()
+    with pytest.raises(ConfigError, match=r"params/recipe\.yaml: is a folder; `polm run --recipe NAME` links it"):
+        workspace.active_recipe()
+
+
 def test_a_link_to_nowhere_says_how_to_mend_it(project: toy.Toy) -> None:
     Path("params/toy/recipe.yaml").unlink()
     with pytest.raises(ConfigError, match=r"is a symbolic link to .*; `polm run --recipe NAME` links it"):
