@@ -37,14 +37,17 @@ def edit(copy: Path) -> Edit:
         fingerprint._sha256.cache_clear()
         return {m: str(p["sha256"]) for m, p in fingerprint.fingerprints(Path("params/tiny")).items()}
 
+    last = prints()
+
     def change(name: str, old: str, new: str) -> set[str]:
-        before, path = prints(), copy / name
+        path = copy / name
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
-        after = prints()
-        assert len(after) > 20
-        return {module for module in after if after[module] != before.get(module)}
+        before = dict(last)
+        last.update(prints())
+        assert len(last) > 20
+        return {module for module in last if last[module] != before.get(module)}
 
     return change
 

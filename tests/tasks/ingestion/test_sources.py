@@ -192,7 +192,7 @@ def test_generator() -> None:
     [
         (
             generator("arithmetic.sums"),
-            "no such generator; there are: arithmetic.conversations, arithmetic.feedback",
+            "no such generator; did you mean 'arithmetic.judgements'",
         ),
         (generator("arithmetic.working", a=1, b=2), "no such generator"),
         (generator("arithmetics.texts"), "no such generator; did you mean 'arithmetic'"),
