@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from tasks.stage import artifact
 from tests.conftest import TRAINER
-from tests.support.kill import NAMES, start, wait_for_step
+from tests.support.kill import start, wait_for_step
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_kill_9_and_run_again_gives_the_same_weights(
         YAML(typ="safe").dump(values, f)
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]
     inputs += ["--teacher", str(chat_model)] if stage == "distill" else []
-    out = Path(f"artifacts/models/{NAMES.get(stage, stage)}")
+    out = Path("artifacts/models", stage)
 
     undisturbed = start(stage, params, inputs, workspace / "undisturbed")
     assert undisturbed.wait() == 0, undisturbed.communicate()[1]

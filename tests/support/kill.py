@@ -9,13 +9,14 @@ from pathlib import Path
 
 from tests.conftest import REPO
 
-NAMES = {"prune": "pruned_magnitude", "distill": "taught"}
-"""Last part of `--out`, where it says which method runs."""
+METHODS = {"prune": "magnitude", "distill": "taught"}
+"""Stage to the entry of its `methods:` that runs."""
 
 
 def start(stage: str, params: Path, inputs: list[str], events: Path) -> subprocess.Popen[str]:
-    out = f"artifacts/models/{NAMES.get(stage, stage)}"
-    command = [sys.executable, "-m", f"tasks.{stage}", str(params), *inputs, "--out", out]
+    method = ["--method", METHODS[stage]] if stage in METHODS else []
+    out = ["--out", f"artifacts/models/{stage}"]
+    command = [sys.executable, "-m", f"tasks.{stage}", str(params), *method, *inputs, *out]
     environment = os.environ | {"PYTHONPATH": str(REPO), "POLM_EVENTS": str(events)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -213,7 +213,7 @@ def test_two_processes_write_the_same_bytes(workspace: Path, chat_model: Path, s
     for seed in ("1", "2"):
         out = f"{seed}/{name}"
         inputs = ["--model", str(chat_model), "--data", str(sums_data)]
-        command = [sys.executable, "-m", "tasks.adapt", "adapt.yaml", *inputs, "--out", out]
+        command = [sys.executable, "-m", "tasks.adapt", "adapt.yaml", "--method", name, *inputs, "--out", out]
         environment = os.environ | {"PYTHONPATH": str(REPO), "PYTHONHASHSEED": seed}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
