@@ -35,7 +35,9 @@ class Adapted:
     def __init__(self, name: str, folder: Path, model: Path, data: Path) -> None:
         self.name, self.folder = name, folder / name
         self.folder.mkdir(parents=True)
-        run = Run(self.folder, Path("params/test.yaml"), name, folder / f"{name}.checkpoints", {}, Progress(None), True)
+        run = Run(
+            self.folder, Path("params/test.yaml"), name, folder / f"{name}.checkpoints", {}, Progress(None), True, name
+        )
         write = training.finish
 
         def finish(trainer: Any, tokenizer: Any, run: Run) -> None:
