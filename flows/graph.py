@@ -189,12 +189,10 @@ def _stage(name: str, stage: Any, upstreams: frozenset[str]) -> Stage:
 
 
 def _threads(stage: Any) -> int:
-    """Threads of a stage, from its recipe file. What is wrong with the file is said by the recipe's check."""
-    from dvc.dependency.param import ParamsDependency
-
-    files = [Path(dep.def_path) for dep in stage.deps if isinstance(dep, ParamsDependency)]
+    """Return the threads of a stage, from its recipe file. The recipe's check says what is wrong with the file."""
+    paths = {Path(dep.def_path) for dep in stage.deps if dep.def_path}
     try:
-        found = [config.read_yaml(path).get("threads") for path in files]
+        values = [config.read_yaml(path).get("threads") for path in sorted(paths) if path.suffix == ".yaml"]
     except ConfigError:
         return 1
-    return max((n for n in found if isinstance(n, int)), default=1)
+    return max((n for n in values if isinstance(n, int)), default=1)

@@ -47,6 +47,9 @@ def test_a_stage_depends_on_its_fingerprint_and_on_no_code(name: str) -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_stage_hashes_the_recipe_file_it_reads(name: str) -> None:
     block = BLOCKS[name]
+    if block.module == "evaluate":
+        assert "params/${recipe}/evaluate.yaml" in STAGES[name]["deps"]
+        return
     params = STAGES[name]["params"][0]
     assert list(params) == ["params/${recipe}/" + block.file]
     fields = set(importlib.import_module(f"tasks.{block.module}").Config.model_fields)
