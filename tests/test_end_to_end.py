@@ -34,17 +34,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "dpo": {"trainer.max_steps": 3},
     "grpo": {"trainer.max_steps": 2, "trainer.per_device_train_batch_size": 16, "trainer.max_completion_length": 12},
     "grpo_again": {
-        "trainer.max_steps": 1,
+        "trainer.max_steps": 2,
         "trainer.per_device_train_batch_size": 16,
         "trainer.max_completion_length": 12,
-        "graders.right.grader": "graders.short",
+        "graders.right.grader": "graders.odd",
         "graders.right.options": {},
     },
     "rft": {
         "rounds": 1,
         "prompts_per_round": 16,
         "sampling.max_new_tokens": 8,
-        "graders.right.grader": "graders.short",
+        "graders.right.grader": "graders.odd",
         "graders.right.options": {},
         "replay": {},
         "trainer.max_steps": 2,
@@ -132,9 +132,9 @@ def brief(doc, results):
     return {"brief": float(len(results[0]) <= 40)}
 
 
-def short(response, row):
-    """One for every answer that is not long."""
-    return float(len(response) < 1000)
+def odd(response, row):
+    """One for an answer with an odd number of characters, as a model that has learnt nothing writes now and then."""
+    return float(len(response) % 2)
 ''',
 }
 MODELS = {"base", "sft", "dpo", "grpo", "rft", "grpo_again", "merged", "student"}
