@@ -66,7 +66,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "student.layers": [0],
         "student.largest_share": 0.9,
         "trainer.max_steps": 2,
-        "methods.logits.answers": None,
+        "methods": {
+            "logits": {"teacher_weight": 1.0, "beta": 0.0, "temperature": 1.0, "on_policy": None, "answers": None}
+        },
     },
     "export_onnx": {
         "parity.prompts": 4,
