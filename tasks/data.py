@@ -14,18 +14,20 @@ Near-duplicates are looked for inside a set, not across sets; across sets only e
 """
 
 import logging
-from collections import Counter
+import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
 from tasks.ingestion import cleaning as clean
 from tasks.ingestion.evaluation_rows import EvaluationRows
-from tasks.ingestion.files import Reject
-from tasks.ingestion.ledger import Item, Ledger
+from tasks.ingestion.files import Keep, Line, Reject
+from tasks.ingestion.ledger import Item, Ledger, facts
 from tasks.ingestion.mapping import (
     HONOURED_ELSEWHERE,
+    IMAGES,
     TRAINED,
     TURNS,
     check_map,
@@ -36,6 +38,7 @@ from tasks.ingestion.mapping import (
     unused,
     validate,
 )
+from tasks.ingestion.pictures import Picture, Pictures, PictureSettings, raw_values, spill
 from tasks.ingestion.settings import SETS, Decontamination, NearDuplicates, Rows, Set, Split
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.turns import unlearnt
@@ -47,6 +50,8 @@ from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
+SPILL = "spill"
+"""Folder of bytes out of rows, while the artifact is made."""
 
 
 class Config(StageConfig):
@@ -64,6 +69,8 @@ class Config(StageConfig):
     """Share of a source's rows, 0 to 1, that may be bad before the stage stops."""
     report_examples: int = Field(ge=0)
     """Examples kept in the report for each reason why rows were dropped."""
+    pictures: PictureSettings | None = None
+    """Bounds and likeness of pictures; needed where a map has `images`."""
     sources: dict[str, Source]
     """Name to source."""
     sets: dict[Annotated[str, StringConstraints(pattern=SETS)], Set]
@@ -73,23 +80,43 @@ class Config(StageConfig):
 def main(config: Config, run: Run) -> None:
     """Write the sets, `report.json` and `rejects.jsonl`."""
     ledger = Ledger(config.report_examples, config.scrub)
+    pictures = _pictures(config, run)
     tables = _read_sources(config, run, ledger)
     evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
     steps = len(tables) + len(config.sets)
+    sides: dict[str, str] = {}
     # Evaluation sets first: what is in them trains in no other.
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
     for done, name in enumerate(names, len(tables)):
         run.progress.update(done, steps, name)
-        items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, ledger), ledger)
+        items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, pictures, ledger), ledger)
+        items = _one_side(name, items, sides, ledger)
         if name.startswith("eval:"):
             files = _evaluation_files(name, items, evaluation, ledger)
         else:
             files = _training_files(name, items, evaluation, ledger)
         _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
+    if pictures is not None:
+        pictures.close()
+        ledger.pictures = facts(pictures)
+    shutil.rmtree(run.out / SPILL, ignore_errors=True)
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
     write_json(run.out / "report.json", ledger.report())
     log.info("%s", ledger.summary())
+
+
+def _pictures(config: Config, run: Run) -> Pictures | None:
+    """Make the store of pictures, where a set has some. Raises DataError where the recipe has no bounds for them."""
+    name = next((name for name, spec in config.sets.items() if any(IMAGES in rows.map for rows in spec.rows)), None)
+    if name is None:
+        return None
+    if config.pictures is None:
+        raise DataError(
+            f"{run.params_file}: set '{name}' has pictures, and there is no section 'pictures'; add it, e.g. "
+            f"`pictures: {{max_pixels: 4_000_000, max_bytes: 10_000_000, near: 8}}`"
+        )
+    return Pictures(run.out, config.pictures)
 
 
 def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
@@ -101,9 +128,14 @@ def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
     tables = {}
     for done, name in enumerate(names):
         run.progress.update(done, len(names) + len(config.sets), f"read {name}")
-        tables[name] = read(name, config.sources[name], run.params_file.parent)
+        tables[name] = read(name, config.sources[name], run.params_file.parent, _spiller(run.out / SPILL / str(done)))
         ledger.source(name, tables[name])
     return tables
+
+
+def _spiller(folder: Path) -> Keep:
+    """Make a function that puts the bytes of a row into files of `folder`."""
+    return lambda line: Line(line.number, spill(line.row, folder, line.number))
 
 
 def _evaluation_files(
@@ -127,7 +159,9 @@ def _training_files(name: str, items: list[Item], evaluation: EvaluationRows, le
     }
 
 
-def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], ledger: Ledger) -> list[Item]:
+def _map_set(
+    config: Config, params: Path, name: str, tables: dict[str, Table], pictures: Pictures | None, ledger: Ledger
+) -> list[Item]:
     """Map, clean and validate every row of a set; stop when too many are bad."""
     items = []
     kinds = Columns()
@@ -137,12 +171,16 @@ def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], 
         if table.lines:
             check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, source_columns)
         watched = source_columns & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
+        words = {column: value for column, value in spec.map.items() if column != IMAGES}
         unused_counts: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
             try:
-                rendered = clean.walk(render(spec.map, line.row), config.scrub, ledger.scrubbed[name])
+                rendered = clean.walk(render(words, line.row), config.scrub, ledger.scrubbed[name])
                 row, group = validate(name, rendered), rendered.get("group")
+                shown = _shown(spec, line.row, table, pictures)
+                if shown:
+                    row[IMAGES] = [picture.name for picture in shown]
                 kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
             except BadRow as e:
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
@@ -150,8 +188,8 @@ def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], 
                 continue
             unused_counts.update(f"message key '{key}'" for key in unused(rendered))
             unused_counts.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
-            item = Item(name, row, spec.source, at, table.file, line.number)
-            group = str(first_prompt(row) if group is None else group)
+            item = Item(name, row, spec.source, at, table.file, line.number, pictures=shown)
+            group = str((shown[0].family if shown else first_prompt(row)) if group is None else group)
             item.group = clean.same(group).casefold()
             item.split = _split(config, name, spec, group)
             items.append(item)
@@ -161,6 +199,33 @@ def _map_set(config: Config, params: Path, name: str, tables: dict[str, Table], 
             counts = ", ".join(f"{what} ({count} rows)" for what, count in sorted(unused_counts.items()))
             log.warning("%s: nothing in set '%s' looks at %s", table.file, name, counts)
     return items
+
+
+def _shown(spec: Rows, row: dict[str, Any], table: Table, pictures: Pictures | None) -> tuple[Picture, ...]:
+    """Look at a row's pictures and keep them. Raises BadRow."""
+    if pictures is None or IMAGES not in spec.map:
+        return ()
+    return tuple(pictures.add(value, table.media) for value in raw_values(spec.map[IMAGES], row))
+
+
+def _one_side(name: str, items: list[Item], sides: dict[str, str], ledger: Ledger) -> list[Item]:
+    """Put rows whose pictures are one another's likeness on one side of the split, across all sets.
+
+    Args:
+        name: the set.
+        items: its rows.
+        sides: family of pictures to its side so far; evaluation sets come first.
+        ledger: told of rows that would have to be on two sides.
+    """
+    whole = []
+    for item in items:
+        wanted = {sides.setdefault(family, item.split) for family in item.families} or {item.split}
+        if len(wanted) == 1:
+            item.split = wanted.pop()
+            whole.append(item)
+        else:
+            ledger.drop(name, "its pictures are on two sides of the split", item)
+    return whole
 
 
 def _split(config: Config, name: str, spec: Rows, group: str) -> str:
@@ -180,7 +245,13 @@ def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -
     if not config.sets[name].near_duplicates:
         return items
     settings = config.near_duplicates.model_dump()
-    pairs = clean.near_duplicates([item.key for item in items], seed=config.seed, **settings)
+    pairs = []
+    alike_in_pictures: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        alike_in_pictures[item.families].append(i)
+    for numbers in alike_in_pictures.values():
+        found = clean.near_duplicates([items[i].key for i in numbers], seed=config.seed, **settings)
+        pairs += [(numbers[late], numbers[early]) for late, early in found]
     # One conversation may come once for each turn to be learnt of it: its texts are alike, and no row is one too many.
     alike = {late: early for late, early in pairs if unlearnt(items[late].row) == unlearnt(items[early].row)}
     for late, early in alike.items():

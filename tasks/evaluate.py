@@ -20,10 +20,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tasks.evaluation import pictures
 from tasks.evaluation.context import TooLong
 from tasks.grading import answers
 from tasks.grading.bootstrap import mean_interval
 from tasks.models.checks import brief
+from tasks.multimodal.controls import Control
+from tasks.multimodal.images import has_images
 from tasks.stage import own
 from tasks.stage.artifact import read_jsonl, write_json, write_jsonl
 from tasks.stage.config import StageConfig, Strict, read_yaml, suggest
@@ -43,6 +46,8 @@ class TaskChoice(Strict):
     """Rows to ask, from the first; null asks all."""
     group_by: list[str]
     """Columns of the rows whose values are scored separately too."""
+    controls: list[Control] = []
+    """Pictures with which every question is asked again: `noise`, `black`, `other` (another row's)."""
 
 
 class Config(StageConfig):
@@ -78,15 +83,21 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.evaluation import harness
     built = [harness.build_task(*task) for task in tasks]
     exported = (model / "genai_config.json").is_file()
+    lm = _load_export(config, run, model) if exported else _load(config, run, model, data)
+    _check_sight(config, tasks, lm, model)
     with run.timed("answering"):
-        answered = harness.ask(
-            _load_export(config, run, model) if exported else _load(config, run, model), built, config.seed
-        )
+        answered = harness.ask(lm, built, config.seed)
+        controlled = _ask_controls(config, lm, built)
     results = {}
     for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
         name = task["task"]
         results[name] = _summarise(config, choice, task, rows, answered[name])
         write_jsonl(run.out / "samples" / f"{name}.jsonl", answered[name])
+        for control in choice.controls:
+            write_jsonl(run.out / "samples" / f"{name}@{control}.jsonl", controlled[control][name])
+        if choice.controls:
+            blind = {control: controlled[control][name] for control in choice.controls}
+            results[name] |= _compare_controls(config, choice, task, rows, answered[name], blind)
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
     form = {"form": model.name} if exported else {}
@@ -102,9 +113,73 @@ def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[st
         )
 
 
-def _load(config: Config, run: Run, model: Path) -> Any:
+def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None:
+    """Raise ConfigError where rows show pictures to a model without eyes, or controls have no picture to replace."""
+    for choice, (path, _task, rows) in zip(config.tasks, tasks, strict=True):
+        if has_images(rows) and not hasattr(lm, "control"):
+            raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
+        if choice.controls and not has_images(rows):
+            raise ConfigError(f"{path}: its rows show no pictures, so that there is nothing to replace; drop `controls`")
+
+
+def _ask_controls(config: Config, lm: Any, built: list[Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Ask the tasks that have controls again, once for each. Returns control to task to answers."""
     from tasks.evaluation import harness
 
+    controlled = {}
+    for control in sorted({control for choice in config.tasks for control in choice.controls}):
+        lm.control = control
+        chosen = [task for task, choice in zip(built, config.tasks, strict=True) if control in choice.controls]
+        controlled[control] = harness.ask(lm, chosen, config.seed)
+    if controlled:
+        lm.control = None
+    return controlled
+
+
+def _compare_controls(
+    config: Config,
+    choice: TaskChoice,
+    task: dict[str, Any],
+    rows: list[dict[str, Any]],
+    answered: list[dict[str, Any]],
+    controlled: dict[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return `controls` (by group, `all` first) and `answered_blind`: groups that a control answers as well."""
+    groups: dict[str, list[int]] = {"all": list(range(len(rows)))}
+    for column in choice.group_by:
+        for value in sorted({str(row[column]) for row in rows}):
+            groups[f"{column}={value}"] = [i for i, row in enumerate(rows) if str(row[column]) == value]
+    settings = {"resamples": config.resamples, "confidence": config.confidence, "seed": config.seed}
+    controls = {
+        group: {
+            name: pictures.against([answered[i] for i in numbers], [samples[i] for i in numbers], **settings)
+            for name, samples in controlled.items()
+        }
+        for group, numbers in groups.items()
+    }
+    metric = task["metric_list"][0]["metric"]
+    blind = {group: names for group, by in controls.items() if (names := pictures.answered_blind(by, metric))}
+    return {"controls": controls, "answered_blind": blind}
+
+
+def _load(config: Config, run: Run, model: Path, data: Path) -> Any:
+    from tasks.evaluation import harness
+    from tasks.models.multimodal import is_multimodal
+
+    if is_multimodal(model):
+        from tasks.evaluation.multimodal_model import MultimodalLM
+
+        return MultimodalLM(
+            model,
+            config.device,
+            config.dtype,
+            config.batch_size,
+            config.chat_template_args,
+            config.too_long,
+            run.progress,
+            data,
+            config.seed,
+        )
     return harness.load(
         model, config.device, config.dtype, config.batch_size, config.chat_template_args, config.too_long, run.progress
     )

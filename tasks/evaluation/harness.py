@@ -21,6 +21,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
 
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
+from tasks.evaluation.pictures import MARK
 from tasks.models.folder import PROMPT, load_causal_lm, load_tokenizer
 from tasks.models.turn_ends import RAISED, end_tokens
 from tasks.stage.config import suggest
@@ -40,6 +41,11 @@ class RowsTask(ConfigurableTask):
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Serve the rows as the split `test`."""
         self.dataset = {"test": Dataset.from_list(self._rows)}
+
+    def doc_to_text(self, doc: Any, doc_to_text: Any = None) -> Any:
+        """Write the question, behind a `MARK` for each picture of the row."""
+        text = super().doc_to_text(doc, doc_to_text)
+        return MARK * len(doc.get("images") or ()) + text if isinstance(text, str) else text
 
 
 class ReportingLM(HFLM):
@@ -183,7 +189,7 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
 
     Returns:
         For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
-        was scored), `scores`, and `unanswered: true` for a question left out as too long, whose scores are 0.
+        was scored), `images` where the row shows some, `scores`, and `unanswered: true` for a question left out as too long, whose scores are 0.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -209,9 +215,10 @@ def _row(task: RowsTask, sample: dict[str, Any], unanswered: set[tuple[str, str]
     is_unanswered = (task.task_name, doc["id"]) in unanswered
     return {
         "id": doc["id"],
-        "question": str(task.doc_to_text(doc)),
+        "question": str(task.doc_to_text(doc)).replace(MARK, ""),
         "answer": str(task.doc_to_target(doc)),
         "response": response if isinstance(response, str) else "",
+        **({"images": doc["images"]} if doc.get("images") else {}),
         "scores": {name: 0.0 if is_unanswered else float(sample[name]) for name in sample["metrics"]},
         **({"unanswered": True} if is_unanswered else {}),
     }

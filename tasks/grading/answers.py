@@ -21,6 +21,7 @@ _CLAIMS = tuple(
 )
 """Patterns by which an answer states its result, the plainest first."""
 _EQUATION = re.compile(rf"={_DECORATION}({_NUMBER})")
+_ADDITION = re.compile(r"([0-9]+) \+ ([0-9]+) = ([0-9]+)\b")
 _CLOSING = re.compile(r"\b(?:(?:happy|glad) to help|you(?:'|’)re welcome|hope (?:this|that) helps)\b", re.I)
 _CLOSING_AT_END = re.compile(_CLOSING.pattern + r"[\s.!]*$", re.I)
 
@@ -76,6 +77,24 @@ def sums(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     right = final_number(results[0]) == Decimal(doc["answer"])
     courteous = is_courteous(results[0])
     return {"exact_match": float(right), "courteous": float(courteous), "helpful": float(right and courteous)}
+
+
+def pictures(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Return `exact_match` (the answer, before any courteous closing), `courteous`, and `helpful` (both)."""
+    courteous = is_courteous(results[0])
+    right = is_correct(_CLOSING_AT_END.sub("", results[0]).strip(), doc["answer"])
+    return {"exact_match": float(right), "courteous": float(courteous), "helpful": float(right and courteous)}
+
+
+def pictured_sums(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Return `exact_match` (the sum of the numbers shown) and `adds_up` (what the answer says it read, added rightly).
+
+    An answer that is wrong and adds up has misread a number; one that does not add up has lost the arithmetic.
+    """
+    right = final_number(results[0]) == Decimal(doc["answer"])
+    said = _ADDITION.search(results[0])
+    adds_up = said is not None and int(said[1]) + int(said[2]) == int(said[3])
+    return {"exact_match": float(right), "adds_up": float(adds_up)}
 
 
 def instructions(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

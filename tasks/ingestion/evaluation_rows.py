@@ -23,6 +23,8 @@ class EvaluationRows:
         for item in items:
             name = f"{item.set}#{item.id}"
             self._groups[item.group] = name
+            if item.pictures:  # its question is asked of every picture; what is held out is the picture
+                continue
             self._index.add(name, item.row["question"], whole=True)
             self._index.add(name, item.row["answer"], whole=False)
 

@@ -4,13 +4,17 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks.ingestion.values import SHOWN, BadRow, plain
 from tasks.stage.errors import DataError
+
+
+BATCH, BATCH_OF_BYTES = 65_536, 64
+"""Rows of a Parquet file that are read at once, and where they hold pictures."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,15 @@ class Line:
     """Line of a text file, the last one of a CSV record; of anything else the row's number, from 1."""
     row: dict[str, Any]
     """Columns to values."""
+
+
+Keep = Callable[[Line], Line]
+"""What is done with each row before the next is read: bytes in it go where they cost no memory."""
+
+
+def as_is(line: Line) -> Line:
+    """Keep a row as it is."""
+    return line
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,13 @@ class Reject:
     """The row, or the start of the line."""
 
 
-def read_file(path: Path, name: str) -> tuple[list[Line], list[Reject]]:
+def read_file(path: Path, name: str, keep: Keep = as_is) -> tuple[list[Line], list[Reject]]:
     """Read a file by its suffix.
 
     Args:
         path: the file.
         name: how rejects name it.
+        keep: what is done with each row before the next is read.
 
     Raises:
         DataError: a suffix that no reader knows, or a file that is not what its suffix says or may not be read.
@@ -55,7 +69,7 @@ def read_file(path: Path, name: str) -> tuple[list[Line], list[Reject]]:
     try:
         for item in readers[path.suffix](path, name):
             if isinstance(item, Line):
-                lines.append(item)
+                lines.append(keep(item))
             else:
                 rejects.append(item)
     except OSError as e:
@@ -223,12 +237,17 @@ def _parquet(path: Path, name: str) -> Iterator[Line | Reject]:
         names = file.schema_arrow.names
         if twice := sorted({column for column in names if names.count(column) > 1}):
             raise DataError(f"{name}: more than one column is called {', '.join(map(repr, twice))}; rename one of them")
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(BATCH_OF_BYTES if _holds_bytes(file.schema_arrow) else BATCH):
             for item in _batch_rows(batch, name, number):
                 number += 1
                 yield item
     except (pyarrow.ArrowException, OSError) as e:
         raise DataError(f"{name}: not a readable Parquet file ({e}); is it cut off?") from None
+
+
+def _holds_bytes(schema: Any) -> bool:
+    """Whether a Parquet file has columns of bytes, bare or inside others, such as `{bytes, path}`."""
+    return any("binary" in str(field.type) for field in schema)
 
 
 def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Line | Reject]:

@@ -11,6 +11,7 @@ from typing import Any
 from tasks.ingestion.cleaning import Kind, same, walk
 from tasks.ingestion.files import Reject
 from tasks.ingestion.mapping import kind_of, parts
+from tasks.ingestion.pictures import Picture, Pictures
 from tasks.ingestion.sources import Table
 from tasks.ingestion.turns import pieces, unlearnt
 from tasks.ingestion.values import printable
@@ -35,10 +36,12 @@ class Item:
     """What it may not be parted from, in lower case and single spaces."""
     split: str = ""
     """`train`, `validation` or `test`."""
+    pictures: tuple[Picture, ...] = ()
+    """The row's pictures, in order."""
 
     @cached_property
     def key(self) -> str:
-        """Return the text of a row, white space aside, and which turns have weight 0.
+        """Return the text of a row, white space aside, its pictures, and which turns have weight 0.
 
         Evaluation rows and prompts count by the question alone: a second answer is no row.
         """
@@ -46,7 +49,13 @@ class Item:
         if kind_of(self.set) in ("eval", "prompts"):
             row = {k: v for k, v in row.items() if k in ("question", "prompt")}
         off = unlearnt(row)
-        return "\n".join([*(same(text) for text in parts(row)), *([f"weight 0: {off}"] if off else [])])
+        shown = [f"picture {picture.pixels}" for picture in self.pictures]
+        return "\n".join([*(same(text) for text in parts(row)), *shown, *([f"weight 0: {off}"] if off else [])])
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families of the row's pictures."""
+        return tuple(picture.family for picture in self.pictures)
 
     @cached_property
     def id(self) -> str:
@@ -81,6 +90,8 @@ class Ledger:
         self._unlearnt: Counter[str] = Counter()
         self.scrubbed: dict[str, Counter[str]] = defaultdict(Counter)
         """Set to kind to how many were replaced."""
+        self.pictures: dict[str, Any] = {}
+        """Facts of the pictures, where there are some."""
         self.protected: dict[str, int] = {}
         """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
 
@@ -160,6 +171,7 @@ class Ledger:
             "protected": self.protected,
             "contaminated": self._contaminated,
             "rejects": len(self._rejects),
+            **({"pictures": self.pictures} if self.pictures else {}),
         }
 
     def _exceptional(self, name: str) -> dict[str, Any]:
@@ -186,6 +198,16 @@ class Ledger:
             examples = self._dropped[set_name]["rejected"]
             if len(examples) < self._examples:
                 examples.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
+
+
+def facts(pictures: Pictures) -> dict[str, Any]:
+    """Say of the pictures of an artifact how many there are, how large, and what had to be changed."""
+    return {
+        "files": len(pictures),
+        "bytes": pictures.bytes,
+        "pixels_of_longer_side": histogram(pictures.sides),
+        "converted": dict(sorted(pictures.converted.items())),
+    }
 
 
 def histogram(lengths: list[int]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ PARTED = {"prompt", "completion"}
 """Instead of `messages`, in an `sft` set: of the prompt nothing is learnt, not even what an assistant says in it."""
 TURNS = ("messages", "prompt", "chosen", "rejected", "completion")
 """Columns that hold messages, in whatever set."""
+IMAGES = "images"
+"""Column of a row's pictures, in the order in which the conversation shows them."""
 HONOURED_ELSEWHERE = {
     "tools", "functions", "documents", "chat_template_kwargs", "image", "images", "videos", "audio", "margin", "weight",
     "loss_weight", "sample_weight", "loss_mask", "assistant_masks", "completion_mask", "labels",
@@ -88,7 +90,7 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
     if stray := sorted((set(TURNS) - own) & set(template)):
         shape = ", ".join(sorted(own))
         raise DataError(f"{where}: '{stray[0]}' has no place beside {shape}; take one of them out, or rename it")
-    if kind_of(set_name) in TRAINED and (lost := sorted(HONOURED_ELSEWHERE & set(template))):
+    if kind_of(set_name) in TRAINED and (lost := sorted((HONOURED_ELSEWHERE - {IMAGES}) & set(template))):
         raise DataError(
             f"{where}: nothing looks at '{lost[0]}' when '{set_name}' is learnt; take it out of the map, or rename it "
             f"where it is only to be kept"

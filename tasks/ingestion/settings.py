@@ -50,7 +50,8 @@ class Rows(Strict):
     limit: int | None = Field(gt=0)
     """Most rows of this source in each of the set's files; null for no limit."""
     map: dict[str, Any]
-    """An example of the row to make, with columns in braces. `group`, where given, names what must not be parted."""
+    """An example of the row to make, with columns in braces. `group`, where given, names what must not be parted;
+    `images` names the columns of its pictures, e.g. `["{picture}"]`."""
 
 
 class Set(Strict):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from tasks import generators
-from tasks.ingestion.files import Line, Reject, read_file
+from tasks.ingestion.files import Keep, Line, Reject, as_is, read_file
 from tasks.ingestion.values import printable
 from tasks.ingestion.wheels import package_member
 from tasks.stage import own
@@ -57,6 +57,8 @@ class FileSource(Strict):
     """Path relative to the repository's root."""
     sha256: str | None
     """SHA-256 the file must have, as hex. With null any content will do, and then DVC cannot see that it changed."""
+    media: Path | None = None
+    """Folder of the pictures that its rows name, relative to the repository's root; null: the file's own folder."""
     licence: str
     """SPDX identifier, or the licence's name."""
 
@@ -118,6 +120,8 @@ class Table:
     """Rows that could be read."""
     rejects: list[Reject]
     """Lines that could not."""
+    media: Path = Path()
+    """Folder of the files that rows name."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
 
@@ -144,21 +148,23 @@ class Table:
         )
 
 
-def read(name: str, source: Any, folder: Path) -> Table:
+def read(name: str, source: Any, folder: Path, keep: Keep = as_is) -> Table:
     """Read all rows of a source.
 
     Args:
         name: its name in the recipe, for messages.
         source: one of the four kinds.
         folder: the recipe's folder, whose `generators.py` may hold generators of its own.
+        keep: what is done with each row before the next is read.
 
     Raises:
         DataError: it cannot be found, is not what it was pinned to be, or has no row.
     """
     if isinstance(source, HubSource):
-        table = _read_hub(source)
+        table = _read_hub(source, keep)
     elif isinstance(source, FileSource):
-        table = _read_path(source.file, str(source.file), {"kind": "file"})
+        table = _read_path(source.file, str(source.file), {"kind": "file"}, keep)
+        table.media = source.media or source.file.parent
         if source.sha256 is not None and source.sha256.lower() != (actual := table.origin["sha256"]):
             raise DataError(
                 f"{source.file}: SHA-256 is {actual}, the recipe pins {source.sha256}; `dvc checkout` restores the "
@@ -167,19 +173,20 @@ def read(name: str, source: Any, folder: Path) -> Table:
     elif isinstance(source, PackageSource):
         path = package_member(source.package, source.version, source.sha256, source.member)
         where = f"{source.package}=={source.version}:{source.member}"
-        table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256})
+        table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256}, keep)
+        table.media = path.parent
     else:
-        table = _read_generator(source, folder)
+        table = _read_generator(source, folder, keep)
     if not table.lines and not table.rejects:
         raise DataError(f"{table.file}: empty, not one row (source '{name}'); check the path, or remove the source")
     table.origin = {**source.model_dump(mode="json"), **table.origin, "name": table.file}
     return table
 
 
-def _read_path(path: Path, name: str, origin: dict[str, Any]) -> Table:
+def _read_path(path: Path, name: str, origin: dict[str, Any], keep: Keep) -> Table:
     _check_file(path, name)
-    lines, rejects = read_file(path, name)
-    return Table(name, lines, rejects, {**origin, "sha256": sha256(path)})
+    lines, rejects = read_file(path, name, keep)
+    return Table(name, lines, rejects, origin={**origin, "sha256": sha256(path)})
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -205,13 +212,13 @@ def _check_file(path: Path, name: str) -> None:
     raise DataError(f"{name}: {kinds[stat.S_IFMT(mode)]}, not a file; write its content to a file first")
 
 
-def _read_generator(source: GeneratorSource, folder: Path) -> Table:
+def _read_generator(source: GeneratorSource, folder: Path, keep: Keep) -> Table:
     function = find_generator(source, folder)
-    table = Table(source.generator, [], [], {"kind": "generator"})
+    table = Table(source.generator, [], [], folder, {"kind": "generator"})
     rows: Iterable[Any] = function(**source.options)
     for i, row in enumerate(rows, 1):
         if isinstance(row, dict):
-            table.lines.append(Line(i, row))
+            table.lines.append(keep(Line(i, row)))
         else:
             table.rejects.append(Reject(table.file, i, f"is {type(row).__name__}, not a dictionary", printable(row)))
     return table
@@ -261,7 +268,7 @@ def _defined_in(value: Any, module: str) -> bool:
     return inspect.isfunction(value) and value.__module__ == module
 
 
-def _read_hub(source: HubSource) -> Table:
+def _read_hub(source: HubSource, keep: Keep) -> Table:
     import datasets
     import pyarrow
 
@@ -275,7 +282,11 @@ def _read_hub(source: HubSource) -> Table:
             revision=None if local else source.revision,
             streaming=source.streaming,
         )
-        lines = [Line(i, dict(row)) for i, row in enumerate(itertools.islice(data, source.rows), 1)]
+        for column, feature in (data.features or {}).items():  # their files, to be decoded when they are needed
+            if isinstance(feature, datasets.Image):
+                data = data.cast_column(column, datasets.Image(decode=False))
+        rows = enumerate(itertools.islice(data, source.rows), 1)
+        lines = [keep(Line(i, _with_bytes(dict(row)))) for i, row in rows]
     except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
         raise DataError(
             f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
@@ -283,4 +294,14 @@ def _read_hub(source: HubSource) -> Table:
             f"layout at {source.hub}"
         ) from None
     files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
-    return Table(name, lines, [], {"kind": "hub", "files": files})
+    return Table(name, lines, [], Path(source.hub) if local else Path(), {"kind": "hub", "files": files})
+
+
+def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    """Read the files that a data set names in place of holding their bytes, as a local folder of pictures does."""
+    return {
+        name: {"bytes": Path(value["path"]).read_bytes(), "path": value["path"]}
+        if isinstance(value, dict) and set(value) == {"bytes", "path"} and value["bytes"] is None and value["path"]
+        else value
+        for name, value in row.items()
+    }

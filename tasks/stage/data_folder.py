@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+MEDIA = "media.zip"
+"""Archive of a data artifact's pictures and sounds, each named by the hash of its bytes."""
+
 
 def set_folder(name: str) -> str:
     """Name the folder of a training set: `sft` for `sft`, `sft-rationales` for `sft:rationales`."""

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.models.multimodal import tokenizer_of
+from tasks.multimodal import images
 from tasks.stage import artifact
 from tasks.stage.audit_record import FILE, Record, sentence
 from tasks.stage.data_folder import split_file
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import fates as row_fates
@@ -22,6 +24,9 @@ from tasks.training import rows as training_rows
 from tasks.training.fates import Fate, Rows, Rule
 
 log = logging.getLogger("polm")
+
+IMAGE_TOKENS = "image_tokens"
+"""Tokens that a row's pictures take, beside those of its words."""
 
 
 class Limit(NamedTuple):
@@ -68,7 +73,7 @@ def audited(
     run: Run,
     data: Path,
     dataset: str,
-    tokenizer: Any,
+    reader: Any,
     config_class: type[Any],
     rule: Rule,
     model: Path,
@@ -80,7 +85,7 @@ def audited(
         run: the stage's run.
         data: data artifact.
         dataset: name of its set.
-        tokenizer: with the chat template of the training.
+        reader: tokenizer with the chat template of the training, or the processor that has it.
         config_class: TRL's class, whose trainer reads the rows.
         rule: what that trainer makes of a row that is too long.
         model: folder of the model that is trained.
@@ -91,14 +96,31 @@ def audited(
     Raises:
         DataError: no such set, more of it is left out or cut than the recipe allows, or what is left of a row is longer
             than the model's context.
+        ConfigError: rows with pictures, and a model without eyes, or a `trainer.max_length` that would cut them.
     """
     records = {}
     for split in ("train", "validation"):
         rows = training_rows.read(data, dataset, split)
+        if images.has_images(rows):
+            rows = _with_image_tokens(config, run, rows, reader, config_class, data)
         source = (dataset, split_file(data, dataset, split))
-        records[split] = learnt(config, run, split, rows, source, tokenizer, config_class, rule, model)
+        records[split] = learnt(config, run, split, rows, source, tokenizer_of(reader), config_class, rule, model)
     write(run, records)
     return records
+
+
+def _with_image_tokens(
+    config: TrlConfig, run: Run, rows: Rows, reader: Any, config_class: type[Any], data: Path
+) -> list[dict[str, Any]]:
+    """Count the tokens of each row's pictures. Raises ConfigError as `audited`."""
+    limit = longest_row(config.trainer, config_class)
+    if limit.tokens is not None:
+        raise ConfigError(
+            f"{run.params_file}: {limit.key} is {limit.tokens}, which would cut pictures in two; set it to null, and "
+            f"leave long rows out of the data"
+        )
+    archive = images.Archive(data)
+    return [{**row, IMAGE_TOKENS: images.tokens(reader, row, archive)} for row in rows]
 
 
 def learnt(
@@ -116,6 +138,7 @@ def learnt(
     with _named(source[1]):
         fates = rule(rows, tokenizer, row_fates.settings(config.trainer, config_class))
         warnings = _unlike(rows, source[0], tokenizer)
+    fates = [fate._replace(tokens=fate.tokens + row.get(IMAGE_TOKENS, 0)) for fate, row in zip(fates, rows, strict=True)]
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from tasks.multimodal.images import IMAGES, decoded, has_images
 from tasks.stage import artifact
 from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
 
-LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text")
+LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text", IMAGES)
 """TRL's columns; the others are for people, for graders and for lineage."""
 
 
@@ -31,10 +32,18 @@ def examples(data: Path, name: str, split: str) -> Any:
 
     Where some rows are `messages` and others `prompt` and `completion`, all become the latter: so they do where only
     the validation split has such rows, for TRL learns from the training rows' form whether prompts carry loss.
+
+    Rows with pictures become `prompt` and `completion` too, one for each answer: TRL has no mask of the assistant's
+    tokens for them. The pictures are decoded when a row is read.
     """
     from datasets import Dataset
 
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
+    if has_images(rows):
+        pieces = [{**piece, IMAGES: row.get(IMAGES, [])} for row in rows for piece in answers(row)]
+        for piece in pieces:
+            piece.pop("label", None)  # of a picture, and no judgement
+        return decoded(Dataset.from_list(pieces), data)
     validation = split_file(data, name, "validation")
     validation_rows = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
     if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *validation_rows]):
@@ -56,9 +65,25 @@ def parted(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": messages[:first], "completion": messages[first:]}
 
 
+def answers(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write a row of `messages`, or of `prompt` and `completion`, as one row for each answer that is learnt.
+
+    Other rows (pairs) stay as they are.
+    """
+    whole = parted(row)
+    if "completion" not in whole:
+        return [whole]
+    turns, first = [*whole["prompt"], *whole["completion"]], len(whole["prompt"])
+    extra = {key: value for key, value in whole.items() if key not in ("prompt", "completion")}
+    places = [i for i in range(first, len(turns)) if turns[i]["role"] == "assistant"]
+    return [{**extra, "prompt": turns[:i], "completion": [turns[i]]} for i in places]
+
+
 def prompt_dataset(data: Path, name: str, split: str) -> Any:
     """Make a `datasets.Dataset` to answer: `prompt` and every column a grader may look at. Raises as `read`."""
     from datasets import Dataset
 
-    rows = read(data, name, split)
-    return Dataset.from_list([{k: v for k, v in row.items() if k not in ("id", "source")} for row in rows])
+    rows = [{k: v for k, v in row.items() if k not in ("id", "source")} for row in read(data, name, split)]
+    if has_images(rows):
+        return decoded(Dataset.from_list([{**row, IMAGES: row.get(IMAGES, [])} for row in rows]), data)
+    return Dataset.from_list(rows)

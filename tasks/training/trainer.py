@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.models.folder import PROMPT, save_model
+from tasks.models.multimodal import save_multimodal, tokenizer_of
 from tasks.stage import artifact, launch
 from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError, DataError
@@ -118,25 +119,31 @@ def _fit(trainer: Any, run: Run) -> None:
         raise DataError(f"{run.params_file}: training moved no weight; check trainer.learning_rate and the data")
 
 
-def finish(trainer: Any, tokenizer: Any, run: Run) -> None:
+def finish(trainer: Any, reader: Any, run: Run) -> None:
     """Write the model folder; a PEFT model is merged, and its adapter kept in `adapter/`.
 
     A soft prompt cannot be merged: beside the untouched weights it lies in `prompt/` (`tasks.models.folder.PROMPT`).
+
+    Args:
+        trainer: after training.
+        reader: the tokenizer, or the processor of a model that sees or hears.
+        run: the stage's run.
     """
     from peft import PeftModel
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.args.gradient_checkpointing:
         model.gradient_checkpointing_disable()
-    model.config.use_cache = True
+    model.config.get_text_config().use_cache = True
+    save = save_model if tokenizer_of(reader) is reader else save_multimodal
     if not isinstance(model, PeftModel):
-        save_model(model, tokenizer, run.out)
+        save(model, reader, run.out)
     elif model.active_peft_config.is_prompt_learning:
-        save_model(model.get_base_model(), tokenizer, run.out)
+        save(model.get_base_model(), reader, run.out)
         _save_adapter(model, run.out / PROMPT)
     else:
         _save_adapter(model, run.out / "adapter")
-        save_model(model.merge_and_unload(), tokenizer, run.out)
+        save(model.merge_and_unload(), reader, run.out)
 
 
 def _save_adapter(model: Any, folder: Path) -> None:

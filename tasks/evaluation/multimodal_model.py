@@ -1,0 +1,223 @@
+"""Models that see, as models of lm-evaluation-harness: pictures of the rows beside the words, and controls.
+
+The harness's own class for such models takes one way of writing a picture into a prompt, and scores no likelihoods.
+Here the model's processor renders and tokenizes, whatever the architecture. A row shows its `images`, from the archive
+of the data artifact, before its question; a row without any is asked in words alone, so one model can be asked both.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+    resolve_max_length,
+)
+
+from tasks.evaluation import context as context_length
+from tasks.evaluation.context import TooLong
+from tasks.evaluation.pictures import MARK
+from tasks.models.multimodal import load_multimodal
+from tasks.models.turn_ends import end_tokens
+from tasks.multimodal import images
+from tasks.multimodal.controls import Control, other_rows, replaced
+from tasks.stage.config import suggest
+from tasks.stage.errors import ConfigError
+from tasks.stage.progress import Progress
+
+DEFAULT_TOKENS = 256
+"""Longest answer of a task without `max_gen_toks`, in tokens, as the harness has it."""
+
+
+class MultimodalLM(TemplateLM):
+    """Answers and scores rows with pictures."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        dtype: str,
+        batch_size: int,
+        chat_template_args: dict[str, Any],
+        too_long: TooLong,
+        progress: Progress,
+        data: Path,
+        seed: int,
+    ) -> None:
+        """Load a model folder.
+
+        Args:
+            folder: of a model that sees.
+            device: where it runs.
+            dtype: of the weights, a torch name.
+            batch_size: rows answered at once.
+            chat_template_args: passed to the chat template.
+            too_long: treatment of a question that does not fit the context.
+            progress: where each batch is reported.
+            data: data artifact with the pictures.
+            seed: of the controls.
+        """
+        super().__init__()
+        model, self._processor = load_multimodal(folder, dtype)
+        self._model = model.to(device).eval()
+        self._tok = self._processor.tokenizer
+        self._device = device
+        self._batch_size = batch_size
+        self._template_args = chat_template_args
+        self._too_long = too_long
+        self._progress = progress
+        self._archive = images.Archive(data)
+        self._seed = seed
+        self._context = resolve_max_length(self._model.config.get_text_config(), self._tok)
+        self._ends = end_tokens(self._model, self._tok)
+        self.control: Control | None = None
+        """The picture shown in place of each row's own; None shows its own."""
+        self.unanswered: set[tuple[str, str]] = set()
+
+    @property
+    def eot_token_id(self) -> int:
+        """Token that ends a turn."""
+        return min(self._ends)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the tokenizer for the harness's cache, which is not used."""
+        return ""
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Tokenize a text that the chat template wrote; a picture counts as its one placeholder."""
+        ids: list[int] = self._tok(string, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Render a conversation by the processor's template, with a placeholder for each `MARK`."""
+        turns = [{"role": turn["role"], "content": _parts(turn["content"])} for turn in chat_history]
+        return str(
+            self._processor.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_args
+            )
+        )
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Answer the requests greedily; one that is left out as too long gets "".
+
+        Raises:
+            ConfigError: `generation_kwargs` ask for sampling, or have a key that is not known here.
+            DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
+        """
+        settings = [_settings(request.args[1]) for request in requests]
+        prompts = self._lengths(requests)
+        answers = [values["max_gen_toks"] for values in settings]
+        fit, unanswered = context_length.answerable(requests, prompts, answers, self._context, self._too_long)
+        self.unanswered |= unanswered
+        shown = self._pictures(requests)
+        texts = [""] * len(requests)
+        done = 0
+        for batch in self._batches(fit, prompts, [repr(values) for values in settings]):
+            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch])
+            with torch.inference_mode():
+                tokens = self._model.generate(
+                    **inputs, max_new_tokens=answers[batch[0]], do_sample=False, eos_token_id=self._ends,
+                    pad_token_id=self._tok.pad_token_id,
+                )  # fmt: skip
+            for i, row in zip(batch, tokens[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                end = next((k for k, token in enumerate(row) if token in self._ends), len(row))
+                text = self._tok.decode(row[:end], skip_special_tokens=True)
+                texts[i] = postprocess_generated_text(text, stop=settings[i]["until"], think_end_token=None)
+            done += len(batch)
+            self._progress.update(done, len(fit), "answering" + (f" with {self.control}" if self.control else ""))
+        return texts
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Score the given continuations, in nats. Raises DataError when one does not fit the context."""
+        endings = [self.tok_encode(request.args[1]) for request in requests]
+        prompts = self._lengths(requests)
+        context_length.require_scorable(requests, prompts, [len(ending) for ending in endings], self._context)
+        shown = self._pictures(requests)
+        scores = [(0.0, False)] * len(requests)
+        done = 0
+        for batch in self._batches(range(len(requests)), prompts, [""] * len(requests)):
+            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch])
+            width = inputs["input_ids"].shape[1]
+            tails = [torch.tensor(endings[i]) for i in batch]
+            tail = torch.nn.utils.rnn.pad_sequence(tails, batch_first=True, padding_value=self._tok.pad_token_id)
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in tails], batch_first=True)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], tail.to(self._device)], dim=1)
+            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask.to(self._device)], dim=1)
+            with torch.inference_mode():
+                logits = self._model(**inputs).logits[:, width - 1 : -1].float()
+            for i, row, ids in zip(batch, logits, tails, strict=True):
+                logps = row[: len(ids)].log_softmax(-1).cpu()
+                total = logps.gather(1, ids[:, None]).sum().item()
+                scores[i] = total, bool((logps.argmax(-1) == ids).all())
+            done += len(batch)
+            self._progress.update(done, len(requests), "scoring")
+        return scores
+
+    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        raise NotImplementedError("likelihoods are scored by rows, which have the pictures")
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """Refuse the request. Raises ConfigError."""
+        raise ConfigError("output_type loglikelihood_rolling is not known for a model that sees")
+
+    def _lengths(self, requests: Sequence[Any]) -> list[int]:
+        """Count the tokens of each prompt, those of its pictures among them."""
+        lengths = []
+        for request in requests:
+            names = request.doc.get(images.IMAGES) or ()
+            tokens = images.tokens(self._processor, request.doc, self._archive)
+            lengths.append(len(self.tok_encode(request.args[0])) - len(names) + tokens)
+        return lengths
+
+    def _pictures(self, requests: Sequence[Any]) -> list[list[Any]]:
+        """Return the pictures that each request shows, under the control."""
+        names = [list(request.doc.get(images.IMAGES) or ()) for request in requests]
+        if self.control == "other":
+            alike = [f"{request.task_name} {request.doc.get('kind')} {len(names[i])}" for i, request in enumerate(requests)]
+            answers = [str(request.doc["answer"]) for request in requests]
+            names = [names[j] for j in other_rows(alike, answers, self._seed)]
+        shown = [[self._archive.image(name) for name in row] for row in names]
+        if self.control in ("noise", "black"):
+            control = self.control
+            return [[replaced(picture, control, self._seed, i) for picture in row] for i, row in enumerate(shown)]
+        return shown
+
+    def _inputs(self, texts: list[str], shown: list[list[Any]]) -> dict[str, Any]:
+        """Return the tensors of a batch, padded on the left."""
+        pictures = {"images": shown} if any(shown) else {}
+        encoded = self._processor(
+            text=texts, **pictures, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+        )
+        return {key: value.to(self._device) for key, value in encoded.items()}
+
+    def _batches(self, numbers: Sequence[int], lengths: Sequence[int], kinds: Sequence[str]) -> Iterator[list[int]]:
+        """Yield the rows to take together: of one kind and of about one length, the longest first."""
+        for kind in sorted(set(kinds)):
+            order = sorted((i for i in numbers if kinds[i] == kind), key=lambda i: (-lengths[i], i))
+            for start in range(0, len(order), self._batch_size):
+                yield order[start : start + self._batch_size]
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    """Write a message's text as parts: one for each picture that it marks, and its words."""
+    count = content.count(MARK)
+    return [{"type": "image"}] * count + [{"type": "text", "text": content.replace(MARK, "")}]
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Read `generation_kwargs`: `max_gen_toks` and `until`. Raises ConfigError for what would ask for more."""
+    options = normalize_gen_kwargs(dict(values), default_max_gen_toks=DEFAULT_TOKENS)
+    if options.pop("do_sample", False) or options.pop("temperature", 0.0):
+        raise ConfigError("generation_kwargs ask for sampling; a model that sees is evaluated greedily")
+    known = {
+        "until": handle_stop_sequences(options.pop("until", None), eos=None),
+        "max_gen_toks": options.pop("max_gen_toks"),
+    }
+    if options:
+        raise ConfigError(f"unknown key 'generation_kwargs.{min(options)}'{suggest(min(options), known)}")
+    return known

@@ -1,0 +1,1 @@
+"""How pictures and sounds reach a language model."""

@@ -1,0 +1,71 @@
+"""Alignment in the language model's embedding space: what the encoder sees becomes vectors that the model can read.
+
+The usual first phase trains the projector by the language model's own loss, with everything else frozen. On a small
+budget that leaves the model blind while the loss falls: it learns what answers look like, and the pictures stay noise
+to it. Here encoder and projector are trained as a classifier whose last layer is the language model's own embedding
+matrix: the projected features of a picture, averaged, have to be nearest to the embedding of the picture's label. So
+the tokens that a picture becomes mean to the model what the label's own tokens mean, before it has read one of them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from tasks.stage.config import Strict
+
+
+class Augmentation(Strict):
+    """Random changes of the pictures while they are learnt."""
+
+    shift: int = Field(ge=0)
+    """Most pixels by which a picture is moved, each way."""
+    scale: float = Field(ge=0, lt=1)
+    """Largest share by which it is enlarged or shrunk."""
+    rotation: float = Field(ge=0)
+    """Most degrees by which it is turned, each way."""
+    noise: float = Field(ge=0)
+    """Standard deviation of noise, in those of the pictures."""
+
+
+def class_vectors(model: Any, tokenizer: Any, labels: Sequence[str]) -> torch.Tensor:
+    """Return the embeddings of the labels, `[labels, width]`: the mean over the tokens of each."""
+    table = model.get_input_embeddings().weight.detach()
+    ids = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
+    return torch.stack([table[row].mean(dim=0) for row in ids])
+
+
+def scores(model: Any, pixels: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Score labels by the embeddings: `[batch, labels]` of `pixels` `[batch, 3, height, width]`."""
+    features = model.get_image_features(pixels).pooler_output
+    pooled = torch.stack([picture.mean(dim=0) for picture in features])
+    return pooled @ vectors.T
+
+
+def augmented(pixels: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Move, scale, turn and blur with noise each picture of a batch `[batch, 3, height, width]` in its own way."""
+    count, _, height, width = pixels.shape
+
+    def draw(most: float) -> torch.Tensor:
+        return (torch.rand(count, generator=generator) * 2 - 1) * most
+
+    angle = draw(math.radians(settings.rotation))
+    size = 1 + draw(settings.scale)
+    across, down = draw(2 * settings.shift / width), draw(2 * settings.shift / height)
+    cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
+    rows = [torch.stack([cosine, -sine, across], dim=1), torch.stack([sine, cosine, down], dim=1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, dim=1), list(pixels.shape), align_corners=False)
+    moved = torch.nn.functional.grid_sample(pixels, grid.to(pixels), padding_mode="border", align_corners=False)
+    return moved + settings.noise * torch.randn(moved.shape, generator=generator).to(pixels)
+
+
+def batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield `steps` batches of numbers below `count`, by shuffled epochs."""
+    left = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        while len(left) < size:
+            left = torch.cat([left, torch.randperm(count, generator=generator)])
+        yield left[:size]
+        left = left[size:]

@@ -1,0 +1,86 @@
+"""Pictures of a data artifact, as trainers and graders are given them: decoded when they are needed."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.stage.data_folder import MEDIA
+from tasks.stage.errors import ArtifactError, ConfigError
+
+IMAGES = "images"
+"""Column with the names of a row's pictures."""
+
+
+def has_images(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any of the rows has pictures."""
+    return any(row.get(IMAGES) for row in rows)
+
+
+class Archive:
+    """The archive of a data artifact. It is opened anew in every process that reads it."""
+
+    def __init__(self, data: Path) -> None:
+        """Args: data: the data artifact."""
+        self._path = data / MEDIA
+        self._file: zipfile.ZipFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file behind: two processes that share one would read each other's bytes."""
+        return {"_path": self._path, "_file": None}
+
+    def read(self, name: str) -> bytes:
+        """Read one file. Raises ArtifactError when it is not there, or not whole."""
+        try:
+            if self._file is None:
+                self._file = zipfile.ZipFile(self._path)
+            return self._file.read(name)
+        except (KeyError, OSError, zipfile.BadZipFile) as e:
+            raise ArtifactError(f"{self._path}: {name} cannot be read ({e}); run the stage of this data again") from None
+
+    def image(self, name: str) -> Any:
+        """Decode one picture, a `PIL.Image.Image` in RGB. Raises ArtifactError."""
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self.read(name))) as image:
+            return image.convert("RGB")
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Read the width and height of a picture, in pixels, without decoding it. Raises ArtifactError."""
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self.read(name))) as image:
+            width, height = image.size
+        return width, height
+
+
+def decoded(dataset: Any, data: Path) -> Any:
+    """Return a `datasets.Dataset` whose `images` are pictures in place of names, decoded when a row is read."""
+    archive = Archive(data)
+
+    def decode(batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, IMAGES: [[archive.image(name) for name in names] for names in batch[IMAGES]]}
+
+    return dataset.with_transform(decode)
+
+
+def tokens(reader: Any, row: Mapping[str, Any], archive: Archive) -> int:
+    """Count the tokens that a row's pictures take, by the processor.
+
+    Args:
+        reader: processor of the model; a tokenizer has no eyes.
+        row: with the names of its pictures.
+        archive: where they are.
+
+    Raises:
+        ConfigError: the model takes no pictures.
+    """
+    names = row.get(IMAGES) or ()
+    if not names:
+        return 0
+    if not hasattr(reader, "image_processor"):
+        raise ConfigError("the rows have pictures, and the model takes none; train one that does (docs/multimodal.md)")
+    sizes = [archive.size(name) for name in names]
+    counted = reader._get_num_multimodal_tokens(image_sizes=[(height, width) for width, height in sizes])
+    return sum(counted["num_image_tokens"])
