@@ -17,7 +17,7 @@ from typing import Any
 from tasks.stage import config, dag
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
-KINDS = ("models", "labels")
+KINDS = ("models", "labels", "media")
 """Folders below `artifacts` whose members a recipe's graph names."""
 
 

@@ -12,7 +12,7 @@ the rejected ones; adding the `sft` loss holds it up. Margins and reward accurac
 from pathlib import Path
 from typing import Any
 
-from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.models.multimodal import load_model, tokenizer_of
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
@@ -43,20 +43,23 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, other_figures: 
     with run.timed("import"):
         from trl import DPOTrainer
     arguments = training.arguments(trainer_class(), config, run)
-    tokenizer = load_tokenizer(model)
-    audit.audited(config, run, pairs, config.dataset, tokenizer, trainer_class(), row_rule, model)
+    policy, reader = load_model(model)
+    audit.audited(config, run, pairs, config.dataset, reader, trainer_class(), row_rule, model)
+    # TRL would load the reference of a model that sees with the policy's attention, which convolutions refuse.
+    own = tokenizer_of(reader) is not reader and config.peft is None
     trainer = DPOTrainer(
-        model=load_causal_lm(model),
+        model=policy,
+        ref_model=load_model(model)[0] if own else None,
         args=arguments,
         train_dataset=rows.examples(pairs, config.dataset, "train"),
         eval_dataset=rows.examples(pairs, config.dataset, "validation"),
-        processing_class=tokenizer,
+        processing_class=reader,
         peft_config=training.peft_config(config, run, "CAUSAL_LM"),
     )
     figures = training.train(trainer, run)
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", {**figures, **other_figures})
-        training.finish(trainer, tokenizer, run)
+        training.finish(trainer, reader, run)
 
 
 if __name__ == "__main__":

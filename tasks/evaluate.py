@@ -20,6 +20,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from tasks.evaluation import pictures
 from tasks.evaluation.context import TooLong
 from tasks.grading import answers
@@ -46,7 +48,7 @@ class TaskChoice(Strict):
     """Rows to ask, from the first; null asks all."""
     group_by: list[str]
     """Columns of the rows whose values are scored separately too."""
-    controls: list[Control] = []
+    controls: list[Control] = Field(default=[])
     """Pictures with which every question is asked again: `noise`, `black`, `other` (another row's)."""
 
 
@@ -96,8 +98,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         for control in choice.controls:
             write_jsonl(run.out / "samples" / f"{name}@{control}.jsonl", controlled[control][name])
         if choice.controls:
-            blind = {control: controlled[control][name] for control in choice.controls}
-            results[name] |= _compare_controls(config, choice, task, rows, answered[name], blind)
+            blind: dict[str, pictures.Samples] = {control: controlled[control][name] for control in choice.controls}
+            results[name] |= pictures.compare(rows, choice.group_by, answered[name], blind, config)
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
     form = {"form": model.name} if exported else {}
@@ -119,14 +121,16 @@ def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None
         if has_images(rows) and not hasattr(lm, "control"):
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
         if choice.controls and not has_images(rows):
-            raise ConfigError(f"{path}: its rows show no pictures, so that there is nothing to replace; drop `controls`")
+            raise ConfigError(
+                f"{path}: its rows show no pictures, so that there is nothing to replace; drop `controls`"
+            )
 
 
 def _ask_controls(config: Config, lm: Any, built: list[Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Ask the tasks that have controls again, once for each. Returns control to task to answers."""
     from tasks.evaluation import harness
 
-    controlled = {}
+    controlled: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for control in sorted({control for choice in config.tasks for control in choice.controls}):
         lm.control = control
         chosen = [task for task, choice in zip(built, config.tasks, strict=True) if control in choice.controls]
@@ -134,32 +138,6 @@ def _ask_controls(config: Config, lm: Any, built: list[Any]) -> dict[str, dict[s
     if controlled:
         lm.control = None
     return controlled
-
-
-def _compare_controls(
-    config: Config,
-    choice: TaskChoice,
-    task: dict[str, Any],
-    rows: list[dict[str, Any]],
-    answered: list[dict[str, Any]],
-    controlled: dict[str, list[dict[str, Any]]],
-) -> dict[str, Any]:
-    """Return `controls` (by group, `all` first) and `answered_blind`: groups that a control answers as well."""
-    groups: dict[str, list[int]] = {"all": list(range(len(rows)))}
-    for column in choice.group_by:
-        for value in sorted({str(row[column]) for row in rows}):
-            groups[f"{column}={value}"] = [i for i, row in enumerate(rows) if str(row[column]) == value]
-    settings = {"resamples": config.resamples, "confidence": config.confidence, "seed": config.seed}
-    controls = {
-        group: {
-            name: pictures.against([answered[i] for i in numbers], [samples[i] for i in numbers], **settings)
-            for name, samples in controlled.items()
-        }
-        for group, numbers in groups.items()
-    }
-    metric = task["metric_list"][0]["metric"]
-    blind = {group: names for group, by in controls.items() if (names := pictures.answered_blind(by, metric))}
-    return {"controls": controls, "answered_blind": blind}
 
 
 def _load(config: Config, run: Run, model: Path, data: Path) -> Any:

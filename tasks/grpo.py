@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.models.multimodal import load_model
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.rewards.trl import reward_functions
@@ -66,17 +66,17 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     rewards = Rewards(config.graders, run.params_file, judge)
     hacking.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
-    tokenizer = load_tokenizer(model)
-    prompts = training_prompts(config, run, arguments, tokenizer, model, data)
+    policy, reader = load_model(model)
+    prompts = training_prompts(config, run, arguments, reader, model, data)
     if config.curriculum is not None:
         prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
         arguments.shuffle_dataset = False
     trainer = DynamicGRPOTrainer(
-        model=load_causal_lm(model),
+        model=policy,
         reward_funcs=reward_functions(rewards),
         args=arguments,
         train_dataset=prompts,
-        processing_class=tokenizer,
+        processing_class=reader,
         peft_config=training.peft_config(config, run, "CAUSAL_LM"),
         resampling_rounds=config.dynamic_sampling,
     )
@@ -84,7 +84,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     if run.main_process:
         artifact.write_json(run.out / "metrics.json", figures)
         hacking.write_rl_report(run, rewards, config.gold)
-        training.finish(trainer, tokenizer, run)
+        training.finish(trainer, reader, run)
 
 
 def _needed(arguments: Any) -> int:

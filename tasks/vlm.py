@@ -5,8 +5,8 @@ One raw row: {"messages": [{"role": "user", "content": "Add the two digits."},
 
 TRL's `SFTTrainer` on conversations with pictures, for any model that `AutoModelForMultimodalLM` loads: one that `align`
 made, or one from the hub. `trained` says which of its parts learn, so the usual two phases are two models of the graph:
-first `trained: [projector]`, then `trained: [projector, language_model]`, all weights or LoRA. The frames of a video are
-pictures in order, so a model of videos is a recipe file of this stage and no stage of its own.
+first `trained: [projector]`, then `trained: [projector, language_model]`, all weights or LoRA. The frames of a video
+are pictures in order, so a model of videos is a recipe file of this stage and no stage of its own.
 
 A falling loss proves nothing here: a blind model learns how answers look. `evaluate` asks every question again without
 the picture. What it leaves out: packing, and cutting rows (`trainer.max_length` has to be null).

@@ -9,7 +9,7 @@ from tasks.export_onnx import Config as ExportConfig
 from tasks.reporting.board import Config as ReportConfig
 from tasks.stage import dag, recipe
 from tasks.stage.config import load, read_yaml, suggest
-from tasks.stage.errors import PolmError
+from tasks.stage.errors import ConfigError, PolmError
 
 TASKS = Path("eval")
 """Folder of a recipe's evaluation tasks, on which every evaluation depends."""
@@ -42,28 +42,43 @@ def unused_methods(graph: recipe.Graph) -> Iterator[str]:
 def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     """Check the evaluation tasks, and that claims, headline and frontier name metrics of them."""
     folder = graph.path.parent
-    metrics: set[str] = set()
-    files: dict[str, str] = {}
-    for choice in load(folder / "evaluate.yaml", EvaluateConfig).tasks:
-        if Path(choice.file).parent != TASKS:
-            yield f"{folder / 'evaluate.yaml'}: tasks names '{choice.file}'; only files in {folder / TASKS} are hashed"
-            return
-        try:
-            task = load_task(folder / choice.file)
-        except PolmError as e:
-            yield str(e)
-            return
-        if task["task"] in files:
-            yield f"{folder / choice.file}: task '{task['task']}' is that of {files[task['task']]} too; rename one"
-        files[task["task"]] = choice.file
-        metrics |= {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
+    by_file: dict[str, set[str]] = {}
+    for file in ("evaluate.yaml", *(f"evaluate_{data}.yaml" for data in graph.evaluate_media.values())):
+        if file not in by_file:
+            try:
+                by_file[file] = _metrics(folder, file)
+            except PolmError as e:
+                yield str(e)
+                return
     for name, claim in graph.claims.items():
+        asked = graph.evaluate_media.get(name)
+        metrics = by_file["evaluate.yaml" if asked is None else f"evaluate_{asked}.yaml"]
         if claim not in metrics:
             yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{suggest(claim, metrics)}"
+    metrics = set().union(*by_file.values())
     report = load(folder / "report.yaml", ReportConfig)
     for key, score in (("headline", report.headline), ("frontier", report.frontier)):
         if (named := f"{score.task}.{score.metric}") not in metrics:
             yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
+
+
+def _metrics(folder: Path, file: str) -> set[str]:
+    """List the metrics of one evaluation file's tasks, `task.metric`. Raises ConfigError for a task that is wrong."""
+    metrics: set[str] = set()
+    files: dict[str, str] = {}
+    for choice in load(folder / file, EvaluateConfig).tasks:
+        if Path(choice.file).parent != TASKS:
+            raise ConfigError(
+                f"{folder / file}: tasks names '{choice.file}'; only files in {folder / TASKS} are hashed"
+            )
+        task = load_task(folder / choice.file)
+        if task["task"] in files:
+            raise ConfigError(
+                f"{folder / choice.file}: task '{task['task']}' is that of {files[task['task']]} too; rename one"
+            )
+        files[task["task"]] = choice.file
+        metrics |= {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
+    return metrics
 
 
 def check_forms(graph: recipe.Graph) -> Iterator[str]:

@@ -189,7 +189,8 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
 
     Returns:
         For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
-        was scored), `images` where the row shows some, `scores`, and `unanswered: true` for a question left out as too long, whose scores are 0.
+        was scored), `images` where the row shows some, `scores`, and `unanswered: true` for a question left out as too
+        long, whose scores are 0.
     """
     random.seed(seed)
     np.random.seed(seed)

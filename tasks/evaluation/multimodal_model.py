@@ -178,7 +178,9 @@ class MultimodalLM(TemplateLM):
         """Return the pictures that each request shows, under the control."""
         names = [list(request.doc.get(images.IMAGES) or ()) for request in requests]
         if self.control == "other":
-            alike = [f"{request.task_name} {request.doc.get('kind')} {len(names[i])}" for i, request in enumerate(requests)]
+            alike = [
+                f"{request.task_name} {request.doc.get('kind')} {len(names[i])}" for i, request in enumerate(requests)
+            ]
             answers = [str(request.doc["answer"]) for request in requests]
             names = [names[j] for j in other_rows(alike, answers, self._seed)]
         shown = [[self._archive.image(name) for name in row] for row in names]

@@ -1,27 +1,81 @@
 """Questions about pictures in lm-evaluation-harness's terms, and scores of a model against itself without eyes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tasks.grading.bootstrap import paired_difference
 
 MARK = "\ufffc"
 """Stands in a question's text where a picture is shown (Unicode's OBJECT REPLACEMENT CHARACTER)."""
+WHOLE = "all"
+"""Group of all rows."""
 
 Samples = Sequence[Mapping[str, Any]]
 
 
-def against(
-    own: Samples, controlled: Samples, *, resamples: int, confidence: float, seed: int
-) -> dict[str, dict[str, float]]:
+class Resampling(Protocol):
+    """Settings of an interval, as an evaluate.yaml has them."""
+
+    @property
+    def resamples(self) -> int:
+        """Bootstrap samples."""
+
+    @property
+    def confidence(self) -> float:
+        """Coverage, 0 to 1."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the resampling."""
+
+
+def compare(
+    rows: Sequence[Mapping[str, Any]],
+    group_by: Sequence[str],
+    answered: Samples,
+    controlled: Mapping[str, Samples],
+    settings: Resampling,
+) -> dict[str, Any]:
+    """Compare a model's answers with those that it gives to other pictures, for all rows and each group of them.
+
+    Args:
+        rows: the questions.
+        group_by: columns whose values are compared apart too.
+        answered: answers to the questions with their pictures.
+        controlled: control to the answers under it.
+        settings: of the intervals.
+
+    Returns:
+        `controls`: group (`all`, `kind=sum`) to control to metric to what `against` gives; `answered_blind`: each
+        group that is answered as well, to the interval of its first metric, under some control, with these controls.
+    """
+    groups = {WHOLE: list(range(len(rows)))}
+    for column in group_by:
+        for value in sorted({str(row[column]) for row in rows}):
+            groups[f"{column}={value}"] = [i for i, row in enumerate(rows) if str(row[column]) == value]
+    controls = {
+        group: {
+            name: against([answered[i] for i in numbers], [samples[i] for i in numbers], settings)
+            for name, samples in controlled.items()
+        }
+        for group, numbers in groups.items()
+    }
+    metric = next(iter(answered[0]["scores"]))
+    blind = {
+        group: names
+        for group, by_control in controls.items()
+        if (names := [name for name, metrics in by_control.items() if metrics[metric]["low"] <= 0])
+    }
+    return {"controls": controls, "answered_blind": blind}
+
+
+def against(own: Samples, controlled: Samples, settings: Resampling) -> dict[str, dict[str, float]]:
     """Compare the scores of questions with those of the same questions under a control.
 
     Args:
         own: answers to the questions with their pictures.
         controlled: answers to the questions with others.
-        resamples: bootstrap samples of the interval.
-        confidence: its coverage, 0 to 1.
-        seed: of the resampling.
+        settings: of the interval.
 
     Returns:
         Metric to `value` (the mean under the control) and the paired `difference`, `low` and `high` of own less that.
@@ -29,14 +83,14 @@ def against(
     compared = {}
     for metric in own[0]["scores"]:
         sides = [{row["id"]: row["scores"][metric] for row in side} for side in (own, controlled)]
-        difference = paired_difference(*sides, resamples=resamples, confidence=confidence, seed=seed)
+        difference = paired_difference(
+            *sides, resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed
+        )
         mean = sum(sides[1].values()) / len(sides[1])
         compared[metric] = {
-            "value": round(mean, 6), "difference": difference.value, "low": difference.low, "high": difference.high,
-        }  # fmt: skip
+            "value": round(mean, 6),
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+        }
     return compared
-
-
-def answered_blind(controls: Mapping[str, Mapping[str, Mapping[str, float]]], metric: str) -> list[str]:
-    """Name the controls under which the questions are answered as well, to the interval. Args: metric: that counts."""
-    return [name for name, metrics in controls.items() if metrics[metric]["low"] <= 0]

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from tasks.ingestion.values import SHOWN, BadRow, plain
 from tasks.stage.errors import DataError
 
-
 BATCH, BATCH_OF_BYTES = 65_536, 64
 """Rows of a Parquet file that are read at once, and where they hold pictures."""
 

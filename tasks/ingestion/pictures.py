@@ -202,7 +202,9 @@ def decode(content: bytes, name: str, max_pixels: int) -> tuple[bytes, str, Any,
             _check_header(opened, shown, kind, max_pixels)
             frames = getattr(opened, "n_frames", 1)
             if frames > 1:
-                raise BadRow(f"the picture {shown} moves ({frames} frames); save the frame that is meant, or use a video")
+                raise BadRow(
+                    f"the picture {shown} moves ({frames} frames); save the frame that is meant, or use a video"
+                )
             opened.load()
             changes = _special(opened)
             turned = ImageOps.exif_transpose(opened)

@@ -90,7 +90,7 @@ def keep_statistics(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
+            module.train = lambda mode=True, module=module: module
 
 
 def load_model(folder: Path) -> tuple[Any, Any]:

@@ -37,7 +37,7 @@ class Archive:
                 self._file = zipfile.ZipFile(self._path)
             return self._file.read(name)
         except (KeyError, OSError, zipfile.BadZipFile) as e:
-            raise ArtifactError(f"{self._path}: {name} cannot be read ({e}); run the stage of this data again") from None
+            raise ArtifactError(f"{self._path}: {name} cannot be read ({e}); run this data's stage again") from None
 
     def image(self, name: str) -> Any:
         """Decode one picture, a `PIL.Image.Image` in RGB. Raises ArtifactError."""

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def folders(root: Path, graph: Graph) -> dict[str, Path]:
-    """Name every artifact of a recipe's graph that is at hand: `data`, `labels/…`, `models/…`, `metrics/…`, `onnx/…`.
+    """Name every artifact of a recipe's graph that is at hand: `data`, `media/…`, `labels/…`, `models/…`, and so on.
 
     Artifacts of other recipes beside them are left out.
 
@@ -29,13 +29,13 @@ def folders(root: Path, graph: Graph) -> dict[str, Path]:
         root: `artifacts`.
         graph: the recipe's graph.
     """
-    labels = [f"labels/{name}" for name, kind in graph.kinds.items() if kind == "labels"]
+    others = [f"{folder}/{name}" for name, folder in graph.kinds.items() if folder != "models"]
     models = sorted(f"models/{name}" for name, kind in graph.kinds.items() if kind == "models")
     scores, exports = (
         sorted(f"metrics/{name}" for name in graph.scored),
         sorted(f"onnx/{name}" for name in graph.export),
     )
-    names = ["data", *labels, *models, *scores, *exports]
+    names = ["data", *others, *models, *scores, *exports]
     return {name: root / name for name in names if (root / name / artifact.MANIFEST).exists()}
 
 

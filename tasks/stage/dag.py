@@ -5,14 +5,14 @@ new method is a block in `dvc.yaml`, and no line here.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import ConfigError, kind
-from tasks.stage.recipe import ACTIVE, BASE, FILE, LISTS, OWN_KEYS, RELINK, Graph, Model, read
+from tasks.stage.recipe import ACTIVE, ASKED, BASE, FILE, LISTS, MEDIA, OWN_KEYS, RELINK, Graph, Model, read
 
 DVC = Path("dvc.yaml")
 REWARD = "reward"
@@ -72,8 +72,8 @@ def _block(path: Path, name: str, stage: Mapping[str, Any]) -> Block | None:
         raise ConfigError(
             f"{path}: stages.{name}.cmd does not begin `python -m tasks.NAME params/${{recipe}}/FILE.yaml`"
         )
-    method = "foreach" in stage
-    if method and stage["foreach"] != f"${{{name}}}":
+    method = "foreach" in stage and name != ASKED
+    if "foreach" in stage and stage["foreach"] != f"${{{name}}}":
         raise ConfigError(f"{path}: stages.{name}.foreach is {stage['foreach']!r}; write '${{{name}}}', its own name")
     deps = [str(dep) for dep in body.get("deps", [])]
     reads = {_ITEM.findall(dep)[0]: dep[: dep.index("/${item.")] for dep in deps if _ITEM.search(dep)}
@@ -103,6 +103,9 @@ def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str
                     settings = model.values.get("settings", model.name)
                     file = block.file.replace("${key}", model.name).replace("${item.settings}", settings)
                     yield file, block.module, f"{model.method}.{model.name}"
+        elif block.name == ASKED:
+            for data in dict.fromkeys(graph.evaluate_media.values()):
+                yield block.file.replace("${item}", data), block.module, block.name
         elif block.name in SINGLE or block.file == "evaluate.yaml" or graph.export:
             yield block.file, block.module, block.name
 
@@ -153,7 +156,7 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
     }
     for name, model in graph.models.items():
         if model.method not in methods:
-            yield f"unknown method '{model.method}'{suggest(model.method, {*methods, 'recipe', *LISTS})}"
+            yield f"unknown method '{model.method}'{suggest(model.method, {*methods, 'recipe', ASKED, *LISTS})}"
         else:
             for problem in _model_problems(graph, model, stages[model.method], outs):
                 yield f"{model.method}.{name}{problem}"
@@ -166,6 +169,7 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
         for name in getattr(graph, key):
             if name not in answering:
                 yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
+    yield from _media_problems(graph, answering)
     yield from _shared_files(graph, stages)
     for name in graph.claims:
         compared = graph.over.get(name, graph.models[name].values.get("from", BASE))
@@ -174,10 +178,23 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
             yield f"{graph.models[name].method}.{name}.over is '{compared}'{suggest(compared, others)}"
             continue
         for needed in (name, compared):
-            if needed not in graph.evaluate:
-                yield f"claim of '{name}' needs the scores of '{needed}'; add it to 'evaluate', or leave the claim out"
+            key = ASKED if name in graph.evaluate_media else "evaluate"
+            if needed not in getattr(graph, key):
+                yield f"claim of '{name}' needs the scores of '{needed}'; add it to '{key}', or leave the claim out"
     for name in sorted({f"{model}_{form}" for model in graph.export for form in graph.forms} & set(graph.evaluate)):
         yield f"'{name}' is a model and the form of an export; rename the model"
+
+
+def _media_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
+    """What is wrong with the models that are asked about pictures or sounds."""
+    data = {name for name, model in graph.models.items() if model.method == MEDIA}
+    for name, asked in graph.evaluate_media.items():
+        if name not in answering:
+            yield f"{ASKED}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
+        if asked not in data:
+            yield f"{ASKED}.{name} is '{asked}'{suggest(asked, data)}; the data sets stand under '{MEDIA}'"
+        if name in graph.evaluate:
+            yield f"'{name}' stands in 'evaluate' and in '{ASKED}'; its scores have one place, so take one out"
 
 
 def _model_problems(graph: Graph, model: Model, block: Block, outs: Mapping[str, str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ how each method is run (`tasks/stage/dag.py` compares the two).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ BASE = "base"
 """The model that every graph starts from, made by the stage of this name."""
 LABEL = "label"
 """The method whose entries are sets of labels and no models."""
+MEDIA = "media"
+"""The method whose entries are data sets of pictures or sounds and no models."""
+ASKED = "evaluate_media"
+"""Key of a graph that maps models to the data sets of pictures or sounds that they are asked about; may be missing."""
 LISTS = ("evaluate", "export", "forms")
 """Keys of a graph that are lists: models that are evaluated, models that are exported, forms of each export."""
 OWN_KEYS = ("claim", "over")
@@ -46,7 +50,7 @@ _FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of a graph: a model, a reward model, or a set of labels."""
+    """One entry of a graph: a model, a reward model, a set of labels, or a data set of pictures or sounds."""
 
     name: str
     method: str
@@ -72,6 +76,8 @@ class Graph:
     evaluate: tuple[str, ...]
     export: tuple[str, ...]
     forms: tuple[str, ...]
+    evaluate_media: Mapping[str, str] = field(default_factory=dict)
+    """Model to the data set of pictures or sounds that it is asked about."""
 
     @property
     def claims(self) -> dict[str, str]:
@@ -85,14 +91,16 @@ class Graph:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Every model, `base` too, and every set of labels, to the folder below `artifacts` that it lies in."""
-        kinds = {name: "labels" if model.method == LABEL else "models" for name, model in self.models.items()}
+        """Every model, `base` too, and every set of labels or media, to the folder below `artifacts` it lies in."""
+        folders = {LABEL: "labels", MEDIA: "media"}
+        kinds = {name: folders.get(model.method, "models") for name, model in self.models.items()}
         return {BASE: "models"} | kinds
 
     @property
     def scored(self) -> list[str]:
         """Names under `artifacts/metrics`: evaluated models, then the forms of exported ones."""
-        return [*self.evaluate, *(f"{model}_{form}" for model in self.export for form in self.forms)]
+        forms = (f"{model}_{form}" for model in self.export for form in self.forms)
+        return [*self.evaluate, *self.evaluate_media, *forms]
 
 
 def read(path: Path) -> Graph:
@@ -116,7 +124,7 @@ def read(path: Path) -> Graph:
         )
     models: dict[str, Model] = {}
     for method, entries in values.items():
-        if method == "recipe" or method in LISTS:
+        if method in ("recipe", ASKED, *LISTS):
             continue
         if not isinstance(entries, dict):
             raise ConfigError(f"{path}: '{method}' is {entries!r}; expected its models, e.g. {{sft: {{from: base}}}}")
@@ -125,7 +133,14 @@ def read(path: Path) -> Graph:
             if name in models:
                 raise ConfigError(f"{path}: '{name}' stands under {models[name].method} and under {method}; rename one")
             models[name] = model
-    return Graph(path, values["recipe"], models, *(_names(path, key, values[key]) for key in LISTS))
+    evaluate, export, forms = (_names(path, key, values[key]) for key in LISTS)
+    return Graph(path, values["recipe"], models, evaluate, export, forms, _asked(path, values.get(ASKED, {})))
+
+
+def _asked(path: Path, values: Any) -> dict[str, str]:
+    if not isinstance(values, dict) or not all(isinstance(name, str) for pair in values.items() for name in pair):
+        raise ConfigError(f"{path}: '{ASKED}' is {values!r}; expected models and their data, e.g. {{vlm: pictures}}")
+    return values
 
 
 def _model(path: Path, method: str, name: Any, values: Any) -> Model:
@@ -167,10 +182,12 @@ def tree(graph: Graph) -> list[tuple[int, str, Model | None]]:
     """Every model below the one it was made from, depth first.
 
     Returns:
-        (depth, name, model) for each; `base` first, with None for the model.
+        (depth, name, model) for each; `base` first, with None for the model. Data sets are no models and left out.
     """
     children: dict[str, list[str]] = {}
     for name, model in graph.models.items():
+        if model.method == MEDIA:
+            continue
         children.setdefault(model.values.get("from", BASE), []).append(name)
     rows: list[tuple[int, str, Model | None]] = []
 

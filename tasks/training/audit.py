@@ -138,7 +138,8 @@ def learnt(
     with _named(source[1]):
         fates = rule(rows, tokenizer, row_fates.settings(config.trainer, config_class))
         warnings = _unlike(rows, source[0], tokenizer)
-    fates = [fate._replace(tokens=fate.tokens + row.get(IMAGE_TOKENS, 0)) for fate, row in zip(fates, rows, strict=True)]
+    extra = [row.get(IMAGE_TOKENS, 0) for row in rows]
+    fates = [fate._replace(tokens=fate.tokens + tokens) for fate, tokens in zip(fates, extra, strict=True)]
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)
     hold(config, run, source[1], part, record, limit)
