@@ -83,6 +83,9 @@ def build(text: Path, architecture: Architecture, where: Path, seed: int) -> tup
         image_token_index=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
         projector_hidden_act=architecture.act,
         tie_word_embeddings=language.config.tie_word_embeddings,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
     )
     config.vision_config._attn_implementation = "eager"
     model = FastVlmForConditionalGeneration(config)

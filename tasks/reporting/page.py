@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tasks.reporting import charts, frontier, svg
+from tasks.reporting import charts, frontier, sight, svg
 from tasks.stage import artifact
 from tasks.stage.recipe import Graph
 
@@ -63,6 +63,7 @@ def render(
     )
     environment.filters.update(number=svg.number, score=score, size=size, duration=duration, clean=clean, count=count)
     models = order(leaderboard)
+    picks = samples(artifacts, leaderboard, models)
     rewards = _files(artifacts, "models", "reward.json")
     speeds = frontier.by_speed(leaderboard["frontier"], measured or {})
     context = {
@@ -71,7 +72,9 @@ def render(
         "columns": columns(leaderboard),
         "interval": svg.interval,
         "histogram": svg.histogram,
-        "samples": samples(artifacts, leaderboard, models),
+        "samples": picks,
+        "pictures": sight.pictures(artifacts, picks),
+        "sight": sight.controls(leaderboard, models),
         "charts": charts.charts(artifacts, models) + charts.rewards_beside_gold(artifacts, models, rewards),
         "rewards": {model: rewards[model] for model in models if model in rewards},
         "rounds": _files(artifacts, "models", "rounds.json"),
@@ -81,8 +84,14 @@ def render(
         "calibration": charts.calibrations(
             _files(artifacts, "models", "calibration.json"), _files(artifacts, "models", "metrics.json"), models
         ),
-        "data": artifact.read_json(artifacts["data"] / "report.json"),
-        "rejects": artifact.read_jsonl(artifacts["data"] / "rejects.jsonl"),
+        "data_sets": {
+            name: {
+                "report": artifact.read_json(folder / "report.json"),
+                "rejects": artifact.read_jsonl(folder / "rejects.jsonl"),
+            }
+            for name, folder in artifacts.items()
+            if name == "data" or name.startswith("media/")
+        },
         "parity": _files(artifacts, "onnx", "parity.json"),
         "frontier": charts.size_chart(leaderboard["frontier"]["rows"], models),
         "speeds": speeds,

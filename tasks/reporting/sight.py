@@ -1,0 +1,68 @@
+"""The report's look at models that see: their scores beside those with other pictures, and the pictures themselves."""
+
+import base64
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.stage.data_folder import MEDIA
+
+LARGEST = 60_000
+"""Most bytes of a picture that the page shows: it is one file, and holds them."""
+KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+
+
+def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str, Any]]:
+    """List what each model scores by task and group, and with other pictures.
+
+    Args:
+        leaderboard: content of `leaderboard.json`.
+        models: names of the models, in order.
+
+    Returns:
+        `model`, `task`, `metric`, `group`, `score`, `by` (control to its mean and the paired difference) and `blind`,
+        the controls under which it answers as well. Empty where no model was asked with controls.
+    """
+    rows = []
+    for model in models:
+        for task, result in leaderboard["models"][model]["tasks"].items():
+            for group, by in result.get("controls", {}).items():
+                column, _, value = group.partition("=")
+                metrics = result["groups"][column][value] if value else result["metrics"]
+                metric = next(iter(next(iter(by.values()))))
+                rows.append(
+                    {
+                        "model": model,
+                        "task": task,
+                        "metric": metric,
+                        "group": value or "all",
+                        "score": metrics[metric]["value"],
+                        "by": {control: figures[metric] for control, figures in by.items()},
+                        "blind": result["answered_blind"].get(group, []),
+                    }
+                )
+    return rows
+
+
+def pictures(artifacts: Mapping[str, Path], samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """Read the pictures of the questions that the page shows.
+
+    Args:
+        artifacts: artifact name to folder.
+        samples: task to the questions shown.
+
+    Returns:
+        Name of a picture to a `data:` address of it; large ones are left out.
+    """
+    wanted = {name for rows in samples.values() for row in rows for name in row.get("images", ())}
+    addresses = {}
+    for folder in (folder for name, folder in artifacts.items() if name.startswith("media/")):
+        if not wanted or not (folder / MEDIA).exists():
+            continue
+        with zipfile.ZipFile(folder / MEDIA) as archive:
+            for info in archive.infolist():
+                if info.filename in wanted and info.file_size <= LARGEST:
+                    content = base64.b64encode(archive.read(info)).decode()
+                    addresses[info.filename] = f"data:{KINDS[Path(info.filename).suffix]};base64,{content}"
+    return addresses
