@@ -30,6 +30,7 @@ from tasks.ingestion.mapping import (
     IMAGES,
     TRAINED,
     TURNS,
+    VIDEO,
     check_map,
     columns,
     first_prompt,
@@ -43,6 +44,7 @@ from tasks.ingestion.settings import SETS, Decontamination, NearDuplicates, Rows
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.turns import unlearnt
 from tasks.ingestion.values import BadRow, Columns
+from tasks.ingestion.videos import VideoSettings
 from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import StageConfig, suggest
 from tasks.stage.data_folder import set_folder
@@ -70,7 +72,9 @@ class Config(StageConfig):
     report_examples: int = Field(ge=0)
     """Examples kept in the report for each reason why rows were dropped."""
     pictures: PictureSettings | None = None
-    """Bounds and likeness of pictures; needed where a map has `images`."""
+    """Bounds and likeness of pictures; needed where a map has `images` or `video`."""
+    videos: VideoSettings | None = None
+    """Which frames of a clip are taken; needed where a map has `video`."""
     sources: dict[str, Source]
     """Name to source."""
     sets: dict[Annotated[str, StringConstraints(pattern=SETS)], Set]
@@ -108,15 +112,21 @@ def main(config: Config, run: Run) -> None:
 
 def _pictures(config: Config, run: Run) -> Pictures | None:
     """Make the store of pictures, where a set has some. Raises DataError where the recipe has no bounds for them."""
-    name = next((name for name, spec in config.sets.items() if any(IMAGES in rows.map for rows in spec.rows)), None)
+    shown = {column: name for name, spec in config.sets.items() for rows in spec.rows for column in rows.map}
+    name = shown.get(VIDEO, shown.get(IMAGES))
     if name is None:
         return None
+    if VIDEO in shown and config.videos is None:
+        raise DataError(
+            f"{run.params_file}: set '{name}' has clips, and there is no section 'videos'; add it, e.g. "
+            f"`videos: {{fps: 2, max_frames: 16}}`"
+        )
     if config.pictures is None:
         raise DataError(
             f"{run.params_file}: set '{name}' has pictures, and there is no section 'pictures'; add it, e.g. "
             f"`pictures: {{max_pixels: 4_000_000, max_bytes: 10_000_000, near: 8}}`"
         )
-    return Pictures(run.out, config.pictures)
+    return Pictures(run.out, config.pictures, config.videos)
 
 
 def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
@@ -171,7 +181,7 @@ def _map_set(
         if table.lines:
             check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, source_columns)
         watched = source_columns & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
-        words = {column: value for column, value in spec.map.items() if column != IMAGES}
+        words = {column: value for column, value in spec.map.items() if column not in (IMAGES, VIDEO)}
         unused_counts: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
@@ -203,7 +213,13 @@ def _map_set(
 
 def _shown(spec: Rows, row: dict[str, Any], table: Table, pictures: Pictures | None) -> tuple[Picture, ...]:
     """Look at a row's pictures and keep them. Raises BadRow."""
-    if pictures is None or IMAGES not in spec.map:
+    if pictures is None:
+        return ()
+    if VIDEO in spec.map:
+        return tuple(
+            frame for value in raw_values(spec.map[VIDEO], row) for frame in pictures.add_video(value, table.media)
+        )
+    if IMAGES not in spec.map:
         return ()
     return tuple(pictures.add(value, table.media) for value in raw_values(spec.map[IMAGES], row))
 

@@ -27,7 +27,7 @@ from tasks.evaluation.context import TooLong
 from tasks.grading import answers
 from tasks.grading.bootstrap import mean_interval
 from tasks.models.checks import brief
-from tasks.multimodal.controls import Control
+from tasks.multimodal.controls import REVERSED, Control
 from tasks.multimodal.images import has_images
 from tasks.stage import own
 from tasks.stage.artifact import read_jsonl, write_json, write_jsonl
@@ -49,7 +49,8 @@ class TaskChoice(Strict):
     group_by: list[str]
     """Columns of the rows whose values are scored separately too."""
     controls: list[Control] = Field(default=[])
-    """Pictures with which every question is asked again: `noise`, `black`, `other` (another row's)."""
+    """Pictures with which every question is asked again: `noise`, `black`, `other` (another row's); of clips also
+    `shuffled`, `repeated` and `reversed`, for which rows need a column `reversed`: the answer that is then right."""
 
 
 class Config(StageConfig):
@@ -89,7 +90,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     _check_sight(config, tasks, lm, model)
     with run.timed("answering"):
         answered = harness.ask(lm, built, config.seed)
-        controlled = _ask_controls(config, lm, built)
+        controlled = _ask_controls(config, lm, tasks, built)
     results = {}
     for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
         name = task["task"]
@@ -121,20 +122,30 @@ def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None
         if has_images(rows) and not hasattr(lm, "control"):
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
         if choice.controls and not has_images(rows):
+            raise ConfigError(f"{path}: its rows show no pictures: there is nothing to replace, so drop `controls`")
+        if REVERSED in choice.controls and any(REVERSED not in row for row in rows):
             raise ConfigError(
-                f"{path}: its rows show no pictures, so that there is nothing to replace; drop `controls`"
+                f"{path}: the control '{REVERSED}' needs a column of that name in every row, the answer where time "
+                f"runs backwards; map it in the data"
             )
 
 
-def _ask_controls(config: Config, lm: Any, built: list[Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def _ask_controls(
+    config: Config, lm: Any, tasks: list[Any], built: list[Any]
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Ask the tasks that have controls again, once for each. Returns control to task to answers."""
     from tasks.evaluation import harness
 
     controlled: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for control in sorted({control for choice in config.tasks for control in choice.controls}):
         lm.control = control
-        chosen = [task for task, choice in zip(built, config.tasks, strict=True) if control in choice.controls]
-        controlled[control] = harness.ask(lm, chosen, config.seed)
+        chosen = [i for i, choice in enumerate(config.tasks) if control in choice.controls]
+        asked = [built[i] for i in chosen]
+        if control == REVERSED:  # another answer is right where time runs backwards
+            turned = [[{**row, "answer": row[REVERSED]} for row in tasks[i][2]] for i in chosen]
+            pairs = zip(chosen, turned, strict=True)
+            asked = [harness.build_task(tasks[i][0], tasks[i][1], rows) for i, rows in pairs]
+        controlled[control] = harness.ask(lm, asked, config.seed)
     if controlled:
         lm.control = None
     return controlled

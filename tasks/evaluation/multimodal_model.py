@@ -24,7 +24,7 @@ from tasks.evaluation.pictures import MARK
 from tasks.models.multimodal import load_multimodal
 from tasks.models.turn_ends import end_tokens
 from tasks.multimodal import images
-from tasks.multimodal.controls import Control, other_rows, replaced
+from tasks.multimodal.controls import Control, other_rows, reordered, replaced
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
 from tasks.stage.progress import Progress
@@ -184,10 +184,15 @@ class MultimodalLM(TemplateLM):
             answers = [str(request.doc["answer"]) for request in requests]
             names = [names[j] for j in other_rows(alike, answers, self._seed)]
         shown = [[self._archive.image(name) for name in row] for row in names]
+        return [self._controlled(row, i) for i, row in enumerate(shown)]
+
+    def _controlled(self, pictures: list[Any], number: int) -> list[Any]:
+        """Return what the control shows in place of a row's pictures."""
         if self.control in ("noise", "black"):
-            control = self.control
-            return [[replaced(picture, control, self._seed, i) for picture in row] for i, row in enumerate(shown)]
-        return shown
+            return [replaced(picture, self.control, self._seed, number) for picture in pictures]
+        if self.control in ("shuffled", "repeated", "reversed") and len(pictures) > 1:
+            return reordered(pictures, self.control, self._seed, number)
+        return pictures
 
     def _inputs(self, texts: list[str], shown: list[list[Any]]) -> dict[str, Any]:
         """Return the tensors of a batch, padded on the left."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from tasks.grading.bootstrap import paired_difference
+from tasks.multimodal.controls import REVERSED
 
 MARK = "\ufffc"
 """Stands in a question's text where a picture is shown (Unicode's OBJECT REPLACEMENT CHARACTER)."""
@@ -48,6 +49,7 @@ def compare(
     Returns:
         `controls`: group (`all`, `kind=sum`) to control to metric to what `against` gives; `answered_blind`: each
         group that is answered as well, to the interval of its first metric, under some control, with these controls.
+        A clip reversed is no such control: there the other answer is right.
     """
     groups = {WHOLE: list(range(len(rows)))}
     for column in group_by:
@@ -64,7 +66,7 @@ def compare(
     blind = {
         group: names
         for group, by_control in controls.items()
-        if (names := [name for name, metrics in by_control.items() if metrics[metric]["low"] <= 0])
+        if (names := [n for n, metrics in by_control.items() if n != REVERSED and metrics[metric]["low"] <= 0])
     }
     return {"controls": controls, "answered_blind": blind}
 

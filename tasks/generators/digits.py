@@ -54,6 +54,18 @@ def numbers(part: Part, test_share: float, seed: int) -> list[int]:
     return [i for i in range(len(_digits()[1])) if tested(i) == (part == "test")]
 
 
+def label_of(number: int) -> int:
+    """Return the digit that a picture of `load_digits` shows."""
+    return int(_digits()[1][number])
+
+
+def picture_of(number: int) -> Any:
+    """Return one digit enlarged, a grey `PIL.Image.Image` of 16 x 16 pixels."""
+    from PIL import Image
+
+    return Image.fromarray(_digits()[0][number]).resize((8 * SCALE, 8 * SCALE), Image.Resampling.BILINEAR)
+
+
 def drawing(places: dict[str, int], rng: random.Random) -> bytes:
     """Draw one digit or two, as a PNG. Args: places: `left` or `right` to a digit's number; rng: of its height."""
     import numpy as np
@@ -61,7 +73,7 @@ def drawing(places: dict[str, int], rng: random.Random) -> bytes:
 
     field = np.zeros((SIDE, SIDE), dtype=np.uint8)
     for place, number in places.items():
-        digit = Image.fromarray(_digits()[0][number]).resize((8 * SCALE, 8 * SCALE), Image.Resampling.BILINEAR)
+        digit = picture_of(number)
         top, left = rng.randint(0, SIDE - 8 * SCALE), 0 if place == "left" else SIDE // 2
         field[top : top + 8 * SCALE, left : left + 8 * SCALE] = np.asarray(digit)
     buffer = io.BytesIO()
@@ -92,7 +104,7 @@ def _picture(kind: str, pool: list[int], number: int, rng: random.Random) -> tup
     else:
         shown = [number]
         content = drawing({rng.choice(("left", "right")): number}, rng)
-    return content, [int(_digits()[1][i]) for i in shown], f"digit {' '.join(map(str, shown))}"
+    return content, [label_of(i) for i in shown], f"digit {' '.join(map(str, shown))}"
 
 
 def questions(

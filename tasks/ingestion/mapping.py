@@ -35,6 +35,8 @@ TURNS = ("messages", "prompt", "chosen", "rejected", "completion")
 """Columns that hold messages, in whatever set."""
 IMAGES = "images"
 """Column of a row's pictures, in the order in which the conversation shows them."""
+VIDEO = "video"
+"""Column of a row's clip, of which frames become its pictures."""
 HONOURED_ELSEWHERE = {
     "tools", "functions", "documents", "chat_template_kwargs", "image", "images", "videos", "audio", "margin", "weight",
     "loss_weight", "sample_weight", "loss_mask", "assistant_masks", "completion_mask", "labels",
@@ -86,6 +88,8 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
         raise DataError(f"{where}: a row of '{set_name}' needs {', '.join(lacking)}; add it to the map")
     if reserved := sorted({"id", "source"} & set(template)):
         raise DataError(f"{where}: {', '.join(reserved)} is set by the stage; choose another name")
+    if {IMAGES, VIDEO} <= template.keys():
+        raise DataError(f"{where}: a row shows pictures or a clip, and the map has both '{IMAGES}' and '{VIDEO}'")
     own = required(set_name, template) | ({"prompt"} if kind_of(set_name) == "preferences" else set())
     if stray := sorted((set(TURNS) - own) & set(template)):
         shape = ", ".join(sorted(own))

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.ingestion.values import BadRow
+from tasks.ingestion.videos import VideoSettings, encoded, frames
 from tasks.stage.config import Strict
 from tasks.stage.data_folder import MEDIA
 
@@ -76,9 +77,10 @@ class Picture:
 class Pictures:
     """The pictures of one data artifact, while it is made."""
 
-    def __init__(self, folder: Path, settings: PictureSettings) -> None:
-        """Args: folder: of the artifact; settings: bounds and likeness."""
+    def __init__(self, folder: Path, settings: PictureSettings, videos: VideoSettings | None = None) -> None:
+        """Args: folder: of the artifact; settings: bounds and likeness; videos: which frames are taken of a clip."""
         self._settings = settings
+        self._videos = videos
         self._archive = zipfile.ZipFile(folder / MEDIA, "w", zipfile.ZIP_STORED)
         self._by_source: dict[str, Picture] = {}
         self._names: set[str] = set()
@@ -120,6 +122,17 @@ class Pictures:
             self._by_source[key] = self._look(path, name)
         return self._by_source[key]
 
+    def add_video(self, value: Any, folder: Path) -> list[Picture]:
+        """Take the frames of a clip and keep them, in order. Arguments and errors are those of `add`."""
+        path, name = self._found(value, folder)
+        if (size := path.stat().st_size) > self._settings.max_bytes or self._videos is None:
+            raise BadRow(f"the video {name} has {size} bytes, over pictures.max_bytes ({self._settings.max_bytes})")
+        kept = []
+        for frame in frames(path.read_bytes(), name, self._videos, self._settings.max_pixels):
+            content, suffix = encoded(frame)
+            kept.append(self._keep(content, suffix, frame, []))
+        return kept
+
     def _found(self, value: Any, folder: Path) -> tuple[Path, str]:
         if isinstance(value, Blob):
             return value.path, value.name
@@ -148,6 +161,10 @@ class Pictures:
             raise BadRow(f"the picture {shown} has {size} bytes, over pictures.max_bytes ({self._settings.max_bytes})")
         content = path.read_bytes()
         kept, suffix, image, changes = decode(content, name, self._settings.max_pixels)
+        return self._keep(kept, suffix, image, changes)
+
+    def _keep(self, kept: bytes, suffix: str, image: Any, changes: list[str]) -> Picture:
+        """Put a picture into the archive, unless it is there."""
         pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
         stored = f"{hashlib.sha256(kept).hexdigest()[:32]}{suffix}"
         picture = Picture(stored, pixels, self._family(pixels, image))

@@ -7,11 +7,15 @@ of large models that are the prior's).
 """
 
 import hashlib
+import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Control = Literal["noise", "black", "other"]
-"""Picture in place of the row's own: random pixels, black ones, or another row's picture."""
+Control = Literal["noise", "black", "other", "shuffled", "repeated", "reversed"]
+"""What is shown in place of a row's own pictures: random pixels, black ones, another row's pictures; of the frames of a
+clip also another order, the one in the middle all the time, or the last first, which turns some answers round."""
+REVERSED = "reversed"
+"""The control under which another answer is right, and the column of a row that has it."""
 
 
 def other_rows(groups: Sequence[str], answers: Sequence[str], seed: int) -> list[int]:
@@ -34,6 +38,27 @@ def other_rows(groups: Sequence[str], answers: Sequence[str], seed: int) -> list
         place = int.from_bytes(hashlib.sha256(f"{seed}:{i}".encode()).digest()[:8], "big")
         other.append(choices[place % len(choices)] if choices else i)
     return other
+
+
+def reordered(pictures: Sequence[Any], control: Control, seed: int, number: int) -> list[Any]:
+    """Return a clip's frames in another order, or one of them all the time.
+
+    Args:
+        pictures: at least two frames.
+        control: `shuffled` (neither the order they have nor its reverse), `repeated` or `reversed`.
+        seed: of the order.
+        number: of the row.
+    """
+    if control == "reversed":
+        return list(reversed(pictures))
+    if control == "repeated":
+        return [pictures[len(pictures) // 2]] * len(pictures)
+    order = list(range(len(pictures)))
+    rng = random.Random(f"{seed}:{number}")
+    shuffled = list(order)
+    while len(order) > 2 and shuffled in (order, order[::-1]):
+        rng.shuffle(shuffled)
+    return [pictures[i] for i in shuffled]
 
 
 def replaced(picture: Any, control: Control, seed: int, number: int) -> Any:
