@@ -66,7 +66,7 @@ def scores(artifacts: Artifacts) -> str:
     rows = []
     for model in artifacts.models():
         entry = artifacts.board["models"][model]
-        if entry["tasks"]:
+        if any(artifacts.score(model, metric) for metric in SCORES):
             cells = [value(artifacts.score(model, metric)) for metric in SCORES]
             rows.append([code(model), code(entry["parent"]) if entry["parent"] else "–", *cells])
     return table(["model", "made from", *map(code, SCORES)], rows)

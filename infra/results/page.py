@@ -10,7 +10,7 @@ A table of the page stands between two comments, which a reader does not see:
 import re
 from collections.abc import Callable, Mapping
 
-from infra.results import compression, methods
+from infra.results import compression, methods, sight
 from infra.results.artifacts import Artifacts
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
@@ -34,6 +34,7 @@ TABLES: Mapping[str, Callable[[Artifacts], str]] = {
     "students": compression.students,
     "student_steps": compression.student_steps,
     "forms": compression.forms,
+    "sight": sight.sight,
 }
 """Name in the marker to the function that writes the table."""
 BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->\n", re.S)
