@@ -222,6 +222,14 @@ def _is_grader(value: Any) -> bool:
     return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["doc", "results"]
 
 
+def rows_file(path: Path, task: dict[str, Any]) -> str:
+    """Name the file of a task's rows in the data artifact. Raises ConfigError where the task names none."""
+    try:
+        return str(task["dataset_kwargs"]["data_files"]["test"])
+    except (KeyError, TypeError):
+        raise ConfigError(f"{path}: missing key 'dataset_kwargs.data_files.test', e.g. eval/sums.jsonl") from None
+
+
 def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) -> list[dict[str, Any]]:
     """Rows that the task at `path` names by `dataset_kwargs.data_files.test`, relative to the data artifact.
 
@@ -229,10 +237,7 @@ def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) 
         ConfigError: the task names no file.
         ArtifactError: the data artifact has no such rows, or one that lacks a column or that the grader cannot grade.
     """
-    try:
-        file = data / task["dataset_kwargs"]["data_files"]["test"]
-    except (KeyError, TypeError):
-        raise ConfigError(f"{path}: missing key 'dataset_kwargs.data_files.test', e.g. eval/sums.jsonl") from None
+    file = data / rows_file(path, task)
     if not file.is_file():
         known = sorted(str(p.relative_to(data)) for p in data.rglob("*.jsonl"))
         raise ArtifactError(f"{path}: {file} does not exist{suggest(str(file.relative_to(data)), known)}")

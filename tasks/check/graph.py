@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
-from tasks.evaluate import load_task
+from tasks.evaluate import load_task, rows_file
 from tasks.export_onnx import Config as ExportConfig
 from tasks.reporting.board import Config as ReportConfig
 from tasks.stage import dag, recipe
 from tasks.stage.config import load, read_yaml, suggest
+from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import ConfigError, PolmError
 
 TASKS = Path("eval")
@@ -43,13 +45,14 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     """Check the evaluation tasks, and that claims, headline and frontier name metrics of them."""
     folder = graph.path.parent
     by_file: dict[str, set[str]] = {}
-    for file in ("evaluate.yaml", *(f"evaluate_{data}.yaml" for data in graph.evaluate_media.values())):
-        if file not in by_file:
-            try:
-                by_file[file] = _metrics(folder, file)
-            except PolmError as e:
-                yield str(e)
-                return
+    data_of = {"evaluate.yaml": "data.yaml"}
+    data_of |= {f"evaluate_{data}.yaml": f"{data}.yaml" for data in graph.evaluate_media.values()}
+    for file, data in data_of.items():
+        try:
+            by_file[file] = _metrics(folder, file, data)
+        except PolmError as e:
+            yield str(e)
+            return
     for name, claim in graph.claims.items():
         asked = graph.evaluate_media.get(name)
         metrics = by_file["evaluate.yaml" if asked is None else f"evaluate_{asked}.yaml"]
@@ -62,23 +65,40 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
             yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
 
 
-def _metrics(folder: Path, file: str) -> set[str]:
-    """List the metrics of one evaluation file's tasks, `task.metric`. Raises ConfigError for a task that is wrong."""
+def _metrics(folder: Path, file: str, data: str) -> set[str]:
+    """List the metrics, `task.metric`, of one evaluation file, whose rows are made by the file `data`.
+
+    Raises:
+        ConfigError: a task that is wrong, that stands twice, or whose rows are in no set of `data`.
+    """
     metrics: set[str] = set()
     files: dict[str, str] = {}
+    rows = set(_row_files(load(folder / data, DataConfig)))
     for choice in load(folder / file, EvaluateConfig).tasks:
+        path = folder / choice.file
         if Path(choice.file).parent != TASKS:
             raise ConfigError(
                 f"{folder / file}: tasks names '{choice.file}'; only files in {folder / TASKS} are hashed"
             )
-        task = load_task(folder / choice.file)
+        task = load_task(path)
         if task["task"] in files:
+            raise ConfigError(f"{path}: task '{task['task']}' is that of {files[task['task']]} too; rename one")
+        if (wanted := rows_file(path, task)) not in rows:
             raise ConfigError(
-                f"{folder / choice.file}: task '{task['task']}' is that of {files[task['task']]} too; rename one"
+                f"{path}: its rows are '{wanted}', which no set of {folder / data} makes{suggest(wanted, rows)}"
             )
         files[task["task"]] = choice.file
         metrics |= {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
     return metrics
+
+
+def _row_files(data: DataConfig) -> Iterator[str]:
+    """Name every file of rows that a data artifact holds."""
+    for name in data.sets:
+        if name.startswith("eval:"):
+            yield f"eval/{name.removeprefix('eval:')}.jsonl"
+        else:
+            yield from (f"{set_folder(name)}/{split}.jsonl" for split in ("train", "validation"))
 
 
 def check_forms(graph: recipe.Graph) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Clips of a handwritten digit that moves: the tiny recipe's videos.
 
-Four frames of 32 x 32 pixels, four a second, in which one digit of `tasks/generators/digits.py` goes left, right, up or
-down, stands still for none, one or two of the three steps between, or does not move at all. Which digit it is can be
+Five frames of 32 x 32 pixels, four a second, in which one digit of `tasks/generators/digits.py` goes left, right, up or
+down, stands still for none, one or two of the four steps between, or does not move at all. Which digit it is can be
 seen in any frame; which way it goes, and how often it stops, in their order alone. One raw row:
 
     {"clip": b"…", "question": "Which way does it move?", "reply": "left.", "answer": "left", "reversed": "right",
@@ -18,11 +18,9 @@ from typing import Any, Literal
 from tasks.generators.digits import SIDE, Part, label_of, numbers, picture_of
 
 Kind = Literal["which", "way", "stops"]
-FRAMES = 4
+FRAMES = 5
 RATE = 4
 """Frames a second."""
-STEP = 5
-"""Pixels of one step."""
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "still": "still"}
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -50,10 +48,9 @@ def clip(number: int, way: str, stops: int, rng: random.Random) -> bytes:
         moves[i] = 0
     digit = np.asarray(picture_of(number))
     room = SIDE - len(digit)
-    length = sum(moves) * STEP
-    along = rng.randint(0, room - length if way in WAYS else room)
+    step = room // sum(moves)  # from one end to the other, however often it stops: the frame in the middle tells no way
+    at = rng.randint(0, room) if way not in WAYS else room if across + down < 0 else 0
     beside = rng.randint(0, room)
-    at = along + (length if across + down < 0 else 0)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=RATE)
@@ -65,7 +62,7 @@ def clip(number: int, way: str, stops: int, rng: random.Random) -> bytes:
             field[top : top + len(digit), left : left + len(digit)] = digit
             container.mux(stream.encode(av.VideoFrame.from_ndarray(field, format="gray")))
             if i < FRAMES - 1:
-                at += moves[i] * STEP * (across + down)
+                at += moves[i] * step * (across + down)
         container.mux(stream.encode())
     return buffer.getvalue()
 

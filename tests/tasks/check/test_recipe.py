@@ -44,7 +44,7 @@ def test_there_are_recipes() -> None:
     assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
 
 
-OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template"}
+OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template", "pictures", "videos"}
 """Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
 
 
