@@ -22,9 +22,10 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from tasks.ingestion import cleaning as clean
+from tasks.ingestion import sides
 from tasks.ingestion.evaluation_rows import EvaluationRows
-from tasks.ingestion.files import Keep, Line, Reject
-from tasks.ingestion.ledger import Item, Ledger, facts
+from tasks.ingestion.files import Reject
+from tasks.ingestion.ledger import Item, Ledger, histogram
 from tasks.ingestion.mapping import (
     HONOURED_ELSEWHERE,
     IMAGES,
@@ -39,7 +40,8 @@ from tasks.ingestion.mapping import (
     unused,
     validate,
 )
-from tasks.ingestion.pictures import Picture, Pictures, PictureSettings, raw_values, spill
+from tasks.ingestion.picture_columns import pictures_of, spiller
+from tasks.ingestion.pictures import Picture, Pictures, PictureSettings
 from tasks.ingestion.settings import SETS, Decontamination, NearDuplicates, Rows, Set, Split
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.turns import unlearnt
@@ -88,22 +90,29 @@ def main(config: Config, run: Run) -> None:
     tables = _read_sources(config, run, ledger)
     evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
     steps = len(tables) + len(config.sets)
-    sides: dict[str, str] = {}
     # Evaluation sets first: what is in them trains in no other.
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
+    mapped, groups = _with_pictures(config, run, names, tables, pictures, ledger)
+    used: set[str] = set()
     for done, name in enumerate(names, len(tables)):
         run.progress.update(done, steps, name)
-        items = _deduplicate(config, name, _map_set(config, run.params_file, name, tables, pictures, ledger), ledger)
-        items = _one_side(name, items, sides, ledger)
+        if name in mapped:
+            items = mapped.pop(name)
+        else:
+            items = _map_set(config, run.params_file, name, tables, pictures, ledger)
+        for item in items:
+            item.split = groups.get(item.group, item.split)
+        items = _deduplicate(config, name, items, ledger)
         if name.startswith("eval:"):
             files = _evaluation_files(name, items, evaluation, ledger)
         else:
             files = _training_files(name, items, evaluation, ledger)
-        _write(config, run, name, files, ledger)
+        used |= _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
     if pictures is not None:
-        pictures.close()
-        ledger.pictures = facts(pictures)
+        facts = pictures.write(run.out, used)
+        sizes = histogram(facts.pop("sides")) if used else {}
+        ledger.pictures = {**facts, "pixels_of_longer_side": sizes}
     shutil.rmtree(run.out / SPILL, ignore_errors=True)
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
     write_json(run.out / "report.json", ledger.report())
@@ -112,21 +121,49 @@ def main(config: Config, run: Run) -> None:
 
 def _pictures(config: Config, run: Run) -> Pictures | None:
     """Make the store of pictures, where a set has some. Raises DataError where the recipe has no bounds for them."""
-    shown = {column: name for name, spec in config.sets.items() for rows in spec.rows for column in rows.map}
-    name = shown.get(VIDEO, shown.get(IMAGES))
+    name = next((name for name in config.sets if _shows(config, name)), None)
     if name is None:
         return None
-    if VIDEO in shown and config.videos is None:
-        raise DataError(
-            f"{run.params_file}: set '{name}' has clips, and there is no section 'videos'; add it, e.g. "
-            f"`videos: {{fps: 2, max_frames: 16}}`"
-        )
     if config.pictures is None:
         raise DataError(
             f"{run.params_file}: set '{name}' has pictures, and there is no section 'pictures'; add it, e.g. "
             f"`pictures: {{max_pixels: 4_000_000, max_bytes: 10_000_000, near: 8}}`"
         )
-    return Pictures(run.out, config.pictures, config.videos)
+    name = next((name for name, spec in config.sets.items() if any(VIDEO in rows.map for rows in spec.rows)), None)
+    if name is not None and config.videos is None:
+        raise DataError(
+            f"{run.params_file}: set '{name}' has clips, and there is no section 'videos'; add it, e.g. "
+            f"`videos: {{fps: 2, max_frames: 16}}`"
+        )
+    return Pictures(run.out / SPILL / "changed", config.pictures, config.videos)
+
+
+def _shows(config: Config, name: str) -> bool:
+    """Whether a set has pictures."""
+    return any({IMAGES, VIDEO} & rows.map.keys() for rows in config.sets[name].rows)
+
+
+def _with_pictures(
+    config: Config, run: Run, names: list[str], tables: dict[str, Table], pictures: Pictures | None, ledger: Ledger
+) -> tuple[dict[str, list[Item]], dict[str, str]]:
+    """Map the sets with pictures, all of them before any is split: one picture may tie rows of two sets together.
+
+    Returns:
+        The rows of these sets, and the sides of groups that pictures tie to others.
+    """
+    if pictures is None:
+        return {}, {}
+    mapped = {
+        name: _map_set(config, run.params_file, name, tables, pictures, ledger)
+        for name in names
+        if _shows(config, name)
+    }
+    pictures.settle()
+
+    def split(group: str, tested: bool) -> str:
+        return clean.split_of(group, config.seed, config.split.validation, config.split.test if tested else 0)
+
+    return mapped, sides.settle(mapped, config.sets, split, ledger)
 
 
 def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
@@ -138,14 +175,11 @@ def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
     tables = {}
     for done, name in enumerate(names):
         run.progress.update(done, len(names) + len(config.sets), f"read {name}")
-        tables[name] = read(name, config.sources[name], run.params_file.parent, _spiller(run.out / SPILL / str(done)))
+        tables[name] = read(
+            name, config.sources[name], run.params_file.parent, spiller(config.sets, name, run.out / SPILL)
+        )
         ledger.source(name, tables[name])
     return tables
-
-
-def _spiller(folder: Path) -> Keep:
-    """Make a function that puts the bytes of a row into files of `folder`."""
-    return lambda line: Line(line.number, spill(line.row, folder, line.number))
 
 
 def _evaluation_files(
@@ -188,9 +222,9 @@ def _map_set(
             try:
                 rendered = clean.walk(render(words, line.row), config.scrub, ledger.scrubbed[name])
                 row, group = validate(name, rendered), rendered.get("group")
-                shown = _shown(spec, line.row, table, pictures)
-                if shown:
-                    row[IMAGES] = [picture.name for picture in shown]
+                seen = _seen(spec, line.row, table, pictures)
+                if seen:
+                    row[IMAGES] = [picture.name for picture in seen]
                 kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
             except BadRow as e:
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
@@ -198,10 +232,11 @@ def _map_set(
                 continue
             unused_counts.update(f"message key '{key}'" for key in unused(rendered))
             unused_counts.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
-            item = Item(name, row, spec.source, at, table.file, line.number, pictures=shown)
-            group = str((shown[0].family if shown else first_prompt(row)) if group is None else group)
-            item.group = clean.same(group).casefold()
-            item.split = _split(config, name, spec, group)
+            item = Item(name, row, spec.source, at, table.file, line.number, pictures=seen)
+            if group is not None or not seen:  # else its pictures are its group, once all are known
+                group = str(first_prompt(row) if group is None else group)
+                item.group = clean.same(group).casefold()
+                item.split = _split(config, name, spec, group)
             items.append(item)
         ledger.mapped(name, spec.source, table, rejects, unused_counts)
         table.check(rejects, config.max_bad_share, params)
@@ -211,37 +246,14 @@ def _map_set(
     return items
 
 
-def _shown(spec: Rows, row: dict[str, Any], table: Table, pictures: Pictures | None) -> tuple[Picture, ...]:
-    """Look at a row's pictures and keep them. Raises BadRow."""
-    if pictures is None:
+def _seen(spec: Rows, row: dict[str, Any], table: Table, pictures: Pictures | None) -> tuple[Picture, ...]:
+    """Look at a row's pictures. Raises BadRow."""
+    if pictures is not None and VIDEO in spec.map:
+        clips = pictures_of(spec.map[VIDEO], row)
+        return tuple(frame for clip in clips for frame in pictures.add_video(clip, table.media))
+    if pictures is None or IMAGES not in spec.map:
         return ()
-    if VIDEO in spec.map:
-        return tuple(
-            frame for value in raw_values(spec.map[VIDEO], row) for frame in pictures.add_video(value, table.media)
-        )
-    if IMAGES not in spec.map:
-        return ()
-    return tuple(pictures.add(value, table.media) for value in raw_values(spec.map[IMAGES], row))
-
-
-def _one_side(name: str, items: list[Item], sides: dict[str, str], ledger: Ledger) -> list[Item]:
-    """Put rows whose pictures are one another's likeness on one side of the split, across all sets.
-
-    Args:
-        name: the set.
-        items: its rows.
-        sides: family of pictures to its side so far; evaluation sets come first.
-        ledger: told of rows that would have to be on two sides.
-    """
-    whole = []
-    for item in items:
-        wanted = {sides.setdefault(family, item.split) for family in item.families} or {item.split}
-        if len(wanted) == 1:
-            item.split = wanted.pop()
-            whole.append(item)
-        else:
-            ledger.drop(name, "its pictures are on two sides of the split", item)
-    return whole
+    return tuple(pictures.add(value, table.media) for value in pictures_of(spec.map[IMAGES], row))
 
 
 def _split(config: Config, name: str, spec: Rows, group: str) -> str:
@@ -288,7 +300,9 @@ def _mix(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[I
     return mixed
 
 
-def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], ledger: Ledger) -> None:
+def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], ledger: Ledger) -> set[str]:
+    """Write a set's files, and return the names of the pictures in them."""
+    used: set[str] = set()
     for file, items in files.items():
         mixed = _mix(config, name, items, ledger)
         if not mixed:
@@ -302,6 +316,8 @@ def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], le
         rows = [row for item in mixed for row in item.written()]
         write_jsonl(run.out / f"{file}.jsonl", rows)
         ledger.kept(name, file, mixed, rows)
+        used.update(picture.name for item in mixed for picture in item.pictures)
+    return used
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from tasks.stage.errors import DataError
 
 BATCH, BATCH_OF_BYTES = 65_536, 64
 """Rows of a Parquet file that are read at once, and where they hold pictures."""
+BUFFER = 1 << 20
+"""Bytes of a column that are read at once; without a bound a whole row group is, which may be the whole file."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def _parquet(path: Path, name: str) -> Iterator[Line | Reject]:
 
     number = 0
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path, buffer_size=BUFFER)
         names = file.schema_arrow.names
         if twice := sorted({column for column in names if names.count(column) > 1}):
             raise DataError(f"{name}: more than one column is called {', '.join(map(repr, twice))}; rename one of them")

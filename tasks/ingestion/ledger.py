@@ -11,7 +11,7 @@ from typing import Any
 from tasks.ingestion.cleaning import Kind, same, walk
 from tasks.ingestion.files import Reject
 from tasks.ingestion.mapping import kind_of, parts
-from tasks.ingestion.pictures import Picture, Pictures
+from tasks.ingestion.pictures import Picture
 from tasks.ingestion.sources import Table
 from tasks.ingestion.turns import pieces, unlearnt
 from tasks.ingestion.values import printable
@@ -91,7 +91,7 @@ class Ledger:
         self.scrubbed: dict[str, Counter[str]] = defaultdict(Counter)
         """Set to kind to how many were replaced."""
         self.pictures: dict[str, Any] = {}
-        """Facts of the pictures, where there are some."""
+        """How many pictures there are, how large, and what had to be changed; empty where no set has pictures."""
         self.protected: dict[str, int] = {}
         """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
 
@@ -198,16 +198,6 @@ class Ledger:
             examples = self._dropped[set_name]["rejected"]
             if len(examples) < self._examples:
                 examples.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
-
-
-def facts(pictures: Pictures) -> dict[str, Any]:
-    """Say of the pictures of an artifact how many there are, how large, and what had to be changed."""
-    return {
-        "files": len(pictures),
-        "bytes": pictures.bytes,
-        "pixels_of_longer_side": histogram(pictures.sides),
-        "converted": dict(sorted(pictures.converted.items())),
-    }
 
 
 def histogram(lengths: list[int]) -> dict[str, Any]:

@@ -99,6 +99,11 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
             f"{where}: nothing looks at '{lost[0]}' when '{set_name}' is learnt; take it out of the map, or rename it "
             f"where it is only to be kept"
         )
+    names = template.get(IMAGES, "")
+    if not isinstance(names, str) and not (
+        isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    ):
+        raise DataError(f"{where}: 'images' is {names!r}; expected names of columns, e.g. [\"{{picture}}\"]")
     for pattern in sorted(patterns(template)):
         try:
             groups = re.compile(pattern).groups

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from tasks import generators
+from tasks.ingestion import hub
 from tasks.ingestion.files import Keep, Line, Reject, as_is, read_file
 from tasks.ingestion.values import printable
 from tasks.ingestion.wheels import package_member
@@ -120,8 +121,8 @@ class Table:
     """Rows that could be read."""
     rejects: list[Reject]
     """Lines that could not."""
-    media: Path = Path()
-    """Folder of the files that rows name."""
+    media: tuple[Path, ...] = (Path(),)
+    """Folders of the files that rows name; relative names are of the first."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
 
@@ -163,8 +164,10 @@ def read(name: str, source: Any, folder: Path, keep: Keep = as_is) -> Table:
     if isinstance(source, HubSource):
         table = _read_hub(source, keep)
     elif isinstance(source, FileSource):
+        if source.media is not None and not source.media.is_dir():
+            raise DataError(f"{source.media}: no folder; 'media' of source '{name}' is the folder of its pictures")
         table = _read_path(source.file, str(source.file), {"kind": "file"}, keep)
-        table.media = source.media or source.file.parent
+        table.media = (source.media or source.file.parent,)
         if source.sha256 is not None and source.sha256.lower() != (actual := table.origin["sha256"]):
             raise DataError(
                 f"{source.file}: SHA-256 is {actual}, the recipe pins {source.sha256}; `dvc checkout` restores the "
@@ -174,7 +177,7 @@ def read(name: str, source: Any, folder: Path, keep: Keep = as_is) -> Table:
         path = package_member(source.package, source.version, source.sha256, source.member)
         where = f"{source.package}=={source.version}:{source.member}"
         table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256}, keep)
-        table.media = path.parent
+        table.media = (path.parent,)
     else:
         table = _read_generator(source, folder, keep)
     if not table.lines and not table.rejects:
@@ -214,7 +217,7 @@ def _check_file(path: Path, name: str) -> None:
 
 def _read_generator(source: GeneratorSource, folder: Path, keep: Keep) -> Table:
     function = find_generator(source, folder)
-    table = Table(source.generator, [], [], folder, {"kind": "generator"})
+    table = Table(source.generator, [], [], (folder,), {"kind": "generator"})
     rows: Iterable[Any] = function(**source.options)
     for i, row in enumerate(rows, 1):
         if isinstance(row, dict):
@@ -282,11 +285,8 @@ def _read_hub(source: HubSource, keep: Keep) -> Table:
             revision=None if local else source.revision,
             streaming=source.streaming,
         )
-        for column, feature in (data.features or {}).items():  # their files, to be decoded when they are needed
-            if isinstance(feature, datasets.Image):
-                data = data.cast_column(column, datasets.Image(decode=False))
-        rows = enumerate(itertools.islice(data, source.rows), 1)
-        lines = [keep(Line(i, _with_bytes(dict(row)))) for i, row in rows]
+        rows = enumerate(itertools.islice(hub.undecoded(data), source.rows), 1)
+        lines = [keep(Line(i, {c: hub.fetched(value, source.hub) for c, value in row.items()})) for i, row in rows]
     except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
         raise DataError(
             f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
@@ -294,14 +294,4 @@ def _read_hub(source: HubSource, keep: Keep) -> Table:
             f"layout at {source.hub}"
         ) from None
     files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
-    return Table(name, lines, [], Path(source.hub) if local else Path(), {"kind": "hub", "files": files})
-
-
-def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """Read the files that a data set names in place of holding their bytes, as a local folder of pictures does."""
-    return {
-        name: {"bytes": Path(value["path"]).read_bytes(), "path": value["path"]}
-        if isinstance(value, dict) and set(value) == {"bytes", "path"} and value["bytes"] is None and value["path"]
-        else value
-        for name, value in row.items()
-    }
+    return Table(name, lines, [], hub.folders(source.hub), {"kind": "hub", "files": files})

@@ -1,8 +1,10 @@
 """Pictures of a data artifact, as trainers and graders are given them: decoded when they are needed."""
 
 import io
+import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from tasks.stage.errors import ArtifactError, ConfigError
 
 IMAGES = "images"
 """Column with the names of a row's pictures."""
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What an archive holds."""
 
 
 def has_images(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -25,34 +29,48 @@ class Archive:
         """Args: data: the data artifact."""
         self._path = data / MEDIA
         self._file: zipfile.ZipFile | None = None
+        self._process = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open file behind: two processes that share one would read each other's bytes."""
-        return {"_path": self._path, "_file": None}
+        return {"_path": self._path, "_file": None, "_process": 0}
 
     def read(self, name: str) -> bytes:
         """Read one file. Raises ArtifactError when it is not there, or not whole."""
         try:
-            if self._file is None:
-                self._file = zipfile.ZipFile(self._path)
+            if self._file is None or self._process != os.getpid():  # a forked process inherits the open file
+                self._file, self._process = zipfile.ZipFile(self._path), os.getpid()
             return self._file.read(name)
         except (KeyError, OSError, zipfile.BadZipFile) as e:
-            raise ArtifactError(f"{self._path}: {name} cannot be read ({e}); run this data's stage again") from None
+            raise self._broken(name, e) from None
 
     def image(self, name: str) -> Any:
         """Decode one picture, a `PIL.Image.Image` in RGB. Raises ArtifactError."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.read(name))) as image:
+        with self._opened(name) as image:
             return image.convert("RGB")
 
     def size(self, name: str) -> tuple[int, int]:
         """Read the width and height of a picture, in pixels, without decoding it. Raises ArtifactError."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.read(name))) as image:
+        with self._opened(name) as image:
             width, height = image.size
         return width, height
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        from PIL import Image
+
+        content = self.read(name)
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the stage that kept it has asked the recipe's
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                yield image
+        except OSError as e:
+            raise self._broken(name, e) from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+    def _broken(self, name: str, error: Exception) -> ArtifactError:
+        return ArtifactError(f"{self._path}: {name} cannot be read ({error}); run the stage of this data again")
 
 
 def decoded(dataset: Any, data: Path) -> Any:
@@ -60,7 +78,7 @@ def decoded(dataset: Any, data: Path) -> Any:
     archive = Archive(data)
 
     def decode(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, IMAGES: [[archive.image(name) for name in names] for names in batch[IMAGES]]}
+        return {**batch, IMAGES: [[archive.image(name) for name in names or ()] for names in batch[IMAGES]]}
 
     return dataset.with_transform(decode)
 

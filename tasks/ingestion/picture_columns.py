@@ -1,0 +1,96 @@
+"""Which pictures a row shows: the columns that hold them, and bytes in a row, which are put into files at once."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.ingestion.files import Keep, Line
+from tasks.ingestion.mapping import IMAGES, VIDEO, columns, render
+from tasks.ingestion.settings import Set
+from tasks.ingestion.values import BadRow
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes that stood in a row, put down in a file that is named by their hash until the row is mapped."""
+
+    path: Path
+    """Where they lie; the same bytes lie there once."""
+    name: str
+    """The name that they came with, or the empty string."""
+    size: int
+    """How many they are."""
+
+    def __str__(self) -> str:
+        """Describe them to a person; where they lie for a while is nobody's business."""
+        return f"{self.size} bytes{f' ({self.name})' if self.name else ''}"
+
+
+def spiller(sets: dict[str, Set], source: str, folder: Path) -> Keep:
+    """Make the function that puts the pictures in the rows of a source into files of `folder`."""
+    maps = [rows.map for spec in sets.values() for rows in spec.rows if rows.source == source]
+    shows = {column for template in maps for key in (IMAGES, VIDEO) for column in columns(template.get(key))}
+    mapped = {column for template in maps for column in columns({**template, IMAGES: None, VIDEO: None})}
+    return lambda line: Line(line.number, spill(line.row, folder, shows, mapped))
+
+
+def spill(row: dict[str, Any], folder: Path, pictures: set[str], mapped: set[str]) -> dict[str, Any]:
+    """Put the bytes of a row into files, so that a source of many pictures is not held in memory.
+
+    Bytes are Parquet's binary values, the `{bytes, path}` of `datasets`, and lists of either.
+
+    Args:
+        row: columns to values.
+        folder: where to write.
+        pictures: columns whose bytes are pictures that a set shows.
+        mapped: columns that sets use otherwise; they stay as they are. Of bytes in any other column the size is kept.
+    """
+    return {
+        name: _put(value, folder if name in pictures else None) if name in pictures or name not in mapped else value
+        for name, value in row.items()
+    }
+
+
+def _put(value: Any, folder: Path | None) -> Any:
+    """Replace bytes, at any depth of lists, by a `Blob`; without a folder by their number."""
+    if isinstance(value, list):
+        return [_put(item, folder) for item in value]
+    content, name = value, ""
+    if isinstance(value, dict) and "bytes" in value and set(value) <= {"bytes", "path"}:
+        content, name = value["bytes"], str(value.get("path") or "")
+    if not isinstance(content, bytes | bytearray):
+        return value
+    if folder is None:
+        return f"{len(content)} bytes"
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / digest[:2] / digest
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return Blob(path, name.replace("\\", "/").rpartition("/")[2], len(content))
+
+
+def pictures_of(template: str | list[str], row: dict[str, Any]) -> list[Any]:
+    """List what a row has for pictures, by the map's `images`.
+
+    Args:
+        template: a column alone, `{picture}`, gives what is in it, which may be a list; any other text is a file's
+            name, in which columns are filled in: `photographs/{number}.jpg`.
+        row: columns to values.
+
+    Raises:
+        BadRow: no such column, nothing in it, or no picture at all.
+    """
+    values: list[Any] = []
+    for item in template if isinstance(template, list) else [template]:
+        name = item[1:-1]
+        if item != f"{{{name}}}" or "{" in name or ":" in name:
+            values.append(render(item, row))
+            continue
+        if row.get(name) is None:
+            raise BadRow(f"'{name}' is null, and should be a picture" if name in row else f"no column '{name}'")
+        values += row[name] if isinstance(row[name], list) else [row[name]]
+    if not values:
+        raise BadRow("the row has no picture, only an empty list")
+    return values
