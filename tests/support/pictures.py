@@ -98,7 +98,7 @@ def write_set(folder: Path, source: Path, make: Make, **sets: list[dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "media.zip").write_bytes((source / "media.zip").read_bytes())
     for name, rows in sets.items():
-        numbered = [{"id": f"r{i}", **row, "source": "test"} for i, row in enumerate(rows)]
+        numbered = [{**row, "id": f"r{i}", "source": "test"} for i, row in enumerate(rows)]
         artifact.write_jsonl(folder / name / "train.jsonl", numbered[:-1])
         artifact.write_jsonl(folder / name / "validation.jsonl", numbered[-1:])
     make(folder, stage="data")

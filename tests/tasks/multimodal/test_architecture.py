@@ -161,5 +161,3 @@ def _rows(data: Path) -> list[dict[str, Any]]:
     from tasks.stage import artifact
 
     return artifact.read_jsonl(data / "sft" / "train.jsonl")
-
-
