@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tasks.multimodal.settings import Architecture, Augmentation
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig
 from tasks.stage.data_folder import split_file
@@ -31,8 +32,8 @@ class Config(StageConfig):
     """Set of the data artifact whose rows have one picture and a `label`."""
     device: str
     """Where it is trained: `cpu`, `cuda`."""
-    architecture: dict[str, Any]
-    """As `tasks.multimodal.architecture.Architecture`."""
+    architecture: Architecture
+    """What is put in front of the language model."""
     steps: int = Field(gt=0)
     """Steps of the optimizer."""
     batch_size: int = Field(gt=1)
@@ -41,8 +42,8 @@ class Config(StageConfig):
     """Of AdamW at its peak; it warms up and falls to 0 (one cycle)."""
     weight_decay: float = Field(ge=0)
     """Of AdamW."""
-    augmentation: dict[str, Any]
-    """As `tasks.multimodal.alignment.Augmentation`."""
+    augmentation: Augmentation
+    """Random changes of the pictures."""
     checkpoint_steps: int = Field(gt=0)
     """Steps between checkpoints."""
 
@@ -55,10 +56,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.models.multimodal import keep_statistics, save_multimodal
         from tasks.multimodal import alignment, architecture
         from tasks.multimodal.images import Archive
-        from tasks.stage.config import parse
-    shape = parse(run.params_file, config.architecture, architecture.Architecture)
-    changes = parse(run.params_file, config.augmentation, alignment.Augmentation)
-    sight, processor = architecture.build(model, shape, run.params_file, config.seed)
+    sight, processor = architecture.build(model, config.architecture, run.params_file, config.seed)
     archive = Archive(data)
     parts = {split: _labelled(data, config.dataset, split) for split in ("train", "validation")}
     labels = sorted({row["label"] for row in parts["train"]})
@@ -66,12 +64,18 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         raise DataError(f"{split_file(data, config.dataset, 'train')}: only one label, {labels}; nothing to tell apart")
     sight.to(config.device)
     vectors = alignment.class_vectors(sight, processor.tokenizer, labels)
+    if pair := alignment.alike(vectors):
+        a, b = (labels[i] for i in pair)
+        raise DataError(
+            f"{split_file(data, config.dataset, 'train')}: labels '{a}' and '{b}' are of the same tokens, whose order "
+            f"alignment does not see; map a `label` of one word in data.yaml"
+        )
     images = {split: _pixels(processor, archive, rows).to(config.device) for split, rows in parts.items()}
     targets = {
         split: torch.tensor([labels.index(row["label"]) if row["label"] in labels else -1 for row in rows])
         for split, rows in parts.items()
     }
-    curve = _train(config, changes, sight, vectors, images["train"], targets["train"].to(config.device), run)
+    curve = _train(config, sight, vectors, images["train"], targets["train"].to(config.device), run)
     keep_statistics(sight)
     with torch.no_grad():
         guesses = torch.cat(
@@ -94,7 +98,8 @@ def _labelled(data: Path, name: str, split: str) -> list[dict[str, Any]]:
     """Read rows with a label and one picture. Raises DataError where a row has not."""
     rows = training_rows.read(data, name, split)
     for number, row in enumerate(rows, 1):
-        if len(row.get("images", ())) != 1 or not isinstance(row.get("label"), str):
+        label = row.get("label")
+        if len(row.get("images") or ()) != 1 or not isinstance(label, str) or not label.strip():
             raise DataError(
                 f"{split_file(data, name, split)}:{number}: alignment needs rows of one picture and a text `label`; "
                 f"map both in data.yaml, or name another `dataset`"
@@ -122,9 +127,7 @@ def _learnt(model: Any) -> list[Any]:
     return [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
 
 
-def _train(
-    config: Config, changes: Any, model: Any, vectors: Any, pixels: Any, targets: Any, run: Run
-) -> list[dict[str, Any]]:
+def _train(config: Config, model: Any, vectors: Any, pixels: Any, targets: Any, run: Run) -> list[dict[str, Any]]:
     """Train encoder and projector, from the last checkpoint of these inputs; return the curve."""
     import torch
 
@@ -141,7 +144,7 @@ def _train(
         # A generator of each step's own: a resumed run draws the same changes.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         chosen = numbers[step]
-        batch = alignment.augmented(pixels[chosen].cpu(), changes, generator).to(pixels.device)
+        batch = alignment.augmented(pixels[chosen].cpu(), config.augmentation, generator).to(pixels.device)
         logits = alignment.scores(model, batch, vectors)
         loss = torch.nn.functional.cross_entropy(logits, targets[chosen])
         optimizer.zero_grad(set_to_none=True)

@@ -100,7 +100,9 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             write_jsonl(run.out / "samples" / f"{name}@{control}.jsonl", controlled[control][name])
         if choice.controls:
             blind: dict[str, pictures.Samples] = {control: controlled[control][name] for control in choice.controls}
-            results[name] |= pictures.compare(rows, choice.group_by, answered[name], blind, config)
+            results[name] |= pictures.compare(
+                rows, choice.group_by, answered[name], blind, results[name]["higher_is_better"], config
+            )
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
     form = {"form": model.name} if exported else {}
@@ -118,7 +120,7 @@ def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[st
 
 def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None:
     """Raise ConfigError where rows show pictures to a model without eyes, or controls have no picture to replace."""
-    for choice, (path, _task, rows) in zip(config.tasks, tasks, strict=True):
+    for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
         if has_images(rows) and not hasattr(lm, "control"):
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
         if choice.controls and not has_images(rows):
@@ -128,6 +130,10 @@ def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None
                 f"{path}: the control '{REVERSED}' needs a column of that name in every row, the answer where time "
                 f"runs backwards; map it in the data"
             )
+        if "other" in choice.controls and not all("answer" in row for row in rows):
+            raise ConfigError(f"{path}: control `other` needs rows with an `answer`, of which the other row's differs")
+        if has_images(rows) and task.get("num_fewshot"):
+            raise ConfigError(f"{path}: num_fewshot shows no pictures of its examples; set it to 0")
 
 
 def _ask_controls(

@@ -20,7 +20,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.models.multimodal import load_model
+from tasks.models.multimodal import attention, load_model
+from tasks.multimodal.images import IMAGES
 from tasks.rewards import hacking
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.rewards.trl import reward_functions
@@ -66,8 +67,14 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     rewards = Rewards(config.graders, run.params_file, judge)
     hacking.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
+    if how := attention(model):  # TRL loads the reference itself
+        arguments.model_init_kwargs = {**(arguments.model_init_kwargs or {}), **how}
     policy, reader = load_model(model)
     prompts = training_prompts(config, run, arguments, reader, model, data)
+    if config.dynamic_sampling and IMAGES in prompts.column_names:
+        raise ConfigError(
+            f"{run.params_file}: dynamic_sampling replaces no groups of prompts with pictures; set it to 0"
+        )
     if config.curriculum is not None:
         prompts = ordered(prompts, config.curriculum, _needed(arguments), config.seed, run.params_file)
         arguments.shuffle_dataset = False

@@ -39,7 +39,8 @@ class Config(AdapterConfig):
     """`params/<recipe>/vlm.yaml`."""
 
     trained: list[Part] = Field(min_length=1)
-    """Parts whose weights learn: `encoder`, `projector`, `language_model`. With `peft` the adapter learns as well."""
+    """Parts that learn: `encoder`, `projector`, `language_model`. With `peft`, those that its adapter reaches learn by
+    the adapter, and the others whole."""
 
 
 def trainer_class() -> type[Any]:
@@ -57,6 +58,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
 
     def freeze(loaded: Any) -> None:
         select(loaded, config.trained, run.params_file)
+        if adapter is not None:
+            share(adapter, loaded, config.trained, run.params_file)
 
     trainer, reader, figures = supervised.fine_tune(
         config, arguments, config.dataset, adapter, run, model, data, freeze
@@ -93,6 +96,57 @@ def select(model: Any, trained: list[Part], where: Path) -> None:
             )
     for name, weight in model.named_parameters():
         weight.requires_grad_(part_of(name) in trained)
+
+
+def share(adapter: Any, model: Any, trained: list[Part], where: Path) -> None:
+    """Let an adapter learn for the parts that it reaches, and the other trained parts learn whole beside it, in place.
+
+    PEFT holds every weight that is none of the adapter's; it trains, keeps and merges the modules of `modules_to_save`.
+
+    Args:
+        adapter: PEFT's configuration.
+        model: with all its parts.
+        trained: the parts that learn.
+        where: the recipe file, for messages.
+
+    Raises:
+        ConfigError: a soft prompt, or an adapter that reaches a part which does not learn, or not the language model,
+            which learns.
+    """
+    if adapter.is_prompt_learning or not adapter.target_modules:
+        raise ConfigError(f"{where}: peft.target_modules has to name layers, and there are no soft prompts here")
+    reached = {part_of(f"{name}.weight") for name, module in model.named_modules() if _reaches(adapter, name, module)}
+    if not reached:
+        raise ConfigError(f"{where}: peft.target_modules reaches no layer of the model")
+    for part in sorted(reached - set(trained)):
+        raise ConfigError(
+            f"{where}: peft.target_modules reaches the {part}, which `trained` does not name; name it there, or write "
+            f"a pattern of whole names, e.g. '.*language_model.*(q|v)_proj'"
+        )
+    whole = [part for part in trained if part not in reached]
+    if "language_model" in whole:
+        raise ConfigError(f"{where}: trained names 'language_model', which peft.target_modules does not reach")
+    names = [name for part in whole for name in roots(model, part)]
+    adapter.modules_to_save = [*(adapter.modules_to_save or []), *names]
+
+
+def _reaches(adapter: Any, name: str, module: Any) -> bool:
+    import torch
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if adapter.target_modules == "all-linear":
+        return isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+    return bool(check_target_module_exists(adapter, name))
+
+
+def roots(model: Any, part: str) -> list[str]:
+    """Name the outermost modules of a model whose weights are all of one part."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        parts = {part_of(f"{name}.{weight}") for weight, _ in module.named_parameters()}
+        if name and parts == {part} and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return found
 
 
 if __name__ == "__main__":

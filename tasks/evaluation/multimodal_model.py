@@ -26,7 +26,7 @@ from tasks.models.turn_ends import end_tokens
 from tasks.multimodal import images
 from tasks.multimodal.controls import Control, other_rows, reordered, replaced
 from tasks.stage.config import suggest
-from tasks.stage.errors import ConfigError
+from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.progress import Progress
 
 DEFAULT_TOKENS = 256
@@ -94,7 +94,15 @@ class MultimodalLM(TemplateLM):
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Render a conversation by the processor's template, with a placeholder for each `MARK`."""
+        """Render a conversation by the processor's template, with a placeholder for each `MARK`.
+
+        Raises:
+            DataError: a text spells the placeholder itself.
+        """
+        for turn in chat_history:
+            if self._processor.image_token in turn["content"]:
+                opening = " ".join(turn["content"].replace(MARK, "").split())[:60]
+                raise DataError(f"the row that begins {opening!r}: {images.spelt(self._processor)}")
         turns = [{"role": turn["role"], "content": _parts(turn["content"])} for turn in chat_history]
         return str(
             self._processor.apply_chat_template(
@@ -118,7 +126,7 @@ class MultimodalLM(TemplateLM):
         texts = [""] * len(requests)
         done = 0
         for batch in self._batches(fit, prompts, [repr(values) for values in settings]):
-            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch])
+            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch], "left")
             with torch.inference_mode():
                 tokens = self._model.generate(
                     **inputs, max_new_tokens=answers[batch[0]], do_sample=False, eos_token_id=self._ends,
@@ -141,17 +149,14 @@ class MultimodalLM(TemplateLM):
         scores = [(0.0, False)] * len(requests)
         done = 0
         for batch in self._batches(range(len(requests)), prompts, [""] * len(requests)):
-            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch])
-            width = inputs["input_ids"].shape[1]
-            tails = [torch.tensor(endings[i]) for i in batch]
-            tail = torch.nn.utils.rnn.pad_sequence(tails, batch_first=True, padding_value=self._tok.pad_token_id)
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in tails], batch_first=True)
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], tail.to(self._device)], dim=1)
-            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask.to(self._device)], dim=1)
+            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch], "right")
+            starts = inputs["attention_mask"].sum(dim=1).tolist()
+            inputs = self._continued(inputs, starts, [endings[i] for i in batch])
             with torch.inference_mode():
-                logits = self._model(**inputs).logits[:, width - 1 : -1].float()
-            for i, row, ids in zip(batch, logits, tails, strict=True):
-                logps = row[: len(ids)].log_softmax(-1).cpu()
+                logits = self._model(**inputs).logits.float()
+            for i, row, start in zip(batch, logits, starts, strict=True):
+                ids = torch.tensor(endings[i])
+                logps = row[start - 1 : start - 1 + len(ids)].log_softmax(-1).cpu()
                 total = logps.gather(1, ids[:, None]).sum().item()
                 scores[i] = total, bool((logps.argmax(-1) == ids).all())
             done += len(batch)
@@ -194,13 +199,31 @@ class MultimodalLM(TemplateLM):
             return reordered(pictures, self.control, self._seed, number)
         return pictures
 
-    def _inputs(self, texts: list[str], shown: list[list[Any]]) -> dict[str, Any]:
-        """Return the tensors of a batch, padded on the left."""
+    def _inputs(self, texts: list[str], shown: list[list[Any]], side: str) -> dict[str, Any]:
+        """Return the tensors of a batch."""
         pictures = {"images": shown} if any(shown) else {}
         encoded = self._processor(
-            text=texts, **pictures, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+            text=texts, **pictures, padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt"
         )
         return {key: value.to(self._device) for key, value in encoded.items()}
+
+    def _continued(self, inputs: dict[str, Any], starts: list[int], endings: list[list[int]]) -> dict[str, Any]:
+        """Put tokens behind each prompt of a batch padded on the right: no prompt's positions depend on the others."""
+        width = max(start + len(ending) for start, ending in zip(starts, endings, strict=True))
+        continued = dict(inputs)
+        for key, value in inputs.items():
+            if value.shape != inputs["input_ids"].shape:  # of pictures
+                continue
+            wider = torch.zeros((len(value), width), dtype=value.dtype, device=value.device)
+            for row, old, start, ending in zip(wider, value, starts, endings, strict=True):
+                row[:start] = old[:start]
+                if key == "input_ids":
+                    row[start : start + len(ending)] = torch.tensor(ending, dtype=row.dtype)
+                    row[start + len(ending) :] = self._tok.pad_token_id
+                if key == "attention_mask":
+                    row[start : start + len(ending)] = 1
+            continued[key] = wider
+        return continued
 
     def _batches(self, numbers: Sequence[int], lengths: Sequence[int], kinds: Sequence[str]) -> Iterator[list[int]]:
         """Yield the rows to take together: of one kind and of about one length, the longest first."""

@@ -6,8 +6,11 @@ from typing import Any, Protocol
 from tasks.grading.bootstrap import paired_difference
 from tasks.multimodal.controls import REVERSED
 
-MARK = "\ufffc"
-"""Stands in a question's text where a picture is shown (Unicode's OBJECT REPLACEMENT CHARACTER)."""
+MARK = "\ufffcpicture\ufffc"
+"""Stands in a question's text where a picture is shown.
+
+Unicode's OBJECT REPLACEMENT CHARACTER alone would not do: it is in texts that were copied out of documents.
+"""
 WHOLE = "all"
 """Group of all rows."""
 
@@ -35,6 +38,7 @@ def compare(
     group_by: Sequence[str],
     answered: Samples,
     controlled: Mapping[str, Samples],
+    higher_is_better: Mapping[str, bool],
     settings: Resampling,
 ) -> dict[str, Any]:
     """Compare a model's answers with those that it gives to other pictures, for all rows and each group of them.
@@ -44,6 +48,7 @@ def compare(
         group_by: columns whose values are compared apart too.
         answered: answers to the questions with their pictures.
         controlled: control to the answers under it.
+        higher_is_better: metric to whether more of it is better.
         settings: of the intervals.
 
     Returns:
@@ -63,10 +68,14 @@ def compare(
         for group, numbers in groups.items()
     }
     metric = next(iter(answered[0]["scores"]))
+
+    def sees(interval: Mapping[str, float]) -> bool:
+        return interval["low"] > 0 if higher_is_better[metric] else interval["high"] < 0
+
     blind = {
         group: names
         for group, by_control in controls.items()
-        if (names := [n for n, metrics in by_control.items() if n != REVERSED and metrics[metric]["low"] <= 0])
+        if (names := [name for name, by in by_control.items() if name != REVERSED and not sees(by[metric])])
     }
     return {"controls": controls, "answered_blind": blind}
 

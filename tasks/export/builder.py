@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.export import genai
-from tasks.models.checks import brief
+from tasks.models.checks import brief, check_causal
 from tasks.models.folder import load_tokenizer
 from tasks.models.turn_ends import turn_end
 from tasks.stage.errors import ConfigError, ModelError
@@ -48,6 +48,7 @@ def prepare_options(model: Path, form: str, precision: str, weights: Mapping[str
     """
     if not (model / "config.json").is_file():
         raise ModelError(f"{model}: no config.json; expected a Hugging Face model folder")
+    check_causal(model)
     builder = _builder()
     target = {"quant_config": {"weights": {**weights}}}
     try:

@@ -150,9 +150,11 @@ def check_causal(folder: Path) -> None:
 
     config = read_config(folder)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        remedy = "take a decoder, such as Llama, Qwen or SmolLM"
+        if hasattr(config, "vision_config"):
+            remedy = "of a model that sees, take the language model that it was made from"
         raise ModelError(
-            f"{folder / 'config.json'}: '{config.model_type}' is no causal language model in transformers; take a "
-            f"decoder, such as Llama, Qwen or SmolLM"
+            f"{folder / 'config.json'}: '{config.model_type}' is no causal language model in transformers; {remedy}"
         )
     held = (config.architectures or ["Model"])[0]
     expected = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__

@@ -21,13 +21,19 @@ CONFIGS = ("processor_config.json", "preprocessor_config.json")
 
 
 def is_multimodal(folder: Path) -> bool:
-    """Whether a model folder holds a model that takes more than text. Raises ModelError where it has no config."""
+    """Whether a model folder holds a model that takes more than text. Raises ModelError where it has no config.
+
+    A few architectures (Gemma 3, Qwen 3.5) count as language models too; of these the processor tells.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a Hugging Face model folder")
     config = checks.read_config(folder)
-    return type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        return False
+    has_processor = any((folder / name).exists() for name in CONFIGS)
+    return has_processor or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def load_processor(folder: Path) -> Any:
@@ -69,18 +75,20 @@ def load_multimodal(folder: Path, dtype: str = "float32") -> tuple[Any, Any]:
     check_folder(folder)
     processor = load_processor(folder)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
-    if _has_convolutions(folder):  # such towers know no other attention than eager, and refuse the name of another
-        options["attn_implementation"] = {"vision_config": "eager"}
-    model = weights.load_whole(AutoModelForMultimodalLM, folder, **options)
+    model = weights.load_whole(AutoModelForMultimodalLM, folder, **options, **attention(folder))
     keep_statistics(model)
     settle(model, processor.tokenizer, folder)
     return model, processor
 
 
-def _has_convolutions(folder: Path) -> bool:
-    config = checks.read_object(folder / "config.json")
-    vision = config.get("vision_config") or {}
-    return "embedding_size" in vision or vision.get("model_type") == "timm_wrapper"
+def attention(folder: Path) -> dict[str, Any]:
+    """Return what `from_pretrained` has to be told of attention: of a convolutional encoder `eager`, else nothing.
+
+    Such encoders have no attention, and refuse the name of any other.
+    """
+    vision = checks.read_object(folder / "config.json").get("vision_config") or {}
+    has_convolutions = "embedding_size" in vision or vision.get("model_type") == "timm_wrapper"
+    return {"attn_implementation": {"vision_config": "eager"}} if has_convolutions else {}
 
 
 def keep_statistics(model: Any) -> None:

@@ -12,22 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from tasks.stage.config import Strict
-
-
-class Augmentation(Strict):
-    """Random changes of the pictures while they are learnt."""
-
-    shift: int = Field(ge=0)
-    """Most pixels by which a picture is moved, each way."""
-    scale: float = Field(ge=0, lt=1)
-    """Largest share by which it is enlarged or shrunk."""
-    rotation: float = Field(ge=0)
-    """Most degrees by which it is turned, each way."""
-    noise: float = Field(ge=0)
-    """Standard deviation of noise, in those of the pictures."""
+from tasks.multimodal.settings import Augmentation
 
 
 def class_vectors(model: Any, tokenizer: Any, labels: Sequence[str]) -> torch.Tensor:
@@ -35,6 +21,13 @@ def class_vectors(model: Any, tokenizer: Any, labels: Sequence[str]) -> torch.Te
     table = model.get_input_embeddings().weight.detach()
     ids = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
     return torch.stack([table[row].mean(dim=0) for row in ids])
+
+
+def alike(vectors: torch.Tensor) -> tuple[int, int] | None:
+    """Return the numbers of two labels with one embedding, which no picture can be told apart by; None without any."""
+    near = torch.cdist(vectors, vectors) < 1e-6 * vectors.norm(dim=1).mean()
+    pairs = near.triu(diagonal=1).nonzero()
+    return (int(pairs[0][0]), int(pairs[0][1])) if len(pairs) else None
 
 
 def scores(model: Any, pixels: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

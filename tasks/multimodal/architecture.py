@@ -8,10 +8,10 @@ becomes one token: an encoder of 32 x 32 pixels and stride 8 gives 16 of them.
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
+from tasks.models.checks import brief
 from tasks.models.folder import load_causal_lm, load_tokenizer
-from tasks.stage.config import Strict
+from tasks.multimodal.settings import Architecture
+from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
 
 PLACEHOLDER = "<image>"
@@ -19,7 +19,7 @@ PLACEHOLDER = "<image>"
 FLATTENED = """\
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
-{%- if message['content'] is string -%}
+{%- if message['content'] is string or message['content'] is not sequence -%}
 {%- set flat.messages = flat.messages + [message] -%}
 {%- else -%}
 {%- set written = namespace(text='') -%}
@@ -29,27 +29,15 @@ FLATTENED = """\
 {%- else -%}{{- raise_exception('this model takes text and images, and no part of type ' ~ part['type']) -}}
 {%- endif -%}
 {%- endfor -%}
-{%- set flat.messages = flat.messages + [{'role': message['role'], 'content': written.text}] -%}
+{%- set flat.messages = flat.messages + [dict(message, content=written.text)] -%}
 {%- endif -%}
 {%- endfor -%}
-{%- set messages = flat.messages -%}
+{%- set messages = flat.messages %}
 """
-"""Opening of a chat template: messages whose content is a list of parts become text, then the old template follows."""
+"""Opening of a chat template: messages whose content is a list of parts become text, then the old template follows.
 
-
-class Architecture(Strict):
-    """The section `architecture:` of an align.yaml."""
-
-    vision: dict[str, Any]
-    """Configuration of the encoder, as the class of its `model_type` in transformers takes it, e.g. a ResNet's."""
-    image_size: int = Field(gt=0)
-    """Side in pixels to which every picture is scaled, whatever its shape."""
-    mean: list[float] = Field(min_length=3, max_length=3)
-    """Mean of the three colours that is subtracted, of values from 0 to 1."""
-    std: list[float] = Field(min_length=3, max_length=3)
-    """Standard deviation of the three colours by which is divided."""
-    act: str
-    """Activation inside the projector."""
+Its last tag leaves white space alone, which may be the old template's.
+"""
 
 
 def build(text: Path, architecture: Architecture, where: Path, seed: int) -> tuple[Any, Any]:
@@ -65,11 +53,13 @@ def build(text: Path, architecture: Architecture, where: Path, seed: int) -> tup
         The model and its processor.
 
     Raises:
-        ConfigError: transformers does not know the encoder, or it gives no square map of features.
+        ConfigError: transformers does not know the encoder, one of its settings or the activation, or the encoder gives
+            no square map of features.
         ModelError: the language model cannot be loaded.
     """
     import torch
     from transformers import AddedToken, FastVlmConfig, FastVlmForConditionalGeneration
+    from transformers.activations import ACT2FN
 
     language, tokenizer = load_causal_lm(text), load_tokenizer(text)
     torch.manual_seed(seed)
@@ -77,6 +67,9 @@ def build(text: Path, architecture: Architecture, where: Path, seed: int) -> tup
     if len(tokenizer) > language.get_input_embeddings().num_embeddings:
         language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     vision = _vision_config(architecture, where)
+    vision.dtype = language.dtype
+    if architecture.act not in ACT2FN:
+        raise ConfigError(f"{where}: architecture.act is '{architecture.act}'{suggest(architecture.act, ACT2FN)}")
     config = FastVlmConfig(
         vision_config=vision.to_dict(),
         text_config=language.config.to_dict(),
@@ -105,11 +98,15 @@ def _vision_config(architecture: Architecture, where: Path) -> Any:
     settings = dict(architecture.vision)
     kind = settings.pop("model_type", None)
     try:
+        known = AutoConfig.for_model(kind).to_dict()
         config = AutoConfig.for_model(kind, **settings)
     except Exception as e:  # configurations check their values by exceptions of every kind
-        raise ConfigError(f"{where}: architecture.vision: {' '.join(str(e).split())[:300]}") from None
+        raise ConfigError(f"{where}: architecture.vision: {brief(e)}") from None
+    for key in settings:
+        if key not in known:  # it would be kept and never read
+            raise ConfigError(f"{where}: unknown key 'architecture.vision.{key}'{suggest(key, known)} ({kind})")
     if not hasattr(config, "hidden_size"):  # the projector asks for it
-        config.hidden_size = config.hidden_sizes[-1]
+        config.hidden_size = getattr(config, "hidden_sizes", [0])[-1]
     return config
 
 
@@ -118,8 +115,11 @@ def _map_side(model: Any, image_size: int, where: Path) -> int:
     import torch
 
     tower = model.model.vision_tower.eval()
-    with torch.no_grad():
-        shape = tower(torch.zeros(1, 3, image_size, image_size)).last_hidden_state.shape
+    try:
+        with torch.no_grad():
+            shape = tower(torch.zeros(1, 3, image_size, image_size)).last_hidden_state.shape
+    except Exception as e:  # whatever a network that is no encoder of pictures says to one
+        raise ConfigError(f"{where}: architecture.vision takes no picture ({brief(e)}); take e.g. a resnet") from None
     if len(shape) != 4 or shape[2] != shape[3] or image_size % shape[2]:
         raise ConfigError(
             f"{where}: architecture.vision gives features of shape {list(shape[1:])} for {image_size} x {image_size} "

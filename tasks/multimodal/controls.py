@@ -23,7 +23,7 @@ def other_rows(groups: Sequence[str], answers: Sequence[str], seed: int) -> list
 
     Args:
         groups: of each row; rows of one group are asked alike.
-        answers: of each row.
+        answers: of each row; they are alike whatever their case and the white space around them.
         seed: of the choice.
 
     Returns:
@@ -33,6 +33,7 @@ def other_rows(groups: Sequence[str], answers: Sequence[str], seed: int) -> list
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     other = []
+    answers = [answer.strip().casefold() for answer in answers]
     for i, group in enumerate(groups):
         choices = [j for j in members[group] if answers[j] != answers[i]]
         place = int.from_bytes(hashlib.sha256(f"{seed}:{i}".encode()).digest()[:8], "big")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.stage.data_folder import MEDIA
-from tasks.stage.errors import ArtifactError, ConfigError
+from tasks.stage.errors import ArtifactError
 
 IMAGES = "images"
 """Column with the names of a row's pictures."""
@@ -78,6 +78,8 @@ def decoded(dataset: Any, data: Path) -> Any:
     archive = Archive(data)
 
     def decode(batch: dict[str, Any]) -> dict[str, Any]:
+        if IMAGES not in batch:  # another column is read alone
+            return batch
         return {**batch, IMAGES: [[archive.image(name) for name in names or ()] for names in batch[IMAGES]]}
 
     return dataset.with_transform(decode)
@@ -87,18 +89,21 @@ def tokens(reader: Any, row: Mapping[str, Any], archive: Archive) -> int:
     """Count the tokens that a row's pictures take, by the processor.
 
     Args:
-        reader: processor of the model; a tokenizer has no eyes.
+        reader: processor of the model.
         row: with the names of its pictures.
         archive: where they are.
-
-    Raises:
-        ConfigError: the model takes no pictures.
     """
     names = row.get(IMAGES) or ()
     if not names:
         return 0
-    if not hasattr(reader, "image_processor"):
-        raise ConfigError("the rows have pictures, and the model takes none; train one that does (docs/multimodal.md)")
     sizes = [archive.size(name) for name in names]
     counted = reader._get_num_multimodal_tokens(image_sizes=[(height, width) for width, height in sizes])
     return sum(counted["num_image_tokens"])
+
+
+def spelt(reader: Any) -> str:
+    """Say what is wrong with a text that spells the token of a picture, which the processor would take for one."""
+    return (
+        f"a text has '{reader.image_token}', which stands for a picture in what the model reads; take it out of the "
+        f"data: the pictures of `{IMAGES}` are put before the first question"
+    )

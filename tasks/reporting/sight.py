@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.evaluation.pictures import WHOLE
 from tasks.stage.data_folder import MEDIA
 
 LARGEST = 60_000
@@ -29,14 +30,14 @@ def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str
         for task, result in leaderboard["models"][model]["tasks"].items():
             for group, by in result.get("controls", {}).items():
                 column, _, value = group.partition("=")
-                metrics = result["groups"][column][value] if value else result["metrics"]
+                metrics = result["metrics"] if group == WHOLE else result["groups"][column][value]
                 metric = next(iter(next(iter(by.values()))))
                 rows.append(
                     {
                         "model": model,
                         "task": task,
                         "metric": metric,
-                        "group": value or "all",
+                        "group": group,
                         "score": metrics[metric]["value"],
                         "by": {control: figures[metric] for control, figures in by.items()},
                         "blind": result["answered_blind"].get(group, []),
@@ -57,7 +58,7 @@ def pictures(artifacts: Mapping[str, Path], samples: Mapping[str, list[dict[str,
     """
     wanted = {name for rows in samples.values() for row in rows for name in row.get("images", ())}
     addresses = {}
-    for folder in (folder for name, folder in artifacts.items() if name.startswith("media/")):
+    for folder in (folder for name, folder in artifacts.items() if name == "data" or name.startswith("media/")):
         if not wanted or not (folder / MEDIA).exists():
             continue
         with zipfile.ZipFile(folder / MEDIA) as archive:

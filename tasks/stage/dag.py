@@ -181,6 +181,11 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
             key = ASKED if name in graph.evaluate_media else "evaluate"
             if needed not in getattr(graph, key):
                 yield f"claim of '{name}' needs the scores of '{needed}'; add it to '{key}', or leave the claim out"
+            elif key == ASKED and graph.evaluate_media[needed] != graph.evaluate_media[name]:
+                yield (
+                    f"claim of '{name}' compares it with '{needed}', which is asked about other data, "
+                    f"'{graph.evaluate_media[needed]}'; name the same in '{ASKED}', or leave the claim out"
+                )
     for name in sorted({f"{model}_{form}" for model in graph.export for form in graph.forms} & set(graph.evaluate)):
         yield f"'{name}' is a model and the form of an export; rename the model"
 

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.models.multimodal import tokenizer_of
-from tasks.multimodal import images
+from tasks.multimodal.images import has_images
 from tasks.stage import artifact
 from tasks.stage.audit_record import FILE, Record, sentence
 from tasks.stage.data_folder import split_file
-from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import fates as row_fates
+from tasks.training import pictured
 from tasks.training import rows as training_rows
 from tasks.training.fates import Fate, Rows, Rule
 
 log = logging.getLogger("polm")
-
-IMAGE_TOKENS = "image_tokens"
-"""Tokens that a row's pictures take, beside those of its words."""
 
 
 class Limit(NamedTuple):
@@ -96,31 +94,17 @@ def audited(
     Raises:
         DataError: no such set, more of it is left out or cut than the recipe allows, or what is left of a row is longer
             than the model's context.
-        ConfigError: rows with pictures, and a model without eyes, or a `trainer.max_length` that would cut them.
+        ConfigError: rows with pictures, and a model without eyes, or a key of `trainer` that is for text alone.
     """
     records = {}
     for split in ("train", "validation"):
-        rows = training_rows.read(data, dataset, split)
-        if images.has_images(rows):
-            rows = _with_image_tokens(config, run, rows, reader, config_class, data)
         source = (dataset, split_file(data, dataset, split))
+        rows = pictured.counted(run, training_rows.read(data, dataset, split), reader, source[1], data)
+        if has_images(rows):
+            pictured.check_trainer(run, config.trainer, longest_row(config.trainer, config_class).tokens)
         records[split] = learnt(config, run, split, rows, source, tokenizer_of(reader), config_class, rule, model)
     write(run, records)
     return records
-
-
-def _with_image_tokens(
-    config: TrlConfig, run: Run, rows: Rows, reader: Any, config_class: type[Any], data: Path
-) -> list[dict[str, Any]]:
-    """Count the tokens of each row's pictures. Raises ConfigError as `audited`."""
-    limit = longest_row(config.trainer, config_class)
-    if limit.tokens is not None:
-        raise ConfigError(
-            f"{run.params_file}: {limit.key} is {limit.tokens}, which would cut pictures in two; set it to null, and "
-            f"leave long rows out of the data"
-        )
-    archive = images.Archive(data)
-    return [{**row, IMAGE_TOKENS: images.tokens(reader, row, archive)} for row in rows]
 
 
 def learnt(
@@ -138,7 +122,7 @@ def learnt(
     with _named(source[1]):
         fates = rule(rows, tokenizer, row_fates.settings(config.trainer, config_class))
         warnings = _unlike(rows, source[0], tokenizer)
-    extra = [row.get(IMAGE_TOKENS, 0) for row in rows]
+    extra = [row.get(row_fates.IMAGE_TOKENS, 0) for row in rows]
     fates = [fate._replace(tokens=fate.tokens + tokens) for fate, tokens in zip(fates, extra, strict=True)]
     limit = longest_row(config.trainer, config_class)
     record = count(rows, fates, source[0], limit)
@@ -148,9 +132,12 @@ def learnt(
     learnt_tokens = max(fate.tokens for fate in fates if fate.state != "left_out")
     learnt_tokens = learnt_tokens if limit.tokens is None else min(learnt_tokens, limit.tokens)
     if learnt_tokens > (most := context(model) or learnt_tokens):
+        remedy = "leave longer rows out of the data, or take smaller or fewer pictures"
+        if not any(extra):
+            remedy = f"set trainer.max_length in {run.params_file} to no more than that"
         raise DataError(
             f"{source[1]}: rows of up to {learnt_tokens} tokens would be trained on, and the context of {model} is "
-            f"{most}: set trainer.max_length in {run.params_file} to no more than that"
+            f"{most}: {remedy}"
         )
     return record
 

@@ -21,6 +21,9 @@ from tasks.models.chat_template import templated
 State = Literal["used", "cut", "left_out"]
 Rows = Sequence[Mapping[str, Any]]
 
+IMAGE_TOKENS = "image_tokens"
+"""Tokens that a row's pictures take, beside those of its words."""
+
 
 class Fate(NamedTuple):
     """What becomes of a row."""
@@ -80,7 +83,8 @@ def compared(rows: Rows, tokenizer: Any, values: Mapping[str, Any]) -> list[Fate
 def prompts(rows: Rows, tokenizer: Any, limit: int | None, template_args: Mapping[str, Any]) -> list[Fate]:
     """Find the fates of prompts to be answered. Args: limit: most tokens; template_args: for the chat template."""
     args = {"add_generation_prompt": True, **template_args}
-    lengths = _lengths([row["prompt"] for row in rows], tokenizer, **args)
+    words = _lengths([row["prompt"] for row in rows], tokenizer, **args)
+    lengths = [tokens + row.get(IMAGE_TOKENS, 0) for tokens, row in zip(words, rows, strict=True)]
     return [Fate(tokens, "used" if limit is None or tokens <= limit else "left_out") for tokens in lengths]
 
 
@@ -97,7 +101,7 @@ def unwritten(rows: Rows, tokenizer: Any, **template_args: Any) -> list[tuple[st
     """
     unwritten_rows = []
     for name, row in zip(names(rows), rows, strict=True):
-        for side in _sides(row):
+        for side in sides(row):
             text = "".join(templated(tokenizer, side, tokenize=False, **template_args).split())
             lost = next((turn["role"] for turn in side if "".join(turn["content"].split()) not in text), None)
             if lost:
@@ -117,13 +121,13 @@ def spelt(rows: Rows, tokenizer: Any) -> list[tuple[str, str]]:
     special = re.compile("|".join(map(re.escape, tokens)))
     spelt_rows = []
     for name, row in zip(names(rows), rows, strict=True):
-        hits = (special.search(turn["content"]) for side in _sides(row) for turn in side)
+        hits = (special.search(turn["content"]) for side in sides(row) for turn in side)
         if first := next((hit for hit in hits if hit), None):
             spelt_rows.append((name, first[0]))
     return spelt_rows
 
 
-def _sides(row: Mapping[str, Any]) -> list[Any]:
+def sides(row: Mapping[str, Any]) -> list[Any]:
     """Return the conversations that a row holds: one, two for a pair, none for a text."""
     if "messages" in row:
         return [row["messages"]]

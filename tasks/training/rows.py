@@ -34,12 +34,14 @@ def examples(data: Path, name: str, split: str) -> Any:
     the validation split has such rows, for TRL learns from the training rows' form whether prompts carry loss.
 
     Rows with pictures become `prompt` and `completion` too, one for each answer: TRL has no mask of the assistant's
-    tokens for them. The pictures are decoded when a row is read.
+    tokens for them. So do all rows where only some have pictures, or only those of the other split. The pictures are
+    decoded when a row is read.
     """
     from datasets import Dataset
 
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
-    if has_images(rows):
+    other = split_file(data, name, "validation" if split == "train" else "train")
+    if has_images(rows) or (other.exists() and has_images(artifact.read_jsonl(other))):
         pieces = [{**piece, IMAGES: row.get(IMAGES, [])} for row in rows for piece in answers(row)]
         for piece in pieces:
             piece.pop("label", None)  # of a picture, and no judgement

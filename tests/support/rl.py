@@ -31,8 +31,13 @@ def configured(module: Any, dataset: str, trainer: dict[str, Any], **extra: Any)
 
 
 def moved(before: Path, after: Path) -> bool:
+    return len(moved_tensors(before, after)) == len(load_file(before / "model.safetensors"))
+
+
+def moved_tensors(before: Path, after: Path) -> set[str]:
+    """Names of the tensors of a model that are other ones."""
     a, b = (load_file(folder / "model.safetensors") for folder in (before, after))
-    return all(not torch.equal(a[name], b[name]) for name in a)
+    return {name for name in a if not torch.equal(a[name], b[name])}
 
 
 def grpo_config(**extra: Any) -> Any:

@@ -19,8 +19,9 @@ from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 from tests.support.judges import LOCAL, Answer, endpoint, said, serving
+from tests.support.pictures import TOKENS, write_set
 from tests.support.rewards import LIKES_ODD, graders
-from tests.support.rl import grpo_config, moved
+from tests.support.rl import grpo_config, moved, moved_tensors
 
 pytestmark = pytest.mark.usefixtures("workspace", "no_proxy")
 MakeRun = Callable[..., Any]
@@ -132,3 +133,53 @@ def test_the_judge_is_a_verified_input_of_the_stage(
     refused = run()
     assert refused.returncode == 2
     assert f"{mine / KEPT}: corrupted" in refused.stderr
+
+
+def test_answers_to_pictures_are_learnt_from(make_run: MakeRun, seeing_model: Path, pictures_data: Path) -> None:
+    run = make_run("grpo")
+    config = grpo_config(trainer={"max_steps": 3, "learning_rate": 3e-3}, curriculum="kind")
+    grpo.main(config, run, model=seeing_model, data=pictures_data)
+    changed = moved_tensors(seeing_model, run.out)
+    assert {"multi_modal_projector", "language_model"} <= {name.split(".")[1] for name in changed}
+    assert not any("running_" in name for name in changed)
+    kl = [row["kl"] for row in artifact.read_jsonl(run.out / "curves.jsonl") if "kl" in row]
+    assert kl[0] == pytest.approx(0, abs=1e-6), "the reference is the parent"
+    assert kl[-1] > 1e-6
+
+
+def test_the_audit_of_prompts_counts_their_pictures(
+    make_run: MakeRun, seeing_model: Path, pictures_data: Path, make_artifact: Any, workspace: Path
+) -> None:
+    """A prompt whose pictures leave no room for an answer is left out; its words alone would."""
+    row = artifact.read_jsonl(pictures_data / "prompts" / "train.jsonl")[0]
+    made = [{**row, "images": row["images"] * count} for count in (1, 15, 1, 1, 1, 1, 1)]
+    data = write_set(workspace / "data", pictures_data, make_artifact, prompts=made)
+    run = make_run("grpo")
+    config = grpo_config(trainer={"max_steps": 3}).model_copy(update={"max_left_out": 0.5})
+    grpo.main(config, run, model=seeing_model, data=data)
+    record = artifact.read_json(run.out / "audit.json")["train"]
+    assert (record["rows"], record["left_out"], record["left_out_ids"]) == (6, 1, ["r1"])
+    words = record["longest"]["tokens"] - 15 * TOKENS
+    assert 10 < words < 256 - 8
+
+
+def test_groups_of_prompts_with_pictures_are_not_replaced(
+    make_run: MakeRun, seeing_model: Path, pictures_data: Path
+) -> None:
+    with pytest.raises(ConfigError, match="dynamic_sampling replaces no groups of prompts with pictures; set it to 0"):
+        grpo.main(grpo_config(dynamic_sampling=1), make_run("grpo"), model=seeing_model, data=pictures_data)
+
+
+def test_a_text_model_given_prompts_with_pictures_is_refused(
+    make_run: MakeRun, chat_model: Path, pictures_data: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"the rows of .*prompts/train.jsonl have pictures, and the model takes none"):
+        grpo.main(grpo_config(), make_run("grpo"), model=chat_model, data=pictures_data)
+
+
+def test_a_model_that_sees_answers_prompts_of_words(make_run: MakeRun, seeing_model: Path, sums_data: Path) -> None:
+    run = make_run("grpo")
+    config = grpo_config(dynamic_sampling=1, trainer={"max_steps": 3})
+    grpo.main(config, run, model=seeing_model, data=sums_data)
+    changed = moved_tensors(seeing_model, run.out)
+    assert changed and all("language_model" in name for name in changed)

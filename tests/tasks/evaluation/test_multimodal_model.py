@@ -1,0 +1,330 @@
+"""Models that see, asked through the harness: the answers of plain transformers, whatever the batch, and controls."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from tasks.evaluate import Config, main
+from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+from tasks.models.multimodal import load_multimodal, save_multimodal
+from tasks.multimodal.controls import other_rows, replaced
+from tasks.multimodal.images import Archive
+from tasks.stage import artifact
+from tasks.stage.config import load
+from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.lifecycle import Run
+from tasks.stage.progress import Progress
+from tests.conftest import REPO
+from tests.support.pictures import build_model
+
+Make = Callable[..., artifact.Manifest]
+EVALUATE: dict[str, Any] = {
+    "seed": 0, "threads": 1, "device": "cpu", "dtype": "float32", "batch_size": 8, "chat_template_args": {},
+    "too_long": "error", "resamples": 200, "confidence": 0.95,
+}  # fmt: skip
+TASK: dict[str, Any] = {
+    "task": "shown",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "eval/shown.jsonl"}},
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "{{answer}}",
+    "generation_kwargs": {"do_sample": False, "max_gen_toks": 8, "until": ["<|im_end|>"]},
+    "process_results": "graders.echoed",
+    "metric_list": [{"metric": "same", "aggregation": "mean", "higher_is_better": True}],
+}
+SCORED = {"output_type": "loglikelihood", "process_results": "answer_loss", "generation_kwargs": {}} | {
+    "metric_list": [{"metric": "nats_per_byte", "aggregation": "mean", "higher_is_better": False}]
+}
+GRADER = """
+def echoed(doc, results):
+    return {"same": float(doc["kind"] == "constant" or results[0] == doc["answer"])}
+"""
+"""Any answer to a question of the kind `constant` is right; of the others, the one that the model gives."""
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def lively_text(chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
+    """The chat model with larger weights: it says something else to every question, in printable ASCII."""
+    model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
+    texts = [tokenizer.decode([token]) for token in range(model.config.vocab_size)]
+    silent = [token for token, text in enumerate(texts) if not (text.isascii() and text.isprintable())]
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(4)
+        model.get_output_embeddings().weight[silent] = 0
+    folder = tmp_path_factory.mktemp("lively_text") / "text"
+    save_model(model, tokenizer, folder)
+    make_artifact(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lively(lively_text: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
+    """That model with eyes, whose features are as large as its embeddings."""
+    folder = tmp_path_factory.mktemp("lively")
+    model, processor = load_multimodal(build_model(lively_text, folder / "plain", make_artifact))
+    with torch.no_grad():
+        model.model.multi_modal_projector.linear_2.weight.mul_(100)
+    save_multimodal(model, processor, folder / "seeing")
+    make_artifact(folder / "seeing")
+    return folder / "seeing"
+
+
+def plainly(folder: Path, question: str, pictures: list[Any], length: int = 8) -> str:
+    """The greedy answer by transformers alone, to one question."""
+    model, processor = load_multimodal(folder)
+    parts = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": question}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+    tokens = model.eval().generate(**inputs, max_new_tokens=length, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return str(processor.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def shown(lively: Path, pictures_data: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
+    """A data artifact of 18 questions of many lengths: with a picture, with two, without; its answers the model's."""
+    archive = Archive(pictures_data)
+    names = [row["images"][0] for row in artifact.read_jsonl(pictures_data / "eval" / "digits.jsonl")]
+    rows: list[dict[str, Any]] = []
+    for i in range(18):
+        kind = ("seen", "two", "words")[i % 3] if i < 12 else "constant"
+        count = {"two": 2, "words": 0}.get(kind, 1)
+        row = {"id": f"q{i}", "question": f"Which {'very ' * (i % 5)}digit is it, {i}?", "kind": kind}
+        images = names[2 * i : 2 * i + count]
+        answer = plainly(lively, row["question"], [archive.image(name) for name in images])
+        rows.append({**row, "answer": answer, **({"images": images} if images else {})})
+    folder = tmp_path_factory.mktemp("shown") / "data"
+    (folder / "eval").mkdir(parents=True)
+    shutil.copy(pictures_data / "media.zip", folder)
+    artifact.write_jsonl(folder / "eval" / "shown.jsonl", rows)
+    artifact.write_jsonl(folder / "eval" / "words.jsonl", [row for row in rows if row["kind"] == "words"])
+    make_artifact(folder, stage="data")
+    return folder
+
+
+def rows_of(data: Path, name: str = "shown") -> list[dict[str, Any]]:
+    return artifact.read_jsonl(data / "eval" / f"{name}.jsonl")
+
+
+def evaluate(model: Path, data: Path, task: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Run the stage's `main` on one task in the working directory."""
+    folder = Path("params/mine")
+    (folder / "eval").mkdir(parents=True, exist_ok=True)
+    (folder / "graders.py").write_text(GRADER)
+    choice = {"file": "eval/shown.yaml", "limit": None, "group_by": changes.pop("group_by", [])}
+    choice["controls"] = changes.pop("controls", [])
+    for path, values in (("eval/shown.yaml", TASK | (task or {})), ("evaluate.yaml", EVALUATE | {"tasks": [choice]})):
+        with (folder / path).open("w") as f:
+            YAML(typ="safe").dump(values | (changes if path == "evaluate.yaml" else {}), f)
+    out = Path(f"out{len(list(Path().glob('out*')))}")
+    run = Run(out, folder / "evaluate.yaml", model.name, Path("x"), {}, Progress(None), main_process=True)
+    main(load(folder / "evaluate.yaml", Config), run, model=model, data=data)
+    return out
+
+
+def samples(out: Path, name: str = "shown") -> list[dict[str, Any]]:
+    return artifact.read_jsonl(out / "samples" / f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("size", [1, 8, 100])
+def test_answers_are_those_of_transformers_whatever_the_batch(
+    workspace: Path, lively: Path, shown: Path, size: int
+) -> None:
+    """Rows of other lengths, with and without pictures, padded together; the samples in the order of the rows."""
+    found = samples(evaluate(lively, shown, batch_size=size))
+    rows = rows_of(shown)
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert [row["response"] for row in found] == [row["answer"] for row in rows]
+    assert [row["question"] for row in found] == [row["question"] for row in rows]
+    assert [row.get("images") for row in found] == [row.get("images") for row in rows]
+    assert len({row["response"] for row in found}) > 10, "answers that differ tell a mixed-up batch"
+
+
+def test_it_answers_words_as_the_language_model_it_was_made_from(
+    workspace: Path, lively: Path, lively_text: Path, shown: Path
+) -> None:
+    words = {"dataset_kwargs": {"data_files": {"test": "eval/words.jsonl"}}}
+    sees, reads = (evaluate(model, shown, words) for model in (lively, lively_text))
+    assert samples(sees) == samples(reads)
+    assert len(samples(sees)) == 4
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_likelihood_is_what_the_model_gives(workspace: Path, lively: Path, shown: Path, size: int) -> None:
+    """Of the answer alone, given the question and its pictures; computed here row by row."""
+    found = samples(evaluate(lively, shown, SCORED, batch_size=size))
+    model, processor = load_multimodal(lively)
+    archive = Archive(shown)
+    for row, sample in zip(rows_of(shown), found, strict=True):
+        pictures = [archive.image(name) for name in row.get("images", ())]
+        text = "<image>" * len(pictures) + row["question"]
+        asked = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        inputs = processor(text=[asked], **({"images": [pictures]} if pictures else {}), return_tensors="pt")
+        tail = torch.tensor([processor.tokenizer(row["answer"], add_special_tokens=False)["input_ids"]])
+        ids = torch.cat([inputs.pop("input_ids"), tail], dim=1)
+        inputs.pop("attention_mask")
+        with torch.no_grad():
+            logps = model.eval()(input_ids=ids, **inputs).logits[0].log_softmax(-1)
+        start = ids.shape[1] - tail.shape[1]
+        expected = -sum(logps[start - 1 + i, token].item() for i, token in enumerate(tail[0].tolist()))
+        assert sample["scores"]["nats_per_byte"] == pytest.approx(expected / len(row["answer"].encode()), rel=1e-4)
+
+
+def test_controls_show_what_they_say(workspace: Path, lively: Path, shown: Path) -> None:
+    out = evaluate(lively, shown, controls=["noise", "black", "other"])
+    rows, archive = rows_of(shown), Archive(shown)
+    alike = [f"{row['kind']} {len(row.get('images', ()))}" for row in rows]
+    other = other_rows(alike, [row["answer"] for row in rows], 0)
+    for number in (0, 1, 2, 12):
+        row = rows[number]
+        own = [archive.image(name) for name in row.get("images", ())]
+        swapped = [archive.image(name) for name in rows[other[number]].get("images", ())]
+        expected = {
+            "other": swapped,
+            "black": [replaced(picture, "black", 0, number) for picture in own],
+            "noise": [replaced(picture, "noise", 0, number) for picture in own],
+        }
+        for control, pictures in expected.items():
+            found = samples(out, f"shown@{control}")[number]
+            assert found["id"] == row["id"]
+            assert found["response"] == plainly(lively, row["question"], pictures), control
+    again = evaluate(lively, shown, controls=["other", "noise", "black"], batch_size=3)
+    for control in ("noise", "black", "other"):
+        assert samples(again, f"shown@{control}") == samples(out, f"shown@{control}"), "the seed's"
+    plain = samples(evaluate(lively, shown))
+    assert samples(out) == plain, "the controls leave no trace in the model"
+
+
+def test_what_is_answered_blind_is_named(workspace: Path, lively: Path, shown: Path) -> None:
+    out = evaluate(lively, shown, controls=["noise", "black", "other"], group_by=["kind"])
+    result = artifact.read_json(out / "results.json")["tasks"]["shown"]
+    assert result["metrics"]["same"]["value"] == 1.0
+    assert set(result["controls"]) == {"all", "kind=seen", "kind=two", "kind=words", "kind=constant"}
+    blind = result["answered_blind"]
+    assert blind["kind=constant"] == blind["kind=words"] == ["noise", "black", "other"]
+    assert "kind=seen" not in blind and "all" not in blind
+    for control in ("noise", "black", "other"):
+        figures = result["controls"]["kind=constant"][control]["same"]
+        assert figures == {"value": 1.0, "difference": 0.0, "low": 0.0, "high": 0.0}
+        seen = result["controls"]["kind=seen"][control]["same"]
+        assert seen["difference"] == pytest.approx(1.0 - seen["value"]) and seen["low"] > 0
+
+
+def test_a_question_copied_out_of_a_document_is_asked_as_it_is(
+    workspace: Path, lively: Path, lively_text: Path, shown: Path, make_artifact: Make
+) -> None:
+    """U+FFFC stands in such texts where the document had an object; it is no picture of the row."""
+    rows = [{**row, "question": "Which \ufffc digit?"} for row in rows_of(shown)[:3]]
+    data = _changed(workspace, shown, make_artifact, rows)
+    found = samples(evaluate(lively, data))
+    assert [row["question"] for row in found] == [row["question"] for row in rows]
+    archive = Archive(shown)
+    for row, sample in zip(rows, found, strict=True):
+        pictures = [archive.image(name) for name in row.get("images", ())]
+        assert sample["response"] == plainly(lively, row["question"], pictures)
+
+
+def _changed(folder: Path, source: Path, make: Make, rows: list[dict[str, Any]]) -> Path:
+    data = folder / "changed"
+    shutil.copytree(source, data)
+    artifact.write_jsonl(data / "eval" / "shown.jsonl", rows)
+    make(data, stage="data")
+    return data
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ({}, {}, "its rows show pictures, and .* takes none; ask it in words, or take a vlm"),
+        (
+            {"dataset_kwargs": {"data_files": {"test": "eval/words.jsonl"}}},
+            {"controls": ["black"]},
+            "its rows show no pictures, so that there is nothing to replace; drop `controls`",
+        ),
+    ],
+)
+def test_what_a_text_model_cannot_be_asked_is_refused(
+    workspace: Path, lively_text: Path, shown: Path, task: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^params/mine/eval/shown.yaml: {message}"):
+        evaluate(lively_text, shown, task, **changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        (
+            {"dataset_kwargs": {"data_files": {"test": "eval/words.jsonl"}}},
+            {"controls": ["other"]},
+            "nothing to replac",
+        ),
+        ({"num_fewshot": 2}, {}, "num_fewshot shows no pictures of its examples; set it to 0"),
+        ({"generation_kwargs": {"do_sample": True}}, {}, "generation_kwargs ask for sampling"),
+        ({"generation_kwargs": {"temperature": 0.7}}, {}, "generation_kwargs ask for sampling"),
+        ({"generation_kwargs": {"max_gen_tok": 3}}, {}, "unknown key 'generation_kwargs.max_gen_tok'; did you mean"),
+        ({}, {"controls": ["noize"]}, "controls"),
+    ],
+)
+def test_what_no_model_that_sees_can_be_asked_is_refused(
+    workspace: Path, lively: Path, shown: Path, task: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(lively, shown, task, **changes)
+
+
+def test_another_rows_picture_needs_answers_to_differ(
+    workspace: Path, lively: Path, shown: Path, make_artifact: Make
+) -> None:
+    said = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "7."}]
+    rows = [{"id": row["id"], "messages": said, "images": row["images"]} for row in rows_of(shown)[:2]]
+    data = _changed(workspace, shown, make_artifact, rows)
+    task = SCORED | {"process_results": "reference_loss", "doc_to_text": "Which?", "doc_to_target": "7."}
+    with pytest.raises(ConfigError, match="control `other` needs rows with an `answer`"):
+        evaluate(lively, data, task, controls=["other"])
+    assert len(samples(evaluate(lively, data, task, controls=["black"]), "shown@black")) == 2
+
+
+def test_a_question_that_spells_the_placeholder_is_refused(
+    workspace: Path, lively: Path, shown: Path, make_artifact: Make
+) -> None:
+    rows = [{**row, "question": "<image> Which digit?"} for row in rows_of(shown)[:2]]
+    with pytest.raises(DataError, match=r"the row that begins '<image> Which digit.': a text has '<image>', which"):
+        evaluate(lively, _changed(workspace, shown, make_artifact, rows))
+
+
+def test_a_question_whose_pictures_do_not_fit_is_told_or_left_out(
+    workspace: Path, lively: Path, shown: Path, make_artifact: Make
+) -> None:
+    rows = rows_of(shown)[:2]
+    long = {**rows[0], "images": rows[0]["images"] * 16}
+    data = _changed(workspace, shown, make_artifact, [rows[1], long])
+    with pytest.raises(DataError, match=r"task shown, row q0: a prompt of 2\d\d tokens .* in the context of 256"):
+        evaluate(lively, data)
+    found = samples(evaluate(lively, data, too_long="unanswered"))
+    assert found[0]["response"] == rows[1]["answer"]
+    assert (found[1]["unanswered"], found[1]["response"], found[1]["scores"]) == (True, "", {"same": 0.0})
+
+
+def test_the_recipes_own_tasks_are_asked(workspace: Path, lively: Path, pictures_data: Path) -> None:
+    """`params/tiny/evaluate_pictures.yaml`, on the small data."""
+    folder = Path("params/mine")
+    shutil.copytree(REPO / "params/tiny/eval", folder / "eval")
+    shutil.copy(REPO / "params/tiny/evaluate_pictures.yaml", folder)
+    run = Run(Path("out"), folder / "evaluate_pictures.yaml", "m", Path("x"), {}, Progress(None), main_process=True)
+    main(load(folder / "evaluate_pictures.yaml", Config), run, model=lively, data=pictures_data)
+    tasks = artifact.read_json(run.out / "results.json")["tasks"]
+    assert {name: set(task["controls"]) for name, task in tasks.items()} == {
+        "digits": {"all", "kind=which", "kind=parity"},
+        "digit_sums": {"all"},
+    }
+    assert set(tasks["digit_sums"]["metrics"]) == {"exact_match", "adds_up"}
