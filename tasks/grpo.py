@@ -67,7 +67,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path, judge: Path | Non
     rewards = Rewards(config.graders, run.params_file, judge)
     hacking.check_gold(run.params_file, config.gold, rewards)
     arguments.reward_weights = rewards.weights
-    if how := attention(model):  # TRL loads the reference itself
+    if arguments.beta and (how := attention(model)):  # TRL loads the reference itself
         arguments.model_init_kwargs = {**(arguments.model_init_kwargs or {}), **how}
     policy, reader = load_model(model)
     prompts = training_prompts(config, run, arguments, reader, model, data)

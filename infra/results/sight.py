@@ -17,8 +17,8 @@ def sight(artifacts: Artifacts) -> str:
             row["group"],
             figure(row["score"]),
             *(figure(row["by"][control]["value"]) if control in row["by"] else "–" for control in CONTROLS),
-            ", ".join(row["blind"]) or "seen",
+            row["verdict"],
         ]
         for row in controls(artifacts.board, artifacts.models())
     ]
-    return table(["model", "metric", "rows", "own", *CONTROLS, "answered blind under"], rows)
+    return table(["model", "metric", "rows", "own", *CONTROLS, "verdict"], rows)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 Control = Literal["noise", "black", "other", "shuffled", "repeated", "reversed"]
 """What is shown in place of a row's own pictures: random pixels, black ones, another row's pictures; of the frames of a
 clip also another order, the one in the middle all the time, or the last first, which turns some answers round."""
+ORDER = ("shuffled", "repeated")
+"""Controls that take the order of a clip's frames away, and leave the frames."""
 REVERSED = "reversed"
 """The control under which another answer is right, and the column of a row that has it."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.evaluation.pictures import WHOLE
+from tasks.multimodal.controls import ORDER
 from tasks.stage.data_folder import MEDIA
 
 LARGEST = 60_000
@@ -22,8 +23,9 @@ def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str
         models: names of the models, in order.
 
     Returns:
-        `model`, `task`, `metric`, `group`, `score`, `by` (control to its mean and the paired difference) and `blind`,
-        the controls under which it answers as well. Empty where no model was asked with controls.
+        `model`, `task`, `metric`, `group`, `score`, `by` (control to its mean and the paired difference), `blind` (the
+        controls without the right picture under which it answers as well) and `verdict` (these in words, or those of a
+        clip's order). Empty where no model was asked with controls.
     """
     rows = []
     for model in models:
@@ -32,6 +34,8 @@ def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str
                 column, _, value = group.partition("=")
                 metrics = result["metrics"] if group == WHOLE else result["groups"][column][value]
                 metric = next(iter(next(iter(by.values()))))
+                as_well = result["answered_blind"].get(group, [])
+                blind = [control for control in as_well if control not in ORDER]
                 rows.append(
                     {
                         "model": model,
@@ -40,10 +44,17 @@ def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str
                         "group": group,
                         "score": metrics[metric]["value"],
                         "by": {control: figures[metric] for control, figures in by.items()},
-                        "blind": result["answered_blind"].get(group, []),
+                        "blind": blind,
+                        "verdict": _verdict(blind, [control for control in as_well if control in ORDER]),
                     }
                 )
     return rows
+
+
+def _verdict(blind: list[str], without_order: list[str]) -> str:
+    if blind:
+        return f"answered blind ({', '.join(blind)})"
+    return f"seen, in any order ({', '.join(without_order)})" if without_order else "seen"
 
 
 def pictures(artifacts: Mapping[str, Path], samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:

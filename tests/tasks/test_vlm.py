@@ -137,7 +137,7 @@ def mixed(pictures_data: Path, workspace: Path, make_artifact: Any) -> Path:
 def test_the_loss_is_on_the_answers_alone(make_run: MakeRun, seeing_model: Path, mixed: Path) -> None:
     trainer = make_trainer(seeing_model, mixed, make_run("vlm"))
     tokenizer = trainer.processing_class.tokenizer
-    end = rendered_end(tokenizer)
+    end = str(rendered_end(tokenizer))
     expected = ["7." + end, "It is 8." + end, "2." + end, "3 + 4 = 7." + end]
     pictures = [1, 1, 0, 2]
     assert len(trainer.train_dataset) == 4, "one row for each answer"
