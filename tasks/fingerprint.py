@@ -37,7 +37,7 @@ PLUMBING = PACKAGE / "stage"
 GENERATORS = PACKAGE / "generators"
 OWN = ("generators", "graders")
 """Modules that a recipe's folder may have, for generators and graders of the user's own."""
-_NAMED = re.compile(r"\b([a-z]\w*)\.[A-Za-z_]\w*")
+_NAMED = re.compile(r"(?<![\w/])([a-z]\w*)\.[A-Za-z_]\w*")  # `eval/digits.yaml` names a file
 
 
 def fingerprint(module: str, folder: Path, files: list[Path]) -> dict[str, Any]:

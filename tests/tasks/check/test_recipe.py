@@ -44,7 +44,7 @@ def test_there_are_recipes() -> None:
     assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
 
 
-OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template"}
+OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template", "pictures"}
 """Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
 
 
@@ -143,6 +143,31 @@ def test_a_task_elsewhere_or_of_a_name_that_is_taken_is_named(
     evaluation["tasks"].append({"file": file, "limit": 8, "group_by": []})
     write(tiny / "evaluate.yaml", evaluation)
     assert any(message in error for error in recipe_check.check(tiny))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("evaluate_pictures.yaml", "eval/digits.yaml", "eval/digit.yaml", "eval/digit.yaml: no such file"),
+        ("evaluate_pictures.yaml", "controls: [noise, black, other]", "controls: [noize]", "tasks.0.controls.0"),
+        ("eval/digits.yaml", "{metric: helpful,", "{metric: helpfull,", "eval/digits.yaml: metric_list has"),
+        ("eval/digits.yaml", "pictures", "picture", "unknown process_results 'picture'; did you mean 'pictures'"),
+        ("eval/digits.yaml", "task: digits", "task: digit_sums", "task 'digit_sums' is that of eval/digits.yaml too"),
+        ("recipe.yaml", "claim: digits.helpful", "claim: sums.helpful", "claim of 'vlm_dpo' is 'sums.helpful', which"),
+        ("sight.yaml", "image_size:", "image_sze:", "sight.yaml: unknown key 'architecture.image_sze'; did you mean"),
+        ("sight.yaml", "shift:", "shfit:", "sight.yaml: unknown key 'augmentation.shfit'; did you mean 'shift'"),
+        ("vlm.yaml", "[projector, language_model]", "[projector, model]", "vlm.yaml: 'trained.1' is 'model'"),
+    ],
+)
+def test_what_is_wrong_with_models_that_see_is_named(
+    recipes: Path, file: str, old: str, new: str, message: str
+) -> None:
+    path = Path("params/tiny") / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    errors = recipe_check.check(Path("params/tiny"))
+    assert any(message in error for error in errors), errors
 
 
 def test_graders_that_end_the_process_are_named(recipes: Path) -> None:
