@@ -75,6 +75,17 @@ def test_a_generator_that_the_recipe_names_changes_data(edit: Edit) -> None:
     assert "data" in edit("tasks/generators/arithmetic.py", "\ndef ", "\nX = 1\n\n\ndef ")
 
 
+def test_a_generator_of_pictures_changes_data_alone(edit: Edit) -> None:
+    """Named in the file of a data set of pictures, and not in data.yaml."""
+    assert edit("tasks/generators/digits.py", "SCALE = 2", "SCALE = 3") == {"data"}
+
+
+def test_code_of_models_that_see_changes_those_who_take_them(edit: Edit) -> None:
+    assert edit("tasks/multimodal/alignment.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"align"}
+    assert edit("tasks/multimodal/controls.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"evaluate"}
+    assert edit("tasks/reporting/sight.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"report"}
+
+
 def test_a_generator_that_no_recipe_names_changes_nothing(edit: Edit) -> None:
     assert "data" not in edit("tasks/generators/stdlib_docs.py", "\ndef ", "\nX = 1\n\n\ndef ")
 

@@ -133,11 +133,12 @@ def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
     assert len(recipes) >= 3
     for path in recipes:
         config = load(path, Config)
-        choices = load(path.parent / "evaluate.yaml", evaluate.Config).tasks
+        graph = recipe.read(path.with_name(recipe.FILE))
+        files = ["evaluate.yaml", *(f"evaluate_{data}.yaml" for data in set(graph.evaluate_media.values()))]
+        choices = [choice for file in files for choice in load(path.parent / file, evaluate.Config).tasks]
         tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
         wanted = {f"{score.task}.{score.metric}" for score in (config.headline, config.frontier)}
         given = {f"{name}.{m['metric']}" for name, task in tasks.items() for m in task["metric_list"]}
-        graph = recipe.read(path.with_name(recipe.FILE))
         assert wanted | set(graph.claims.values()) <= given, path
 
 

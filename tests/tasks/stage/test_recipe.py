@@ -25,6 +25,16 @@ GRAPH: dict[str, Any] = {
 }
 
 
+SEEING: dict[str, Any] = {
+    "media": {"photos": {}, "drawings": {}},
+    "align": {"sight": {"from": "sft", "data": "photos"}},
+    "vlm": {"vlm": {"from": "sight", "data": "photos", "claim": "digits.exact_match"}},
+    "vlm_dpo": {"vlm_dpo": {"from": "vlm", "data": "photos"}},
+    "evaluate_media": {"sight": "photos", "vlm": "photos"},
+}
+"""Keys of a graph with models that see."""
+
+
 def graph(folder: Path, changes: dict[str, Any] | None = None) -> recipe.Graph:
     """Read `GRAPH` with some keys replaced; None removes one."""
     values = {key: value for key, value in (GRAPH | (changes or {})).items() if value is not None}
@@ -106,9 +116,86 @@ def test_a_graph_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, An
     assert all(str(tmp_path / "mine/recipe.yaml") in problem for problem in problems)
 
 
+def test_a_graph_of_models_that_see(tmp_path: Path) -> None:
+    read = graph(tmp_path, SEEING)
+    assert dag.problems(read, BLOCKS) == []
+    assert read.kinds["photos"] == "media" and read.kinds["sight"] == "models"
+    assert read.scored == ["base", "sft", "grpo", "grpo_again", "sight", "vlm", "grpo_again_int8"]
+    named = [(depth, name) for depth, name, _ in recipe.tree(read)]
+    assert [pair for pair in named if pair[1] in {"sight", "vlm", "vlm_dpo"}] == [
+        (2, "sight"),
+        (3, "vlm"),
+        (4, "vlm_dpo"),
+    ]
+    assert not {"photos", "drawings"} & {name for _, name in named}, "a data set is made from no model"
+    more = {
+        "photos.yaml": "data", "drawings.yaml": "data", "sight.yaml": "align", "vlm.yaml": "vlm", "vlm_dpo.yaml": "dpo",
+        "evaluate_photos.yaml": "evaluate",
+    }  # fmt: skip
+    assert dag.files(read, BLOCKS) == dag.files(graph(tmp_path), BLOCKS) | more
+    drawn = recipe.mermaid(read)
+    assert "  photos -. data .-> vlm\n" in drawn and "  sight --> vlm\n" in drawn
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"evaluate_media": {"vml": "photos"}},
+            "evaluate_media: 'vml' is no model that answers in this graph; did you",
+        ),
+        ({"evaluate_media": {"vlm": "photo"}}, "evaluate_media.vlm is 'photo'; did you mean 'photos'?"),
+        ({"evaluate_media": {"vlm": "sft"}}, "evaluate_media.vlm is 'sft'; there are: drawings, photos; the data sets"),
+        ({"evaluate_media": {"scorer": "photos"}}, "evaluate_media: 'scorer' is no model that answers"),
+        ({"evaluate_media": {"photos": "photos"}}, "evaluate_media: 'photos' is no model that answers"),
+        (
+            {"evaluate": ["base", "sft", "grpo", "grpo_again", "vlm"]},
+            "'vlm' stands in 'evaluate' and in 'evaluate_media'; its scores have one place",
+        ),
+        (
+            {"evaluate_media": {"vlm": "photos"}},
+            "claim of 'vlm' needs the scores of 'sight'; add it to 'evaluate_media', or leave the claim out",
+        ),
+        ({"evaluate_media": {}}, "claim of 'vlm' needs the scores of 'vlm'; add it to 'evaluate'"),
+        (
+            {"evaluate_media": {"sight": "drawings", "vlm": "photos"}},
+            "claim of 'vlm' compares it with 'sight', which is asked about other data, 'drawings'; name the same",
+        ),
+        ({"align": {"sight": {"from": "photos", "data": "photos"}}}, "align.sight.from is 'photos'; there are: base"),
+        (
+            {"align": {"sight": {"from": "sft", "data": "sft"}}},
+            "align.sight.data is 'sft'; there are: drawings, photos",
+        ),
+        (
+            {"align": {"sight": {"from": "sft", "data": "data"}}},
+            "align.sight.data is 'data'; there are: drawings, phot",
+        ),
+        ({"align": {"sight": {"from": "sft"}}}, "align.sight: missing key 'data'"),
+        ({"media": {"photos": {"from": "base"}, "drawings": {}}}, "media.photos: unknown key 'from'"),
+        ({"export": ["photos"]}, "export: 'photos' is no model that answers in this graph"),
+        ({"kto": {"evaluate_photos": {"from": "sft"}}}, "evaluate_photos.yaml is read by kto.evaluate_photos and by"),
+    ],
+)
+def test_a_graph_of_models_that_see_that_does_not_fit_is_told(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    problems = dag.problems(graph(tmp_path, SEEING | changes), BLOCKS)
+    assert any(message in problem for problem in problems), problems
+    assert all(str(tmp_path / "mine/recipe.yaml") in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"evaluate_media": ["vlm"]},
+            "'evaluate_media' is ['vlm']; expected models and their data, e.g. {vlm: pictures}",
+        ),
+        ({"evaluate_media": {"vlm": 3}}, "'evaluate_media' is {'vlm': 3}; expected models and their data"),
+        ({"evaluate_media": {"vlm": ["photos"]}}, "expected models and their data"),
+        ({"evaluate_medium": {"vlm": "photos"}}, "evaluate_medium.vlm is 'photos'; expected a mapping"),
+        ({"media": {"sft": {}}}, "'sft' stands under sft and under media; rename one"),
+        ({"media": {"photos": None}}, "media.photos is None; expected a mapping"),
         ({"forms": None}, "missing key 'forms'"),
         ({"recipe": 7}, "'recipe' is 7"),
         ({"recipe": "my recipe"}, "'recipe' is 'my recipe'; a recipe's name is letters"),
