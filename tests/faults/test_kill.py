@@ -68,7 +68,7 @@ ONLINE = {"max_steps": 10, "save_steps": 4, "gradient_accumulation_steps": 2}
 @pytest.fixture(scope="module")
 def parents() -> Iterator[tuple[Forking, Forking]]:
     """What the undisturbed stage is forked from, and what the killed and the next one are."""
-    with Forking(hash_seed=1) as first, Forking(hash_seed=2) as second:
+    with Forking(hash_seed="1") as first, Forking(hash_seed="2") as second:
         yield first, second
 
 
