@@ -1,6 +1,15 @@
-"""`kill -9` in the middle of a training stage: nothing half-written, and the next run ends in the very same weights."""
+"""`kill -9` in the middle of a training stage: nothing half-written, and the next run ends in the very same weights.
 
+`sft` runs as its command does, and so shows that this is true of fresh processes. The other stages run in forks of two
+processes that have imported the libraries: what was not disturbed in one of the first, what is killed and run again in
+forks of the second, whose hashes of strings are others.
+"""
+
+import json
+import shutil
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +18,9 @@ from ruamel.yaml import YAML
 
 from tasks.stage import artifact
 from tests.conftest import TRAINER
+from tests.support import online_dpo, ppo, refine
+from tests.support.forking import Forking
+from tests.support.judges import ENDPOINT, serving, shorter
 from tests.support.kill import start, wait_for_step
 
 pytestmark = pytest.mark.slow
@@ -48,13 +60,31 @@ STAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """Stage to its data set, its trainer's settings and the rest of its YAML."""
 
 
+PPO = {"max_steps": 10, "steps_per_generation": 2, "num_iterations": 2, "save_steps": 3, "learning_rate": 1e-3}
+"""A rollout is 4 steps: step 6 is in the middle of the second one."""
+ONLINE = {"max_steps": 10, "save_steps": 4, "gradient_accumulation_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def parents() -> Iterator[tuple[Forking, Forking]]:
+    """What the undisturbed stage is forked from, and what the killed and the next one are."""
+    with Forking(hash_seed="1") as first, Forking(hash_seed="2") as second:
+        yield first, second
+
+
+def written(path: Path, values: dict[str, Any]) -> Path:
+    with path.open("w") as f:
+        YAML(typ="safe").dump(values, f)
+    return path
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_kill_9_and_run_again_gives_the_same_weights(
-    workspace: Path, chat_model: Path, sums_data: Path, stage: str
+    workspace: Path, chat_model: Path, sums_data: Path, stage: str, request: pytest.FixtureRequest
 ) -> None:
+    first, second = (None, None) if stage == "sft" else request.getfixturevalue("parents")
     dataset, extra, rest = STAGES[stage]
     trainer = {k: v for k, v in (TRAINER | STEPS | extra).items() if (stage, k) != ("grpo", "max_length")}
-    params = workspace / f"{stage}.yaml"
     common = {
         "seed": 1,
         "threads": 1,
@@ -64,31 +94,130 @@ def test_kill_9_and_run_again_gives_the_same_weights(
         "dataset": dataset,
         "trainer": trainer,
     }
-    values = common | rest
-    with params.open("w") as f:
-        YAML(typ="safe").dump(values, f)
+    params = written(workspace / f"{stage}.yaml", common | rest)
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]
     inputs += ["--teacher", str(chat_model)] if stage == "distill" else []
     out = Path("artifacts/models", stage)
 
-    undisturbed = start(stage, params, inputs, workspace / "undisturbed")
+    undisturbed = start(stage, params, inputs, workspace / "undisturbed", first)
     assert undisturbed.wait() == 0, undisturbed.communicate()[1]
     expected = artifact.verify(out)
     curve = artifact.read_jsonl(out / "curves.jsonl")
-    for path in sorted(out.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    out.rmdir()
+    shutil.rmtree(out)
 
-    victim = start(stage, params, inputs, workspace / "victim")
+    victim = start(stage, params, inputs, workspace / "victim", second)
     wait_for_step(victim, workspace / "victim", 12)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     assert not out.exists()
 
-    again = start(stage, params, inputs, workspace / "again")
+    again = start(stage, params, inputs, workspace / "again", second)
     message = again.communicate()[1]
     assert again.returncode == 0, message
     assert "resuming from" in message
     assert artifact.read_jsonl(out / "curves.jsonl") == curve
+    assert artifact.verify(out) == expected
+    assert not [p for p in Path(".checkpoints").rglob("*") if p.is_file()]
+
+
+def test_ppo_killed_between_two_minibatches_of_a_rollout(
+    workspace: Path, chat_model: Path, reward_model: Path, sums_data: Path, parents: tuple[Forking, Forking]
+) -> None:
+    """Two models, their optimizer, a KL coefficient and a buffer come back."""
+    values: dict[str, Any] = ppo.configured(trainer=PPO, threads=1).model_dump()
+    values["ppo"] |= {"kl_target": 0.05, "kl_horizon": 20.0}
+    params = written(workspace / "ppo.yaml", values)
+    inputs = ["--model", str(chat_model), "--reward", str(reward_model), "--data", str(sums_data)]
+    out = Path("artifacts/models/ppo")
+    first, second = parents
+
+    undisturbed = start("ppo", params, inputs, workspace / "undisturbed", first)
+    assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+    expected = artifact.verify(out)
+    curve = artifact.read_jsonl(out / "curves.jsonl")
+    coefficients = [row["kl_coef"] for row in curve if "kl_coef" in row]
+    assert len(set(coefficients)) == len(coefficients) == 3
+    shutil.rmtree(out)
+
+    victim = start("ppo", params, inputs, workspace / "victim", second)
+    wait_for_step(victim, workspace / "victim", 7)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not out.exists()
+
+    again = start("ppo", params, inputs, workspace / "again", second)
+    message = again.communicate()[1]
+    assert again.returncode == 0, message
+    assert "resuming from" in message
+    assert artifact.read_jsonl(out / "curves.jsonl") == curve
+    assert artifact.verify(out) == expected
+
+
+def test_online_dpo_draws_and_judges_the_same_answers_again(
+    workspace: Path, no_proxy: None, chat_model: Path, judge: Path, sums_data: Path, parents: tuple[Forking, Forking]
+) -> None:
+    """Its data are the policy's own answers."""
+    inputs = ["--model", str(chat_model), "--judge", str(judge), "--data", str(sums_data)]
+    out = Path("artifacts/models/online_dpo")
+    first, second = parents
+    with serving(shorter) as server:
+        config = online_dpo.configured(trainer=ONLINE, endpoint={"base_url": server.url})
+        params = written(workspace / "online_dpo.yaml", config.model_dump())
+
+        undisturbed = start("online_dpo", params, inputs, workspace / "undisturbed", first)
+        assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+        expected = artifact.verify(out)
+        assert set(expected.inputs) == {"model", "judge", "data"}
+        curve = artifact.read_jsonl(out / "curves.jsonl")
+        sent = len(server.bodies)
+        shutil.rmtree(out)
+        shutil.rmtree(".polm/judge")
+
+        victim = start("online_dpo", params, inputs, workspace / "victim", second)
+        wait_for_step(victim, workspace / "victim", 6)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        assert not out.exists()
+        assert len(server.bodies) > sent
+
+        again = start("online_dpo", params, inputs, workspace / "again", second)
+        message = again.communicate()[1]
+    assert again.returncode == 0, message
+    assert "resuming from" in message
+    assert artifact.read_jsonl(out / "curves.jsonl") == curve
+    assert artifact.verify(out) == expected
+    assert len(server.bodies) <= 2 * sent + ENDPOINT["concurrency"], "what was asked is asked again only if under way"
+
+
+def test_refine_killed_behind_its_first_round_goes_on_there(
+    workspace: Path, chat_model: Path, sums_data: Path, parents: tuple[Forking, Forking]
+) -> None:
+    params = written(workspace / "refine.yaml", refine.configured(threads=1).model_dump())
+    inputs = ["--model", str(chat_model), "--data", str(sums_data)]
+    out = Path("artifacts/models/refine")
+    first, second = parents
+
+    undisturbed = start("refine", params, inputs, workspace / "undisturbed", first)
+    message = undisturbed.communicate()[1]
+    assert undisturbed.returncode == 0, message
+    expected = artifact.verify(out)
+    shutil.rmtree(out)
+
+    victim = start("refine", params, inputs, workspace / "victim", second)
+    deadline = time.monotonic() + 240
+    while not list(Path(".checkpoints").rglob("round-0/trained.json")):
+        assert time.monotonic() < deadline
+        assert victim.poll() is None, "the first round is not the end"
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not out.exists()
+
+    again = start("refine", params, inputs, workspace / "again", second)
+    message = again.communicate()[1]
+    assert again.returncode == 0, message
+    labels = {json.loads(line)["label"] for line in (workspace / "again").read_text().splitlines()}
+    assert "comparing, after" in labels
+    assert not labels & {"comparing, before", "round 1: drafting"}, "what was whole is not done again"
     assert artifact.verify(out) == expected
     assert not [p for p in Path(".checkpoints").rglob("*") if p.is_file()]

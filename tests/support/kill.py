@@ -8,20 +8,24 @@ import time
 from pathlib import Path
 
 from tests.conftest import REPO
+from tests.support.forking import Forked, Forking
 
 METHODS = {"prune": "magnitude", "distill": "taught"}
 """Stage to the entry of its `methods:` that runs."""
+Process = subprocess.Popen[str] | Forked
 
 
-def start(stage: str, params: Path, inputs: list[str], events: Path) -> subprocess.Popen[str]:
+def start(stage: str, params: Path, inputs: list[str], events: Path, parent: Forking | None = None) -> Process:
+    """Start the stage's command, as a fork of `parent` where there is one; `events` is the file of its progress."""
     method = ["--method", METHODS[stage]] if stage in METHODS else []
-    out = ["--out", f"artifacts/models/{stage}"]
-    command = [sys.executable, "-m", f"tasks.{stage}", str(params), *method, *inputs, *out]
+    words = [f"tasks.{stage}", str(params), *method, *inputs, "--out", f"artifacts/models/{stage}"]
     environment = os.environ | {"PYTHONPATH": str(REPO), "POLM_EVENTS": str(events)}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    if parent:
+        return parent.start(words, environment, stderr=events.with_suffix(".stderr"))
+    return subprocess.Popen([sys.executable, "-m", *words], env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_step(process: subprocess.Popen[str], events: Path, step: int) -> None:
+def wait_for_step(process: Process, events: Path, step: int) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         lines = events.read_text().splitlines() if events.exists() else []

@@ -1,9 +1,7 @@
 """The four adapters on a small model: what is trained, what is written, and that it answers the same when loaded."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from tasks.stage.progress import Progress
 from tasks.training import trainer as training
 from tests.conftest import REPO
 from tests.support.adapters import METHODS, configured, values
+from tests.support.forking import Forking
 
 MakeRun = Callable[..., Any]
 SOFT = ("prompt", "prefix")
@@ -206,19 +205,27 @@ def test_log_likelihoods_are_those_of_the_answer(made: dict[str, Adapted], sums_
         assert scored["scores"]["nats_per_byte"] == pytest.approx(expected / len(answer.encode()), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def parents() -> Iterator[tuple[Forking, Forking]]:
+    """Two processes with different hashes of strings, to fork from."""
+    with Forking(hash_seed="1") as first, Forking(hash_seed="2") as second:
+        yield first, second
+
+
 @pytest.mark.parametrize("name", ["dora", "prefix"])
-def test_two_processes_write_the_same_bytes(workspace: Path, chat_model: Path, sums_data: Path, name: str) -> None:
+def test_two_processes_write_the_same_bytes(
+    workspace: Path, chat_model: Path, sums_data: Path, name: str, parents: tuple[Forking, Forking]
+) -> None:
     """PEFT keeps module names in a set, whose order is of the process."""
     with Path("adapt.yaml").open("w") as f:
         YAML(typ="safe").dump(values(trainer={"max_steps": 2}), f)
     digests = []
-    for seed in ("1", "2"):
-        out = f"{seed}/{name}"
+    for number, parent in enumerate(parents):
+        out = f"{number}/{name}"
         inputs = ["--model", str(chat_model), "--data", str(sums_data)]
-        command = [sys.executable, "-m", "tasks.adapt", "adapt.yaml", "--method", name, *inputs, "--out", out]
-        environment = os.environ | {"PYTHONPATH": str(REPO), "PYTHONHASHSEED": seed}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        words = ["tasks.adapt", "adapt.yaml", "--method", name, *inputs, "--out", out]
+        done = parent.start(words, dict(os.environ), workspace / f"{number}.stderr")
+        assert done.wait() == 0, done.communicate()[1]
         digests.append(artifact.verify(Path(out)).digest)
     assert digests[0] == digests[1]
 
