@@ -35,7 +35,7 @@ def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
 
     Args:
         recipe: the folder, each of whose files passed its own check.
-        readers: file name in it to the stage module that reads it.
+        readers: file name in it to the stage module that reads it, of the models that learn from the recipe's `data`.
 
     Returns:
         What is wrong, one message a file; nothing where data or base model are not made yet, or by other settings.

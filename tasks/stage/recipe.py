@@ -35,6 +35,8 @@ LABEL = "label"
 """The method whose entries are sets of labels and no models."""
 MEDIA = "media"
 """The method whose entries are data sets of pictures or sounds and no models."""
+DATA_KEY = "data"
+"""Key of a model that learns from such a data set, and not from the recipe's `data`."""
 ASKED = "evaluate_media"
 """Key of a graph that maps models to the data sets of pictures or sounds that they are asked about; may be missing."""
 LISTS = ("evaluate", "export", "forms")

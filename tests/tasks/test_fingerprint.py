@@ -82,7 +82,7 @@ def test_a_generator_of_pictures_changes_data_alone(edit: Edit) -> None:
 
 def test_code_of_models_that_see_changes_those_who_take_them(edit: Edit) -> None:
     assert edit("tasks/multimodal/alignment.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"align"}
-    assert edit("tasks/multimodal/controls.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"evaluate"}
+    assert edit("tasks/multimodal/controls.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"evaluate", "report"}
     assert edit("tasks/reporting/sight.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"report"}
 
 
