@@ -19,8 +19,8 @@ from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 from tests.support.judges import LOCAL, Answer, endpoint, said, serving
-from tests.support.rewards import LIKES_ODD, graders
 from tests.support.pictures import TOKENS, write_set
+from tests.support.rewards import LIKES_ODD, graders
 from tests.support.rl import grpo_config, moved, moved_tensors
 
 pytestmark = pytest.mark.usefixtures("workspace", "no_proxy")

@@ -138,6 +138,7 @@ def test_the_loss_is_on_the_answers_alone(make_run: MakeRun, seeing_model: Path,
     trainer = make_trainer(seeing_model, mixed, make_run("vlm"))
     tokenizer = trainer.processing_class.tokenizer
     end = rendered_end(tokenizer)
+    assert end == "<|im_end|>\n"
     expected = ["7." + end, "It is 8." + end, "2." + end, "3 + 4 = 7." + end]
     pictures = [1, 1, 0, 2]
     assert len(trainer.train_dataset) == 4, "one row for each answer"

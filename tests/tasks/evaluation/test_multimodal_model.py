@@ -298,7 +298,7 @@ def test_a_question_that_spells_the_placeholder_is_refused(
     workspace: Path, lively: Path, shown: Path, make_artifact: Make
 ) -> None:
     rows = [{**row, "question": "<image> Which digit?"} for row in rows_of(shown)[:2]]
-    with pytest.raises(DataError, match="the row that begins '<image> Which digit.': a text has '<image>', which"):
+    with pytest.raises(DataError, match=r"the row that begins '<image> Which digit\?': a text has '<image>', which"):
         evaluate(lively, _changed(workspace, shown, make_artifact, rows))
 
 
