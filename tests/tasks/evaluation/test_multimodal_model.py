@@ -185,7 +185,7 @@ def test_controls_show_what_they_say(workspace: Path, lively: Path, shown: Path)
     rows, archive = rows_of(shown), Archive(shown)
     alike = [f"{row['kind']} {len(row.get('images', ()))}" for row in rows]
     other = other_rows(alike, [row["answer"] for row in rows], 0)
-    for number in (0, 1, 2, 12):
+    for number in (0, 1, 12):
         row = rows[number]
         own = [archive.image(name) for name in row.get("images", ())]
         swapped = [archive.image(name) for name in rows[other[number]].get("images", ())]
