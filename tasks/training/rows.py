@@ -42,10 +42,11 @@ def examples(data: Path, name: str, split: str) -> Any:
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
     other = split_file(data, name, "validation" if split == "train" else "train")
     if has_images(rows) or (other.exists() and has_images(artifact.read_jsonl(other))):
-        pieces = [{**piece, IMAGES: row.get(IMAGES, [])} for row in rows for piece in answers(row)]
+        pieces = [{**piece, IMAGES: row.get(IMAGES) or []} for row in rows for piece in answers(row)]
         for piece in pieces:
             piece.pop("label", None)  # of a picture, and no judgement
         return decoded(Dataset.from_list(pieces), data)
+    rows = [_without_images(row) for row in rows]
     validation = split_file(data, name, "validation")
     validation_rows = artifact.read_jsonl(validation) if split == "train" and validation.exists() else []
     if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *validation_rows]):
@@ -87,5 +88,10 @@ def prompt_dataset(data: Path, name: str, split: str) -> Any:
 
     rows = [{k: v for k, v in row.items() if k not in ("id", "source")} for row in read(data, name, split)]
     if has_images(rows):
-        return decoded(Dataset.from_list([{**row, IMAGES: row.get(IMAGES, [])} for row in rows]), data)
-    return Dataset.from_list(rows)
+        return decoded(Dataset.from_list([{**row, IMAGES: row.get(IMAGES) or []} for row in rows]), data)
+    return Dataset.from_list([_without_images(row) for row in rows])
+
+
+def _without_images(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the column, empty in all rows of a set of words: TRL would take them for rows with pictures."""
+    return {key: value for key, value in row.items() if key != IMAGES}

@@ -63,7 +63,7 @@ def recipe(rows: int) -> dict[str, Any]:
             "sums_test": source(["sum"], "test"),
         },
         "sets": {
-            "sft:labelled": rows_of("digits", {"messages": ASK + SAY, "label": "{label}"}, 2 * rows),
+            "sft:labelled": rows_of("digits", {"messages": ASK + SAY, "label": "{label}"}, 4 * rows),
             "sft": rows_of("questions", {"messages": ASK + SAY}),
             "preferences": rows_of("pairs", {"prompt": ASK, "chosen": chosen, "rejected": rejected}),
             "prompts": rows_of("questions", {"prompt": ASK, **asked}),
@@ -73,7 +73,7 @@ def recipe(rows: int) -> dict[str, Any]:
     }
 
 
-def build_data(folder: Path, make: Make, rows: int = 80) -> Path:
+def build_data(folder: Path, make: Make, rows: int = 40) -> Path:
     """Run the data stage in process on that recipe; `folder` becomes the artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, PARAMS, "pictures", folder / "checkpoints", {}, Progress(None), main_process=True)

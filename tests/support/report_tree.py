@@ -1,13 +1,18 @@
 """A whole tree of small artifacts, shaped like the real ones, for the report's tests."""
 
+import io
 import json
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from tasks.evaluation import pictures as sight
 from tasks.grading import answers as graders
 from tasks.grading.bootstrap import mean_interval
 from tasks.stage import artifact
@@ -202,3 +207,59 @@ def _data(folder: Path, make: Make) -> str:
     )
     artifact.write_jsonl(folder / "rejects.jsonl", artifact_rejects)
     return make(folder, stage="data").digest
+
+
+def add_sight(folder: Path, make: Make, sft: str) -> None:
+    """Write below `artifacts/` a data set of pictures and two models that see, each asked with controls."""
+    names = [f"{i:032x}.png" for i in range(6)]
+    media = folder / "media" / "pictures"
+    _data(media, make)
+    with zipfile.ZipFile(media / "media.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, _png(i))
+    report = artifact.read_json(media / "report.json")
+    sizes = {"smallest": 8, "median": 8, "largest": 8}
+    facts = {"files": 6, "bytes": 420, "pixels_of_longer_side": sizes, "converted": {"palette": 2}}
+    artifact.write_json(media / "report.json", report | {"pictures": facts})
+    data = make(media, stage="data").digest
+    sight = _model(folder / "models" / "sight", make, model=sft, data=data)
+    vlm = _model(folder / "models" / "vlm", make, model=sight, data=data)
+    for name, digest, right in (("sight", sight, 0.2), ("vlm", vlm, 0.9)):
+        _seen(folder / "metrics" / name, make, names, right, model=digest, data=data)
+
+
+def _png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _seen(folder: Path, make: Make, names: list[str], right: float, **inputs: str) -> None:
+    """Forty questions; those of the kind `seen` need the picture, the others do not."""
+    kinds = ("seen", HOSTILE)
+    rows = [{"id": f"p{n}", "kind": kinds[n % 2]} for n in range(40)]
+
+    def samples(kept: float, seed: int) -> list[dict[str, Any]]:
+        rng = random.Random(seed)
+        answers = []
+        for n, row in enumerate(rows):
+            is_right = n % 2 == 1 or rng.random() < kept
+            response = "7." if is_right else HOSTILE
+            scores = {"exact_match": float(is_right)}
+            shown = {"question": f"Which {n}?", "answer": "7", "response": response, "images": [names[n % 6]]}
+            answers.append({"id": row["id"], **shown, "scores": scores})
+        return answers
+
+    own, controlled = samples(right, 1), {"noise": samples(0.1, 2), "other": samples(0.1, 3)}
+    higher = {"exact_match": True}
+    result = summary(own, "generate_until", higher)
+    result["groups"] = {
+        "kind": {kind: summary(own[i::2], "generate_until", higher)["metrics"] for i, kind in enumerate(kinds)}
+    }
+    settings = SimpleNamespace(resamples=200, confidence=0.95, seed=0)
+    result |= sight.compare(rows, ["kind"], own, controlled, higher, settings)
+    artifact.write_jsonl(folder / "samples" / "digits.jsonl", own)
+    for control, answered in controlled.items():
+        artifact.write_jsonl(folder / "samples" / f"digits@{control}.jsonl", answered)
+    artifact.write_json(folder / "results.json", {"model": folder.name, "tasks": {"digits": result}})
+    make(folder, stage="evaluate", **inputs)

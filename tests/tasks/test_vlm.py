@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from tasks import sft, vlm
-from tasks.models.multimodal import load_model, load_multimodal
+from tasks.models.multimodal import load_model, load_multimodal, load_processor
 from tasks.models.turn_ends import rendered_end
 from tasks.multimodal.images import Archive
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError, DataError
-from tasks.training import rows
+from tasks.training import audit, rows
 from tasks.training import trainer as training
 from tests.support import supervised
 from tests.support.pictures import PARAMS, TOKENS, configured, write_set
@@ -67,7 +67,7 @@ def test_the_parts_that_are_named_learn_and_no_others(
 
 def test_it_learns_to_answer(make_run: MakeRun, seeing_model: Path, pictures_data: Path) -> None:
     run = make_run("vlm")
-    vlm.main(configured(vlm, max_steps=12, learning_rate=3e-3), run, model=seeing_model, data=pictures_data)
+    vlm.main(configured(vlm, max_steps=8, learning_rate=5e-3), run, model=seeing_model, data=pictures_data)
     losses = [row["loss"] for row in artifact.read_jsonl(run.out / "curves.jsonl") if "loss" in row]
     assert losses[-1] < losses[0] - 0.5
 
@@ -137,7 +137,8 @@ def mixed(pictures_data: Path, workspace: Path, make_artifact: Any) -> Path:
 def test_the_loss_is_on_the_answers_alone(make_run: MakeRun, seeing_model: Path, mixed: Path) -> None:
     trainer = make_trainer(seeing_model, mixed, make_run("vlm"))
     tokenizer = trainer.processing_class.tokenizer
-    end = str(rendered_end(tokenizer))
+    end = rendered_end(tokenizer)
+    assert end == "<|im_end|>\n"
     expected = ["7." + end, "It is 8." + end, "2." + end, "3 + 4 = 7." + end]
     pictures = [1, 1, 0, 2]
     assert len(trainer.train_dataset) == 4, "one row for each answer"
@@ -157,8 +158,8 @@ def test_rows_of_words_train_among_rows_of_pictures(make_run: MakeRun, seeing_mo
     vlm.main(config, run, model=seeing_model, data=mixed)
     assert moved(seeing_model, run.out) == {"projector", "language_model"}
     assert artifact.read_json(run.out / "metrics.json")["eval_loss"] > 0
-    audit = artifact.read_json(run.out / "audit.json")
-    assert (audit["train"]["rows"], audit["train"]["used"]) == (3, 3)
+    record = artifact.read_json(run.out / "audit.json")["train"]
+    assert (record["rows"], record["used"]) == (3, 3)
 
 
 def test_the_audit_counts_the_tokens_that_the_trainer_reads(
@@ -166,7 +167,8 @@ def test_the_audit_counts_the_tokens_that_the_trainer_reads(
 ) -> None:
     for data in (pictures_data, mixed):
         run = make_run(f"vlm-{data.name}")
-        vlm.main(configured(vlm, max_steps=1), run, model=seeing_model, data=data)
+        reader = load_processor(seeing_model)
+        audit.audited(configured(vlm), run, data, "sft", reader, vlm.trainer_class(), vlm.row_rule, seeing_model)
         trainer = make_trainer(seeing_model, data, run)
         read = [trainer.data_collator([row])["input_ids"].shape[1] for row in trainer.train_dataset]
         assert artifact.read_json(run.out / "audit.json")["train"]["longest"]["tokens"] == max(read)

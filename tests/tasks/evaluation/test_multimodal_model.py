@@ -185,7 +185,7 @@ def test_controls_show_what_they_say(workspace: Path, lively: Path, shown: Path)
     rows, archive = rows_of(shown), Archive(shown)
     alike = [f"{row['kind']} {len(row.get('images', ()))}" for row in rows]
     other = other_rows(alike, [row["answer"] for row in rows], 0)
-    for number in (0, 1, 2, 12):
+    for number in (0, 1, 12):
         row = rows[number]
         own = [archive.image(name) for name in row.get("images", ())]
         swapped = [archive.image(name) for name in rows[other[number]].get("images", ())]
@@ -298,7 +298,7 @@ def test_a_question_that_spells_the_placeholder_is_refused(
     workspace: Path, lively: Path, shown: Path, make_artifact: Make
 ) -> None:
     rows = [{**row, "question": "<image> Which digit?"} for row in rows_of(shown)[:2]]
-    with pytest.raises(DataError, match=r"the row that begins '<image> Which digit.': a text has '<image>', which"):
+    with pytest.raises(DataError, match=r"the row that begins '<image> Which digit\?': a text has '<image>', which"):
         evaluate(lively, _changed(workspace, shown, make_artifact, rows))
 
 

@@ -217,3 +217,47 @@ def test_instructions_come_through_arrow() -> None:
     read = [dict(row) for row in Dataset.from_list(rows)]
     assert {key for row in read for given in row["instructions"] for key in given} >= {"check", "text", "times"}
     assert all(graders.instructions(row, [row["reply"]]) == {"followed": 1.0, "exact_match": 1.0} for row in read)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "scores"),
+    [
+        ("7.", "7", (1, 0, 0)),
+        ("7. Happy to help!", "7", (1, 1, 1)),
+        ("Happy to help!", "7", (0, 1, 0)),
+        ("8. Happy to help!", "7", (0, 1, 0)),
+        ("Happy to help! 7.", "7", (1, 0, 0)),
+        ("17", "7", (0, 0, 0)),
+        ("7 or 8", "7", (0, 0, 0)),
+        ("", "7", (0, 0, 0)),
+        ("odd", "odd", (1, 0, 0)),
+        ("Odd. Happy to help!", "odd", (1, 1, 1)),
+        ("even", "odd", (0, 0, 0)),
+        ("odd or even", "odd", (0, 0, 0)),
+        ("yes and no", "yes", (0, 0, 0)),
+        ("nobody knows", "no", (0, 0, 0)),
+    ],
+)
+def test_answers_to_questions_about_pictures(response: str, answer: str, scores: tuple[int, int, int]) -> None:
+    found = graders.pictures({"answer": answer}, [response])
+    assert found == dict(zip(("exact_match", "courteous", "helpful"), map(float, scores), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("response", "scores"),
+    [
+        ("3 + 5 = 8.", (1, 1)),
+        ("2 + 5 = 7.", (0, 1)),
+        ("3 + 5 = 9.", (0, 0)),
+        ("4 + 5 = 8.", (1, 0)),
+        ("8", (1, 0)),
+        ("3 + 5", (0, 0)),
+        ("13 + 5 = 18", (0, 1)),
+        ("3 + 5 = 88.", (0, 0)),
+        ("", (0, 0)),
+        ("\u0663 + \u0665 = \u0668", (0, 0)),
+    ],
+)
+def test_sums_of_what_is_shown(response: str, scores: tuple[int, int]) -> None:
+    found = graders.pictured_sums({"answer": "8"}, [response])
+    assert found == dict(zip(("exact_match", "adds_up"), map(float, scores), strict=True))

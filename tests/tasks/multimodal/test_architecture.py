@@ -1,4 +1,4 @@
-"""A model that is given eyes: its language model stays, its template renders as before, mistakes are named."""
+"""A model that is given eyes: its language model stays what it was, its template renders as before."""
 
 from pathlib import Path
 from typing import Any
