@@ -234,7 +234,7 @@ def _parquet(path: Path, name: str) -> Iterator[Line | Reject]:
 
     number = 0
     try:
-        file = parquet.ParquetFile(path, buffer_size=BUFFER)
+        file = parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         names = file.schema_arrow.names
         if twice := sorted({column for column in names if names.count(column) > 1}):
             raise DataError(f"{name}: more than one column is called {', '.join(map(repr, twice))}; rename one of them")

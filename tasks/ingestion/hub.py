@@ -51,11 +51,15 @@ def fetched(value: Any, hub: str) -> Any:
     if not isinstance(value, dict) or set(value) != {"bytes", "path"} or value["bytes"] is not None:
         return value
     path = value["path"]
-    if not isinstance(path, str) or "://" not in path:
+    if not isinstance(path, str):
         return value
     archive = path.rpartition("::")[2]
-    own = "://" not in archive and any(Path(archive).resolve().is_relative_to(f.resolve()) for f in folders(hub))
-    if not own and not archive.startswith(f"hf://datasets/{hub}@"):
+    home = next(
+        (f for f in folders(hub) if "://" not in archive and Path(archive).resolve().is_relative_to(f.resolve())), None
+    )
+    if "://" not in path:  # said by the place in its folder, which is another one on every machine
+        return value if home is None else {"bytes": None, "path": str(Path(path).resolve().relative_to(home.resolve()))}
+    if home is None and not archive.startswith(f"hf://datasets/{hub}@"):
         return value
     import fsspec
 

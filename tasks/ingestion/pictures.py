@@ -90,7 +90,7 @@ class Pictures:
 
         Args:
             value: a file's name, a `Blob`, or a mapping with a file's name under `path`.
-            folders: where named files may lie, the first one for relative names; a name that leads out is refused.
+            folders: where named files may lie; a name that leads out of them is refused.
 
         Raises:
             BadRow: with the reason.
@@ -184,8 +184,10 @@ class Pictures:
         if "://" in value:
             raise BadRow(f"the picture {name} is an address; download it, and name the file")
         try:
-            path = (folders[0] / value).resolve()
-            mode = path.stat().st_mode if any(path.is_relative_to(folder.resolve()) for folder in folders) else None
+            paths = [(folder / value).resolve() for folder in folders]
+            inside = [p for p in paths if any(p.is_relative_to(folder.resolve()) for folder in folders)]
+            path = next((p for p in inside if p.exists()), inside[0] if inside else paths[0])
+            mode = path.stat().st_mode if inside else None
         except (FileNotFoundError, NotADirectoryError):
             raise BadRow(f"the picture {name} is not in {folders[0]}") from None
         except OSError as e:

@@ -122,7 +122,7 @@ class Table:
     rejects: list[Reject]
     """Lines that could not."""
     media: tuple[Path, ...] = (Path(),)
-    """Folders of the files that rows name; relative names are of the first."""
+    """Folders of the files that rows name."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
 
