@@ -249,7 +249,7 @@ def _changed(folder: Path, source: Path, make: Make, rows: list[dict[str, Any]])
         (
             {"dataset_kwargs": {"data_files": {"test": "eval/words.jsonl"}}},
             {"controls": ["black"]},
-            "its rows show no pictures, so that there is nothing to replace; drop `controls`",
+            "its rows show no pictures: there is nothing to replace, so drop `controls`",
         ),
     ],
 )
