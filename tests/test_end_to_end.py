@@ -294,8 +294,7 @@ def test_dvc_repro_in_another_clone_gives_the_same_hashes(finished: Path, tmp_pa
     (second / "params/recipe.yaml").unlink()
     (second / "params/recipe.yaml").symlink_to("micro/recipe.yaml")
     with Forking((*LIBRARIES, *HARNESS)) as forking:
-        forking.write_python(tmp_path / "bin")
-        done = command(second, "dvc", "repro", path=tmp_path / "bin")
+        done = command(second, "dvc", "repro", path=forking.write_python(tmp_path).parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert locked(second) == locked(finished)
 

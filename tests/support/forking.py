@@ -5,9 +5,9 @@ process runs the stage's module as `python -m` does, from the folder it is start
 as a fresh one as long as the process that it comes from has computed nothing. What a fresh process draws by chance is
 drawn again: NumPy's random state here, Python's by Python itself. All forks of one process share its `PYTHONHASHSEED`.
 
-    request, a line of JSON, with the files for input, output and errors    →
-                                                                            ← the number of the process
-                                                                            ← its exit code, when it has ended
+    request, a line of JSON, with the files for input, output and errors   →
+                                                                           ←   the number of the process
+                                                                           ←   its exit code, when it has ended
 """
 
 import gc
@@ -32,15 +32,22 @@ LIBRARIES = (
 )  # fmt: skip
 HARNESS = ("lm_eval.models.huggingface", "lm_eval.api.task")
 PYTHON = """#!{python} -SP
-import json, os, socket, sys
+import json, os, signal, socket, sys
+words = [word for word in sys.argv[1:3] if word not in ("-u", "-m")] + sys.argv[3:]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    request = {{"words": sys.argv[2:], "environment": dict(os.environ), "folder": os.getcwd()}}
+    request = {{"words": words, "environment": dict(os.environ), "folder": os.getcwd()}}
     socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
-    answers = server.makefile().read().split()
-sys.exit(int(answers[1]))
+    answers = server.makefile()
+    pid = int(answers.readline())
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(pid, number))
+    code = int(answers.readline())
+if code < 0:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
 """
-"""A `python` that knows `-m` alone, and has it run in a fork."""
+"""A `python` that has `-m` run in a fork, and ends as that does."""
 
 
 class Forked:
@@ -104,12 +111,12 @@ class Forking:
             socket.send_fds(server, [json.dumps(request).encode() + b"\n"], files)
         return Forked(server, stderr)
 
-    def write_python(self, folder: Path) -> None:
-        """Write a `python` for a `PATH`, which runs each `python -m` in a fork."""
-        folder.mkdir()
+    def write_python(self, folder: Path) -> Path:
+        """Write a program `python`, which runs each `python -m` in a fork."""
         python = folder / "python"
         python.write_text(PYTHON.format(python=sys.executable, address=self._address))
         python.chmod(0o700)
+        return python
 
     def __enter__(self) -> Self:
         return self
@@ -131,28 +138,41 @@ def serve(address: str, libraries: list[str]) -> None:
     gc.collect()
     gc.freeze()  # or the first collection of each fork would copy every page
     assert threading.active_count() == 1, "a fork has one thread, and so must what it comes from"
+    attending: list[int] = []
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
         os.write(1, b"listening\n")
-        while (
-            server in select.select([server, sys.stdin], [], [])[0]
-        ):  # the input ends with the caller, however it ends
+        # The input ends with the caller, however that ends.
+        while server in select.select([server, sys.stdin], [], [])[0]:
             client, _ = server.accept()
             data, files, _, _ = socket.recv_fds(client, 1 << 20, 3)
             while not data.endswith(b"\n"):
                 data += client.recv(1 << 20)
-            pid = os.fork()
-            if not pid:
+            attending = [pid for pid in attending if not os.waitpid(pid, os.WNOHANG)[0]]
+            attending.append(os.fork())
+            if not attending[-1]:
                 server.close()
-                client.close()
-                return run(json.loads(data), files)
+                return attend(client, json.loads(data), files)
+            client.close()
             for file in files:
                 os.close(file)
-            client.sendall(b"%d\n" % pid)
-            client.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-            client.close()
+    for pid in attending:
+        os.waitpid(pid, 0)
     return None
+
+
+def attend(client: socket.socket, request: dict[str, Any], files: list[int]) -> None:
+    """Fork, and tell the client which process that is and how it ends. Returns in the fork alone."""
+    pid = os.fork()
+    if not pid:
+        client.close()
+        return run(request, files)
+    for file in files:
+        os.close(file)
+    client.sendall(b"%d\n" % pid)
+    client.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    os._exit(0)
 
 
 def run(request: dict[str, Any], files: list[int]) -> None:

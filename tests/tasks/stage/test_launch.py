@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tasks.stage import artifact, launch
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 from tests.support import rl, supervised
+from tests.support.forking import Forking
 
 WHERE = Path("params/test/sft.yaml")
 BIN = Path(sys.executable).parent
@@ -69,8 +70,15 @@ def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: P
         rejection.main(rl.rejection_config(), run, model=chat_model, data=sums_data)
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Interpreter for the processes that a launcher starts, which spares each of them the import of the libraries."""
+    with Forking() as forking:
+        yield forking.write_python(tmp_path_factory.mktemp("bin"))
+
+
 def started(
-    module: Any, launcher: str, folder: Path, model: Path, data: Path, **extra: Any
+    module: Any, launcher: str, folder: Path, model: Path, data: Path, python: Path | str = sys.executable, **extra: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Run a stage's command in an empty folder, with the recipe file that its own tests have."""
     trainer: dict[str, Any] = {"assistant_only_loss": True} if module is sft else {}
@@ -79,6 +87,7 @@ def started(
     YAML().dump(values | {"threads": 1, "launch": launcher, **extra}, params)
     command = [sys.executable, "-m", module.__name__, str(params), "--model", str(model), "--data", str(data)]
     environment = os.environ | {"PYTHONPATH": str(REPO), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHON_EXEC"] = str(python)  # of torchrun, which accelerate rests on
     return subprocess.run(
         [*command, "--out", "artifacts/made"],
         cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240,
@@ -88,8 +97,10 @@ def started(
 TWO = "torchrun --standalone --nproc-per-node 2 -m"
 
 
-def test_two_processes_leave_one_whole_artifact_or_nothing(workspace: Path, chat_model: Path, sums_data: Path) -> None:
-    failed = started(reward, TWO, workspace, chat_model, sums_data, calibration_bins=99)
+def test_two_processes_leave_one_whole_artifact_or_nothing(
+    workspace: Path, chat_model: Path, sums_data: Path, python: Path
+) -> None:
+    failed = started(reward, TWO, workspace, chat_model, sums_data, python, calibration_bins=99)
     assert failed.returncode == 2, failed.stderr
     assert failed.stderr.strip().splitlines()[-1].startswith("error: 16 held-out pairs for 99 calibration bins")
     assert not (workspace / "artifacts").exists()
@@ -108,7 +119,9 @@ def test_a_launcher_that_starts_one_process_instead_of_two(workspace: Path, chat
     assert not (workspace / "artifacts").exists()
 
 
-def test_sharding_that_becomes_data_parallelism(workspace: Path, chat_model: Path, sums_data: Path) -> None:
+def test_sharding_that_becomes_data_parallelism(
+    workspace: Path, chat_model: Path, sums_data: Path, python: Path
+) -> None:
     sharded = {
         "compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP", "num_machines": 1, "num_processes": 2,
         "machine_rank": 0, "use_cpu": True, "main_process_port": 0,
@@ -116,7 +129,7 @@ def test_sharding_that_becomes_data_parallelism(workspace: Path, chat_model: Pat
     }  # fmt: skip
     YAML().dump(sharded, workspace / "fsdp.yaml")
     launcher = f"accelerate launch --config_file {workspace / 'fsdp.yaml'} -m"
-    ended = started(sft, launcher, workspace, chat_model, sums_data)
+    ended = started(sft, launcher, workspace, chat_model, sums_data, python)
     assert ended.returncode == 2, ended.stderr
     said = ended.stderr.strip().splitlines()[-1]
     assert "launch asks for 2 process(es) with FSDP, and" in said
