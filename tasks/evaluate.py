@@ -49,9 +49,9 @@ class TaskChoice(Strict):
     group_by: list[str]
     """Columns of the rows whose values are scored separately too."""
     controls: list[Control] = Field(default=[])
-    """Pictures with which every question is asked again: `noise`, `black`, `other` (of a row of the same `kind`, if rows
-    have that column, and as many pictures, whose `answer` differs; where there is none, the row's own); of clips also
-    `shuffled`, `repeated` and `reversed`, for which rows need a column `reversed`: the answer that is then right."""
+    """Pictures with which every question is asked again: `noise`, `black`, `other` (of a row of the same `kind`, if
+    rows have that column, and as many pictures, whose `answer` differs; where there is none, the row's own); of clips
+    also `shuffled`, `repeated` and `reversed`, for which rows need a column `reversed`: the answer then right."""
 
 
 class Config(StageConfig):
