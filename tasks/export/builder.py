@@ -48,7 +48,6 @@ def prepare_options(model: Path, form: str, precision: str, weights: Mapping[str
     """
     if not (model / "config.json").is_file():
         raise ModelError(f"{model}: no config.json; expected a Hugging Face model folder")
-    check_causal(model)
     builder = _builder()
     target = {"quant_config": {"weights": {**weights}}}
     try:
@@ -62,6 +61,8 @@ def prepare_options(model: Path, form: str, precision: str, weights: Mapping[str
     if "block_size" in weights and weights["block_size"] not in BLOCKS:
         sizes = ", ".join(map(str, BLOCKS))
         raise ConfigError(f"forms.{form}.weights.block_size is {weights['block_size']}; it must be one of {sizes}")
+    if hasattr(options["hf_details"]["hf_config"], "vision_config"):
+        check_causal(model)
     _check_heads(model, options["hf_details"]["hf_config"])
     _check_widths(model, options["hf_details"]["hf_config"])
     return options
