@@ -136,7 +136,14 @@ def doctor(
 def chat(
     question: Annotated[list[str] | None, typer.Argument(help="Ask this and leave; without it, talk.")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Talk to this export and not to the champion, e.g. artifacts/onnx/sft/int8.")
+        Path | None,
+        typer.Option(
+            help="Talk to this export and not to the champion, e.g. artifacts/onnx/sft/int8; or to a model that sees, "
+            "e.g. artifacts/models/vlm."
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Show a picture with the first question; repeatable.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")] = 0,
@@ -144,7 +151,7 @@ def chat(
     """Talk to the champion."""
     from flows.serving import chat
 
-    chat.main(question or [], folder, max_new_tokens=max_new_tokens, temperature=temperature)
+    chat.main(question or [], folder, image or [], max_new_tokens=max_new_tokens, temperature=temperature)
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""Talking to an exported model: `polm chat` in a terminal, or one question and its answer.
+"""Talking to a model: `polm chat` in a terminal, or one question and its answer.
 
 The same engine answers as in `polm serve`. The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported
-and the first answer begins within a second.
+and the first answer begins within a second. A model that sees has no such export, and answers on PyTorch
+(`flows/serving/seeing.py`).
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import queue
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 
@@ -18,34 +19,81 @@ from flows.serving.engine import Engine
 from tasks.stage.errors import DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+SHOW = "/image"
+"""Command that shows a picture with the next question, to a model that sees."""
+START = Path.cwd()
+"""Folder in which the command was called; afterwards the working directory is the project's."""
 
 
-def main(words: Sequence[str], folder: Path | None, *, max_new_tokens: int, temperature: float) -> None:
+class Talk(Protocol):
+    """A conversation with a model."""
+
+    def ask(self, question: str) -> Generator[str]:
+        """Yield the answer bit by bit."""
+
+    def forget(self) -> None:
+        """Start anew."""
+
+
+def main(
+    words: Sequence[str], folder: Path | None, images: Sequence[Path], *, max_new_tokens: int, temperature: float
+) -> None:
     """Answer the question, or talk.
 
     Args:
         words: the question; without any it comes from a pipe, and at a terminal the person is asked.
-        folder: an ONNX Runtime GenAI folder; None takes the champion.
+        folder: an ONNX Runtime GenAI folder, or that of a model that sees; None takes the champion.
+        images: pictures to show with the first question.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
 
     Raises:
-        DataError: the question is empty or too long.
+        DataError: the question is empty or too long, or a picture cannot be read.
         GateError: there is no champion.
-        ModelError: no model there, an unreadable one, or a champion that `polm promote` did not register.
+        ModelError: no model there, an unreadable one, one that takes no pictures, or a champion that `polm promote` did
+            not register.
     """
     from flows import workspace
     from flows.registry import version as model_version
 
-    folder = folder.resolve() if folder is not None else None  # before the working directory becomes the project's
+    # Before the working directory becomes the project's:
+    folder = folder.resolve() if folder is not None else None
+    images = [path.resolve() for path in images]
     workspace.enter(writes=False)
     question = question_from(words, sys.stdin)
     export = contextlib.nullcontext((folder, str(folder))) if folder is not None else model_version.champion()
     with export as (path, title):
         if question is not None:
-            answer(path, question, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+            answer(path, question, images, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
         else:
-            chat(path, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+            chat(path, images, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+
+
+def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature: float) -> Talk:
+    """Load the model of a folder.
+
+    Args:
+        folder: an ONNX Runtime GenAI folder, or that of a model that sees.
+        images: pictures to show with the first question.
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 takes the likeliest token, above it samples.
+
+    Raises:
+        DataError: a picture cannot be read.
+        ModelError: no model there, an unreadable one, or pictures for one that takes none.
+    """
+    if (folder / "config.json").is_file() and not (folder / "genai_config.json").exists():
+        from tasks.models.multimodal import is_multimodal
+
+        if is_multimodal(folder):
+            from flows.serving.seeing import SeeingConversation
+
+            return SeeingConversation(folder, images, max_new_tokens=max_new_tokens, temperature=temperature)
+    if images:
+        raise ModelError(
+            f"{folder}: this model takes no pictures; name one that sees, e.g. --folder artifacts/models/vlm"
+        )
+    return Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
 
 
 class Conversation:
@@ -143,30 +191,47 @@ def _not_text(error: UnicodeDecodeError) -> DataError:
     return DataError(f"{what}; convert it: iconv -f ITS_ENCODING -t {error.encoding}")
 
 
-def answer(folder: Path, question: str, *, max_new_tokens: int, temperature: float, console: Console) -> None:
-    """Answer one question and leave. Raises ModelError or DataError."""
-    conversation = Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
-    _say(conversation, question, console)
+def answer(
+    folder: Path,
+    question: str,
+    images: Sequence[Path] = (),
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    console: Console,
+) -> None:
+    """Answer one question and leave. Raises as `begin`."""
+    _say(begin(folder, images, max_new_tokens, temperature), question, console)
 
 
-def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, console: Console) -> None:
+def chat(
+    folder: Path,
+    images: Sequence[Path] = (),
+    *,
+    title: str,
+    max_new_tokens: int,
+    temperature: float,
+    console: Console,
+) -> None:
     """Talk until the person leaves.
 
     Args:
-        folder: an ONNX Runtime GenAI folder.
+        folder: as `begin` takes it.
+        images: pictures to show with the first question.
         title: what is being talked to, e.g. `polm-tiny version 3 (champion), int8`.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
         console: where to talk.
 
     Raises:
-        ModelError: no model there, or an unreadable one.
+        DataError: a picture cannot be read.
+        ModelError: as `begin`.
     """
-    conversation = Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
+    conversation = begin(folder, images, max_new_tokens, temperature)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and history in input(); not on every platform)
     console.print(title, style="bold", markup=False, highlight=False)
-    console.print(HELP, style="dim", markup=False, highlight=False)
+    console.print(_help(conversation), style="dim", markup=False, highlight=False)
     while True:
         try:
             question = console.input("[bold cyan]>[/] ").strip()
@@ -174,7 +239,7 @@ def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, c
             console.print()
             return
         except KeyboardInterrupt:
-            console.print(f"\n{HELP}", style="dim", markup=False, highlight=False)
+            console.print(f"\n{_help(conversation)}", style="dim", markup=False, highlight=False)
             continue
         except UnicodeDecodeError as e:
             console.print(str(_not_text(e)), style="red", markup=False, highlight=False)
@@ -184,8 +249,14 @@ def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, c
         if question == "/reset":
             conversation.forget()
             console.print("forgotten", style="dim")
+        elif question.startswith(f"{SHOW} ") and (show := getattr(conversation, "show", None)):
+            try:
+                show(Path(START, question.removeprefix(SHOW).strip()).expanduser())
+                console.print("shown with the next question", style="dim")
+            except DataError as e:
+                console.print(str(e), style="red", markup=False, highlight=False)
         elif question.startswith("/"):
-            console.print(HELP, style="dim", markup=False, highlight=False)
+            console.print(_help(conversation), style="dim", markup=False, highlight=False)
         elif question:
             try:
                 _say(conversation, question, console)
@@ -193,7 +264,11 @@ def chat(folder: Path, *, title: str, max_new_tokens: int, temperature: float, c
                 console.print(str(e), style="red", markup=False, highlight=False)
 
 
-def _say(conversation: Conversation, question: str, console: Console) -> None:
+def _help(conversation: Talk) -> str:
+    return f"{SHOW} FILE shows a picture, {HELP}" if hasattr(conversation, "show") else HELP
+
+
+def _say(conversation: Talk, question: str, console: Console) -> None:
     """Print an answer as it comes. Ctrl-C ends the answer, and in a conversation only that."""
     texts = conversation.ask(question)
     try:

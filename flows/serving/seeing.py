@@ -1,0 +1,133 @@
+"""Talking to a model that sees, on PyTorch: ONNX Runtime has no graph of these models.
+
+The pictures go with the next question, and stay in the conversation. Answers are those of the evaluation where nothing
+is sampled: the processor writes the prompt, and the model's own end tokens end it.
+"""
+
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.models.multimodal import load_multimodal
+from tasks.models.turn_ends import end_tokens
+from tasks.stage.errors import DataError, ModelError
+
+MAX_PIXELS = 50_000_000
+"""Most pixels of a picture; one with more is refused before it is decoded."""
+
+
+class SeeingConversation:
+    """A model that sees, with what was said and shown so far."""
+
+    def __init__(self, folder: Path, images: Sequence[Path], *, max_new_tokens: int, temperature: float) -> None:
+        """Load the model.
+
+        Args:
+            folder: a model folder.
+            images: pictures for the first question.
+            max_new_tokens: longest answer, in tokens.
+            temperature: 0 takes the likeliest token, above it samples.
+
+        Raises:
+            DataError: a picture that cannot be read.
+            ModelError: no model there, or an unreadable one.
+        """
+        self._shown = [read_image(path) for path in images]
+        self._model, self._processor = load_multimodal(folder)
+        self._model.eval()
+        self._ends = end_tokens(self._model, self._processor.tokenizer)
+        self._context = int(self._model.config.get_text_config().max_position_embeddings)
+        self._max_new_tokens = max_new_tokens
+        self._temperature = temperature
+        self.messages: list[dict[str, Any]] = []
+        self._pictures: list[Any] = []
+
+    def show(self, path: Path) -> None:
+        """Show a picture with the next question. Raises DataError when it cannot be read."""
+        self._shown.append(read_image(path))
+
+    def ask(self, question: str) -> Generator[str]:
+        """Yield the answer bit by bit. What was yielded stays in the conversation, also when it was stopped midway.
+
+        Raises:
+            DataError: the conversation does not fit into the model's context.
+            ModelError: the model failed.
+        """
+        from transformers import TextIteratorStreamer
+
+        parts = [{"type": "image"} for _ in self._shown] + [{"type": "text", "text": question}]
+        messages = [*self.messages, {"role": "user", "content": parts}]
+        pictures = [*self._pictures, *self._shown]
+        text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        shown = {"images": [pictures]} if pictures else {}
+        inputs = self._processor(text=[text], **shown, add_special_tokens=False, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        room = min(self._max_new_tokens, self._context - length)
+        if room < 1:
+            raise DataError(
+                f"the conversation is {length} tokens long, pictures among them, the context only {self._context}; "
+                f"/reset forgets it"
+            )
+        stop = threading.Event()
+        streamer = TextIteratorStreamer(self._processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed: list[Exception] = []
+        thread = threading.Thread(target=self._generate, args=(inputs, room, streamer, stop, failed), daemon=True)
+        thread.start()
+        answer = ""
+        try:
+            for piece in streamer:
+                answer += piece
+                if piece:
+                    yield piece
+            if failed:
+                raise ModelError(f"the model failed on this question ({failed[0]}); ask again")
+        finally:
+            stop.set()
+            thread.join()
+            if not failed:
+                said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+                self.messages, self._pictures, self._shown = [*messages, said], pictures, []
+
+    def forget(self) -> None:
+        """Start anew, without pictures."""
+        self.messages, self._pictures, self._shown = [], [], []
+
+    def _generate(self, inputs: Any, room: int, streamer: Any, stop: threading.Event, failed: list[Exception]) -> None:
+        """Answer in a thread of its own, until the end, or until nobody listens any more."""
+        import torch
+        from transformers import StoppingCriteriaList
+
+        def stopped(ids: Any, scores: Any, **kwargs: Any) -> Any:
+            return torch.full((len(ids),), stop.is_set())
+
+        sampling = {"do_sample": True, "temperature": self._temperature, "top_k": 0} if self._temperature else {}
+        try:
+            with torch.inference_mode():
+                self._model.generate(
+                    **inputs,
+                    **(sampling or {"do_sample": False}),
+                    max_new_tokens=room,
+                    eos_token_id=self._ends,
+                    pad_token_id=self._processor.tokenizer.pad_token_id,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([stopped]),
+                )
+        except Exception as e:  # it must reach whoever waits for the answer
+            failed.append(e)
+            streamer.end()
+
+
+def read_image(path: Path) -> Any:
+    """Read a picture, the right way up, as a `PIL.Image.Image` in RGB. Raises DataError when it cannot be read."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS}; scale it down")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except DataError:
+        raise
+    except Exception as e:  # decoders of files from anywhere raise every kind there is
+        raise DataError(f"{path}: no picture that can be read ({type(e).__name__}: {e})") from None
