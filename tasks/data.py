@@ -15,15 +15,16 @@ Near-duplicates are looked for inside a set, not across sets; across sets only e
 
 import logging
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from tasks.ingestion import cleaning as clean
-from tasks.ingestion import sides
-from tasks.ingestion.evaluation_rows import EvaluationRows
+from tasks.ingestion import showing, sides
+from tasks.ingestion.duplicates import unique
+from tasks.ingestion.evaluation_rows import EvaluationRows, evaluation_files, training_files
 from tasks.ingestion.files import Reject
 from tasks.ingestion.ledger import Item, Ledger, histogram
 from tasks.ingestion.mapping import (
@@ -31,7 +32,6 @@ from tasks.ingestion.mapping import (
     IMAGES,
     TRAINED,
     TURNS,
-    VIDEO,
     check_map,
     columns,
     first_prompt,
@@ -40,16 +40,14 @@ from tasks.ingestion.mapping import (
     unused,
     validate,
 )
-from tasks.ingestion.picture_columns import pictures_of, spiller
-from tasks.ingestion.pictures import Picture, Pictures, PictureSettings
+from tasks.ingestion.picture_columns import spiller
+from tasks.ingestion.pictures import Pictures, PictureSettings
 from tasks.ingestion.settings import SETS, Decontamination, NearDuplicates, Rows, Set, Split
 from tasks.ingestion.sources import Source, Table, read
-from tasks.ingestion.turns import unlearnt
 from tasks.ingestion.values import BadRow, Columns
 from tasks.ingestion.videos import VideoSettings
 from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import StageConfig, suggest
-from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 
@@ -86,7 +84,7 @@ class Config(StageConfig):
 def main(config: Config, run: Run) -> None:
     """Write the sets, `report.json` and `rejects.jsonl`."""
     ledger = Ledger(config.report_examples, config.scrub)
-    pictures = _pictures(config, run)
+    pictures = showing.store(config.sets, config.pictures, config.videos, run.out / SPILL / "changed", run.params_file)
     tables = _read_sources(config, run, ledger)
     evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
     steps = len(tables) + len(config.sets)
@@ -102,11 +100,12 @@ def main(config: Config, run: Run) -> None:
             items = _map_set(config, run.params_file, name, tables, pictures, ledger)
         for item in items:
             item.split = groups.get(item.group, item.split)
-        items = _deduplicate(config, name, items, ledger)
+        near = config.near_duplicates if config.sets[name].near_duplicates else None
+        items = unique(name, items, near, config.seed, ledger)
         if name.startswith("eval:"):
-            files = _evaluation_files(name, items, evaluation, ledger)
+            files = evaluation_files(name, items, evaluation, ledger)
         else:
-            files = _training_files(name, items, evaluation, ledger)
+            files = training_files(name, items, evaluation, ledger)
         used |= _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
     if pictures is not None:
@@ -117,30 +116,6 @@ def main(config: Config, run: Run) -> None:
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
     write_json(run.out / "report.json", ledger.report())
     log.info("%s", ledger.summary())
-
-
-def _pictures(config: Config, run: Run) -> Pictures | None:
-    """Make the store of pictures, where a set has some. Raises DataError where the recipe has no bounds for them."""
-    name = next((name for name in config.sets if _shows(config, name)), None)
-    if name is None:
-        return None
-    if config.pictures is None:
-        raise DataError(
-            f"{run.params_file}: set '{name}' has pictures, and there is no section 'pictures'; add it, e.g. "
-            f"`pictures: {{max_pixels: 4_000_000, max_bytes: 10_000_000, near: 8}}`"
-        )
-    name = next((name for name, spec in config.sets.items() if any(VIDEO in rows.map for rows in spec.rows)), None)
-    if name is not None and config.videos is None:
-        raise DataError(
-            f"{run.params_file}: set '{name}' has clips, and there is no section 'videos'; add it, e.g. "
-            f"`videos: {{fps: 2, max_frames: 16}}`"
-        )
-    return Pictures(run.out / SPILL / "changed", config.pictures, config.videos)
-
-
-def _shows(config: Config, name: str) -> bool:
-    """Whether a set has pictures."""
-    return any({IMAGES, VIDEO} & rows.map.keys() for rows in config.sets[name].rows)
 
 
 def _with_pictures(
@@ -156,7 +131,7 @@ def _with_pictures(
     mapped = {
         name: _map_set(config, run.params_file, name, tables, pictures, ledger)
         for name in names
-        if _shows(config, name)
+        if showing.shows(config.sets[name])
     }
     pictures.settle()
 
@@ -182,27 +157,6 @@ def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
     return tables
 
 
-def _evaluation_files(
-    name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger
-) -> dict[str, list[Item]]:
-    """Keep the test split of an evaluation set, and keep training rows away from it."""
-    ledger.drop_many(name, "in the training splits", [item for item in items if item.split != "test"])
-    tested = [item for item in items if item.split == "test"]
-    evaluation.protect(tested)
-    ledger.protected[name] = len(tested)
-    return {f"eval/{name.removeprefix('eval:')}": tested}
-
-
-def _training_files(name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger) -> dict[str, list[Item]]:
-    """Keep the training and validation split of a training set, without rows that contain an evaluation row."""
-    clean_items = evaluation.keep_out(name, items, ledger)
-    ledger.drop_many(name, "in the test split", [item for item in clean_items if item.split == "test"])
-    return {
-        f"{set_folder(name)}/{split}": [item for item in clean_items if item.split == split]
-        for split in ("train", "validation")
-    }
-
-
 def _map_set(
     config: Config, params: Path, name: str, tables: dict[str, Table], pictures: Pictures | None, ledger: Ledger
 ) -> list[Item]:
@@ -215,14 +169,14 @@ def _map_set(
         if table.lines:
             check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, source_columns)
         watched = source_columns & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
-        words = {column: value for column, value in spec.map.items() if column not in (IMAGES, VIDEO)}
+        words = {column: value for column, value in spec.map.items() if column not in showing.SHOWN}
         unused_counts: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
             try:
                 rendered = clean.walk(render(words, line.row), config.scrub, ledger.scrubbed[name])
                 row, group = validate(name, rendered), rendered.get("group")
-                seen = _seen(spec, line.row, table, pictures)
+                seen = showing.seen(spec, line.row, table, pictures)
                 if seen:
                     row[IMAGES] = [picture.name for picture in seen]
                 kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
@@ -246,45 +200,10 @@ def _map_set(
     return items
 
 
-def _seen(spec: Rows, row: dict[str, Any], table: Table, pictures: Pictures | None) -> tuple[Picture, ...]:
-    """Look at a row's pictures. Raises BadRow."""
-    if pictures is not None and VIDEO in spec.map:
-        clips = pictures_of(spec.map[VIDEO], row)
-        return tuple(frame for clip in clips for frame in pictures.add_video(clip, table.media))
-    if pictures is None or IMAGES not in spec.map:
-        return ()
-    return tuple(pictures.add(value, table.media) for value in pictures_of(spec.map[IMAGES], row))
-
-
 def _split(config: Config, name: str, spec: Rows, group: str) -> str:
     if spec.split == "hash":
         return clean.split_of(group, config.seed, config.split.validation, config.split.test)
     return "test" if name.startswith("eval:") else clean.split_of(group, config.seed, config.split.validation, 0)
-
-
-def _deduplicate(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:
-    """Drop exact duplicates (white space aside) and, where the set asks for it, near-duplicates. The first stays."""
-    unique: dict[str, Item] = {}
-    for item in items:
-        first = unique.setdefault(item.id, item)
-        if first is not item:
-            ledger.drop(name, "exact duplicate", item, f"{first.file}:{first.line}")
-    items = list(unique.values())
-    if not config.sets[name].near_duplicates:
-        return items
-    settings = config.near_duplicates.model_dump()
-    pairs = []
-    alike_in_pictures: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for i, item in enumerate(items):
-        alike_in_pictures[item.families].append(i)
-    for numbers in alike_in_pictures.values():
-        found = clean.near_duplicates([items[i].key for i in numbers], seed=config.seed, **settings)
-        pairs += [(numbers[late], numbers[early]) for late, early in found]
-    # One conversation may come once for each turn to be learnt of it: its texts are alike, and no row is one too many.
-    alike = {late: early for late, early in pairs if unlearnt(items[late].row) == unlearnt(items[early].row)}
-    for late, early in alike.items():
-        ledger.drop(name, "near-duplicate", items[late], f"{items[early].file}:{items[early].line}")
-    return [item for i, item in enumerate(items) if i not in alike]
 
 
 def _mix(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[Item]:

@@ -3,6 +3,7 @@
 from tasks.ingestion.cleaning import Contamination
 from tasks.ingestion.ledger import Item, Ledger
 from tasks.ingestion.mapping import parts
+from tasks.stage.data_folder import set_folder
 
 
 class EvaluationRows:
@@ -45,3 +46,22 @@ class EvaluationRows:
         if overlap is None and item.group in self._groups:
             return self._groups[item.group], 1.0
         return overlap
+
+
+def evaluation_files(name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger) -> dict[str, list[Item]]:
+    """Keep the test split of an evaluation set, and keep training rows away from it."""
+    ledger.drop_many(name, "in the training splits", [item for item in items if item.split != "test"])
+    tested = [item for item in items if item.split == "test"]
+    evaluation.protect(tested)
+    ledger.protected[name] = len(tested)
+    return {f"eval/{name.removeprefix('eval:')}": tested}
+
+
+def training_files(name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger) -> dict[str, list[Item]]:
+    """Keep the training and validation split of a training set, without rows that contain an evaluation row."""
+    clean_items = evaluation.keep_out(name, items, ledger)
+    ledger.drop_many(name, "in the test split", [item for item in clean_items if item.split == "test"])
+    return {
+        f"{set_folder(name)}/{split}": [item for item in clean_items if item.split == split]
+        for split in ("train", "validation")
+    }
