@@ -146,6 +146,7 @@ def _ask_controls(
     controlled: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for control in sorted({control for choice in config.tasks for control in choice.controls}):
         lm.control = control
+        lm.uncontrolled.clear()
         chosen = [i for i, choice in enumerate(config.tasks) if control in choice.controls]
         asked = [built[i] for i in chosen]
         if control == REVERSED:  # another answer is right where time runs backwards
@@ -155,6 +156,7 @@ def _ask_controls(
         controlled[control] = harness.ask(lm, asked, config.seed)
     if controlled:
         lm.control = None
+        lm.uncontrolled.clear()
     return controlled
 
 

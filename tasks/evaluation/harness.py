@@ -190,7 +190,7 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
     Returns:
         For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
         was scored), `images` where the row shows some, `scores`, and `unanswered: true` for a question left out as too
-        long, whose scores are 0.
+        long, whose scores are 0, and `uncontrolled: true` for one whose pictures a control could not replace.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -206,20 +206,21 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
         log_samples=True,
     )
     samples = results["samples"]
-    return {task.task_name: [_row(task, sample, lm.unanswered) for sample in samples[task.task_name]] for task in tasks}
+    left_out = {"unanswered": lm.unanswered, "uncontrolled": getattr(lm, "uncontrolled", set())}
+    return {task.task_name: [_row(task, sample, left_out) for sample in samples[task.task_name]] for task in tasks}
 
 
-def _row(task: RowsTask, sample: dict[str, Any], unanswered: set[tuple[str, str]]) -> dict[str, Any]:
+def _row(task: RowsTask, sample: dict[str, Any], left_out: dict[str, set[tuple[str, str]]]) -> dict[str, Any]:
     """Return one question with its answer and scores, as `ask` describes it."""
     doc = sample["doc"]
     response = sample["filtered_resps"][0]
-    is_unanswered = (task.task_name, doc["id"]) in unanswered
+    marks = {mark: True for mark, rows in left_out.items() if (task.task_name, doc["id"]) in rows}
     return {
         "id": doc["id"],
         "question": str(task.doc_to_text(doc)).replace(MARK, ""),
         "answer": str(task.doc_to_target(doc)),
         "response": response if isinstance(response, str) else "",
         **({"images": doc["images"]} if doc.get("images") else {}),
-        "scores": {name: 0.0 if is_unanswered else float(sample[name]) for name in sample["metrics"]},
-        **({"unanswered": True} if is_unanswered else {}),
+        "scores": {name: 0.0 if "unanswered" in marks else float(sample[name]) for name in sample["metrics"]},
+        **marks,
     }

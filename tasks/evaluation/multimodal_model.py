@@ -24,7 +24,7 @@ from tasks.evaluation.pictures import MARK
 from tasks.models.multimodal import load_multimodal
 from tasks.models.turn_ends import end_tokens
 from tasks.multimodal import images
-from tasks.multimodal.controls import Control, other_rows, reordered, replaced
+from tasks.multimodal.controls import ORDER, REVERSED, Control, other_rows, reordered, replaced, resampled
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.progress import Progress
@@ -77,6 +77,8 @@ class MultimodalLM(TemplateLM):
         self.control: Control | None = None
         """The picture shown in place of each row's own; None shows its own."""
         self.unanswered: set[tuple[str, str]] = set()
+        self.uncontrolled: set[tuple[str, str]] = set()
+        """Task and id of the rows that a control could show nothing else for."""
 
     @property
     def eot_token_id(self) -> int:
@@ -118,15 +120,16 @@ class MultimodalLM(TemplateLM):
             DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
         """
         settings = [_settings(request.args[1]) for request in requests]
-        prompts = self._lengths(requests)
+        shown = self._shown(requests)
+        prompts = self._lengths(requests, shown)
         answers = [values["max_gen_toks"] for values in settings]
         fit, unanswered = context_length.answerable(requests, prompts, answers, self._context, self._too_long)
         self.unanswered |= unanswered
-        shown = self._pictures(requests)
         texts = [""] * len(requests)
         done = 0
-        for batch in self._batches(fit, prompts, [repr(values) for values in settings]):
-            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch], "left")
+        kinds = [f"{bool(names)} {values}" for names, values in zip(shown, settings, strict=True)]
+        for batch in self._batches(fit, prompts, kinds):
+            inputs = self._inputs(batch, requests, shown, "left")
             with torch.inference_mode():
                 tokens = self._model.generate(
                     **inputs, max_new_tokens=answers[batch[0]], do_sample=False, eos_token_id=self._ends,
@@ -143,13 +146,13 @@ class MultimodalLM(TemplateLM):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Score the given continuations, in nats. Raises DataError when one does not fit the context."""
         endings = [self.tok_encode(request.args[1]) for request in requests]
-        prompts = self._lengths(requests)
+        shown = self._shown(requests)
+        prompts = self._lengths(requests, shown)
         context_length.require_scorable(requests, prompts, [len(ending) for ending in endings], self._context)
-        shown = self._pictures(requests)
         scores = [(0.0, False)] * len(requests)
         done = 0
-        for batch in self._batches(range(len(requests)), prompts, [""] * len(requests)):
-            inputs = self._inputs([requests[i].args[0] for i in batch], [shown[i] for i in batch], "right")
+        for batch in self._batches(range(len(requests)), prompts, [str(bool(names)) for names in shown]):
+            inputs = self._inputs(batch, requests, shown, "right")
             starts = inputs["attention_mask"].sum(dim=1).tolist()
             inputs = self._continued(inputs, starts, [endings[i] for i in batch])
             with torch.inference_mode():
@@ -170,42 +173,63 @@ class MultimodalLM(TemplateLM):
         """Refuse the request. Raises ConfigError."""
         raise ConfigError("output_type loglikelihood_rolling is not known for a model that sees")
 
-    def _lengths(self, requests: Sequence[Any]) -> list[int]:
-        """Count the tokens of each prompt, those of its pictures among them."""
+    def _lengths(self, requests: Sequence[Any], shown: Sequence[list[str]]) -> list[int]:
+        """Count the tokens of each prompt, those of the pictures that it shows among them."""
         lengths = []
-        for request in requests:
-            names = request.doc.get(images.IMAGES) or ()
-            tokens = images.tokens(self._processor, request.doc, self._archive)
+        for request, names in zip(requests, shown, strict=True):
+            tokens = images.tokens(self._processor, {images.IMAGES: names}, self._archive)
             lengths.append(len(self.tok_encode(request.args[0])) - len(names) + tokens)
         return lengths
 
-    def _pictures(self, requests: Sequence[Any]) -> list[list[Any]]:
-        """Return the pictures that each request shows, under the control."""
+    def _shown(self, requests: Sequence[Any]) -> list[list[str]]:
+        """Return the names of the pictures that each request shows, under the control.
+
+        A row under whose control nothing else can be shown keeps its own pictures, and is noted as `uncontrolled`.
+        """
         names = [list(request.doc.get(images.IMAGES) or ()) for request in requests]
+        rows = [f"{request.task_name}:{request.doc['id']}" for request in requests]
+        changed: list[list[str] | None] = list(names)
         if self.control == "other":
-            alike = [
-                f"{request.task_name} {request.doc.get('kind')} {len(names[i])}" for i, request in enumerate(requests)
-            ]
+            several = [min(len(own), 2) for own in names]  # none, one, or a clip, whose frames may be more or fewer
+            kinds = [f"{r.task_name}:{r.doc.get('kind')}:{many}" for r, many in zip(requests, several, strict=True)]
             answers = [str(request.doc["answer"]) for request in requests]
-            names = [names[j] for j in other_rows(alike, answers, self._seed)]
-        shown = [[self._archive.image(name) for name in row] for row in names]
-        return [self._controlled(row, i) for i, row in enumerate(shown)]
+            partners = other_rows(rows, kinds, answers, self._seed)
+            changed = [
+                None if j is None else resampled(names[j], len(own)) for j, own in zip(partners, names, strict=True)
+            ]
+        elif self.control in (*ORDER, REVERSED):
+            changed = [reordered(own, self.control, self._seed, row) for own, row in zip(names, rows, strict=True)]
+        for request, other in zip(requests, changed, strict=True):
+            if other is None:
+                self.uncontrolled.add((request.task_name, request.doc["id"]))
+        return [own if other is None else other for own, other in zip(names, changed, strict=True)]
 
-    def _controlled(self, pictures: list[Any], number: int) -> list[Any]:
-        """Return what the control shows in place of a row's pictures."""
-        if self.control in ("noise", "black"):
-            return [replaced(picture, self.control, self._seed, number) for picture in pictures]
-        if self.control in ("shuffled", "repeated", "reversed") and len(pictures) > 1:
-            return reordered(pictures, self.control, self._seed, number)
-        return pictures
+    def _decoded(self, request: Any, names: list[str]) -> list[Any]:
+        """Decode what a request shows."""
+        pictures = [self._archive.image(name) for name in names]
+        if self.control not in ("noise", "black"):
+            return pictures
+        row = f"{request.task_name}:{request.doc['id']}"
+        return [replaced(picture, self.control, self._seed, f"{row}:{k}") for k, picture in enumerate(pictures)]
 
-    def _inputs(self, texts: list[str], shown: list[list[Any]], side: str) -> dict[str, Any]:
-        """Return the tensors of a batch."""
-        pictures = {"images": shown} if any(shown) else {}
+    def _inputs(
+        self, batch: Sequence[int], requests: Sequence[Any], shown: Sequence[list[str]], side: str
+    ) -> dict[str, Any]:
+        """Return the tensors of a batch, padded on a side; its pictures are decoded here."""
+        pictures = [self._decoded(requests[i], shown[i]) for i in batch]
         encoded = self._processor(
-            text=texts, **pictures, padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt"
+            text=[requests[i].args[0] for i in batch],
+            **({"images": pictures} if any(pictures) else {}),
+            padding=True,
+            padding_side=side,
+            add_special_tokens=False,
+            return_tensors="pt",
         )
-        return {key: value.to(self._device) for key, value in encoded.items()}
+        dtype = self._model.dtype
+        return {
+            key: value.to(self._device, dtype if value.is_floating_point() else value.dtype)
+            for key, value in encoded.items()
+        }
 
     def _continued(self, inputs: dict[str, Any], starts: list[int], endings: list[list[int]]) -> dict[str, Any]:
         """Put tokens behind each prompt of a batch padded on the right: no prompt's positions depend on the others."""

@@ -52,21 +52,23 @@ def compare(
         settings: of the intervals.
 
     Returns:
-        `controls`: group (`all`, `kind=sum`) to control to metric to what `against` gives; `answered_blind`: each
-        group that is answered as well, to the interval of its first metric, under some control, with these controls.
+        `controls`: group (`all`, `kind=sum`) to control to `rows`, how many it could be shown for, and metric to what
+        `against` gives (a control that can be shown for no row is left out); `answered_blind`: each
+        group that is answered as well, to the interval of its first metric (`judged_by`), under some control, with
+        these controls.
         A clip reversed is no such control: there the other answer is right.
     """
     groups = {WHOLE: list(range(len(rows)))}
     for column in group_by:
         for value in sorted({str(row[column]) for row in rows}):
             groups[f"{column}={value}"] = [i for i, row in enumerate(rows) if str(row[column]) == value]
-    controls = {
-        group: {
-            name: against([answered[i] for i in numbers], [samples[i] for i in numbers], settings)
-            for name, samples in controlled.items()
-        }
-        for group, numbers in groups.items()
-    }
+    controls: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    for group, numbers in groups.items():
+        for name, samples in controlled.items():
+            shown = [i for i in numbers if not samples[i].get("uncontrolled")]
+            if shown:
+                compared = against([answered[i] for i in shown], [samples[i] for i in shown], settings)
+                controls[group][name] = {"rows": len(shown), **compared}
     metric = next(iter(answered[0]["scores"]))
 
     def sees(interval: Mapping[str, float]) -> bool:
@@ -77,7 +79,7 @@ def compare(
         for group, by_control in controls.items()
         if (names := [name for name, by in by_control.items() if name != REVERSED and not sees(by[metric])])
     }
-    return {"controls": controls, "answered_blind": blind}
+    return {"controls": controls, "answered_blind": blind, "judged_by": metric}
 
 
 def against(own: Samples, controlled: Samples, settings: Resampling) -> dict[str, dict[str, float]]:

@@ -2,7 +2,8 @@
 
 Five frames of 32 x 32 pixels, four a second, in which one digit of `tasks/generators/digits.py` goes left, right, up or
 down, stands still for none, one or two of the four steps between, or does not move at all. Which digit it is can be
-seen in any frame; which way it goes, and how often it stops, in their order alone. One raw row:
+seen in any frame, and how often it stops by how many of them differ; which way it goes, in their order alone: a way
+and its opposite pass the same places, and the frame in the middle may be any of either. One raw row:
 
     {"clip": b"…", "question": "Which way does it move?", "reply": "left.", "answer": "left", "reversed": "right",
      "kind": "way", "group": "digit 123"}
@@ -15,12 +16,17 @@ import random
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from tasks.generators.digits import SIDE, Part, label_of, numbers, picture_of
+from tasks.generators.digits import SCALE, SIDE, Part, label_of, numbers, picture_of
 
 Kind = Literal["which", "way", "stops"]
 FRAMES = 5
 RATE = 4
 """Frames a second."""
+MOST_STOPS = 2
+PATH = 12
+"""Pixels from one end to the other: a multiple of the moves of every clip (2, 3 or 4)."""
+MARGIN = (SIDE - 8 * SCALE - PATH) // 2
+"""Pixels between an end and the edge, the same on both sides."""
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "still": "still"}
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -30,8 +36,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _moves(stops: int, rng: random.Random) -> list[int]:
+    """Say of each step between two frames whether the digit moves (1) or stands (0)."""
+    standing = rng.sample(range(FRAMES - 1), stops)
+    return [int(i not in standing) for i in range(FRAMES - 1)]
+
+
 def clip(number: int, way: str, stops: int, rng: random.Random) -> bytes:
-    """Film one digit.
+    """Film one digit, and return the file.
 
     Args:
         number: place of the digit in `load_digits`.
@@ -43,14 +55,15 @@ def clip(number: int, way: str, stops: int, rng: random.Random) -> bytes:
     import numpy as np
 
     across, down = WAYS.get(way, (0, 0))
-    moves = [1] * (FRAMES - 1)
-    for i in rng.sample(range(FRAMES - 1), stops):
-        moves[i] = 0
+    moves, others = _moves(stops, rng), _moves(rng.randint(0, MOST_STOPS), rng)
     digit = np.asarray(picture_of(number))
-    room = SIDE - len(digit)
-    step = room // sum(moves)  # from one end to the other, however often it stops: the frame in the middle tells no way
-    at = rng.randint(0, room) if way not in WAYS else room if across + down < 0 else 0
-    beside = rng.randint(0, room)
+    step = PATH // sum(moves)
+    at = MARGIN + (PATH if across + down < 0 else 0)
+    # Beside the path it stands where a digit may be in the middle of one, so that no frame tells the axis either.
+    beside = MARGIN + PATH // sum(others) * sum(others[: FRAMES // 2])
+    if way not in WAYS:
+        others = _moves(rng.randint(0, MOST_STOPS), rng)
+        at = MARGIN + PATH // sum(others) * sum(others[: FRAMES // 2])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=RATE)
@@ -85,7 +98,7 @@ def clips(
     for turn in range(rounds):
         for i, number in enumerate(pool):
             kind = kinds[(i + turn) % len(kinds)]
-            way, stops = rng.choice(sorted(WAYS)), rng.randint(0, 2)
+            way, stops = rng.choice(sorted(WAYS)), rng.randint(0, MOST_STOPS)
             if kind == "way" and rng.random() < still_share:
                 way, stops = "still", 0
             answer = {"which": str(label_of(number)), "way": way, "stops": str(stops)}[kind]

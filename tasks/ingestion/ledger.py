@@ -57,6 +57,11 @@ class Item:
         """Families of the row's pictures."""
         return tuple(picture.family for picture in self.pictures)
 
+    @property
+    def ties(self) -> tuple[str, ...]:
+        """Families that bind rows to one side of the split: a black frame is in every film, and binds nothing."""
+        return tuple(picture.family for picture in self.pictures if not picture.flat)
+
     @cached_property
     def id(self) -> str:
         """16 hex digits of the SHA-256 of set and text: equal exactly for duplicates."""

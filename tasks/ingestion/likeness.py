@@ -37,6 +37,14 @@ def sketch(image: Any) -> tuple[Any, float]:
     return scaled.clip(-127, 127).round().astype(np.int8), mean
 
 
+def is_flat(image: Any) -> bool:
+    """Whether an RGB picture is of one brightness, but for noise."""
+    import numpy as np
+    from PIL import Image
+
+    return float(np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float32).std()) < FLATTEST
+
+
 def families(sketches: Sequence[tuple[Any, float]], near: int) -> list[int]:
     """Give each picture the number of the first one in its family, which may be its own.
 

@@ -104,6 +104,10 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
         isinstance(names, list) and names and all(isinstance(n, str) for n in names)
     ):
         raise DataError(f"{where}: 'images' is {names!r}; expected names of columns, e.g. [\"{{picture}}\"]")
+    if VIDEO in template and not (isinstance(template[VIDEO], str) and template[VIDEO]):
+        raise DataError(f"{where}: 'video' is {template[VIDEO]!r}; expected the name of a column, e.g. \"{{clip}}\"")
+    if kind_of(set_name) == "pretrain" and {IMAGES, VIDEO} & template.keys():
+        raise DataError(f"{where}: nothing looks at pictures in '{set_name}'; put the rows into an `sft` set")
     for pattern in sorted(patterns(template)):
         try:
             groups = re.compile(pattern).groups

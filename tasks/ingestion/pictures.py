@@ -51,6 +51,8 @@ class Picture:
     """Hash of the pixels: equal for what is the same picture in another lossless encoding."""
     family: str = ""
     """`pixels` of one picture that stands for all that resemble each other; known once all have been looked at."""
+    flat: bool = False
+    """Whether it is of one brightness, such as a frame of black, and shows nothing by which it could be known."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ class Pictures:
                 path = self._folder / name
                 path.write_bytes(decoded.content)
             kept = _Kept(path, len(decoded.content), max(image.size), decoded.changes)
-            self._kept[name] = Picture(name, pixels), kept
+            self._kept[name] = Picture(name, pixels, flat=likeness.is_flat(image)), kept
         return self._kept[name][0]
 
 

@@ -56,18 +56,18 @@ def settle(mapped: dict[str, list[Item]], sets: dict[str, Set], split: Split, le
         row.group = row.group or (row.families[0] if row.families else same(first_prompt(row.row)).casefold())
     by_hash = {id(row) for row in rows if sets[row.set].rows[row.entry].split == "hash"}
     published = {id(row) for row in rows if row.set.startswith("eval:")} - by_hash
-    tested = {family for row in rows if id(row) in published for family in row.families}
-    free = [row for row in rows if id(row) not in published and tested.isdisjoint(row.families)]
+    tested = {family for row in rows if id(row) in published for family in row.ties}
+    free = [row for row in rows if id(row) not in published and tested.isdisjoint(row.ties)]
     ties = Ties()
     for row in free:
-        ties.tie([_group(row.group), *map(_family, row.families)])
+        ties.tie([_group(row.group), *map(_family, row.ties)])
     root_of = {row.group: ties.find(_group(row.group)) for row in free}
     may_be_tested = {root_of[row.group] for row in free if id(row) in by_hash}
     side_of = {root: split(root[2:], root in may_be_tested) for root in root_of.values()}
     for name, items in mapped.items():
         for row in items:
             row.split = "test"
-            if id(row) not in published and tested.isdisjoint(row.families):
+            if id(row) not in published and tested.isdisjoint(row.ties):
                 row.split = side_of[root_of[row.group]]
         torn = [row for row in items if id(row) not in published and _torn(row, tested, ties, side_of)]
         ledger.drop_many(name, "its pictures are on two sides of the split", torn)
@@ -78,9 +78,9 @@ def settle(mapped: dict[str, list[Item]], sets: dict[str, Set], split: Split, le
 
 def _torn(row: Item, tested: set[str], ties: Ties, side_of: dict[str, str]) -> bool:
     """Whether a row shows something of a publisher's test set beside something that trains or validates."""
-    if tested.isdisjoint(row.families):
+    if tested.isdisjoint(row.ties):
         return False
-    others = {side_of.get(ties.find(_family(family)), "test") for family in row.families if family not in tested}
+    others = {side_of.get(ties.find(_family(family)), "test") for family in row.ties if family not in tested}
     return bool(others - {"test"})
 
 

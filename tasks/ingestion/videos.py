@@ -24,7 +24,8 @@ class VideoSettings(Strict):
 def frames(content: bytes, name: str, settings: VideoSettings, max_pixels: int) -> list[Any]:
     """Decode a clip's frames, `PIL.Image.Image` in RGB, in order.
 
-    Never more than twice `max_frames` are held in memory, however long the clip is.
+    Never more than twice `max_frames` are held in memory, however long the clip is. A clip that is to be shown turned,
+    as telephones film, is turned.
 
     Args:
         content: its file.
@@ -44,16 +45,20 @@ def frames(content: bytes, name: str, settings: VideoSettings, max_pixels: int) 
         with av.open(io.BytesIO(content), "r") as container:
             if not container.streams.video:
                 raise BadRow(f"the video {shown} has no pictures")
-            for frame in container.decode(video=0):
+            rate = float(container.streams.video[0].average_rate or 0)
+            for number, frame in enumerate(container.decode(video=0)):
                 if frame.width * frame.height > max_pixels:
                     raise BadRow(
                         f"the video {shown} has {frame.width} x {frame.height} pixels, over pictures.max_pixels "
                         f"({max_pixels}); scale it down"
                     )
-                time = float(frame.time or 0.0)
+                if frame.time is None and not rate:
+                    raise BadRow(f"the video {shown} has neither times nor a rate; write it anew, with one of them")
+                time = float(frame.time) if frame.time is not None else number / rate
                 if time + 1e-6 < due:
                     continue
-                taken.append(frame.to_image())
+                picture = frame.to_image()
+                taken.append(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture)
                 due = (time if not taken[:-1] else due) + interval
                 if len(taken) == 2 * settings.max_frames:  # every other one, and half as often from here on
                     taken, interval = taken[::2], interval * 2

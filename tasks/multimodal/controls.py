@@ -1,4 +1,4 @@
-"""Controls: the same questions with another picture. A model that answers them as well is blind.
+"""Controls: the same questions with another picture. A model that answers them just as well is blind.
 
 A loss that falls, and a score alone, say nothing of sight: answers have a form and questions have likely answers. So
 every question is asked again with noise, with black, and with the picture of another row. The last one matters most:
@@ -16,62 +16,81 @@ Control = Literal["noise", "black", "other", "shuffled", "repeated", "reversed"]
 clip also another order, the one in the middle all the time, or the last first, which turns some answers round."""
 ORDER = ("shuffled", "repeated")
 """Controls that take the order of a clip's frames away, and leave the frames."""
+CELLS = 32
+"""Most cells of noise on a side."""
+TRIES = 50
+"""Orders that are drawn before a clip counts as one that has no other."""
 REVERSED = "reversed"
 """The control under which another answer is right, and the column of a row that has it."""
 
 
-def other_rows(groups: Sequence[str], answers: Sequence[str], seed: int) -> list[int]:
+def other_rows(names: Sequence[str], groups: Sequence[str], answers: Sequence[str], seed: int) -> list[int | None]:
     """Give each row another row of its group that has another answer, so that only a blind model is still right.
 
     Args:
+        names: of the rows; the choice hangs on a row's name, and on no other row's place.
         groups: of each row; rows of one group are asked alike.
         answers: of each row; they are alike whatever their case and the white space around them.
         seed: of the choice.
 
     Returns:
-        The number of the other row for each row; its own where there is none with another answer.
+        The number of the other row for each row; None where there is none with another answer.
     """
     members: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        members.setdefault(group, []).append(i)
-    other = []
+    for i in sorted(range(len(names)), key=lambda i: names[i]):
+        members.setdefault(groups[i], []).append(i)
     answers = [answer.strip().casefold() for answer in answers]
-    for i, group in enumerate(groups):
-        choices = [j for j in members[group] if answers[j] != answers[i]]
-        place = int.from_bytes(hashlib.sha256(f"{seed}:{i}".encode()).digest()[:8], "big")
-        other.append(choices[place % len(choices)] if choices else i)
+    other: list[int | None] = []
+    for name, group, answer in zip(names, groups, answers, strict=True):
+        choices = [j for j in members[group] if answers[j] != answer]
+        other.append(choices[_number(f"{seed}:{name}") % len(choices)] if choices else None)
     return other
 
 
-def reordered(pictures: Sequence[Any], control: Control, seed: int, number: int) -> list[Any]:
+def resampled(frames: Sequence[str], count: int) -> list[str]:
+    """Take so many of a clip's frames, evenly from beginning to end."""
+    last = len(frames) - 1
+    return [frames[round(k * last / max(count - 1, 1))] for k in range(count)]
+
+
+def reordered(frames: Sequence[str], control: Control, seed: int, name: str) -> list[str] | None:
     """Return a clip's frames in another order, or one of them all the time.
 
     Args:
-        pictures: at least two frames.
-        control: `shuffled` (neither the order they have nor its reverse), `repeated` or `reversed`.
+        frames: their names; equal frames have equal names.
+        control: `shuffled` (an order that shows neither what the clip shows nor its reverse), `repeated` or `reversed`.
         seed: of the order.
-        number: of the row.
+        name: of the row.
+
+    Returns:
+        None where the control changes nothing that can be seen: one frame, or none that differ, or no third order.
     """
+    own, back = list(frames), list(reversed(frames))
     if control == "reversed":
-        return list(reversed(pictures))
+        return back
+    if len(set(own)) < 2:
+        return None
     if control == "repeated":
-        return [pictures[len(pictures) // 2]] * len(pictures)
-    order = list(range(len(pictures)))
-    rng = random.Random(f"{seed}:{number}")
-    shuffled = list(order)
-    while len(order) > 2 and shuffled in (order, order[::-1]):
+        return [own[len(own) // 2]] * len(own)
+    rng = random.Random(f"{seed}:{name}")
+    for _ in range(TRIES):
+        shuffled = list(own)
         rng.shuffle(shuffled)
-    return [pictures[i] for i in shuffled]
+        if shuffled not in (own, back):
+            return shuffled
+    return None
 
 
-def replaced(picture: Any, control: Control, seed: int, number: int) -> Any:
+def replaced(picture: Any, control: Control, seed: int, name: str) -> Any:
     """Return a picture of the same size that shows nothing. `other` is no matter of one picture: see `other_rows`.
+
+    Noise has at most 32 x 32 cells: finer noise would average to grey where a processor scales the picture down.
 
     Args:
         picture: a `PIL.Image.Image`.
         control: `noise` or `black`.
         seed: of the noise.
-        number: of the row, so that each has noise of its own.
+        name: of the row and picture, so that each has noise of its own.
     """
     import numpy as np
     from PIL import Image
@@ -79,5 +98,10 @@ def replaced(picture: Any, control: Control, seed: int, number: int) -> Any:
     width, height = picture.size
     if control == "black":
         return Image.new("RGB", (width, height))
-    rng = np.random.default_rng([seed, number])
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    rng = np.random.default_rng([seed, _number(name)])
+    cells = rng.integers(0, 256, (min(height, CELLS), min(width, CELLS), 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.NEAREST)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -33,7 +33,7 @@ def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str
             for group, by in result.get("controls", {}).items():
                 column, _, value = group.partition("=")
                 metrics = result["metrics"] if group == WHOLE else result["groups"][column][value]
-                metric = next(iter(next(iter(by.values()))))
+                metric = result["judged_by"]
                 as_well = result["answered_blind"].get(group, [])
                 blind = [control for control in as_well if control not in ORDER]
                 rows.append(
@@ -53,7 +53,7 @@ def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str
 
 def _verdict(blind: list[str], without_order: list[str]) -> str:
     if blind:
-        return f"answered blind ({', '.join(blind)})"
+        return f"no better than with {', '.join(blind)}"
     return f"seen, in any order ({', '.join(without_order)})" if without_order else "seen"
 
 

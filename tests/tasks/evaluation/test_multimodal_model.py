@@ -183,16 +183,18 @@ def test_a_likelihood_is_what_the_model_gives(workspace: Path, lively: Path, sho
 def test_controls_show_what_they_say(workspace: Path, lively: Path, shown: Path) -> None:
     out = evaluate(lively, shown, controls=["noise", "black", "other"])
     rows, archive = rows_of(shown), Archive(shown)
-    alike = [f"{row['kind']} {len(row.get('images', ()))}" for row in rows]
-    other = other_rows(alike, [row["answer"] for row in rows], 0)
+    alike = [f"{row['kind']} {min(len(row.get('images', ())), 2)}" for row in rows]
+    other = other_rows([f"shown:{row['id']}" for row in rows], alike, [row["answer"] for row in rows], 0)
     for number in (0, 1, 12):
         row = rows[number]
         own = [archive.image(name) for name in row.get("images", ())]
-        swapped = [archive.image(name) for name in rows[other[number]].get("images", ())]
+        partner = other[number]
+        assert partner is not None
+        swapped = [archive.image(name) for name in rows[partner].get("images", ())]
         expected = {
             "other": swapped,
-            "black": [replaced(picture, "black", 0, number) for picture in own],
-            "noise": [replaced(picture, "noise", 0, number) for picture in own],
+            "black": [replaced(picture, "black", 0, "") for picture in own],
+            "noise": [replaced(own[k], "noise", 0, f"shown:{row['id']}:{k}") for k in range(len(own))],
         }
         for control, pictures in expected.items():
             found = samples(out, f"shown@{control}")[number]

@@ -43,7 +43,7 @@ def section(html: str) -> str:
 def test_scores_stand_beside_those_with_other_pictures(seeing_tree: Path) -> None:
     html = (report(seeing_tree) / "index.html").read_text()
     text = section(html)
-    for word in ("own picture", "noise", "other", "kind=seen", "answered blind (noise, other)", "seen"):
+    for word in ("own picture", "noise", "other", "kind=seen", "no better than with noise, other", "seen"):
         assert word in text
     leaderboard = artifact.read_json(seeing_tree / "reports" / "leaderboard.json")
     rows = {(row["model"], row["group"]): row for row in sight.controls(leaderboard, ["sight", "vlm"])}
@@ -93,7 +93,7 @@ def test_a_recipe_without_pictures_has_no_such_section(tree: Path) -> None:
     html = (report(tree) / "index.html").read_text()
     page = Page(html)
     assert "#sight" not in [value for key, value in page.attributes if key == "href"]
-    assert 'id="sight"' not in html and "img-src" not in html and "answered blind" not in html
+    assert 'id="sight"' not in html and "img-src" not in html and "no better than" not in html
 
 
 def row(group: str, value: float, *names: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def row(group: str, value: float, *names: str) -> dict[str, Any]:
     metrics = {"m": {"value": value}}
     return {
         "metrics": {"m": {"value": -1.0}}, "groups": {"side": {"": metrics, "a=b": metrics}},
-        "controls": {group: dict.fromkeys(names, figures)}, "answered_blind": {},
+        "controls": {group: dict.fromkeys(names, figures)}, "answered_blind": {}, "judged_by": "m",
     }  # fmt: skip
 
 
