@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.generators import moving
-from tasks.generators.digits import numbers, picture_of
+from tasks.generators.digits import SIDE, numbers, picture_of
 from tasks.ingestion.videos import VideoSettings, frames
 
 Place = tuple[int, int]
@@ -24,8 +24,8 @@ def places(content: bytes, number: int) -> list[Place]:
         field = np.asarray(frame)[..., 0]
         spots = [
             (left, top)
-            for left in range(moving.SIDE - len(digit) + 1)
-            for top in range(moving.SIDE - len(digit) + 1)
+            for left in range(SIDE - len(digit) + 1)
+            for top in range(SIDE - len(digit) + 1)
             if np.array_equal(field[top : top + len(digit), left : left + len(digit)], digit)
         ]
         assert len(spots) == 1

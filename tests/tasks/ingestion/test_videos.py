@@ -84,9 +84,7 @@ def test_sound_alone_has_no_pictures() -> None:
 
 
 def test_small_frames_lose_nothing_and_large_ones_little() -> None:
-    small, large = (
-        frames(film(1, size=size), "", VideoSettings(fps=1, max_frames=2), SMALL * 4)[0]
-        for size in ((32, 24), (200, 200))
-    )
+    settings = VideoSettings(fps=1, max_frames=2)
+    small, large = (frames(film(1, size=size), "", settings, 4 * SMALL)[0] for size in ((32, 24), (200, 200)))
     assert encoded(small)[1] == ".png"
     assert encoded(large)[1] == ".jpg"
