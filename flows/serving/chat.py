@@ -251,7 +251,7 @@ def chat(
             console.print("forgotten", style="dim")
         elif question.startswith(f"{SHOW} ") and (show := getattr(conversation, "show", None)):
             try:
-                show(Path(START, question.removeprefix(SHOW).strip()).expanduser())
+                show(START / Path(question.removeprefix(SHOW).strip()).expanduser())
                 console.print("shown with the next question", style="dim")
             except DataError as e:
                 console.print(str(e), style="red", markup=False, highlight=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.models.multimodal import load_multimodal
 from tasks.models.turn_ends import end_tokens
+from tasks.multimodal.picture_files import Unfit, decode
 from tasks.stage.errors import DataError, ModelError
 
 MAX_PIXELS = 50_000_000
@@ -119,15 +120,17 @@ class SeeingConversation:
 
 
 def read_image(path: Path) -> Any:
-    """Read a picture, the right way up, as a `PIL.Image.Image` in RGB. Raises DataError when it cannot be read."""
-    from PIL import Image, ImageOps
+    """Read a picture as the data stage does: a `PIL.Image.Image` in RGB, upright, on white where it is transparent.
 
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS}; scale it down")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except DataError:
-        raise
-    except Exception as e:  # decoders of files from anywhere raise every kind there is
-        raise DataError(f"{path}: no picture that can be read ({type(e).__name__}: {e})") from None
+        content = path.read_bytes()
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+    try:
+        return decode(content, None, MAX_PIXELS).image
+    except Unfit as e:
+        reason = str(e).replace("pictures.max_pixels", "the bound of this command")
+        raise DataError(f"{path}: the picture {reason}") from None

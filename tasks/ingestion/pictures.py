@@ -21,9 +21,9 @@ from pydantic import Field
 
 from tasks.ingestion import likeness
 from tasks.ingestion.picture_columns import Blob
-from tasks.ingestion.picture_files import Decoded, Unfit, decode, format_of, shown
 from tasks.ingestion.values import BadRow
 from tasks.ingestion.videos import VideoSettings, encoded, frames
+from tasks.multimodal.picture_files import Decoded, Unfit, decode, format_of, shown
 from tasks.stage.config import Strict
 from tasks.stage.data_folder import MEDIA
 from tasks.stage.errors import DataError

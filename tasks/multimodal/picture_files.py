@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.ingestion.values import printable
-
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 """Formats that are kept as they are where nothing about them is special."""
 READ = (*KEPT, "GIF", "BMP", "TIFF")
@@ -55,7 +53,7 @@ class Decoded:
 
 def shown(name: Any) -> str:
     """Write a picture's name for a message: in one line, not too long, and without what no terminal prints."""
-    text = " ".join(str(printable(name)).split())
+    text = " ".join(str(name).encode("utf-8", errors="replace").decode().split())
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 

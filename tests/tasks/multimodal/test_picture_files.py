@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.ingestion.picture_files import Unfit, decode, format_of, shown
+from tasks.multimodal.picture_files import Unfit, decode, format_of, shown
 from tests.conftest import REPO
 from tests.support.drawings import bad_files, bomb, deep_png, drawn, encoded, halves, moving, plain, turned
 
@@ -51,7 +51,7 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(encoded(plain("red", size=(4000, 4000))))
     code = """
 import pathlib, sys
-from tasks.ingestion.picture_files import Unfit, decode
+from tasks.multimodal.picture_files import Unfit, decode
 decode(pathlib.Path(sys.argv[1]).read_bytes(), None, int(sys.argv[2]))
 def peak():
     return int(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
