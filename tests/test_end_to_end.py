@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,10 @@ def odd(response, row):
     return float(len(response) % 2)
 ''',
 }
+FRESH = frozenset(
+    {"tasks.fingerprint", "tasks.data", "tasks.base", "tasks.sft", "artifacts/metrics/base", "tasks.report"}
+)
+"""Words that mark the stages of the first run which are fresh processes; the others fork."""
 MODELS = {"base", "sft", "dpo", "grpo", "rft", "grpo_again", "merged", "student"}
 yaml = YAML()
 
@@ -178,8 +183,10 @@ def command(folder: Path, *words: str, path: Path | None = None) -> "subprocess.
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
-def polm(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return command(folder, sys.executable, "-c", "from flows.cli import main; main()", *words)
+def polm(folder: Path, *words: str, python: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run `polm`, which starts its stages, and whatever else, by the given program instead of by this interpreter."""
+    instead = f"import sys; sys.executable = {str(python or sys.executable)!r}; "
+    return command(folder, sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words)
 
 
 def locked(folder: Path) -> dict[str, list[Any]]:
@@ -250,10 +257,24 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def forking() -> Iterator[Forking]:
+    """What the stages of the first clone fork from."""
+    with Forking((*LIBRARIES, *HARNESS)) as forking:
+        yield forking
+
+
+@pytest.fixture(scope="module")
+def python(forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `python` all of whose stages fork."""
+    return forking.write_python(tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture(scope="module")
+def finished(fresh: Path, forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clone after `polm run`, and beside it an untouched one for `dvc repro`."""
     shutil.copytree(fresh, fresh.with_name(fresh.name + "-second"), symlinks=True)
-    done = polm(fresh, "run", "--recipe", "micro")
+    python = forking.write_python(tmp_path_factory.mktemp("bin"), FRESH)
+    done = polm(fresh, "run", "--recipe", "micro", python=python)
     assert done.returncode == 0, done.stdout + done.stderr
     return fresh
 
@@ -306,9 +327,9 @@ def test_a_model_that_is_no_better_is_not_promoted(finished: Path) -> None:
     assert "found" in done.stderr
 
 
-def test_one_changed_value_runs_that_stage_and_what_follows(finished: Path) -> None:
+def test_one_changed_value_runs_that_stage_and_what_follows(finished: Path, python: Path) -> None:
     change(finished / "params/micro/dpo.yaml", "trainer.beta", 0.2)
-    assert ran(finished) == {
+    assert ran(finished, python) == {
         "fingerprint", "dpo@dpo", "evaluate@dpo", "export_onnx@dpo", "evaluate_onnx@dpo-int8", "merge@merged",
         "evaluate@merged", "report",
     }  # fmt: skip
@@ -320,22 +341,24 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def ran(folder: Path) -> set[str]:
+def ran(folder: Path, python: Path) -> set[str]:
     """Run the pipeline; returns the stages that were not up to date."""
-    done = polm(folder, "run")
+    done = polm(folder, "run", python=python)
     assert done.returncode == 0, done.stdout + done.stderr
     return {name for name, state in states(folder).items() if state != "cached"}
 
 
-def test_a_better_sentence_in_code_of_all_trainers_and_another_entry_of_methods_train_nothing(finished: Path) -> None:
+def test_a_better_sentence_in_code_of_all_trainers_and_another_entry_of_methods_train_nothing(
+    finished: Path, python: Path
+) -> None:
     edit(finished / "tasks/training/trainer.py", '"""', '"""Better said: ')
     change(finished / "params/micro/merge.yaml", "methods.slerp.grid.t", [0.4])
-    assert ran(finished) == {"fingerprint"}
+    assert ran(finished, python) == {"fingerprint"}
 
 
-def test_a_generator_of_the_recipes_own_makes_the_data_anew(finished: Path) -> None:
+def test_a_generator_of_the_recipes_own_makes_the_data_anew(finished: Path, python: Path) -> None:
     edit(finished / "params/micro/generators.py", '{"own": True}', '{"own": True, "more": 1}')
-    done = command(finished, "dvc", "repro", "data")
+    done = command(finished, "dvc", "repro", "data", path=python.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall("^Running stage '(.+)'", done.stdout, re.MULTILINE) == ["fingerprint", "data"]
 

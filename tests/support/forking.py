@@ -1,9 +1,10 @@
-"""Stages that begin with their libraries imported: a process that imports these once, and forks for every start.
+"""Commands that begin with their libraries imported: a process that imports these once, and forks for every start.
 
-Importing torch, transformers and TRL takes several times as long as the few steps that a test trains. The forked
-process runs the stage's module as `python -m` does, from the folder it is started in and up to its exit. It is as good
-as a fresh one as long as the process that it comes from has computed nothing. What a fresh process draws by chance is
-drawn again: NumPy's random state here, Python's by Python itself. All forks of one process share its `PYTHONHASHSEED`.
+Importing torch, transformers and TRL takes several times as long as the few steps that a test trains; importing Prefect
+and MLflow, as long as a run of small stages. The forked process runs a module as `python -m` does, from the folder it
+is started in and up to its exit; the code of this repository it imports itself. It is as good as a fresh one as long as
+the process that it comes from has computed nothing. What a fresh process draws by chance is drawn again: NumPy's random
+state here, Python's by Python itself. All forks of one process share its `PYTHONHASHSEED`.
 
     request, a line of JSON, with the files for input, output and errors   →
                                                                            ←   the number of the process
@@ -12,10 +13,12 @@ drawn again: NumPy's random state here, Python's by Python itself. All forks of 
 
 import gc
 import importlib
+import importlib.abc
 import json
 import os
 import runpy
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -31,9 +34,20 @@ LIBRARIES = (
     "trl.trainer.dpo_trainer", "trl.trainer.kto_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer",
 )  # fmt: skip
 HARNESS = ("lm_eval.models.huggingface", "lm_eval.api.task")
+COMMAND = (
+    "prefect.artifacts",
+    "prefect.flows",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "dvc.repo",
+    "typer",
+)
+"""What `polm` imports."""
 PYTHON = """#!{python} -SP
 import json, os, signal, socket, sys
 words = [word for word in sys.argv[1:3] if word not in ("-u", "-m")] + sys.argv[3:]
+if not words[0].startswith("tasks.") or not {fresh!r}.isdisjoint(words):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     request = {{"words": words, "environment": dict(os.environ), "folder": os.getcwd()}}
@@ -47,15 +61,15 @@ if code < 0:
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
-"""A `python` that has `-m` run in a fork, and ends as that does."""
+"""A `python` that has `-m tasks.<stage>` run in a fork, and ends as that does; all else it runs itself."""
 
 
 class Forked:
-    """A stage's process, with what a drill uses of `subprocess.Popen`."""
+    """A process, with what tests use of `subprocess.Popen`."""
 
-    def __init__(self, server: socket.socket, stderr: Path) -> None:
+    def __init__(self, server: socket.socket, said: Path | int) -> None:
         self._server = server
-        self._stderr = stderr
+        self._said = said
         self.returncode: int | None = None
         self.pid = self._answer()
 
@@ -84,9 +98,20 @@ class Forked:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def communicate(self) -> tuple[None, str]:
-        self.wait()
-        return None, self._stderr.read_text(encoding="utf-8")
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end, and for that of all that says something for it; returns its output and errors, together."""
+        if self.returncode is None:
+            self._server.settimeout(timeout)
+            self.wait()
+        if isinstance(self._said, Path):
+            text = self._said.read_text(encoding="utf-8")
+        else:
+            with os.fdopen(self._said, encoding="utf-8") as pipe:
+                text = pipe.read()
+        return text, text
 
 
 class Forking:
@@ -101,20 +126,39 @@ class Forking:
         assert self._process.stdout
         assert self._process.stdout.readline(), "the process that forks has ended"
 
-    def start(self, words: list[str], environment: dict[str, str], stderr: Path) -> Forked:
-        """Run `python -m <words>` in the caller's folder."""
+    def start(
+        self, words: list[str], environment: dict[str, str], said: Path | None = None, folder: Path | None = None
+    ) -> Forked:
+        """Run `python -m <words>`.
+
+        Args:
+            words: a module and its arguments.
+            environment: all of it.
+            said: file for output and errors; None: a pipe, which takes 64 KiB.
+            folder: where it runs; None: where the caller does.
+        """
         server = socket.socket(socket.AF_UNIX)
         server.connect(self._address)
-        request = {"words": words, "environment": environment, "folder": str(Path.cwd())}
-        with Path(os.devnull).open() as none, stderr.open("w") as errors:
-            files = [none.fileno(), errors.fileno(), errors.fileno()]
-            socket.send_fds(server, [json.dumps(request).encode() + b"\n"], files)
-        return Forked(server, stderr)
+        request = {"words": words, "environment": environment, "folder": str(folder or Path.cwd())}
+        if said:
+            reading: Path | int = said
+            writing = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        else:
+            reading, writing = os.pipe()
+        with Path(os.devnull).open() as none:
+            socket.send_fds(server, [json.dumps(request).encode() + b"\n"], [none.fileno(), writing, writing])
+        os.close(writing)
+        return Forked(server, reading)
 
-    def write_python(self, folder: Path) -> Path:
-        """Write a program `python`, which runs each `python -m` in a fork."""
+    def write_python(self, folder: Path, fresh: frozenset[str] = frozenset()) -> Path:
+        """Write a program `python`, which runs each `python -m tasks.<stage>` in a fork.
+
+        Args:
+            folder: where to write it.
+            fresh: words of a command that mark it as one for a fresh process.
+        """
         python = folder / "python"
-        python.write_text(PYTHON.format(python=sys.executable, address=self._address))
+        python.write_text(PYTHON.format(python=sys.executable, address=self._address, fresh=set(fresh)))
         python.chmod(0o700)
         return python
 
@@ -127,13 +171,13 @@ class Forking:
 
 
 def serve(address: str, libraries: list[str]) -> None:
-    """Import the libraries as a stage does, then fork for each request. Returns in the forks that run a stage."""
+    """Import the libraries as a stage does, then fork for each request. Returns in the forks that run a module."""
     from tasks.stage import lifecycle
 
     lifecycle._environment(threads=1)
     for name in libraries:
         importlib.import_module(name)
-    for name in [name for name in sys.modules if name.split(".")[0] == "tasks"]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tasks", "flows")]:
         del sys.modules[name]  # each fork imports the code of its own folder
     gc.collect()
     gc.freeze()  # or the first collection of each fork would copy every page
@@ -177,8 +221,6 @@ def attend(client: socket.socket, request: dict[str, Any], files: list[int]) -> 
 
 def run(request: dict[str, Any], files: list[int]) -> None:
     """Be `python -m <words>`, in this process. Raises SystemExit as the module does."""
-    import numpy as np
-
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -186,22 +228,38 @@ def run(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.path[:0] = [request["folder"]]
-    np.random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        let_stages_begin()
+    if "prefect" in sys.modules:
+        sys.meta_path.insert(0, Settings())
+    module, *sys.argv[1:] = request["words"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
+
+def let_stages_begin() -> None:
+    """Let a stage set its environment: it refuses to when torch is there, and then sets what torch has read."""
     from tasks.stage import lifecycle
 
     fixed = lifecycle._environment
 
     def environment(threads: int) -> None:
-        """Let the stage set its environment: it refuses to when torch is there, and then sets what torch has read."""
         torch = sys.modules.pop("torch")
         fixed(threads)
         sys.modules["torch"] = torch
         torch.set_num_threads(threads)
 
     lifecycle._environment = environment
-    module, *sys.argv[1:] = request["words"]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+class Settings(importlib.abc.MetaPathFinder):
+    """Has Prefect read its settings from the environment when a flow is imported, as it does when it is imported."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Find nothing: the finders after this one do."""
+        if fullname == "flows.pipeline.flow":
+            sys.modules["prefect.context"].refresh_global_settings_context()
 
 
 if __name__ == "__main__":

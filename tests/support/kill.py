@@ -21,7 +21,7 @@ def start(stage: str, params: Path, inputs: list[str], events: Path, parent: For
     words = [f"tasks.{stage}", str(params), *method, *inputs, "--out", f"artifacts/models/{stage}"]
     environment = os.environ | {"PYTHONPATH": str(REPO), "POLM_EVENTS": str(events)}
     if parent:
-        return parent.start(words, environment, stderr=events.with_suffix(".stderr"))
+        return parent.start(words, environment, said=events.with_suffix(".stderr"))
     return subprocess.Popen([sys.executable, "-m", *words], env=environment, stderr=subprocess.PIPE, text=True)
 
 

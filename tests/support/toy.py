@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.forking import Forked, Forking
+
 REPO = Path(__file__).parents[2]
 POLM = [sys.executable, "-c", "from flows.cli import main; main()"]
 
@@ -101,8 +103,10 @@ GRAPH = "recipe: {recipe}\nevaluate: [base]\nexport: []\nforms: []\n"
 class Toy:
     """The project's folder and what a test does to it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, forking: Forking | None = None) -> None:
         self.root = root
+        self.forking = forking
+        """What `polm` forks from; None: it is a fresh process."""
 
     def set(self, stage: str, *, value: int | str = 1, sleep: float = 0, fail: str = "no", recipe: str = "toy") -> None:
         """Write a stage's params."""
@@ -130,8 +134,10 @@ class Toy:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return os.environ | {"PYTHONPATH": f"{self.root}{os.pathsep}{REPO}", "PATH": path, "COLUMNS": "200"} | private
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str) -> "subprocess.Popen[str] | Forked":
         """Start `polm` with these arguments."""
+        if self.forking:
+            return self.forking.start(["flows.cli", *arguments], self.environment(), folder=self.root)
         return subprocess.Popen(
             [*POLM, *arguments],
             cwd=self.root,
@@ -141,7 +147,7 @@ class Toy:
             text=True,
         )
 
-    def polm(self, *arguments: str) -> tuple[int, str]:
+    def polm(self, *arguments: str) -> tuple[int | None, str]:
         """Run `polm`; returns its exit code and all that it said."""
         process = self.start(*arguments)
         said, _ = process.communicate(timeout=500)

@@ -22,6 +22,7 @@ from flows.runners import slots
 from flows.services import dashboards
 from tasks.stage.errors import ConfigError
 from tests.support import toy
+from tests.support.forking import COMMAND, Forked, Forking
 
 
 class Prefect:
@@ -98,8 +99,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> toy.Toy:
     return made
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Forking]:
+    """What `polm` forks from."""
+    with Forking(COMMAND) as forking:
+        yield forking
+
+
 @pytest.fixture
-def project(
+def fresh(
     template: toy.Toy, tmp_path: Path, prefect: Prefect, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> toy.Toy:
     """A project in which nothing has changed, with its MLflow store and the server of this module."""
@@ -110,28 +118,34 @@ def project(
     return toy.Toy(root)
 
 
+@pytest.fixture
+def project(fresh: toy.Toy, forking: Forking) -> toy.Toy:
+    """That project, whose `polm` forks."""
+    return toy.Toy(fresh.root, forking)
+
+
 def states(project: toy.Toy) -> dict[str, str]:
     """Stage to its state in the summary of the last run."""
     last = max((project.root / ".polm/logs").glob("*/summary.json"))
     return {name: row["state"] for name, row in json.loads(last.read_text()).items()}
 
 
-def test_a_failure_stops_its_descendants_only(project: toy.Toy, prefect: Prefect) -> None:
-    project.set("source", value=2)
-    project.set("left", fail="bug")
-    code, said = project.polm("run")
+def test_a_failure_stops_its_descendants_only(fresh: toy.Toy, prefect: Prefect) -> None:
+    fresh.set("source", value=2)
+    fresh.set("left", fail="bug")
+    code, said = fresh.polm("run")
     assert code == 1, said
-    assert states(project) == {
+    assert states(fresh) == {
         "source": "done",
         "left": "failed",
         "right": "done",
         "tail@x": "skipped",
         "tail@y": "skipped",
     }
-    assert sorted(project.ran()) == ["left", "left", "right", "source"]  # `left` has one retry
+    assert sorted(fresh.ran()) == ["left", "left", "right", "source"]  # `left` has one retry
     place = re.search(r"left failed with exit code 1, see (\S+left\.log):(\d+)\n    ValueError: a bug\n", said)
     assert place is not None, said
-    assert (project.root / place[1]).read_text().splitlines()[int(place[2]) - 1] == "ValueError: a bug"
+    assert (fresh.root / place[1]).read_text().splitlines()[int(place[2]) - 1] == "ValueError: a bug"
     assert prefect.last_flow()["state_name"] == "Failed"
     tasks = prefect.tasks()
     assert {name: state for name, (_, state) in tasks.items()} == {
@@ -195,7 +209,7 @@ def test_an_output_that_comes_out_the_same_changes_nothing_below(project: toy.To
     assert project.ran() == ["source"]
 
 
-def run_until_left(project: toy.Toy, value: int, *command: str) -> "subprocess.Popen[str]":
+def run_until_left(project: toy.Toy, value: int, *command: str) -> "subprocess.Popen[str] | Forked":
     """Start a command that runs the pipeline; returns when its stage `left`, which takes minutes, is running."""
     project.set("left", value=value, sleep=600)
     marker = project.root / ".polm/started-left"
