@@ -125,7 +125,7 @@ def rewards(artifacts: Artifacts) -> str:
                 code(facts["gold"]),
                 f"{figure(gold['start'])} → {figure(gold['end'])}",
                 figure(gold["t"], 1),
-                figure(facts["kl"]),
+                "–" if facts["kl"] is None else figure(facts["kl"]),
                 "yes" if facts["hacked"] else "no",
             ]
         )
