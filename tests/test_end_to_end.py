@@ -273,7 +273,7 @@ def python(forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(fresh: Path, forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clone after `polm run`, and beside it an untouched one for `dvc repro`."""
     shutil.copytree(fresh, fresh.with_name(fresh.name + "-second"), symlinks=True)
-    python = forking.write_python(tmp_path_factory.mktemp("bin"), FRESH)
+    python = forking.write_python(tmp_path_factory.mktemp("bin"), fresh=FRESH)
     done = polm(fresh, "run", "--recipe", "micro", python=python)
     assert done.returncode == 0, done.stdout + done.stderr
     return fresh
