@@ -2,11 +2,13 @@
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.export import builder
+from tests.support.forking import COMMAND, Forking
 from tests.support.promotable import Make, make_project
 
 
@@ -19,6 +21,13 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(path.parent):  # where the default experiment's artifacts go, for good
         MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Forking]:
+    """What `polm`, and all else that needs Prefect or MLflow, can fork from."""
+    with Forking(COMMAND) as forking:
+        yield forking
 
 
 @pytest.fixture(scope="session")

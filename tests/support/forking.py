@@ -46,11 +46,11 @@ COMMAND = (
 PYTHON = """#!{python} -SP
 import json, os, signal, socket, sys
 words = [word for word in sys.argv[1:3] if word not in ("-u", "-m")] + sys.argv[3:]
-if not words[0].startswith("tasks.") or not {fresh!r}.isdisjoint(words):
+if not words[0].startswith({forks!r}) or not {fresh!r}.isdisjoint(words):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    request = {{"words": words, "environment": dict(os.environ), "folder": os.getcwd()}}
+    request = {{"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "python": sys.argv[0]}}
     socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
     answers = server.makefile()
     pid = int(answers.readline())
@@ -61,7 +61,7 @@ if code < 0:
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
-"""A `python` that has `-m tasks.<stage>` run in a fork, and ends as that does; all else it runs itself."""
+"""A `python` that has some modules run in a fork, and ends as that does; all else it runs itself."""
 
 
 class Forked:
@@ -127,7 +127,12 @@ class Forking:
         assert self._process.stdout.readline(), "the process that forks has ended"
 
     def start(
-        self, words: list[str], environment: dict[str, str], said: Path | None = None, folder: Path | None = None
+        self,
+        words: list[str],
+        environment: dict[str, str],
+        said: Path | None = None,
+        folder: Path | None = None,
+        python: Path | None = None,
     ) -> Forked:
         """Run `python -m <words>`.
 
@@ -136,10 +141,14 @@ class Forking:
             environment: all of it.
             said: file for output and errors; None: a pipe, which takes 64 KiB.
             folder: where it runs; None: where the caller does.
+            python: what it takes for its interpreter; None: the one that it runs in.
         """
         server = socket.socket(socket.AF_UNIX)
         server.connect(self._address)
-        request = {"words": words, "environment": environment, "folder": str(folder or Path.cwd())}
+        request = {
+            "words": words, "environment": environment, "folder": str(folder or Path.cwd()),
+            "python": str(python or sys.executable),
+        }  # fmt: skip
         if said:
             reading: Path | int = said
             writing = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -150,15 +159,18 @@ class Forking:
         os.close(writing)
         return Forked(server, reading)
 
-    def write_python(self, folder: Path, fresh: frozenset[str] = frozenset()) -> Path:
-        """Write a program `python`, which runs each `python -m tasks.<stage>` in a fork.
+    def write_python(
+        self, folder: Path, forks: tuple[str, ...] = ("tasks.",), fresh: frozenset[str] = frozenset()
+    ) -> Path:
+        """Write a program `python`, which runs modules in forks; these take it for their interpreter.
 
         Args:
             folder: where to write it.
-            fresh: words of a command that mark it as one for a fresh process.
+            forks: how the names of the modules begin that it runs so.
+            fresh: words of a command that mark it as one for a fresh process nevertheless.
         """
         python = folder / "python"
-        python.write_text(PYTHON.format(python=sys.executable, address=self._address, fresh=set(fresh)))
+        python.write_text(PYTHON.format(python=sys.executable, address=self._address, forks=forks, fresh=set(fresh)))
         python.chmod(0o700)
         return python
 
@@ -228,6 +240,7 @@ def run(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.path[:0] = [request["folder"]]
+    sys.executable = request["python"]
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     if "torch" in sys.modules:

@@ -103,10 +103,12 @@ GRAPH = "recipe: {recipe}\nevaluate: [base]\nexport: []\nforms: []\n"
 class Toy:
     """The project's folder and what a test does to it."""
 
-    def __init__(self, root: Path, forking: Forking | None = None) -> None:
+    def __init__(self, root: Path, forking: Forking | None = None, python: Path | None = None) -> None:
         self.root = root
         self.forking = forking
         """What `polm` forks from; None: it is a fresh process."""
+        self.python = python
+        """What a forked `polm` runs DVC by; None: this interpreter."""
 
     def set(self, stage: str, *, value: int | str = 1, sleep: float = 0, fail: str = "no", recipe: str = "toy") -> None:
         """Write a stage's params."""
@@ -137,7 +139,9 @@ class Toy:
     def start(self, *arguments: str) -> "subprocess.Popen[str] | Forked":
         """Start `polm` with these arguments."""
         if self.forking:
-            return self.forking.start(["flows.cli", *arguments], self.environment(), folder=self.root)
+            return self.forking.start(
+                ["flows.cli", *arguments], self.environment(), folder=self.root, python=self.python
+            )
         return subprocess.Popen(
             [*POLM, *arguments],
             cwd=self.root,

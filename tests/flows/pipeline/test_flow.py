@@ -22,7 +22,7 @@ from flows.runners import slots
 from flows.services import dashboards
 from tasks.stage.errors import ConfigError
 from tests.support import toy
-from tests.support.forking import COMMAND, Forked, Forking
+from tests.support.forking import Forked, Forking
 
 
 class Prefect:
@@ -99,29 +99,36 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> toy.Toy:
     return made
 
 
-@pytest.fixture(scope="module")
-def forking() -> Iterator[Forking]:
-    """What `polm` forks from."""
-    with Forking(COMMAND) as forking:
-        yield forking
-
-
 @pytest.fixture
-def fresh(
-    template: toy.Toy, tmp_path: Path, prefect: Prefect, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+def project(
+    template: toy.Toy,
+    tmp_path: Path,
+    prefect: Prefect,
+    mlflow_template: Path,
+    forking: Forking,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> toy.Toy:
-    """A project in which nothing has changed, with its MLflow store and the server of this module."""
+    """A project in which nothing has changed, with its MLflow store and the server of this module. Its `polm` forks.
+
+    DVC and the stages do not, so that `polm` can end them as it ends its own.
+    """
     root = tmp_path / "project"
     shutil.copytree(template.root, root, symlinks=True)
     shutil.copyfile(mlflow_template, root / ".polm/mlflow.db")
     monkeypatch.setenv("PREFECT_API_URL", prefect.api)
-    return toy.Toy(root)
+    return toy.Toy(root, forking)
 
 
 @pytest.fixture
-def project(fresh: toy.Toy, forking: Forking) -> toy.Toy:
-    """That project, whose `polm` forks."""
-    return toy.Toy(fresh.root, forking)
+def polm_is_fresh(project: toy.Toy) -> None:
+    """Nothing of the project forks."""
+    project.forking = None
+
+
+@pytest.fixture
+def all_forks(project: toy.Toy, forking: Forking, tmp_path: Path) -> None:
+    """DVC and the stages of the project fork too."""
+    project.python = forking.write_python(tmp_path, ("dvc", "tasks."))
 
 
 def states(project: toy.Toy) -> dict[str, str]:
@@ -130,22 +137,23 @@ def states(project: toy.Toy) -> dict[str, str]:
     return {name: row["state"] for name, row in json.loads(last.read_text()).items()}
 
 
-def test_a_failure_stops_its_descendants_only(fresh: toy.Toy, prefect: Prefect) -> None:
-    fresh.set("source", value=2)
-    fresh.set("left", fail="bug")
-    code, said = fresh.polm("run")
+@pytest.mark.usefixtures("polm_is_fresh")
+def test_a_failure_stops_its_descendants_only(project: toy.Toy, prefect: Prefect) -> None:
+    project.set("source", value=2)
+    project.set("left", fail="bug")
+    code, said = project.polm("run")
     assert code == 1, said
-    assert states(fresh) == {
+    assert states(project) == {
         "source": "done",
         "left": "failed",
         "right": "done",
         "tail@x": "skipped",
         "tail@y": "skipped",
     }
-    assert sorted(fresh.ran()) == ["left", "left", "right", "source"]  # `left` has one retry
+    assert sorted(project.ran()) == ["left", "left", "right", "source"]  # `left` has one retry
     place = re.search(r"left failed with exit code 1, see (\S+left\.log):(\d+)\n    ValueError: a bug\n", said)
     assert place is not None, said
-    assert (fresh.root / place[1]).read_text().splitlines()[int(place[2]) - 1] == "ValueError: a bug"
+    assert (project.root / place[1]).read_text().splitlines()[int(place[2]) - 1] == "ValueError: a bug"
     assert prefect.last_flow()["state_name"] == "Failed"
     tasks = prefect.tasks()
     assert {name: state for name, (_, state) in tasks.items()} == {
@@ -157,6 +165,7 @@ def test_a_failure_stops_its_descendants_only(fresh: toy.Toy, prefect: Prefect) 
     }
 
 
+@pytest.mark.usefixtures("all_forks")
 def test_what_changed_runs_and_what_fails_once_is_tried_again(project: toy.Toy, prefect: Prefect) -> None:
     project.set("left", value=3, fail="once")
     code, said = project.polm("run", "--force", "right", "--jobs", "3")
@@ -191,6 +200,7 @@ except SystemExit as e:
     assert project.ran() == []
 
 
+@pytest.mark.usefixtures("all_forks")
 def test_what_is_missing_is_restored_without_running(project: toy.Toy, prefect: Prefect) -> None:
     shutil.rmtree(project.root / "artifacts")
     code, said = project.polm("run", "--target", "tail@x")
@@ -201,6 +211,7 @@ def test_what_is_missing_is_restored_without_running(project: toy.Toy, prefect: 
     assert {state for _, state in prefect.tasks().values()} == {"Restored"}
 
 
+@pytest.mark.usefixtures("all_forks")
 def test_an_output_that_comes_out_the_same_changes_nothing_below(project: toy.Toy) -> None:
     project.replace("source.yaml --out artifacts/source", "source.yaml  --out artifacts/source")
     code, said = project.polm("run", "--target", "tail@x")

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from flows.registry.aliases import Aliases
 from flows.services import dashboards
 from tasks.stage.errors import GateError
 from tests.conftest import REPO
-from tests.support.toy import POLM
+from tests.support.forking import Forking
 
 MOVERS = 4
 
@@ -139,7 +137,9 @@ def test_a_mover_that_wakes_up_late_puts_right_what_it_spoilt(
     ],
     ids=["before it is written", "once it is written", "after one alias", "after two"],
 )
-def test_a_mover_that_is_killed_has_moved_everything_or_nothing(server: str, model: str, place: str, code: str) -> None:
+def test_a_mover_that_is_killed_has_moved_everything_or_nothing(
+    server: str, model: str, forking: Forking, workspace: Path, place: str, code: str
+) -> None:
     driver = f"""
 import os, signal, sys
 from mlflow import MlflowClient
@@ -153,9 +153,10 @@ MlflowClient.{place} = killed
 aliases = Aliases(MlflowClient(sys.argv[1]), sys.argv[2])
 aliases.move(aliases.state(), {everything("1")!r}, "chose v1", "try again")
 """
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    ended = subprocess.run([sys.executable, "-c", driver, server, model], env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    (workspace / "driver.py").write_text(driver)
+    killed = forking.start(["driver", server, model], dict(os.environ))
+    said, _ = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, said
     aliases = Aliases(MlflowClient(server), model)
     left = aliases.read()
     state = aliases.state()
@@ -167,17 +168,16 @@ aliases.move(aliases.state(), {everything("1")!r}, "chose v1", "try again")
     assert aliases.read() == everything("2")
 
 
-def test_four_promotions_from_two_working_copies(server: str, promotable: Path, tmp_path: Path) -> None:
+def test_four_promotions_from_two_working_copies(
+    server: str, promotable: Path, tmp_path: Path, forking: Forking
+) -> None:
     jobs = []
     for copy in ("ours", "theirs"):
         root = tmp_path / copy
         shutil.copytree(promotable, root, symlinks=True)
         private = {"MLFLOW_TRACKING_URI": server, "DVC_SITE_CACHE_DIR": str(root / ".polm/dvc")}
         environment = os.environ | private | {"PYTHONPATH": str(REPO), "COLUMNS": "400"}
-        for name in ("sft", "dpo"):
-            command = [*POLM, "promote", name]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            jobs.append(subprocess.Popen(command, cwd=root, env=environment, **pipes))  # type: ignore[call-overload]
+        jobs += [forking.start(["flows.cli", "promote", name], environment, folder=root) for name in ("sft", "dpo")]
     ended = [(job.communicate()[0], job.returncode) for job in jobs]
     moved = {version for said, code in ended if code == 0 for version in re.findall(r"v(\d+) is the champion:", said)}
     for said, code in ended:

@@ -31,6 +31,7 @@ def served(
     project = toy.make(workspace)
     mlflow, prefect = dashboards.free_port(), dashboards.free_port()
     process = project.start("ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect))
+    assert isinstance(process, subprocess.Popen)
     try:
         yield project, process, mlflow, prefect
     finally:
