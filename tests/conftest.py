@@ -28,7 +28,9 @@ TRAINER: dict[str, Any] = {
     "logging_steps": 1,
 }
 """TRL settings that suit the `chat_model` fixture; a test adds its steps."""
-SLOW_FIXTURES = {"sums_data", "mlflow_template", "chat_onnx", "promotable", "reward_model"}
+SLOW_FIXTURES = {
+    "sums_data", "mlflow_template", "chat_onnx", "promotable", "reward_model", "pictures_data", "seeing_model",
+}  # fmt: skip
 """A test that uses one of these trains, serves, or keeps a registry: it is `slow` without saying so."""
 QUICK = 15.0
 """Seconds of processor time that a test may take, its processes included, unless it is `slow`."""
