@@ -34,7 +34,10 @@ class SeeingConversation:
             DataError: a picture that cannot be read.
             ModelError: no model there, or an unreadable one.
         """
+        from transformers.utils.logging import disable_progress_bar
+
         self._shown = [read_image(path) for path in images]
+        disable_progress_bar()
         self._model, self._processor = load_multimodal(folder)
         self._model.eval()
         self._ends = end_tokens(self._model, self._processor.tokenizer)
