@@ -253,7 +253,7 @@ def test_rows_beyond_the_context_are_refused_before_training(
 def test_a_text_that_spells_the_placeholder_is_named(
     make_run: MakeRun, seeing_model: Path, pictures_data: Path, make_artifact: Any, workspace: Path
 ) -> None:
-    """As the texts of LLaVA's data sets do: the processor would look for a second picture."""
+    """Texts of LLaVA's data sets spell it, and the processor would look for a second picture."""
     made = artifact.read_jsonl(pictures_data / "sft" / "train.jsonl")[:4]
     made[1]["messages"][0]["content"] = "<image>\nWhich digit is this?"
     data = write_set(workspace / "data", pictures_data, make_artifact, sft=made)
