@@ -6,6 +6,7 @@ and the first answer begins within a second. A model that sees has no such expor
 """
 
 import contextlib
+import os
 import queue
 import sys
 from collections.abc import Generator, Sequence
@@ -21,8 +22,6 @@ from tasks.stage.errors import DataError, ModelError
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 SHOW = "/image"
 """Command that shows a picture with the next question, to a model that sees."""
-START = Path.cwd()
-"""Folder in which the command was called; afterwards the working directory is the project's."""
 
 
 class Talk(Protocol):
@@ -59,6 +58,7 @@ def main(
     # Before the working directory becomes the project's:
     folder = folder.resolve() if folder is not None else None
     images = [path.resolve() for path in images]
+    start = Path(os.environ.get("PWD", ""))
     workspace.enter(writes=False)
     question = question_from(words, sys.stdin)
     export = contextlib.nullcontext((folder, str(folder))) if folder is not None else model_version.champion()
@@ -66,7 +66,15 @@ def main(
         if question is not None:
             answer(path, question, images, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
         else:
-            chat(path, images, title=title, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+            chat(
+                path,
+                images,
+                start,
+                title=title,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                console=Console(),
+            )
 
 
 def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature: float) -> Talk:
@@ -207,6 +215,7 @@ def answer(
 def chat(
     folder: Path,
     images: Sequence[Path] = (),
+    start: Path = Path(),
     *,
     title: str,
     max_new_tokens: int,
@@ -218,6 +227,7 @@ def chat(
     Args:
         folder: as `begin` takes it.
         images: pictures to show with the first question.
+        start: folder that names of pictures start from, where the command was called.
         title: what is being talked to, e.g. `polm-tiny version 3 (champion), int8`.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
@@ -251,7 +261,7 @@ def chat(
             console.print("forgotten", style="dim")
         elif question.startswith(f"{SHOW} ") and (show := getattr(conversation, "show", None)):
             try:
-                show(START / Path(question.removeprefix(SHOW).strip()).expanduser())
+                show(start / Path(question.removeprefix(SHOW).strip()).expanduser())
                 console.print("shown with the next question", style="dim")
             except DataError as e:
                 console.print(str(e), style="red", markup=False, highlight=False)

@@ -156,7 +156,7 @@ def test_ppo_killed_between_two_minibatches_of_a_rollout(
 def test_online_dpo_draws_and_judges_the_same_answers_again(
     workspace: Path, no_proxy: None, chat_model: Path, judge: Path, sums_data: Path, parents: tuple[Forking, Forking]
 ) -> None:
-    """Its data are the policy's own answers."""
+    """The stage learns from the policy's own answers, which a resumed run draws again."""
     inputs = ["--model", str(chat_model), "--judge", str(judge), "--data", str(sums_data)]
     out = Path("artifacts/models/online_dpo")
     first, second = parents

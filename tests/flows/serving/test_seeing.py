@@ -125,10 +125,10 @@ def test_a_picture_for_a_model_without_eyes_is_refused(chat_onnx: Path, digit: P
 
 
 def test_the_terminal_shows_a_picture(seeing: Path, digit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = iter([f"/image {digit}", QUESTION, "/image gone.png", "/help", "/quit"])
+    lines = iter([f"/image {digit.name}", QUESTION, "/image gone.png", "/help", "/quit"])
     console = Console(file=io.StringIO(), width=200)
     monkeypatch.setattr(console, "input", lambda *args, **kwargs: next(lines))
-    chat.chat(seeing, title="eyes", max_new_tokens=8, temperature=0.0, console=console)
+    chat.chat(seeing, [], digit.parent, title="eyes", max_new_tokens=8, temperature=0.0, console=console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "/image FILE shows a picture" in text
     assert "shown with the next question" in text

@@ -161,7 +161,7 @@ def test_it_answers_words_as_the_language_model_it_was_made_from(
 
 @pytest.mark.parametrize("size", [1, 8])
 def test_a_likelihood_is_what_the_model_gives(workspace: Path, lively: Path, shown: Path, size: int) -> None:
-    """Of the answer alone, given the question and its pictures; computed here row by row."""
+    """The loss is that of the answer alone, given the question and its pictures; computed here row by row."""
     found = samples(evaluate(lively, shown, SCORED, batch_size=size))
     model, processor = load_multimodal(lively)
     archive = Archive(shown)

@@ -50,7 +50,7 @@ def test_a_still_clip_does_not_move() -> None:
 
 
 def films(way: str) -> tuple[Counter[Any], Counter[Any]]:
-    """Of many films of one way: the places of each without their order, and the place in the middle."""
+    """Film one way often, and count the places of each film without their order, and the place in the middle."""
     rng = random.Random(f"films of {way}")
     paths = [places(moving.clip(7, way, rng.randint(0, 2), rng), 7) for _ in range(120)]
     return Counter(tuple(sorted(path)) for path in paths), Counter(path[moving.FRAMES // 2] for path in paths)
