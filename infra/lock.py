@@ -1,7 +1,8 @@
 """Print the versions installed here of everything that polm needs, as a requirements file.
 
-Walks the requirements of `pyproject.toml` and its `dev` extra through the installed packages' metadata, so that what
-else happens to be installed stays out. Local version tags (`+cpu`) are cut: the lock serves machines with a GPU too.
+Walks the requirements of `pyproject.toml` and its extras `dev` and `speech` through the installed packages' metadata,
+so that what else happens to be installed stays out. Local version tags (`+cpu`) are cut: the lock serves machines with
+a GPU too.
 """
 
 import sys
@@ -34,6 +35,6 @@ def closure(roots: list[str]) -> dict[str, str]:
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-locked = closure([*project["dependencies"], *extras["dev"]])
+locked = closure([*project["dependencies"], *extras["dev"], *extras["speech"]])
 sys.stdout.write("# Versions that work together. `make lock` rewrites this file from .venv.\n")
 sys.stdout.writelines(f"{name}=={version}\n" for name, version in sorted(locked.items()))

@@ -22,14 +22,14 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from tasks.ingestion import cleaning as clean
-from tasks.ingestion import showing, sides
+from tasks.ingestion import splits
 from tasks.ingestion.duplicates import unique
 from tasks.ingestion.evaluation_rows import EvaluationRows, evaluation_files, training_files
 from tasks.ingestion.files import Reject
-from tasks.ingestion.ledger import Item, Ledger, histogram
+from tasks.ingestion.ledger import Item, Ledger
 from tasks.ingestion.mapping import (
     HONOURED_ELSEWHERE,
-    IMAGES,
+    MEDIA,
     TRAINED,
     TURNS,
     check_map,
@@ -40,9 +40,11 @@ from tasks.ingestion.mapping import (
     unused,
     validate,
 )
-from tasks.ingestion.picture_columns import spiller
-from tasks.ingestion.pictures import Pictures, PictureSettings
+from tasks.ingestion.media import Media
+from tasks.ingestion.media_columns import spiller
+from tasks.ingestion.pictures import PictureSettings
 from tasks.ingestion.settings import SETS, Decontamination, NearDuplicates, Rows, Set, Split
+from tasks.ingestion.sounds import SoundSettings
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.values import BadRow, Columns
 from tasks.ingestion.videos import VideoSettings
@@ -75,6 +77,8 @@ class Config(StageConfig):
     """Bounds and likeness of pictures; needed where a map has `images` or `video`."""
     videos: VideoSettings | None = None
     """Which frames of a clip are taken; needed where a map has `video`."""
+    sounds: SoundSettings | None = Field(default=None, exclude_if=lambda sounds: sounds is None)
+    """Form and bounds of sounds; needed where a map has `audio`. Where it is not given, no manifest names it."""
     sources: dict[str, Source]
     """Name to source."""
     sets: dict[Annotated[str, StringConstraints(pattern=SETS)], Set]
@@ -84,20 +88,19 @@ class Config(StageConfig):
 def main(config: Config, run: Run) -> None:
     """Write the sets, `report.json` and `rejects.jsonl`."""
     ledger = Ledger(config.report_examples, config.scrub)
-    pictures = showing.store(config.sets, config.pictures, config.videos, run.out / SPILL / "changed", run.params_file)
+    media = Media(
+        config.sets, config.pictures, config.videos, config.sounds, run.out / SPILL / "changed", run.params_file
+    )
     tables = _read_sources(config, run, ledger)
     evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
     steps = len(tables) + len(config.sets)
     # Evaluation sets first: what is in them trains in no other.
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))
-    mapped, groups = _with_pictures(config, run, names, tables, pictures, ledger)
+    mapped, groups = _with_media(config, run, names, tables, media, ledger)
     used: set[str] = set()
     for done, name in enumerate(names, len(tables)):
         run.progress.update(done, steps, name)
-        if name in mapped:
-            items = mapped.pop(name)
-        else:
-            items = _map_set(config, run.params_file, name, tables, pictures, ledger)
+        items = mapped.pop(name) if name in mapped else _map_set(config, run.params_file, name, tables, media, ledger)
         for item in items:
             item.split = groups.get(item.group, item.split)
         near = config.near_duplicates if config.sets[name].near_duplicates else None
@@ -108,37 +111,32 @@ def main(config: Config, run: Run) -> None:
             files = training_files(name, items, evaluation, ledger)
         used |= _write(config, run, name, files, ledger)
     run.progress.update(steps, steps, "written")
-    if pictures is not None:
-        facts = pictures.write(run.out, used)
-        sizes = histogram(facts.pop("sides")) if used else {}
-        ledger.pictures = {**facts, "pixels_of_longer_side": sizes}
+    media.write(run.out, used, ledger)
     shutil.rmtree(run.out / SPILL, ignore_errors=True)
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
     write_json(run.out / "report.json", ledger.report())
     log.info("%s", ledger.summary())
 
 
-def _with_pictures(
-    config: Config, run: Run, names: list[str], tables: dict[str, Table], pictures: Pictures | None, ledger: Ledger
+def _with_media(
+    config: Config, run: Run, names: list[str], tables: dict[str, Table], media: Media, ledger: Ledger
 ) -> tuple[dict[str, list[Item]], dict[str, str]]:
-    """Map the sets with pictures, all of them before any is split: one picture may tie rows of two sets together.
+    """Map the sets with media, all of them before any is split: one picture may tie rows of two sets together.
 
     Returns:
-        The rows of these sets, and the sides of groups that pictures tie to others.
+        The rows of these sets, and the sides of groups that media tie to others.
     """
-    if pictures is None:
+    if not media.sets:
         return {}, {}
     mapped = {
-        name: _map_set(config, run.params_file, name, tables, pictures, ledger)
-        for name in names
-        if showing.shows(config.sets[name])
+        name: _map_set(config, run.params_file, name, tables, media, ledger) for name in names if name in media.sets
     }
-    pictures.settle()
+    media.settle()
 
     def split(group: str, tested: bool) -> str:
         return clean.split_of(group, config.seed, config.split.validation, config.split.test if tested else 0)
 
-    return mapped, sides.settle(mapped, config.sets, split, ledger)
+    return mapped, splits.settle(mapped, config.sets, split, ledger)
 
 
 def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
@@ -158,7 +156,7 @@ def _read_sources(config: Config, run: Run, ledger: Ledger) -> dict[str, Table]:
 
 
 def _map_set(
-    config: Config, params: Path, name: str, tables: dict[str, Table], pictures: Pictures | None, ledger: Ledger
+    config: Config, params: Path, name: str, tables: dict[str, Table], media: Media, ledger: Ledger
 ) -> list[Item]:
     """Map, clean and validate every row of a set; stop when too many are bad."""
     items = []
@@ -169,16 +167,15 @@ def _map_set(
         if table.lines:
             check_map(f"{params}: sets.{name}.rows.{at}.map", name, spec.map, source_columns)
         watched = source_columns & HONOURED_ELSEWHERE - columns(spec.map) if kind_of(name) in TRAINED else set()
-        words = {column: value for column, value in spec.map.items() if column not in showing.SHOWN}
+        words = {column: value for column, value in spec.map.items() if column not in MEDIA}
         unused_counts: Counter[str] = Counter()
         rejects = []
         for line in table.lines:
             try:
                 rendered = clean.walk(render(words, line.row), config.scrub, ledger.scrubbed[name])
                 row, group = validate(name, rendered), rendered.get("group")
-                seen = showing.seen(spec, line.row, table, pictures)
-                if seen:
-                    row[IMAGES] = [picture.name for picture in seen]
+                own = media.of(spec, line.row, table)
+                row |= own.columns()
                 kinds.add({c: v for c, v in row.items() if c not in TURNS}, f"{table.file}:{line.number}")
             except BadRow as e:
                 used = {c: line.row.get(c) for c in sorted(columns(spec.map))}
@@ -186,8 +183,8 @@ def _map_set(
                 continue
             unused_counts.update(f"message key '{key}'" for key in unused(rendered))
             unused_counts.update(f"column '{c}'" for c in watched if line.row.get(c) not in (None, "", [], {}))
-            item = Item(name, row, spec.source, at, table.file, line.number, pictures=seen)
-            if group is not None or not seen:  # else its pictures are its group, once all are known
+            item = Item(name, row, spec.source, at, table.file, line.number, pictures=own.pictures, sounds=own.sounds)
+            if group is not None or not item.families:  # else its media are its group, once all are known
                 group = str(first_prompt(row) if group is None else group)
                 item.group = clean.same(group).casefold()
                 item.split = _split(config, name, spec, group)
@@ -220,7 +217,7 @@ def _mix(config: Config, name: str, items: list[Item], ledger: Ledger) -> list[I
 
 
 def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], ledger: Ledger) -> set[str]:
-    """Write a set's files, and return the names of the pictures in them."""
+    """Write a set's files, and return the names of the pictures and sounds in them."""
     used: set[str] = set()
     for file, items in files.items():
         mixed = _mix(config, name, items, ledger)
@@ -235,7 +232,7 @@ def _write(config: Config, run: Run, name: str, files: dict[str, list[Item]], le
         rows = [row for item in mixed for row in item.written()]
         write_jsonl(run.out / f"{file}.jsonl", rows)
         ledger.kept(name, file, mixed, rows)
-        used.update(picture.name for item in mixed for picture in item.pictures)
+        used.update(name for item in mixed for name in item.files)
     return used
 
 

@@ -27,10 +27,10 @@ def unique(name: str, items: list[Item], near: NearDuplicates | None, seed: int,
     if near is None:
         return items
     pairs = []
-    same_pictures: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    same_media: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
-        same_pictures[item.families].append(i)
-    for numbers in same_pictures.values():
+        same_media[item.families].append(i)
+    for numbers in same_media.values():
         found = clean.near_duplicates([items[i].key for i in numbers], seed=seed, **near.model_dump())
         pairs += [(numbers[late], numbers[early]) for late, early in found]
     # One conversation may come once for each turn to be learnt of it: its texts are alike, and no row is one too many.

@@ -24,7 +24,7 @@ class EvaluationRows:
         for item in items:
             name = f"{item.set}#{item.id}"
             self._groups[item.group] = name
-            if item.pictures:  # its question is asked of every picture; what is held out is the picture
+            if item.families:  # its question is asked of every picture or sound; what is held out is that
                 continue
             self._index.add(name, item.row["question"], whole=True)
             self._index.add(name, item.row["answer"], whole=False)

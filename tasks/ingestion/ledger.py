@@ -12,6 +12,7 @@ from tasks.ingestion.cleaning import Kind, same, walk
 from tasks.ingestion.files import Reject
 from tasks.ingestion.mapping import kind_of, parts
 from tasks.ingestion.pictures import Picture
+from tasks.ingestion.sounds import Sound
 from tasks.ingestion.sources import Table
 from tasks.ingestion.turns import pieces, unlearnt
 from tasks.ingestion.values import printable
@@ -38,10 +39,12 @@ class Item:
     """`train`, `validation` or `test`."""
     pictures: tuple[Picture, ...] = ()
     """The row's pictures, in order."""
+    sounds: tuple[Sound, ...] = ()
+    """The row's sounds, in order."""
 
     @cached_property
     def key(self) -> str:
-        """Return the text of a row, white space aside, its pictures, and which turns have weight 0.
+        """Return the text of a row, white space aside, its pictures and sounds, and which turns have weight 0.
 
         Evaluation rows and prompts count by the question alone: a second answer is no row.
         """
@@ -49,18 +52,25 @@ class Item:
         if kind_of(self.set) in ("eval", "prompts"):
             row = {k: v for k, v in row.items() if k in ("question", "prompt")}
         off = unlearnt(row)
-        shown = [f"picture {picture.pixels}" for picture in self.pictures]
-        return "\n".join([*(same(text) for text in parts(row)), *shown, *([f"weight 0: {off}"] if off else [])])
+        media = [f"picture {picture.pixels}" for picture in self.pictures]
+        media += [f"sound {sound.samples}" for sound in self.sounds]
+        return "\n".join([*(same(text) for text in parts(row)), *media, *([f"weight 0: {off}"] if off else [])])
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the row's pictures or sounds in the archive."""
+        return (*(picture.name for picture in self.pictures), *(sound.name for sound in self.sounds))
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Families of the row's pictures."""
-        return tuple(picture.family for picture in self.pictures)
+        """Families of the row's pictures, or of its sounds."""
+        return (*(picture.family for picture in self.pictures), *(sound.family for sound in self.sounds))
 
     @property
     def ties(self) -> tuple[str, ...]:
         """Families that bind rows to one side of the split: a black frame is in every film, and binds nothing."""
-        return tuple(picture.family for picture in self.pictures if not picture.flat)
+        binding = [picture.family for picture in self.pictures if not picture.flat]
+        return (*binding, *(sound.family for sound in self.sounds))
 
     @cached_property
     def id(self) -> str:
@@ -97,6 +107,8 @@ class Ledger:
         """Set to kind to how many were replaced."""
         self.pictures: dict[str, Any] = {}
         """How many pictures there are, how large, and what had to be changed; empty where no set has pictures."""
+        self.sounds: dict[str, Any] = {}
+        """How many sounds there are, how long, and what had to be changed; empty where no set has sounds."""
         self.protected: dict[str, int] = {}
         """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
 
@@ -177,6 +189,7 @@ class Ledger:
             "contaminated": self._contaminated,
             "rejects": len(self._rejects),
             **({"pictures": self.pictures} if self.pictures else {}),
+            **({"sounds": self.sounds} if self.sounds else {}),
         }
 
     def _exceptional(self, name: str) -> dict[str, Any]:

@@ -37,6 +37,10 @@ IMAGES = "images"
 """Column of a row's pictures, in the order in which the conversation shows them."""
 VIDEO = "video"
 """Column of a row's clip, of which frames become its pictures."""
+AUDIO = "audio"
+"""Column of a row's sounds, in the order in which the conversation has them."""
+MEDIA = (IMAGES, VIDEO, AUDIO)
+"""Keys of a map by which a row has media; it has one kind of them."""
 HONOURED_ELSEWHERE = {
     "tools", "functions", "documents", "chat_template_kwargs", "image", "images", "videos", "audio", "margin", "weight",
     "loss_weight", "sample_weight", "loss_mask", "assistant_masks", "completion_mask", "labels",
@@ -88,26 +92,19 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
         raise DataError(f"{where}: a row of '{set_name}' needs {', '.join(lacking)}; add it to the map")
     if reserved := sorted({"id", "source"} & set(template)):
         raise DataError(f"{where}: {', '.join(reserved)} is set by the stage; choose another name")
-    if {IMAGES, VIDEO} <= template.keys():
-        raise DataError(f"{where}: a row shows pictures or a clip, and the map has both '{IMAGES}' and '{VIDEO}'")
+    if len(media := [key for key in MEDIA if key in template]) > 1:
+        both = " and ".join(f"'{key}'" for key in media)
+        raise DataError(f"{where}: a row has pictures, a clip or sounds, and the map has {both}; take all but one out")
     own = required(set_name, template) | ({"prompt"} if kind_of(set_name) == "preferences" else set())
     if stray := sorted((set(TURNS) - own) & set(template)):
         shape = ", ".join(sorted(own))
         raise DataError(f"{where}: '{stray[0]}' has no place beside {shape}; take one of them out, or rename it")
-    if kind_of(set_name) in TRAINED and (lost := sorted((HONOURED_ELSEWHERE - {IMAGES}) & set(template))):
+    if kind_of(set_name) in TRAINED and (lost := sorted((HONOURED_ELSEWHERE - set(MEDIA)) & set(template))):
         raise DataError(
             f"{where}: nothing looks at '{lost[0]}' when '{set_name}' is learnt; take it out of the map, or rename it "
             f"where it is only to be kept"
         )
-    names = template.get(IMAGES, "")
-    if not isinstance(names, str) and not (
-        isinstance(names, list) and names and all(isinstance(n, str) for n in names)
-    ):
-        raise DataError(f"{where}: 'images' is {names!r}; expected names of columns, e.g. [\"{{picture}}\"]")
-    if VIDEO in template and not (isinstance(template[VIDEO], str) and template[VIDEO]):
-        raise DataError(f"{where}: 'video' is {template[VIDEO]!r}; expected the name of a column, e.g. \"{{clip}}\"")
-    if kind_of(set_name) == "pretrain" and {IMAGES, VIDEO} & template.keys():
-        raise DataError(f"{where}: nothing looks at pictures in '{set_name}'; put the rows into an `sft` set")
+    _check_media(where, set_name, template)
     for pattern in sorted(patterns(template)):
         try:
             groups = re.compile(pattern).groups
@@ -117,6 +114,20 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
             raise DataError(f"{where}: the pattern {pattern!r} has no group; put what is to be taken in parentheses")
     for column in sorted(columns(template) - known):
         raise DataError(f"{where}: no column '{column}'; the source has: {', '.join(sorted(known))}")
+
+
+def _check_media(where: str, set_name: str, template: dict[str, Any]) -> None:
+    """Check the keys of a map that name pictures, clips and sounds. Raises DataError."""
+    for key, example in ((IMAGES, "picture"), (AUDIO, "clip")):
+        names = template.get(key, "")
+        if not isinstance(names, str) and not (
+            isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+        ):
+            raise DataError(f"{where}: '{key}' is {names!r}; expected names of columns, e.g. [\"{{{example}}}\"]")
+    if VIDEO in template and not (isinstance(template[VIDEO], str) and template[VIDEO]):
+        raise DataError(f"{where}: 'video' is {template[VIDEO]!r}; expected the name of a column, e.g. \"{{clip}}\"")
+    if kind_of(set_name) == "pretrain" and not template.keys().isdisjoint(MEDIA):
+        raise DataError(f"{where}: nothing looks at media in '{set_name}'; put the rows into an `sft` set")
 
 
 def render(template: Any, row: dict[str, Any]) -> Any:

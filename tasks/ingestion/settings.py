@@ -51,7 +51,7 @@ class Rows(Strict):
     """Most rows of this source in each of the set's files; null for no limit."""
     map: dict[str, Any]
     """An example of the row to make, with columns in braces. `group`, where given, names what must not be parted;
-    `images` names the columns of its pictures, e.g. `["{picture}"]`."""
+    `images` and `audio` name the columns of its pictures and sounds, e.g. `["{picture}"]`, `video` that of a clip."""
 
 
 class Set(Strict):

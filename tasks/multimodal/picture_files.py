@@ -34,7 +34,7 @@ SHOWN = 120
 
 
 class Unfit(ValueError):
-    """A picture that cannot be used; the message is what follows its name, e.g. `has 0 bytes`."""
+    """A file that cannot be used; the message is what follows its name, e.g. `has 0 bytes`."""
 
 
 @dataclass(frozen=True)

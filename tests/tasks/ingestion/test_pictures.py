@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from ruamel.yaml import YAML
 
-from tasks.ingestion.picture_columns import Blob
+from tasks.ingestion.media_columns import Blob
+from tasks.ingestion.media_files import write_archive
 from tasks.ingestion.pictures import Pictures, PictureSettings
 from tasks.multimodal.images import Archive
 from tasks.stage.errors import ConfigError, DataError
@@ -510,14 +511,14 @@ def test_a_file_that_changes_in_between_is_noticed(tmp_path: Path) -> None:
     name = store.add("p.png", (tmp_path,)).name
     save(tmp_path, "p.png", encoded(drawn(1)))
     with pytest.raises(DataError, match=r"p\.png: changed while the data was made"):
-        store.write(tmp_path, [name])
+        write_archive(tmp_path, store.files([name]))
     (tmp_path / "p.png").unlink()
     with pytest.raises(DataError, match=r"p\.png: cannot be read again"):
-        store.write(tmp_path, [name])
+        write_archive(tmp_path, store.files([name]))
 
 
 def test_the_same_bytes_in_many_rows_lie_once_on_disk_and_unread_bytes_not_at_all(folder: Path) -> None:
-    from tasks.ingestion.picture_columns import spill
+    from tasks.ingestion.media_columns import spill
 
     row = {"picture": encoded(drawn(0)), "sound": b"\0" * 999, "text": "x", "note": b"kept"}
     spilt = [spill(row, folder / "spill", {"picture"}, {"text", "note"}) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""Which pictures a row shows: the columns that hold them, and bytes in a row, which are put into files at once."""
+"""Which columns hold pictures, clips and sounds, and bytes in a row, which are put into files at once."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ingestion.files import Keep, Line
-from tasks.ingestion.mapping import IMAGES, VIDEO, columns, render
+from tasks.ingestion.mapping import MEDIA, columns, render
 from tasks.ingestion.settings import Set
 from tasks.ingestion.values import BadRow
 
@@ -28,26 +28,26 @@ class Blob:
 
 
 def spiller(sets: dict[str, Set], source: str, folder: Path) -> Keep:
-    """Make the function that puts the pictures in the rows of a source into files of `folder`."""
+    """Make the function that puts the pictures, clips and sounds in the rows of a source into files of `folder`."""
     maps = [rows.map for spec in sets.values() for rows in spec.rows if rows.source == source]
-    shows = {column for template in maps for key in (IMAGES, VIDEO) for column in columns(template.get(key))}
-    mapped = {column for template in maps for column in columns({**template, IMAGES: None, VIDEO: None})}
-    return lambda line: Line(line.number, spill(line.row, folder, shows, mapped))
+    media = {column for template in maps for key in MEDIA for column in columns(template.get(key))}
+    mapped = {column for template in maps for column in columns({**template, **dict.fromkeys(MEDIA)})}
+    return lambda line: Line(line.number, spill(line.row, folder, media, mapped))
 
 
-def spill(row: dict[str, Any], folder: Path, pictures: set[str], mapped: set[str]) -> dict[str, Any]:
-    """Put the bytes of a row into files, so that a source of many pictures is not held in memory.
+def spill(row: dict[str, Any], folder: Path, media: set[str], mapped: set[str]) -> dict[str, Any]:
+    """Put the bytes of a row into files, so that a source of many pictures or sounds is not held in memory.
 
     Bytes are Parquet's binary values, the `{bytes, path}` of `datasets`, and lists of either.
 
     Args:
         row: columns to values.
         folder: where to write.
-        pictures: columns whose bytes are pictures that a set shows.
+        media: columns whose bytes are pictures, clips or sounds that a set has.
         mapped: columns that sets use otherwise; they stay as they are. Of bytes in any other column the size is kept.
     """
     return {
-        name: _put(value, folder if name in pictures else None) if name in pictures or name not in mapped else value
+        name: _put(value, folder if name in media else None) if name in media or name not in mapped else value
         for name, value in row.items()
     }
 
@@ -71,16 +71,17 @@ def _put(value: Any, folder: Path | None) -> Any:
     return Blob(path, name.replace("\\", "/").rpartition("/")[2], len(content))
 
 
-def pictures_of(template: str | list[str], row: dict[str, Any]) -> list[Any]:
-    """List what a row has for pictures, by the map's `images`.
+def values_of(template: str | list[str], row: dict[str, Any], what: str) -> list[Any]:
+    """List what a row has for pictures, by the map's `images`; so too for `video` and `audio`.
 
     Args:
         template: a column alone, `{picture}`, gives what is in it, which may be a list; any other text is a file's
             name, in which columns are filled in: `photographs/{number}.jpg`.
         row: columns to values.
+        what: what they should be, for messages: `picture`, `video`, `sound`.
 
     Raises:
-        BadRow: no such column, nothing in it, or no picture at all.
+        BadRow: no such column, nothing in it, or an empty list.
     """
     values: list[Any] = []
     for item in template if isinstance(template, list) else [template]:
@@ -89,8 +90,8 @@ def pictures_of(template: str | list[str], row: dict[str, Any]) -> list[Any]:
             values.append(render(item, row))
             continue
         if row.get(name) is None:
-            raise BadRow(f"'{name}' is null, and should be a picture" if name in row else f"no column '{name}'")
+            raise BadRow(f"'{name}' is null, and should be a {what}" if name in row else f"no column '{name}'")
         values += row[name] if isinstance(row[name], list) else [row[name]]
     if not values:
-        raise BadRow("the row has no picture, only an empty list")
+        raise BadRow(f"the row has no {what}, only an empty list")
     return values

@@ -1,8 +1,8 @@
-"""Which side of the split a row is on, where pictures tie rows together that their groups alone would part.
+"""Which side of the split a row is on, where pictures or sounds tie rows together that their groups alone would part.
 
-Rows of one group, and rows that show a picture of one family, belong together whatever set they are in, and so does
+Rows of one group, and rows with a picture or sound of one family, belong together whatever set they are in, and so does
 what they are tied to in turn. All of them go where the group goes that comes first in the alphabet. A publisher's own
-test set is the exception: it stays whole, what it shows is test, and a training row that shows some of it is dropped.
+test set is the exception: it stays whole, what it shows is test, and a training row that has some of it is dropped.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ Split = Callable[[str, bool], str]
 """Group, and whether it may be tested, to `train`, `validation` or `test`."""
 
 
-class Ties:
+class DisjointSets:
     """Names that belong together (union and find)."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Ties:
 
 
 def settle(mapped: dict[str, list[Item]], sets: dict[str, Set], split: Split, ledger: Ledger) -> dict[str, str]:
-    """Give the rows of sets with pictures their sides; a row without a group has the family of its first picture.
+    """Give the rows of sets with media their sides; a row without a group has the family of its first picture or sound.
 
     Args:
         mapped: all such sets, by name; a row that would have to be on two sides is taken out.
@@ -49,7 +49,7 @@ def settle(mapped: dict[str, list[Item]], sets: dict[str, Set], split: Split, le
         ledger: told of what is taken out.
 
     Returns:
-        The side of every group that pictures tie to another.
+        The side of every group that media tie to another.
     """
     rows = [row for items in mapped.values() for row in items]
     for row in rows:
@@ -58,7 +58,7 @@ def settle(mapped: dict[str, list[Item]], sets: dict[str, Set], split: Split, le
     published = {id(row) for row in rows if row.set.startswith("eval:")} - by_hash
     tested = {family for row in rows if id(row) in published for family in row.ties}
     free = [row for row in rows if id(row) not in published and tested.isdisjoint(row.ties)]
-    ties = Ties()
+    ties = DisjointSets()
     for row in free:
         ties.tie([_group(row.group), *map(_family, row.ties)])
     root_of = {row.group: ties.find(_group(row.group)) for row in free}
@@ -70,13 +70,15 @@ def settle(mapped: dict[str, list[Item]], sets: dict[str, Set], split: Split, le
             if id(row) not in published and tested.isdisjoint(row.ties):
                 row.split = side_of[root_of[row.group]]
         torn = [row for row in items if id(row) not in published and _torn(row, tested, ties, side_of)]
-        ledger.drop_many(name, "its pictures are on two sides of the split", torn)
+        for what in ("pictures", "sounds"):
+            rows_with = [row for row in torn if getattr(row, what)]
+            ledger.drop_many(name, f"its {what} are on two sides of the split", rows_with)
         gone = set(map(id, torn))
         mapped[name] = [row for row in items if id(row) not in gone]
     return {group: side_of[root] for group, root in root_of.items() if root != _group(group)}
 
 
-def _torn(row: Item, tested: set[str], ties: Ties, side_of: dict[str, str]) -> bool:
+def _torn(row: Item, tested: set[str], ties: DisjointSets, side_of: dict[str, str]) -> bool:
     """Whether a row shows something of a publisher's test set beside something that trains or validates."""
     if tested.isdisjoint(row.ties):
         return False

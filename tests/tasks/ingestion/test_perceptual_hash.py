@@ -1,4 +1,4 @@
-"""Likeness: the same picture in another file is of its family, another picture never is, over many drawings."""
+"""Perceptual hash: the same picture in another file is of its family, another picture never is, over many drawings."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tasks.ingestion.likeness import MOST, VISIBLE, families, sketch
+from tasks.ingestion.perceptual_hash import MOST, VISIBLE, families, sketch
 from tests.support.drawings import drawn, encoded, plain
 
 COUNT = 120

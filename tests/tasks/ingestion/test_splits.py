@@ -8,7 +8,7 @@ from tasks.ingestion.cleaning import split_of
 from tasks.ingestion.ledger import Item, Ledger
 from tasks.ingestion.pictures import Picture
 from tasks.ingestion.settings import Set
-from tasks.ingestion.sides import Ties, settle
+from tasks.ingestion.splits import DisjointSets, settle
 
 
 def spec(split: str) -> Set:
@@ -83,7 +83,7 @@ def test_what_a_published_test_shows_is_test_and_ties_nothing() -> None:
 
 
 def test_ties_lead_to_the_first_name() -> None:
-    ties = Ties()
+    ties = DisjointSets()
     for pair in (("d", "c"), ("f", "e"), ("c", "b"), ("e", "d"), ("a", "f")):
         ties.tie(pair)
     assert {ties.find(name) for name in "abcdef"} == {"a"}
