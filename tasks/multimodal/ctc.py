@@ -1,0 +1,111 @@
+"""Connectionist temporal classification in a language model's embedding space (Graves et al., ICML 2006).
+
+The classes of a frame are the embeddings of the units that labels are made of, and of the blank; a score is the product
+of the projected frame with the embedding. What comes out of the projector is what the language model will read.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tasks.multimodal.speech_augmentation import masked as masked
+
+AT_ONCE = 64
+"""Sounds that are spelt at once."""
+
+
+class Units:
+    """The units that labels are made of, and their places among the classes; class 0 is the blank."""
+
+    def __init__(self, labels: Sequence[str], kind: str, blank: int, model: Any, tokenizer: Any) -> None:
+        """Find the units of labels.
+
+        Args:
+            labels: texts.
+            kind: `words` or `tokens`.
+            blank: number of the token that stands for no unit.
+            model: whose embeddings they get.
+            tokenizer: of the model.
+        """
+        self._kind = kind
+        self._tokenizer = tokenizer
+        self.names = sorted({unit for label in labels for unit in self.split(label)})
+        """The units, in the order of the classes from 1 on."""
+        self._number = {name: i for i, name in enumerate(self.names, 1)}
+        table = model.get_input_embeddings().weight.detach()
+        ids = [[name] if isinstance(name, int) else tokenizer(name, add_special_tokens=False)["input_ids"] for name in self.names]
+        self.vectors = torch.stack([table[blank], *(table[row].mean(dim=0) for row in ids)])
+        """Embeddings of the classes, `[classes, width]`."""
+
+    def split(self, label: str) -> list[Any]:
+        """Split a label into units: words (str), or tokens by their numbers."""
+        if self._kind == "words":
+            return label.split()
+        ids: list[int] = self._tokenizer(label, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def loss(self, scores: torch.Tensor, lengths: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+        """Return the mean loss of a batch, each label's divided by its units.
+
+        Args:
+            scores: `[sounds, frames, classes]`.
+            lengths: frames of each sound, `[sounds]`.
+            labels: of the sounds.
+        """
+        targets = [[self._number[unit] for unit in self.split(label)] for label in labels]
+        return torch.nn.functional.ctc_loss(
+            scores.log_softmax(-1).transpose(0, 1),
+            torch.tensor([number for row in targets for number in row]),
+            lengths,
+            torch.tensor([len(row) for row in targets]),
+            blank=0,
+            zero_infinity=True,
+        )
+
+    def spelt(self, classes: Sequence[int]) -> str:
+        """Spell the likeliest classes of a sound's frames: repeats are one unit, blanks none."""
+        units = [self.names[c - 1] for c, before in zip(classes, [0, *classes], strict=False) if c and c != before]
+        if self._kind == "words":
+            return " ".join(units)
+        return str(self._tokenizer.decode(units))
+
+
+def spectrograms(processor: Any, sounds: Sequence[Any]) -> tuple[torch.Tensor, list[int]]:
+    """Return spectrograms `[sounds, bands, frames]` of sounds that fit one chunk, and how many frames are not padding.
+
+    A longer sound is cut at the end of the chunk.
+    """
+    extractor = processor.feature_extractor
+    batch = extractor(
+        list(sounds), sampling_rate=extractor.sampling_rate, return_attention_mask=True, return_tensors="pt"
+    )
+    return batch["input_features"], batch["attention_mask"].sum(dim=1).tolist()
+
+
+def scores(
+    model: Any, features: torch.Tensor, frames: Sequence[int], units: Units
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score the units of each frame: `[sounds, frames, classes]`, and how many frames each sound has."""
+    mask = (torch.arange(features.shape[2])[None] < torch.tensor(frames)[:, None]).long().to(features.device)
+    output = model.model.audio_tower(features)
+    merged = output.last_hidden_state.reshape(len(features), -1, model.config.audio_config.intermediate_size)
+    projected = model.model.multi_modal_projector(merged)
+    lengths = ((mask.sum(dim=1) - 1) // 2 + 1) // 4
+    return projected @ units.vectors.to(projected).T, lengths.cpu()
+
+
+def error_rate(
+    model: Any, processor: Any, units: Units, sounds: Sequence[Any], rows: Sequence[Mapping[str, Any]]
+) -> float:
+    """Return the word error rate of spelling sounds greedily, by the rows' `label`; all words of all rows pooled."""
+    import jiwer
+
+    spelt = []
+    with torch.no_grad():
+        for start in range(0, len(sounds), AT_ONCE):
+            features, frames = spectrograms(processor, sounds[start : start + AT_ONCE])
+            likeliest, lengths = scores(model, features.to(model.device), frames, units)
+            rows_of_classes = likeliest.argmax(dim=-1).tolist()
+            spelt += [units.spelt(row[:length]) for row, length in zip(rows_of_classes, lengths.tolist(), strict=True)]
+    return round(float(jiwer.wer([row["label"] for row in rows], spelt)), 4)

@@ -1,0 +1,64 @@
+"""What a model hears of a row: the sounds of the archive at its rate, and conversations that have a place for them.
+
+Whatever the architecture, a processor of transformers turns text and sounds into tensors. GLM-ASR's takes its keywords
+for text and sound apart: a common `padding` would undo the padding of sounds to whole chunks.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import Any
+
+from tasks.multimodal.images import Archive
+from tasks.multimodal.sounds import AUDIO, sound
+
+
+def resampled(samples: Any, rate: int, target: int) -> Any:
+    """Bring samples `[samples]` (float32) to another rate, in Hz."""
+    if rate == target:
+        return samples
+    from scipy.signal import resample_poly
+
+    common = gcd(rate, target)
+    return resample_poly(samples, target // common, rate // common).astype("float32")
+
+
+def heard(archive: Archive, name: str, processor: Any) -> Any:
+    """Decode a sound at the rate that a model hears, `[samples]` (float32). Raises ArtifactError."""
+    samples, rate = sound(archive, name)
+    return resampled(samples, rate, processor.feature_extractor.sampling_rate)
+
+
+def conversation(turns: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Write turns with parts, and put the places of so many sounds before the words of the first user turn."""
+    first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), 0)
+    written = []
+    for i, turn in enumerate(turns):
+        places = [{"type": AUDIO}] * (count if i == first else 0)
+        written.append({**turn, "content": [*places, {"type": "text", "text": turn["content"]}]})
+    return written
+
+
+def encoded(processor: Any, texts: Sequence[str], sounds: Sequence[Any], side: str) -> dict[str, Any]:
+    """Return a batch's tensors.
+
+    Args:
+        processor: of the model.
+        texts: as its chat template wrote them.
+        sounds: of the places in the texts, in order, each `[samples]` at the model's rate; none where no text has one.
+        side: on which texts are padded, `left` or `right`.
+    """
+    words = {"padding": True, "padding_side": side, "add_special_tokens": False}
+    if not sounds:
+        return dict(processor.tokenizer(list(texts), return_tensors="pt", **words))
+    rate = {"sampling_rate": processor.feature_extractor.sampling_rate}
+    batch = dict(processor(text=list(texts), audio=list(sounds), text_kwargs=words, audio_kwargs=rate))
+    batch.pop("num_audio_tokens", None)  # a count for other processors, which no model takes
+    return batch
+
+
+def tokens(processor: Any, sounds: Sequence[Any]) -> int:
+    """Count the tokens that sounds take in what a model reads."""
+    if not sounds:
+        return 0
+    batch = encoded(processor, [processor.audio_token] * len(sounds), sounds, "right")
+    return int((batch["input_ids"] == processor.audio_token_id).sum())
