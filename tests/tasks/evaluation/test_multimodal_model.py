@@ -10,8 +10,7 @@ import torch
 from ruamel.yaml import YAML
 
 from tasks.evaluate import Config, main
-from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
-from tasks.models.multimodal import load_multimodal, save_multimodal
+from tasks.models.multimodal import load_multimodal
 from tasks.multimodal.controls import other_rows, replaced
 from tasks.multimodal.images import Archive
 from tasks.stage import artifact
@@ -20,7 +19,7 @@ from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
-from tests.support.pictures import build_model
+from tests.support.pictures import build_lively, build_lively_text
 
 Make = Callable[..., artifact.Manifest]
 EVALUATE: dict[str, Any] = {
@@ -53,29 +52,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def lively_text(chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
     """The chat model with larger weights: it says something else to every question, in printable ASCII."""
-    model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
-    texts = [tokenizer.decode([token]) for token in range(model.config.vocab_size)]
-    silent = [token for token, text in enumerate(texts) if not (text.isascii() and text.isprintable())]
-    with torch.no_grad():
-        for weights in model.parameters():
-            weights.mul_(4)
-        model.get_output_embeddings().weight[silent] = 0
-    folder = tmp_path_factory.mktemp("lively_text") / "text"
-    save_model(model, tokenizer, folder)
-    make_artifact(folder)
-    return folder
+    return build_lively_text(chat_model, tmp_path_factory.mktemp("lively_text") / "text", make_artifact)
 
 
 @pytest.fixture(scope="module")
 def lively(lively_text: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Make) -> Path:
     """That model with eyes, whose features are as large as its embeddings."""
-    folder = tmp_path_factory.mktemp("lively")
-    model, processor = load_multimodal(build_model(lively_text, folder / "plain", make_artifact))
-    with torch.no_grad():
-        model.model.multi_modal_projector.linear_2.weight.mul_(100)
-    save_multimodal(model, processor, folder / "seeing")
-    make_artifact(folder / "seeing")
-    return folder / "seeing"
+    return build_lively(lively_text, tmp_path_factory.mktemp("lively") / "seeing", make_artifact)
 
 
 def plainly(folder: Path, question: str, pictures: list[Any], length: int = 8) -> str:
