@@ -38,6 +38,10 @@ class Pictured:
     pixels: Any
     """Pictures in order, float32 `[pictures, 3, height, width]`; none of them is `[0, 3, height, width]`."""
 
+    def __len__(self) -> int:
+        """Count the tokens."""
+        return len(self.ids)
+
 
 class Reader:
     """Template, tokenizer and picture processor of a folder."""
