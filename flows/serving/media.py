@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from tasks.stage.errors import PolmError
+from tasks.stage.errors import DataError
 
 MOST = 8
 """Pictures that a request may show."""
@@ -31,7 +31,7 @@ MAGIC = {
 """Beginnings of files to their types; WebP's comes after a length."""
 
 
-class MediaError(PolmError):
+class MediaError(DataError):
     """Something that a request shows cannot be used."""
 
     def __init__(self, message: str, place: str, code: str) -> None:

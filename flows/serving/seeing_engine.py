@@ -55,8 +55,7 @@ class SeeingEngine:
             media: what these parts show.
 
         Raises:
-            DataError: a text spells the placeholder of a picture.
-            MediaError: a picture cannot be decoded, or something is to be heard.
+            MediaError: a picture cannot be decoded, something is to be heard, or a text spells a picture's placeholder.
             ModelError: the template refuses the conversation.
         """
         import numpy as np
@@ -65,7 +64,10 @@ class SeeingEngine:
             if shown.kind == "audio":
                 raise no_ears(shown)
         pixels = [self._reader.pixels([decoded(shown)]) for shown in media]  # each one small before the next is decoded
-        ids = self._reader.encode(self._reader.render(messages))
+        try:
+            ids = self._reader.encode(self._reader.render(messages))
+        except DataError as e:
+            raise MediaError(f"{e}; leave it out", "messages", "invalid_text") from None
         return Pictured(ids, self._reader.image_token_id, np.concatenate([self._reader.pixels([]), *pixels]))
 
     def submit(self, prompt: Pictured, sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:
