@@ -167,6 +167,10 @@ def serve(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; without it, every core.")] = None,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2,
+    allow_files: Annotated[
+        Path | None,
+        typer.Option(help="Folder below which requests may name pictures. Everyone who may ask can then show them."),
+    ] = None,
 ) -> None:
     """Serve the champion to OpenAI clients until Ctrl-C; follows promotions and rollbacks."""
     from flows import workspace
@@ -174,8 +178,9 @@ def serve(
     from flows.serving.requests import Limits
     from flows.terminal.board import say
 
+    allowed = allow_files.resolve() if allow_files is not None else None  # before the working directory changes
     workspace.enter()
-    limits = Limits(queue=queue, batch=batch, timeout=timeout, max_new_tokens=max_new_tokens)
+    limits = Limits(queue=queue, batch=batch, timeout=timeout, max_new_tokens=max_new_tokens, allow_files=allowed)
     http_server.serve(alias, host, port, limits, threads=threads, poll=poll, say=say)
 
 

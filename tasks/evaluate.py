@@ -87,7 +87,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.evaluation import harness
     built = [harness.build_task(*task) for task in tasks]
     exported = (model / "genai_config.json").is_file()
-    lm = _load_export(config, run, model) if exported else _load(config, run, model, data)
+    lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data)
     _check_sight(config, tasks, lm, model)
     with run.timed("answering"):
         answered = harness.ask(lm, built, config.seed)
@@ -183,7 +183,15 @@ def _load(config: Config, run: Run, model: Path, data: Path) -> Any:
     )
 
 
-def _load_export(config: Config, run: Run, folder: Path) -> Any:
+def _load_export(config: Config, run: Run, folder: Path, data: Path) -> Any:
+    from tasks.export.multimodal_session import is_seeing
+
+    if is_seeing(folder):
+        from tasks.evaluation.onnx_multimodal_model import OnnxSeeingLM
+
+        return OnnxSeeingLM(
+            folder, config.threads, config.chat_template_args, config.too_long, run.progress, data, config.seed
+        )
     from tasks.evaluation.onnx_model import OnnxLM
 
     return OnnxLM(folder, config.threads, config.batch_size, config.chat_template_args, config.too_long, run.progress)

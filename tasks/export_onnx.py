@@ -12,86 +12,27 @@ nothing is written. Speeds are measured in turns and kept outside the artifact. 
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from tasks.compression import calibration as calibration_rows
-from tasks.compression.calibration import Calibration
-from tasks.export import builder, matmul_nbits, parity
+from tasks.export import builder, genai, matmul_nbits, parity
 from tasks.export import gptq as gptq_onnx
 from tasks.export.decode_speed import decode_speeds
 from tasks.export.reference import Prompt, Reference, render_prompts
+from tasks.export.settings import Form, Gptq, Parity, Speed
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
 from tasks.stage.artifact import read_jsonl, write_json
-from tasks.stage.config import StageConfig, Strict
+from tasks.stage.config import StageConfig
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
-
-
-class Thresholds(Strict):
-    """Bounds of the parity measures; null measures without a bound."""
-
-    max_logprob_difference: float | None
-    """Largest value allowed, in nats: over every token of the vocabulary, so only meaningful without quantisation."""
-    kl_per_token: float | None
-    """Largest value allowed, in nats."""
-    argmax_agreement: float | None
-    """Smallest share of positions allowed, 0 to 1."""
-    greedy_agreement: float | None
-    """Smallest share of greedy tokens allowed, 0 to 1."""
-
-
-class Gptq(Strict):
-    """GPTQ of the decoder's weights, which takes their inputs into account."""
-
-    calibration: Calibration
-    """Rows whose tokens give the inputs."""
-    damping: Annotated[float, Field(gt=0)]
-    """Addition to the Hessian's diagonal, as a share of its mean."""
-
-
-class Form(Strict):
-    """One folder to build."""
-
-    precision: Literal["fp32", "int8", "int4"]
-    """Precision of the weights."""
-    weights: dict[str, Any]
-    """The builder's `quant_config.weights`, verbatim: block_size, symmetric, method, accuracy_level, op_types, …"""
-    gptq: Gptq | None
-    """GPTQ of this form; null leaves the rounding to the builder."""
-    thresholds: Thresholds
-    """Bounds this form must keep."""
-
-    @model_validator(mode="after")
-    def _fitting(self) -> Self:
-        if self.gptq is not None and self.precision == "fp32":
-            raise ValueError("gptq rounds weights: set `precision` to int4 or int8, or `gptq: null`")
-        return self
-
-
-class Parity(Strict):
-    """Prompts that the forms are compared on."""
-
-    rows: str
-    """File of the data artifact, e.g. `prompts/validation.jsonl`; rows with `prompt`, `question` or `messages`."""
-    prompts: PositiveInt
-    """Number of rows, drawn with the seed."""
-    max_new_tokens: PositiveInt
-    """Longest answer to each, in tokens."""
-
-
-class Speed(Strict):
-    """Measurement of the decoding speed."""
-
-    new_tokens: Annotated[int, Field(ge=2)]
-    """Tokens per answer."""
-    repeats: PositiveInt
-    """Turns of every engine; the median counts."""
 
 
 class Config(StageConfig):
@@ -115,14 +56,57 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         ParityError: a form that does not keep its thresholds, after all of them were measured and logged.
     """
     check_folder(model)
-    conversations = held_out(data / config.parity.rows)
     with run.timed("import"):
-        options = _options(config, run, model)  # first: it silences the builder's bars, which is only possible once
-        from transformers import AutoConfig
+        builder.silence()  # first: that is only possible once
+        from tasks.models.multimodal import is_multimodal
+    made = _export_seeing(config, run, model, data) if is_multimodal(model) else _export(config, run, model, data)
+    _compare(made, config.parity.max_new_tokens, run)
+    measures = {name: form.measures() for name, form in made.forms.items()}
+    _log_table(measures)
+    thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
+    parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
+    report = {
+        "forms": measures,
+        "thresholds": thresholds,
+        "prompts": len(made.prompts),
+        "calibration": made.calibrations,
+    }
+    write_json(run.out / "parity.json", report)
+    run.progress.update(0, 1, "speed")
+    tokens = config.speed.new_tokens
+    asked = partial(made.reference.generate, made.asked[0], max_new_tokens=tokens, min_new_tokens=tokens)
+    speeds = decode_speeds(asked, {name: made.speaker(form, tokens) for name, form in made.forms.items()},
+                           repeats=config.speed.repeats)  # fmt: skip
+    run.progress.update(1, 1, "speed", **speeds)
+    run.measure(tokens_per_second=speeds, bytes={name: values["bytes"] for name, values in measures.items()})
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was built, and what it is compared with."""
+
+    forms: Mapping[str, Any]
+    """Each form, loaded: with `compare` and `measures`."""
+    reference: Any
+    """The PyTorch model."""
+    prompts: Sequence[Any]
+    asked: Sequence[Any]
+    """What the reference is given of each prompt."""
+    calibrations: dict[str, Any]
+    """Form to the record of its calibration rows."""
+    speaker: Callable[[Any, int], Callable[[], Iterable[int]]]
+    """Makes of a form and a number of tokens what yields so many as an answer to the first prompt."""
+
+
+def _export(config: Config, run: Run, model: Path, data: Path) -> _Made:
+    """Build the forms of a language model."""
+    conversations = held_out(data / config.parity.rows)
+    options = _options(config, run, model, exclude_embeds=False)
+    from transformers import AutoConfig
 
     tokenizer = load_tokenizer(model)
     context = AutoConfig.from_pretrained(model).max_position_embeddings
-    prompts = _draw(config, data, render_prompts(tokenizer, conversations, {}), context)
+    prompts: list[Prompt] = _draw(config, data, render_prompts(tokenizer, conversations, {}), context)
     calibrations = {}
     for number, (name, form) in enumerate(config.forms.items()):
         run.progress.update(number, len(config.forms), f"build {name}")
@@ -130,42 +114,56 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         if form.gptq is not None:
             calibrations[name] = _round(form.gptq, run, name, model, tokenizer, data, config.seed)
     reference = Reference(load_causal_lm(model), tokenizer)
-    exported = {name: parity.Exported(run.out / name, config.threads) for name in config.forms}
-    _compare(exported, reference, prompts, config.parity.max_new_tokens, run)
-    measures = {name: form.measures() for name, form in exported.items()}
-    _log_table(measures)
-    thresholds = {name: form.thresholds.model_dump() for name, form in config.forms.items()}
-    parity.check(measures, thresholds, [name for name, form in config.forms.items() if form.precision == "fp32"])
-    report = {
-        "forms": measures,
-        "thresholds": thresholds,
-        "prompts": len(prompts),
-        "calibration": calibrations,
-    }
-    write_json(run.out / "parity.json", report)
-    run.progress.update(0, 1, "speed")
-    sessions = {name: form.model for name, form in exported.items()}
-    speeds = decode_speeds(
-        reference,
-        sessions,
-        prompts[0].ids,
-        new_tokens=config.speed.new_tokens,
-        repeats=config.speed.repeats,
-    )
-    run.progress.update(1, 1, "speed", **speeds)
-    run.measure(tokens_per_second=speeds, bytes={name: values["bytes"] for name, values in measures.items()})
+    forms = {name: parity.Exported(run.out / name, config.threads) for name in config.forms}
+    asked = [prompt.ids for prompt in prompts]
+
+    def speaker(form: parity.Exported, tokens: int) -> Callable[[], Iterable[int]]:
+        return partial(genai.generate, form.model, asked[0], max_new_tokens=tokens, min_new_tokens=tokens)
+
+    return _Made(forms, reference, prompts, asked, calibrations, speaker)
 
 
-def _compare(
-    exported: Mapping[str, parity.Exported], reference: Reference, prompts: list[Prompt], max_new_tokens: int, run: Run
-) -> None:
+def _export_seeing(config: Config, run: Run, model: Path, data: Path) -> _Made:
+    """Build the forms of a model that sees: its language model in each precision, its eyes in float32."""
+    from tasks.export import multimodal_builder
+    from tasks.export.multimodal_parity import ExportedSeeing
+    from tasks.export.multimodal_reference import SeeingReference
+    from tasks.models.multimodal import load_multimodal
+
+    rounded = [name for name, form in config.forms.items() if form.gptq is not None]
+    if rounded:
+        raise ConfigError(
+            f"{run.params_file}: forms.{rounded[0]}.gptq: its calibration rows are read without their pictures; set "
+            f"`gptq: null` for a model that sees"
+        )
+    conversations = held_out(data / config.parity.rows)
+    network, processor = load_multimodal(model)
+    reference = SeeingReference(network, processor, data)
+    context = network.config.get_text_config().max_position_embeddings
+    rendered = reference.prompts(conversations, read_jsonl(data / config.parity.rows))
+    prompts = _draw(config, data, rendered, context)
+    with multimodal_builder.language_model(network, processor, model) as text:
+        options = _options(config, run, text, exclude_embeds=True)
+        for number, (name, form) in enumerate(config.forms.items()):
+            run.progress.update(number, len(config.forms), f"build {name}")
+            builder.build(text, run.out / name, precision=form.precision, options=options[name])
+            multimodal_builder.write_parts(network, model, run.out / name)
+    forms = {name: ExportedSeeing(run.out / name, config.threads) for name in config.forms}
+
+    def speaker(form: ExportedSeeing, tokens: int) -> Callable[[], Iterable[int]]:
+        return partial(form.answer, prompts[0], reference, tokens)
+
+    return _Made(forms, reference, prompts, prompts, {}, speaker)
+
+
+def _compare(made: _Made, max_new_tokens: int, run: Run) -> None:
     """Have PyTorch answer every prompt, and take each answer into the measures of every form."""
-    for number, prompt in enumerate(prompts):
-        run.progress.update(number, len(prompts), "parity")
-        answer = reference.generate(prompt.ids, max_new_tokens=max_new_tokens)
-        log_probs = reference.log_probs(prompt.ids, answer)
-        for form in exported.values():
-            form.compare(prompt, answer, log_probs, reference)
+    for number, (prompt, asked) in enumerate(zip(made.prompts, made.asked, strict=True)):
+        run.progress.update(number, len(made.prompts), "parity")
+        answer = made.reference.generate(asked, max_new_tokens=max_new_tokens)
+        log_probs = made.reference.log_probs(asked, answer)
+        for form in made.forms.values():
+            form.compare(prompt, answer, log_probs, made.reference)
 
 
 def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: Path, seed: int) -> dict[str, Any]:
@@ -202,18 +200,18 @@ def held_out(path: Path) -> list[list[dict[str, str]]]:
     return conversations
 
 
-def _options(config: Config, run: Run, model: Path) -> dict[str, dict[str, Any]]:
+def _options(config: Config, run: Run, model: Path, *, exclude_embeds: bool) -> dict[str, dict[str, Any]]:
     """Return the builder's options of every form, checked before the first form is built."""
     try:
         return {
-            name: builder.prepare_options(model, name, form.precision, form.weights)
+            name: builder.prepare_options(model, name, form.precision, form.weights, exclude_embeds=exclude_embeds)
             for name, form in config.forms.items()
         }
     except ConfigError as e:
         raise ConfigError(f"{run.params_file}: {e}") from e
 
 
-def _draw(config: Config, data: Path, prompts: list[Prompt], context: int) -> list[Prompt]:
+def _draw(config: Config, data: Path, prompts: list[Any], context: int) -> list[Any]:
     """Draw among the prompts that leave room for an answer in the context. Raises DataError when they are too few."""
     longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
     candidates = [prompt for prompt in prompts if len(prompt.ids) + longest <= context]

@@ -30,6 +30,7 @@ TRAINER: dict[str, Any] = {
 """TRL settings that suit the `chat_model` fixture; a test adds its steps."""
 SLOW_FIXTURES = {
     "sums_data", "mlflow_template", "chat_onnx", "promotable", "reward_model", "pictures_data", "seeing_model",
+    "lively_model", "seeing_onnx",
 }  # fmt: skip
 """A test that uses one of these trains, serves, or keeps a registry: it is `slow` without saying so."""
 QUICK = 15.0
@@ -215,6 +216,46 @@ def judge(tmp_path_factory: pytest.TempPathFactory, chat_model: Path, make_artif
     artifact.write_json(folder / KEPT, CONSTITUTION.model_dump(mode="json"))
     make_artifact(folder, stage="judge")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """A small data artifact of digits, as the data stage writes it."""
+    from tests.support import pictures
+
+    return pictures.build_data(tmp_path_factory.mktemp("pictures") / "pictures", make_artifact)
+
+
+@pytest.fixture(scope="session")
+def seeing_model(
+    chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]
+) -> Path:
+    """The chat model with an untrained ResNet in front, as a model artifact."""
+    from tests.support import pictures
+
+    return pictures.build_model(chat_model, tmp_path_factory.mktemp("seeing") / "seeing", make_artifact)
+
+
+@pytest.fixture(scope="session")
+def lively_model(
+    chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]
+) -> Path:
+    """A model that sees and says something else to every picture and question, as a model artifact."""
+    from tests.support import pictures
+
+    folder = tmp_path_factory.mktemp("lively")
+    text = pictures.build_lively_text(chat_model, folder / "text", make_artifact)
+    return pictures.build_lively(text, folder / "lively", make_artifact)
+
+
+@pytest.fixture(scope="session")
+def seeing_onnx(lively_model: Path, pictures_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model in fp32 and int8, as the export stage writes it."""
+    from tests.support import pictures
+
+    out = tmp_path_factory.mktemp("seeing_onnx") / "vlm"
+    pictures.export(lively_model, pictures_data, out)
+    return out
 
 
 @pytest.fixture

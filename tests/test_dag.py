@@ -64,7 +64,7 @@ def test_every_stage_file_is_in_the_dag_and_every_stage_has_a_file() -> None:
 
 def test_a_method_that_a_recipe_does_not_name_makes_no_model() -> None:
     defaults = {name: value for entry in DAG["vars"] if isinstance(entry, dict) for name, value in entry.items()}
-    assert defaults == {name: {} for name in [*METHODS, recipe.ASKED]}
+    assert defaults == {name: {} for name in [*METHODS, *recipe.MAPPINGS]}
 
 
 def test_the_declaration_is_short() -> None:

@@ -28,7 +28,8 @@ from typing import Any
 from bench.forms import children as child_processes
 from bench.forms import gguf, llama, table
 from bench.forms.children import Child, Form
-from tasks.export_onnx import Config, Thresholds, held_out
+from tasks.export.settings import Thresholds
+from tasks.export_onnx import Config, held_out
 from tasks.stage.artifact import write_json
 from tasks.stage.config import Strict, load
 

@@ -1,5 +1,7 @@
 """One answer on its way: how it is drawn, what has come of it, and where it ends."""
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,8 +43,8 @@ class Delta:
 class Generation:
     """An answer while it is drawn. `cancel` ends it; its last part then says so."""
 
-    def __init__(self, ids: Sequence[int], sampling: Sampling, on_delta: Callable[[Delta], None], stream: Any) -> None:
-        """Args: ids: the prompt; on_delta: called with every part; stream: decodes the answer's tokens."""
+    def __init__(self, ids: Any, sampling: Sampling, on_delta: Callable[[Delta], None], stream: Any) -> None:
+        """Args: ids: the prompt as its engine reads it; on_delta: called with every part; stream: decodes tokens."""
         self.ids, self.sampling = ids, sampling
         self.cancelled = threading.Event()
         self.ended = False
@@ -86,3 +88,30 @@ class Generation:
 def overlap(text: str, stops: Sequence[str]) -> int:
     """Measure the longest end of `text` that begins one of `stops`."""
     return max((n for s in stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])), default=0)
+
+
+def collect(
+    inbox: queue.SimpleQueue[Generation | None], waiting: list[Generation], closing: bool, *, idle: bool
+) -> bool:
+    """Move what is in an engine's inbox to those that wait, and end those that were cancelled meanwhile.
+
+    Args:
+        inbox: of the engine; None says that there will be no more.
+        waiting: answers that wait for their turn; changed in place.
+        closing: whether there will be no more already.
+        idle: whether to sleep until something comes.
+
+    Returns:
+        Whether there will be no more.
+    """
+    with contextlib.suppress(queue.Empty):
+        while not closing:
+            generation = inbox.get(block=idle and not waiting)
+            if generation is None:
+                closing = True
+            else:
+                waiting.append(generation)
+    for generation in [generation for generation in waiting if generation.cancelled.is_set()]:
+        waiting.remove(generation)
+        generation.end("cancelled")
+    return closing

@@ -70,8 +70,10 @@ def build(admission: Admission, key: str | None) -> FastAPI:
 
     @app.post("/v1/chat/completions", dependencies=locked)
     async def _chat(request: Request) -> Response:
-        chat_request = chat_parser.parse(await _body(request))
-        state = await admission.open(chat_request)
+        sees = admission.follower.current.worker.sees
+        limit = chat_parser.SHOWING_LIMIT if sees else chat_parser.BODY_LIMIT
+        chat_request = chat_parser.parse(await _body(request, limit), limit)
+        state = await admission.open(chat_request, await admission.shown(chat_request))
         headers = {"x-request-id": state.name, "x-model-version": state.version.version}
         if chat_request.stream:
             options = chat_request.stream_options
@@ -169,20 +171,20 @@ def _identity(state: RequestState) -> Identity:
     return Identity(state.name, state.version.label, state.version.fingerprint)
 
 
-async def _body(request: Request) -> bytes:
-    """Read the body, as far as `parse` needs it to refuse a long one."""
+async def _body(request: Request, limit: int) -> bytes:
+    """Read the body, as far as `parse` needs it to refuse one that is over the limit."""
     coding = request.headers.get("content-encoding", "identity")
     if coding.lower() != "identity":
         raise RequestError(415, f"the body has the content encoding {json_body.shown(coding)}; send it as it is")
-    body = b""
+    body = bytearray()
     try:
         async for part in request.stream():
             body += part
-            if len(body) > chat_parser.BODY_LIMIT:
+            if len(body) > limit:
                 break
     except ClientDisconnect:
         raise RequestError(499, "the client went away") from None
-    return body
+    return bytes(body)
 
 
 async def _left(request: Request) -> None:

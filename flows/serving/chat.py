@@ -1,8 +1,8 @@
 """Talking to a model: `polm chat` in a terminal, or one question and its answer.
 
 The same engine answers as in `polm serve`. The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported
-and the first answer begins within a second. A model that sees has no such export, and answers on PyTorch
-(`flows/serving/seeing.py`).
+and the first answer begins within a second. The export of a model that sees is talked to by
+`flows/serving/seeing_chat.py`, its model folder, on PyTorch, by `flows/serving/seeing.py`.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from flows.serving.answer import Delta, Sampling
 from flows.serving.engine import Engine
+from tasks.export.multimodal_session import is_seeing
 from tasks.stage.errors import DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
@@ -81,7 +82,7 @@ def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature
     """Load the model of a folder.
 
     Args:
-        folder: an ONNX Runtime GenAI folder, or that of a model that sees.
+        folder: a form of an export, or the folder of a model that sees.
         images: pictures to show with the first question.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
@@ -90,6 +91,10 @@ def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature
         DataError: a picture cannot be read.
         ModelError: no model there, an unreadable one, or pictures for one that takes none.
     """
+    if is_seeing(folder):
+        from flows.serving.seeing_chat import SeeingChat
+
+        return SeeingChat(folder, images, max_new_tokens=max_new_tokens, temperature=temperature)
     if (folder / "config.json").is_file() and not (folder / "genai_config.json").exists():
         from tasks.models.multimodal import is_multimodal
 

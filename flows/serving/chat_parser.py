@@ -5,13 +5,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flows.serving import json_body
-from flows.serving.chat_request import ChatRequest, Format, Message, Part, StreamOptions
+from flows.serving.chat_request import ChatRequest, Format, Message, StreamOptions
 from flows.serving.json_body import BodyError
+from flows.serving.message_parts import ImageUrl, InputAudio, TextPart
 from flows.serving.openai_api import RequestError
 from tasks.stage.config import nearest
 
 BODY_LIMIT = 1_000_000
-"""Bytes that a request may have."""
+"""Bytes that a request of words may have."""
+SHOWING_LIMIT = 20_000_000
+"""Bytes that a request may have which can show pictures."""
 NEAR = 0.8
 """Likeness of a wrong key and a right one, from 0 to 1, from which the right one is suggested."""
 WORDS = {
@@ -22,10 +25,14 @@ WORDS = {
 """Pydantic's kinds of errors that it words for Python; the client wrote JSON."""
 
 
-def parse(body: bytes) -> ChatRequest:
-    """Read a request. Raises RequestError naming the first field that is wrong, by its path in the body."""
-    if len(body) > BODY_LIMIT:
-        raise RequestError(413, f"the request has {len(body)} bytes, at most {BODY_LIMIT} are taken; send less")
+def parse(body: bytes, limit: int = BODY_LIMIT) -> ChatRequest:
+    """Read a request of at most so many bytes.
+
+    Raises:
+        RequestError: naming the first field that is wrong, by its path in the body.
+    """
+    if len(body) > limit:
+        raise RequestError(413, f"the request has {len(body)} bytes, at most {limit} are taken; send less")
     try:
         data = json_body.read(body)
         request = ChatRequest.model_validate(data)
@@ -50,7 +57,12 @@ def _check(message: Message, path: json_body.Path) -> None:
         if "\0" in text:  # the tokenizer's strings are C's: everything behind it would be lost, unsaid
             param = json_body.name((*path, *inner))
             raise RequestError(400, f"'{param}' holds the character NUL; leave it out", param=param)
-    if message.role != "assistant" and not message.turn()["content"].strip():  # an answer may have been empty
+    shown = message.shown()
+    if shown and message.role != "user":
+        param = json_body.name((*path, "content", shown[0][0]))
+        raise RequestError(400, f"'{param}' is shown by '{message.role}'; only the user shows something", param=param)
+    text = "".join(message.texts().values())
+    if message.role != "assistant" and not shown and not text.strip():  # an answer may have been empty
         param = json_body.name((*path, "content"))
         raise RequestError(400, f"'{param}' is empty; send a text", param=param)
 
@@ -98,7 +110,9 @@ def _keys(path: json_body.Path) -> list[str]:
     inside: dict[json_body.Path, type[BaseModel]] = {
         (): ChatRequest,
         ("messages",): Message,
-        ("messages", "content"): Part,
+        ("messages", "content"): TextPart,
+        ("messages", "content", "image_url"): ImageUrl,
+        ("messages", "content", "input_audio"): InputAudio,
         ("stream_options",): StreamOptions,
         ("response_format",): Format,
     }

@@ -6,12 +6,15 @@ the field in the body. Source: platform.openai.com/docs/api-reference/chat; the 
 of vLLM, llama.cpp and the Hugging Face servers.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from flows.serving import json_body
 from flows.serving.answer import Sampling
+from flows.serving.media import MOST, Media, MediaError, read
+from flows.serving.message_parts import AudioPart, Body, ImagePart, Part, TextPart
 
 EVERY = 2**31 - 1
 """Value of `top_k` that means every token: more than any vocabulary has."""
@@ -29,30 +32,7 @@ def _unless(*neutral: int, instead: int | None) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-class _Body(BaseModel):
-    """A part of a request. A key that nobody knows is wrong, unless it holds nothing."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_nothing(cls, data: Any) -> Any:
-        """Clients write out what they do not use: `tools: null`, `tool_calls: []`, `logit_bias: {}`."""
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if key in cls.model_fields or value not in (None, [], {})}
-
-
-class Part(_Body):
-    """A piece of a message's text."""
-
-    type: Literal["text"]
-    text: str
-    cache_control: dict[str, Any] | None = None
-    """Hint to Anthropic's cache; no answer depends on it."""
-
-
-class Message(_Body):
+class Message(Body):
     """One turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -68,15 +48,29 @@ class Message(_Body):
     def texts(self) -> dict[json_body.Path, str]:
         """Collect the texts of the content, by their path in the message."""
         if isinstance(self.content, list):
-            return {("content", number, "text"): part.text for number, part in enumerate(self.content)}
+            parts = [(number, part) for number, part in enumerate(self.content) if isinstance(part, TextPart)]
+            return {("content", number, "text"): part.text for number, part in parts}
         return {("content",): self.content or ""}
 
-    def turn(self) -> dict[str, str]:
-        """Write the message for a chat template. `developer` is OpenAI's newer name of `system`."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": "".join(self.texts().values())}
+    def shown(self) -> list[tuple[int, ImagePart | AudioPart]]:
+        """List the pictures and sounds of the content, with their numbers among the parts."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [(number, part) for number, part in enumerate(parts) if not isinstance(part, TextPart)]
+
+    def turn(self) -> dict[str, Any]:
+        """Write the message for a chat template. `developer` is OpenAI's newer name of `system`.
+
+        What a message shows comes before its text, wherever the client put it: so were the models trained.
+        """
+        role = "system" if self.role == "developer" else self.role
+        text = "".join(self.texts().values())
+        if not (shown := self.shown()):
+            return {"role": role, "content": text}
+        kinds = [{"type": "image" if isinstance(part, ImagePart) else "audio"} for _, part in shown]
+        return {"role": role, "content": [*kinds, {"type": "text", "text": text}]}
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What else a stream carries."""
 
     include_usage: bool | None = None
@@ -84,13 +78,13 @@ class StreamOptions(_Body):
     continuous_usage_stats: Literal[False] | None = None
 
 
-class Format(_Body):
+class Format(Body):
     """How the answer is written."""
 
     type: Literal["text"]
 
 
-class ChatRequest(_Body):
+class ChatRequest(Body):
     """The body of `POST /v1/chat/completions`. Absent values are OpenAI's own; they are part of the protocol."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -148,9 +142,30 @@ class ChatRequest(_Body):
     prompt_cache_retention: str | None = None
     cache_prompt: bool | None = None
 
-    def turns(self) -> list[dict[str, str]]:
+    def turns(self) -> list[dict[str, Any]]:
         """Write the conversation for a chat template."""
         return [message.turn() for message in self.messages]
+
+    def media(self, allowed: Path | None) -> list[Media]:
+        """Read what the conversation shows, in order.
+
+        Args:
+            allowed: folder below which files may be read; None allows none.
+
+        Raises:
+            MediaError: too many pictures, or one that cannot be read.
+        """
+        media: list[Media] = []
+        for number, message in enumerate(self.messages):
+            for inner, part in message.shown():
+                place = json_body.name(("messages", number, "content", inner))
+                if len(media) == MOST:
+                    raise MediaError(f"'{place}' is one too many: {MOST} are taken", place, "too_many_images")
+                if isinstance(part, ImagePart):
+                    media.append(Media("image", read(part.image_url.url, place, allowed), place))
+                else:
+                    media.append(Media("audio", b"", place))
+        return media
 
     def limit(self) -> int | None:
         """Read how long the answer may be, in tokens; None where the client sets no limit."""

@@ -7,7 +7,6 @@ but with the graphs that `export_onnx` writes it batches four requests, whatever
 paged cache, which these graphs do not have: 16 rows at once give 1.6 times its tokens (docs/serving.md).
 """
 
-import contextlib
 import json
 import logging
 import queue
@@ -17,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.serving.answer import Delta, Generation, Sampling
+from flows.serving.answer import Delta, Generation, Sampling, collect
+from flows.serving.media import Media, MediaError
 from tasks.export import genai
 from tasks.stage.errors import DataError, ModelError
 
@@ -32,6 +32,8 @@ NARROW = 1e-6
 
 class Engine:
     """A model, its tokenizer and the thread that answers."""
+
+    sees = False
 
     def __init__(self, folder: Path, *, batch: int, threads: int | None = None) -> None:
         """Load the model and start the thread.
@@ -56,8 +58,17 @@ class Engine:
         self._thread = threading.Thread(target=self._work, args=(model, batch), name="engine", daemon=True)
         self._thread.start()
 
-    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation, up to where the assistant begins. Raises ModelError: the template refuses it."""
+    def encode(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Media] = ()) -> list[int]:
+        """Token ids of a conversation, up to where the assistant begins.
+
+        Raises:
+            MediaError: something is to be seen or heard.
+            ModelError: the template refuses the conversation.
+        """
+        for shown in media:
+            what, lack = ("a picture", "eyes") if shown.kind == "image" else ("a sound", "ears")
+            message = f"'{shown.place}' is {what}, and this model has no {lack}; send text, or serve one that has"
+            raise MediaError(message, shown.place, "unsupported_content")
         with self._lock:
             return genai.encode(self._tokenizer, genai.render(self._tokenizer, messages))
 
@@ -100,7 +111,7 @@ class Engine:
         waiting: list[Generation] = []
         closing = False
         while not closing or waiting or groups:
-            closing = self._take(waiting, closing, idle=not groups and not waiting)
+            closing = collect(self._inbox, waiting, closing, idle=not groups and not waiting)
             if waiting and len(groups) < GROUPS:
                 members = together(waiting, batch - sum(group.size for group in groups), self.context)
                 waiting = [generation for generation in waiting if generation not in members]
@@ -108,20 +119,6 @@ class Engine:
             for group in groups:
                 group.step(self._ends)
             groups = [group for group in groups if group.size]
-
-    def _take(self, waiting: list[Generation], closing: bool, *, idle: bool) -> bool:
-        """Take what is in the inbox, or sleep there when nothing else is to be done; return whether to close."""
-        with contextlib.suppress(queue.Empty):
-            while not closing:
-                generation = self._inbox.get(block=idle and not waiting)
-                if generation is None:
-                    closing = True
-                else:
-                    waiting.append(generation)
-        for generation in [generation for generation in waiting if generation.cancelled.is_set()]:
-            waiting.remove(generation)
-            generation.end("cancelled")
-        return closing
 
 
 class _Group:

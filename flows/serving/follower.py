@@ -2,19 +2,23 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flows.registry import version as model_version
 from flows.serving.answer import Delta, Sampling
+from flows.serving.media import Media, sample
 from flows.serving.worker import Event, Worker, is_last
 from flows.tracking import client
+from tasks.multimodal.prompts import IMAGE
 from tasks.stage.errors import GateError, ModelError, PolmError
 
 log = logging.getLogger("polm")
 WARM_UP = [{"role": "user", "content": "Hello!"}]
 """Question that a version must answer before it gets requests."""
+WORDS = [{"type": "text", "text": WARM_UP[0]["content"]}]
+"""The same as a part, behind a picture for a version that sees."""
 WARM_UP_SECONDS = 120.0
 
 
@@ -84,7 +88,11 @@ class Follower:
         self._thread.start()
 
     def ask(
-        self, messages: list[dict[str, str]], sampling: Sampling, on_event: Callable[[Event], None]
+        self,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        on_event: Callable[[Event], None],
+        media: Sequence[Media] = (),
     ) -> tuple[LoadedVersion, int]:
         """Give a conversation to the version that is served now; for the arguments see `Worker.ask`.
 
@@ -97,7 +105,7 @@ class Follower:
         while True:
             version = self.current
             try:
-                return version, version.worker.ask(messages, sampling, on_event)
+                return version, version.worker.ask(messages, sampling, on_event, media)
             except ModelError:
                 if version is self.current:
                     raise  # else it was exchanged between the two lines above
@@ -171,7 +179,9 @@ class Follower:
             if is_last(event):
                 ended.set()
 
-        worker.ask(WARM_UP, Sampling(max_new_tokens=1, temperature=0.0), on_event)
+        shown = [sample()] if worker.sees else []
+        question = [{"role": "user", "content": [IMAGE, *WORDS]}] if shown else WARM_UP
+        worker.ask(question, Sampling(max_new_tokens=1, temperature=0.0), on_event, shown)
         if not ended.wait(WARM_UP_SECONDS) or not isinstance(events[-1], Delta) or events[-1].reason == "failed":
             worker.kill()
             raise ModelError(f"{label} does not answer ({events[-1:]}); look at its run in `polm ui`, promote another")

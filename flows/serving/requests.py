@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flows.registry.version import TAGS
@@ -13,6 +14,7 @@ from flows.serving import json_body, openai_api
 from flows.serving.answer import Delta
 from flows.serving.chat_request import ChatRequest
 from flows.serving.follower import Follower
+from flows.serving.media import Media, MediaError, recorded
 from flows.serving.metrics import Metrics
 from flows.serving.openai_api import RequestError
 from flows.serving.traces import Record, Traces
@@ -32,6 +34,8 @@ class Limits:
     """Seconds that a request may take, waiting included."""
     max_new_tokens: int
     """Longest answer, in tokens."""
+    allow_files: Path | None = None
+    """Folder below which requests may name pictures; None allows no file."""
 
 
 class Admission:
@@ -43,8 +47,16 @@ class Admission:
         self.in_flight = 0
         """Requests that are being answered or wait."""
 
-    async def open(self, request: ChatRequest) -> "RequestState":
-        """Begin to answer. Raises RequestError when there is no room, or when the model cannot take the request."""
+    async def open(self, request: ChatRequest, media: Sequence[Media] = ()) -> "RequestState":
+        """Begin to answer.
+
+        Args:
+            request: the request.
+            media: what it shows, from `shown`.
+
+        Raises:
+            RequestError: there is no room, or the model cannot take the request.
+        """
         room = self.limits.batch + self.limits.queue
         if self.in_flight >= room:
             raise RequestError(
@@ -52,7 +64,7 @@ class Admission:
             )
         if request.model is not None:
             self.check(request.model)
-        state = RequestState(self, request)
+        state = RequestState(self, request, media)
         try:
             await state.begin()
         except BaseException as e:
@@ -61,6 +73,15 @@ class Admission:
                 self.close(state, e.status)
             raise
         return state
+
+    async def shown(self, request: ChatRequest) -> list[Media]:
+        """Read what a request shows. Raises RequestError when something of it cannot be read."""
+        if not any(message.shown() for message in request.messages):
+            return []
+        try:
+            return await asyncio.to_thread(request.media, self.limits.allow_files)
+        except MediaError as e:
+            raise RequestError(400, str(e), param=e.place, code=e.code) from None
 
     def check(self, model: str) -> None:
         """Raise RequestError unless this is the name of the registered model, or of the version served now."""
@@ -86,9 +107,11 @@ class Admission:
 class RequestState:
     """One request and its answer."""
 
-    def __init__(self, admission: Admission, request: ChatRequest) -> None:
+    def __init__(self, admission: Admission, request: ChatRequest, media: Sequence[Media]) -> None:
         self.name = f"chatcmpl-{uuid.uuid4().hex}"
         self.request = request
+        turns = request.turns()
+        self._messages = recorded(turns, media)
         self.start = time.time_ns()
         self.began = time.monotonic()
         self.prompt, self.tokens = 0, 0
@@ -112,7 +135,7 @@ class RequestState:
 
         try:
             sampling = request.sampling(admission.limits.max_new_tokens)
-            self.version, self._number = admission.follower.ask(request.turns(), sampling, post_event)
+            self.version, self._number = admission.follower.ask(turns, sampling, post_event, media)
         except ModelError:
             raise RequestError(503, "the model is being loaded again; ask again", retry=5) from None
         admission.in_flight += 1
@@ -130,8 +153,8 @@ class RequestState:
         """Wait until the model has taken the request. Raises RequestError when it does not."""
         event = await self._next()
         if isinstance(event, Rejected):
-            code = "context_length_exceeded" if event.too_long else None
-            raise RequestError(400, event.message, param="messages", code=code)
+            code = "context_length_exceeded" if event.too_long else event.code
+            raise RequestError(400, event.message, param=event.place, code=code)
         if not isinstance(event, Started):
             raise RequestError(500, "the model failed on this request; ask again", code="model_failed")
         self.prompt = event.prompt
@@ -163,7 +186,7 @@ class RequestState:
         return Record(
             request=self.name,
             model=self.version.origin,
-            messages=self.request.turns(),
+            messages=self._messages,
             settings=self.request.settings(),
             text=self.text,
             reason=self.reason or "cancelled",

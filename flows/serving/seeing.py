@@ -1,4 +1,4 @@
-"""Talking to a model that sees, on PyTorch: ONNX Runtime has no graph of these models.
+"""Talking to the folder of a model that sees, on PyTorch; its export is talked to by `flows/serving/seeing_chat.py`.
 
 The pictures go with the next question, and stay in the conversation. Answers are those of the evaluation where nothing
 is sampled: the processor writes the prompt, and the model's own end tokens end it.
@@ -9,13 +9,11 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.serving.media import MAX_PIXELS
 from tasks.models.multimodal import load_multimodal
 from tasks.models.turn_ends import end_tokens
 from tasks.multimodal.picture_files import Unfit, decode
 from tasks.stage.errors import DataError, ModelError
-
-MAX_PIXELS = 50_000_000
-"""Most pixels of a picture; one with more is refused before it is decoded."""
 
 
 class SeeingConversation:

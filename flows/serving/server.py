@@ -43,6 +43,8 @@ def serve(
         raise ConfigError(
             f"--host {host} can be reached by others: set {KEY} to a key that they must send, or leave it"
         )
+    if limits.allow_files is not None and not limits.allow_files.is_dir():
+        raise ConfigError(f"--allow-files {limits.allow_files}: no such folder; name one with pictures, or leave it")
     log.setLevel(logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # a warning for each part to a client that has just left
     with contextlib.closing(_listen(host, port)) as listener:

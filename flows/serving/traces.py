@@ -41,7 +41,8 @@ class Record:
     """Id of the answer: `chatcmpl-` and 32 hexadecimal digits."""
     model: dict[str, str]
     """`model_name`, `model_version`, `digest` and `export` of the version that answered."""
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    """The conversation; in place of a picture stand its hash, size and type."""
     settings: dict[str, Any]
     text: str
     reason: str

@@ -12,7 +12,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +20,9 @@ from typing import Any
 
 from flows.serving.answer import Delta, Generation, Sampling
 from flows.serving.engine import Engine
+from flows.serving.media import Media, MediaError
+from flows.serving.seeing_engine import SeeingEngine
+from tasks.export.multimodal_session import is_seeing
 from tasks.stage.errors import DataError, ModelError, PolmError
 
 CLOSE_SECONDS = 600.0
@@ -43,6 +46,10 @@ class Rejected:
     message: str
     too_long: bool
     """Whether the messages are longer than the context."""
+    place: str = "messages"
+    """Path of what is at fault in the body."""
+    code: str | None = None
+    """Word for programs, where it is a picture or a sound."""
 
 
 Event = Started | Rejected | Delta
@@ -73,6 +80,8 @@ class Worker:
         if isinstance(loaded, str):
             self._process.join()
             raise ModelError(loaded)
+        self.sees = bool(loaded)
+        """Whether the model takes pictures."""
         self._lock = threading.Lock()
         self._closed = False
         self._listeners: dict[int, Callable[[Event], None]] = {}
@@ -87,13 +96,20 @@ class Worker:
         """Whether the process can still answer."""
         return self._process.is_alive()
 
-    def ask(self, messages: list[dict[str, str]], sampling: Sampling, on_event: Callable[[Event], None]) -> int:
+    def ask(
+        self,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        on_event: Callable[[Event], None],
+        media: Sequence[Media] = (),
+    ) -> int:
         """Let a conversation be answered.
 
         Args:
             messages: the conversation.
             sampling: how; an answer longer than what the context leaves is cut there.
             on_event: called with what comes back, in a thread of the worker's: it must not block.
+            media: what the conversation shows, in order.
 
         Returns:
             A number to cancel it by.
@@ -106,19 +122,19 @@ class Worker:
                 raise ModelError("this model is no longer served; ask again")
             self._count += 1
             self._listeners[self._count] = on_event
-            self._outbox.put((self._count, messages, sampling))
+            self._outbox.put((self._count, messages, media, sampling))
             return self._count
 
     def cancel(self, number: int) -> None:
         """End an answer; nothing happens when it has ended."""
         if number in self._listeners:
-            self._outbox.put((number, None, None))
+            self._outbox.put((number, None, (), None))
 
     def close(self) -> None:
         """Refuse new requests, finish those on their way, and end the process. Waits for it."""
         with self._lock:
             self._closed = True
-        self._outbox.put((CLOSE, None, None))
+        self._outbox.put((CLOSE, None, (), None))
         self._process.join(CLOSE_SECONDS)
         self.kill()
 
@@ -155,11 +171,11 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the server decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        engine = Engine(folder, batch=batch, threads=threads)
+        engine = load(folder, batch=batch, threads=threads)
     except PolmError as e:
         pipe.send(str(e))
         return
-    pipe.send(None)
+    pipe.send(engine.sees)
     writing = threading.Lock()
     generations: dict[int, Generation] = {}
 
@@ -175,40 +191,50 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
 
     try:
         while True:
-            number, messages, sampling = pipe.recv()
+            number, messages, media, sampling = pipe.recv()
             if number == CLOSE:
                 threading.Thread(target=finish, daemon=True).start()
             elif messages is not None:
-                _begin(engine, generations, number, messages, sampling, post_event)
+                _begin(engine, generations, number, messages, sampling, post_event, media)
             elif number in generations:
                 generations[number].cancel()
     except (EOFError, OSError):
         os._exit(1)  # the server is gone: nobody waits for an answer
 
 
+def load(folder: Path, *, batch: int, threads: int | None = None) -> Engine | SeeingEngine:
+    """Load the engine that a folder is for; for the arguments and what is raised see `Engine`."""
+    if is_seeing(folder):
+        return SeeingEngine(folder, batch=batch, threads=threads)
+    return Engine(folder, batch=batch, threads=threads)
+
+
 def _begin(
-    engine: Engine,
+    engine: Engine | SeeingEngine,
     generations: dict[int, Generation],
     number: int,
-    messages: list[dict[str, str]],
+    messages: list[dict[str, Any]],
     sampling: Sampling,
     post_event: Callable[[int, Event], None],
+    media: Sequence[Media] = (),
 ) -> None:
     """Let the engine answer a request; whatever is wrong with it is told to the server."""
     try:
-        ids = engine.encode(messages)
-        room = engine.context - len(ids)
+        prompt: Any = engine.encode(messages, media)
+        room = engine.context - len(prompt)
         if room < 1:
             raise DataError(
-                f"the messages are {len(ids)} tokens long, and the model's context of {engine.context} must hold them "
-                f"and the answer; send fewer or shorter messages"
+                f"the messages are {len(prompt)} tokens long, and the model's context of {engine.context} must hold "
+                f"them and the answer; send fewer or shorter messages"
             )
-        post_event(number, Started(len(ids)))
+        post_event(number, Started(len(prompt)))
         cut = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        generation = engine.submit(ids, cut, lambda delta: post_event(number, delta))
+        generation = engine.submit(prompt, cut, lambda delta: post_event(number, delta))
         generations[number] = generation
         if generation.ended:
             generations.pop(number, None)
+    except MediaError as e:
+        post_event(number, Rejected(str(e), False, e.place, e.code))
     except Exception as e:  # also what the tokenizer raises on odd text: it must not end everybody's answers
         explained = isinstance(e, PolmError)
         message = str(e) if explained else f"the model cannot read these messages: {e}; change their text"

@@ -38,7 +38,7 @@ def _label(graph: recipe.Graph, name: str, model: recipe.Model | None) -> str:
             parts.append(f"[green]claims {escape(model.values['claim'] + over)}[/]")
     uses = [
         word
-        for word, names in (("evaluated", [*graph.evaluate, *graph.evaluate_media]), ("exported", graph.export))
+        for word, names in (("evaluated", [*graph.evaluate, *graph.evaluate_media]), ("exported", graph.exported))
         if name in names
     ]
     parts += [f"[dim]({', '.join(uses)})[/]"] if uses else ["[yellow](not evaluated)[/]"]

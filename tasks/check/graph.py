@@ -46,7 +46,8 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     folder = graph.path.parent
     by_file: dict[str, set[str]] = {}
     data_of = {"evaluate.yaml": "data.yaml"}
-    data_of |= {f"evaluate_{data}.yaml": f"{data}.yaml" for data in graph.evaluate_media.values()}
+    asked_about = [*graph.evaluate_media.values(), *(form["data"] for form in graph.evaluate_onnx_media.values())]
+    data_of |= {f"evaluate_{data}.yaml": f"{data}.yaml" for data in asked_about}
     for file, data in data_of.items():
         try:
             by_file[file] = _metrics(folder, file, data)
@@ -103,10 +104,12 @@ def _row_files(data: DataConfig) -> Iterator[str]:
 
 def check_forms(graph: recipe.Graph) -> Iterator[str]:
     """Check that the forms that are evaluated are forms of the export."""
-    if not graph.export:
-        return
-    path = graph.path.parent / "export_onnx.yaml"
-    forms = load(path, ExportConfig).forms
-    for form in graph.forms:
+    folder = graph.path.parent
+    asked = [("forms", folder / "export_onnx.yaml", form) for form in graph.forms] if graph.export else []
+    for name, said in graph.evaluate_onnx_media.items():
+        path = folder / f"export_{graph.export_media[said['model']]}.yaml"
+        asked.append((f"{recipe.FORMS_ASKED}.{name}", path, said["form"]))
+    for key, path, form in asked:
+        forms = load(path, ExportConfig).forms
         if form not in forms:
-            yield f"{graph.path}: forms names '{form}', which {path} does not make{suggest(form, forms)}"
+            yield f"{graph.path}: {key} names '{form}', which {path} does not make{suggest(form, forms)}"

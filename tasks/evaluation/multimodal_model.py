@@ -11,26 +11,17 @@ from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-    resolve_max_length,
-)
+from lm_eval.models.utils import postprocess_generated_text, resolve_max_length
 
 from tasks.evaluation import context as context_length
+from tasks.evaluation import shown
 from tasks.evaluation.context import TooLong
-from tasks.evaluation.pictures import MARK
 from tasks.models.multimodal import load_multimodal
 from tasks.models.turn_ends import end_tokens
 from tasks.multimodal import images
-from tasks.multimodal.controls import ORDER, REVERSED, Control, other_rows, reordered, replaced, resampled
-from tasks.stage.config import suggest
-from tasks.stage.errors import ConfigError, DataError
+from tasks.multimodal.controls import Control
+from tasks.stage.errors import ConfigError
 from tasks.stage.progress import Progress
-
-DEFAULT_TOKENS = 256
-"""Longest answer of a task without `max_gen_toks`, in tokens, as the harness has it."""
 
 
 class MultimodalLM(TemplateLM):
@@ -101,11 +92,7 @@ class MultimodalLM(TemplateLM):
         Raises:
             DataError: a text spells the placeholder itself.
         """
-        for turn in chat_history:
-            if self._processor.image_token in turn["content"]:
-                opening = " ".join(turn["content"].replace(MARK, "").split())[:60]
-                raise DataError(f"the row that begins {opening!r}: {images.spelt(self._processor)}")
-        turns = [{"role": turn["role"], "content": _parts(turn["content"])} for turn in chat_history]
+        turns = shown.turns(chat_history, self._processor)
         return str(
             self._processor.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_args
@@ -119,17 +106,17 @@ class MultimodalLM(TemplateLM):
             ConfigError: `generation_kwargs` ask for sampling, or have a key that is not known here.
             DataError: a prompt and its answer are longer than the context, unless `too_long` is `unanswered`.
         """
-        settings = [_settings(request.args[1]) for request in requests]
-        shown = self._shown(requests)
-        prompts = self._lengths(requests, shown)
+        settings = [shown.settings(request.args[1]) for request in requests]
+        names = self._shown(requests)
+        prompts = self._lengths(requests, names)
         answers = [values["max_gen_toks"] for values in settings]
         fit, unanswered = context_length.answerable(requests, prompts, answers, self._context, self._too_long)
         self.unanswered |= unanswered
         texts = [""] * len(requests)
         done = 0
-        kinds = [f"{bool(names)} {values}" for names, values in zip(shown, settings, strict=True)]
+        kinds = [f"{bool(row)} {values}" for row, values in zip(names, settings, strict=True)]
         for batch in self._batches(fit, prompts, kinds):
-            inputs = self._inputs(batch, requests, shown, "left")
+            inputs = self._inputs(batch, requests, names, "left")
             with torch.inference_mode():
                 tokens = self._model.generate(
                     **inputs, max_new_tokens=answers[batch[0]], do_sample=False, eos_token_id=self._ends,
@@ -146,13 +133,13 @@ class MultimodalLM(TemplateLM):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Score the given continuations, in nats. Raises DataError when one does not fit the context."""
         endings = [self.tok_encode(request.args[1]) for request in requests]
-        shown = self._shown(requests)
-        prompts = self._lengths(requests, shown)
+        names = self._shown(requests)
+        prompts = self._lengths(requests, names)
         context_length.require_scorable(requests, prompts, [len(ending) for ending in endings], self._context)
         scores = [(0.0, False)] * len(requests)
         done = 0
-        for batch in self._batches(range(len(requests)), prompts, [str(bool(names)) for names in shown]):
-            inputs = self._inputs(batch, requests, shown, "right")
+        for batch in self._batches(range(len(requests)), prompts, [str(bool(row)) for row in names]):
+            inputs = self._inputs(batch, requests, names, "right")
             starts = inputs["attention_mask"].sum(dim=1).tolist()
             inputs = self._continued(inputs, starts, [endings[i] for i in batch])
             with torch.inference_mode():
@@ -173,50 +160,23 @@ class MultimodalLM(TemplateLM):
         """Refuse the request. Raises ConfigError."""
         raise ConfigError("output_type loglikelihood_rolling is not known for a model that sees")
 
-    def _lengths(self, requests: Sequence[Any], shown: Sequence[list[str]]) -> list[int]:
+    def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
         """Count the tokens of each prompt, those of the pictures that it shows among them."""
         lengths = []
-        for request, names in zip(requests, shown, strict=True):
+        for request, names in zip(requests, shown_names, strict=True):
             tokens = images.tokens(self._processor, {images.IMAGES: names}, self._archive)
             lengths.append(len(self.tok_encode(request.args[0])) - len(names) + tokens)
         return lengths
 
     def _shown(self, requests: Sequence[Any]) -> list[list[str]]:
-        """Return the names of the pictures that each request shows, under the control.
-
-        A row under whose control nothing else can be shown keeps its own pictures, and is noted as `uncontrolled`.
-        """
-        names = [list(request.doc.get(images.IMAGES) or ()) for request in requests]
-        rows = [f"{request.task_name}:{request.doc['id']}" for request in requests]
-        changed: list[list[str] | None] = list(names)
-        if self.control == "other":
-            several = [min(len(own), 2) for own in names]  # none, one, or a clip, whose frames may be more or fewer
-            kinds = [f"{r.task_name}:{r.doc.get('kind')}:{many}" for r, many in zip(requests, several, strict=True)]
-            answers = [str(request.doc["answer"]) for request in requests]
-            partners = other_rows(rows, kinds, answers, self._seed)
-            changed = [
-                None if j is None else resampled(names[j], len(own)) for j, own in zip(partners, names, strict=True)
-            ]
-        elif self.control in (*ORDER, REVERSED):
-            changed = [reordered(own, self.control, self._seed, row) for own, row in zip(names, rows, strict=True)]
-        for request, other in zip(requests, changed, strict=True):
-            if other is None:
-                self.uncontrolled.add((request.task_name, request.doc["id"]))
-        return [own if other is None else other for own, other in zip(names, changed, strict=True)]
-
-    def _decoded(self, request: Any, names: list[str]) -> list[Any]:
-        """Decode what a request shows."""
-        pictures = [self._archive.image(name) for name in names]
-        if self.control not in ("noise", "black"):
-            return pictures
-        row = f"{request.task_name}:{request.doc['id']}"
-        return [replaced(picture, self.control, self._seed, f"{row}:{k}") for k, picture in enumerate(pictures)]
+        """Return the names of the pictures that each request shows, under the control."""
+        return shown.names(requests, self.control, self._seed, self.uncontrolled)
 
     def _inputs(
-        self, batch: Sequence[int], requests: Sequence[Any], shown: Sequence[list[str]], side: str
+        self, batch: Sequence[int], requests: Sequence[Any], names: Sequence[list[str]], side: str
     ) -> dict[str, Any]:
         """Return the tensors of a batch, padded on a side; its pictures are decoded here."""
-        pictures = [self._decoded(requests[i], shown[i]) for i in batch]
+        pictures = [shown.decoded(requests[i], names[i], self._archive, self.control, self._seed) for i in batch]
         encoded = self._processor(
             text=[requests[i].args[0] for i in batch],
             **({"images": pictures} if any(pictures) else {}),
@@ -255,23 +215,3 @@ class MultimodalLM(TemplateLM):
             order = sorted((i for i in numbers if kinds[i] == kind), key=lambda i: (-lengths[i], i))
             for start in range(0, len(order), self._batch_size):
                 yield order[start : start + self._batch_size]
-
-
-def _parts(content: str) -> list[dict[str, str]]:
-    """Write a message's text as parts: one for each picture that it marks, and its words."""
-    count = content.count(MARK)
-    return [{"type": "image"}] * count + [{"type": "text", "text": content.replace(MARK, "")}]
-
-
-def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Read `generation_kwargs`: `max_gen_toks` and `until`. Raises ConfigError for what would ask for more."""
-    options = normalize_gen_kwargs(dict(values), default_max_gen_toks=DEFAULT_TOKENS)
-    if options.pop("do_sample", False) or options.pop("temperature", 0.0):
-        raise ConfigError("generation_kwargs ask for sampling; a model that sees is evaluated greedily")
-    known = {
-        "until": handle_stop_sequences(options.pop("until", None), eos=None),
-        "max_gen_toks": options.pop("max_gen_toks"),
-    }
-    if options:
-        raise ConfigError(f"unknown key 'generation_kwargs.{min(options)}'{suggest(min(options), known)}")
-    return known

@@ -31,7 +31,9 @@ HEAD_MULTIPLE = 16
 """Divisor that ONNX Runtime asks of the width of attention heads; other models build, and fail when they run."""
 
 
-def prepare_options(model: Path, form: str, precision: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_options(
+    model: Path, form: str, precision: str, weights: Mapping[str, Any], *, exclude_embeds: bool = False
+) -> dict[str, Any]:
     """Check one form's options against the builder's own schema and the model, and prepare them for `build`.
 
     Args:
@@ -40,6 +42,7 @@ def prepare_options(model: Path, form: str, precision: str, weights: Mapping[str
         precision: `fp32`, `int8` or `int4`.
         weights: the builder's `target_options.quant_config.weights` (block_size, method, overrides, …), verbatim.
             This structured section refuses keys it does not know; the builder's flat `extra_options` ignore them.
+        exclude_embeds: leave the embedding out: the graph takes embeddings, and no tokens.
 
     Raises:
         ConfigError: a key or value the builder refuses.
@@ -50,11 +53,12 @@ def prepare_options(model: Path, form: str, precision: str, weights: Mapping[str
         raise ModelError(f"{model}: no config.json; expected a Hugging Face model folder")
     builder = _builder()
     target = {"quant_config": {"weights": {**weights}}}
+    # hf_token=false: the folder is local, so no token of the user's is ever looked up.
+    flat = ["hf_token=false", *(["exclude_embeds=true"] if exclude_embeds else [])]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            # hf_token=false: the folder is local, so no token of the user's is ever looked up.
             options: dict[str, Any] = builder.parse_extra_options(
-                "", str(model), "", precision, PROVIDER, "", ["hf_token=false"], target_options=target
+                "", str(model), "", precision, PROVIDER, "", flat, target_options=target
             )
     except (ValueError, TypeError, KeyError) as e:
         raise ConfigError(f"forms.{form}.weights: the ONNX model builder refuses it: {e}") from e
@@ -172,6 +176,11 @@ def _rows(module: Any) -> int | None:
     import torch
 
     return len(module.weight) if isinstance(module, torch.nn.Linear | torch.nn.Embedding) else None
+
+
+def silence() -> None:
+    """Keep the builder from drawing bars, which is possible only before anything else imports tqdm."""
+    _builder()
 
 
 def _builder() -> Any:

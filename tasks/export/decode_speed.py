@@ -2,11 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-from tasks.export import genai
-from tasks.export.reference import Reference
 
 
 class _Clock:
@@ -23,17 +20,15 @@ class _Clock:
 
 
 def decode_speeds(
-    reference: Reference, forms: Mapping[str, Any], ids: Sequence[int], *, new_tokens: int, repeats: int
+    pytorch: Callable[..., object], forms: Mapping[str, Callable[[], Iterable[int]]], *, repeats: int
 ) -> dict[str, float]:
     """Measure decoded tokens per second at batch 1, the prompt's own time left out.
 
     The engines take turns, so that whatever else the machine does falls on all of them alike.
 
     Args:
-        reference: the PyTorch model.
-        forms: name of each form to its model, from `genai.load`.
-        ids: the prompt.
-        new_tokens: tokens of each answer, at least 2.
+        pytorch: answers one prompt; its parameter `streamer` is told of each token.
+        forms: name of each form to what yields the tokens of its answer to the same prompt, at least 2.
         repeats: measured turns; one more goes before them, unmeasured.
 
     Returns:
@@ -42,11 +37,10 @@ def decode_speeds(
     rates: dict[str, list[float]] = {"pytorch": [], **{form: [] for form in forms}}
     for _ in range(repeats + 1):
         clock = _Clock()
-        reference.generate(ids, max_new_tokens=new_tokens, min_new_tokens=new_tokens, streamer=clock)
+        pytorch(streamer=clock)
         rates["pytorch"].append(_rate(clock.times[1:]))
-        for form, model in forms.items():
-            tokens = genai.generate(model, ids, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
-            rates[form].append(_rate([time.perf_counter() for _ in tokens]))
+        for form, answer in forms.items():
+            rates[form].append(_rate([time.perf_counter() for _ in answer()]))
     return {name: round(statistics.median(values[1:]), 2) for name, values in rates.items()}
 
 

@@ -33,7 +33,7 @@ def folders(root: Path, graph: Graph) -> dict[str, Path]:
     models = sorted(f"models/{name}" for name, kind in graph.kinds.items() if kind == "models")
     scores, exports = (
         sorted(f"metrics/{name}" for name in graph.scored),
-        sorted(f"onnx/{name}" for name in graph.export),
+        sorted(f"onnx/{name}" for name in graph.exported),
     )
     names = ["data", *others, *models, *scores, *exports]
     return {name: root / name for name in names if (root / name / artifact.MANIFEST).exists()}

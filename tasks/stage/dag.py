@@ -12,7 +12,22 @@ from typing import Any
 
 from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import ConfigError, kind
-from tasks.stage.recipe import ACTIVE, ASKED, BASE, FILE, LISTS, MEDIA, OWN_KEYS, RELINK, Graph, Model, read
+from tasks.stage.recipe import (
+    ACTIVE,
+    ASKED,
+    BASE,
+    EXPORTED,
+    FILE,
+    FORMS_ASKED,
+    LISTS,
+    MAPPINGS,
+    MEDIA,
+    OWN_KEYS,
+    RELINK,
+    Graph,
+    Model,
+    read,
+)  # fmt: skip
 
 DVC = Path("dvc.yaml")
 REWARD = "reward"
@@ -72,11 +87,11 @@ def _block(path: Path, name: str, stage: Mapping[str, Any]) -> Block | None:
         raise ConfigError(
             f"{path}: stages.{name}.cmd does not begin `python -m tasks.NAME params/${{recipe}}/FILE.yaml`"
         )
-    method = "foreach" in stage and name != ASKED
+    method = "foreach" in stage and name not in MAPPINGS
     if "foreach" in stage and stage["foreach"] != f"${{{name}}}":
         raise ConfigError(f"{path}: stages.{name}.foreach is {stage['foreach']!r}; write '${{{name}}}', its own name")
     deps = [str(dep) for dep in body.get("deps", [])]
-    reads = {_ITEM.findall(dep)[0]: dep[: dep.index("/${item.")] for dep in deps if _ITEM.search(dep)}
+    reads = {_ITEM.findall(dep)[0]: dep[: dep.index("/${item.")] for dep in deps if "/${item." in dep}
     text = " ".join([body["cmd"], *deps])
     keys = tuple(dict.fromkeys(_ITEM.findall(text))) if method else ()
     out = str(body["outs"][0]).partition("/${")[0]
@@ -103,9 +118,11 @@ def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str
                     settings = model.values.get("settings", model.name)
                     file = block.file.replace("${key}", model.name).replace("${item.settings}", settings)
                     yield file, block.module, f"{model.method}.{model.name}"
-        elif block.name == ASKED:
-            for data in dict.fromkeys(graph.evaluate_media.values()):
-                yield block.file.replace("${item}", data), block.module, block.name
+        elif block.name in MAPPINGS:
+            asked = [form["data"] for form in graph.evaluate_onnx_media.values()]
+            of_block = {ASKED: graph.evaluate_media.values(), EXPORTED: graph.export_media.values(), FORMS_ASKED: asked}
+            for data in dict.fromkeys(of_block[block.name]):
+                yield block.file.replace("${item}", data).replace("${item.data}", data), block.module, block.name
         elif block.name in SINGLE or block.file == "evaluate.yaml" or graph.export:
             yield block.file, block.module, block.name
 
@@ -156,7 +173,7 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
     }
     for name, model in graph.models.items():
         if model.method not in methods:
-            yield f"unknown method '{model.method}'{suggest(model.method, {*methods, 'recipe', ASKED, *LISTS})}"
+            yield f"unknown method '{model.method}'{suggest(model.method, {*methods, 'recipe', *MAPPINGS, *LISTS})}"
         else:
             for problem in _model_problems(graph, model, stages[model.method], outs):
                 yield f"{model.method}.{name}{problem}"
@@ -186,20 +203,33 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
                     f"claim of '{name}' compares it with '{needed}', which is asked about other data, "
                     f"'{graph.evaluate_media[needed]}'; name the same in '{ASKED}', or leave the claim out"
                 )
-    for name in sorted({f"{model}_{form}" for model in graph.export for form in graph.forms} & set(graph.evaluate)):
+    forms = {f"{model}_{form}" for model in graph.export for form in graph.forms} | set(graph.evaluate_onnx_media)
+    for name in sorted(forms & {*graph.evaluate, *graph.evaluate_media}):
         yield f"'{name}' is a model and the form of an export; rename the model"
 
 
 def _media_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
-    """What is wrong with the models that are asked about pictures or sounds."""
+    """What is wrong with the models that are asked about pictures or sounds, and with their exports."""
     data = {name for name, model in graph.models.items() if model.method == MEDIA}
-    for name, asked in graph.evaluate_media.items():
-        if name not in answering:
-            yield f"{ASKED}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
-        if asked not in data:
-            yield f"{ASKED}.{name} is '{asked}'{suggest(asked, data)}; the data sets stand under '{MEDIA}'"
+    for key, used in ((ASKED, graph.evaluate_media), (EXPORTED, graph.export_media)):
+        for name, asked in used.items():
+            if name not in answering:
+                yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
+            if asked not in data:
+                yield f"{key}.{name} is '{asked}'{suggest(asked, data)}; the data sets stand under '{MEDIA}'"
+    for name in graph.evaluate_media:
         if name in graph.evaluate:
             yield f"'{name}' stands in 'evaluate' and in '{ASKED}'; its scores have one place, so take one out"
+    for name in graph.export_media:
+        if name in graph.export:
+            yield f"'{name}' stands in 'export' and in '{EXPORTED}'; its forms have one place, so take one out"
+    for name, form in graph.evaluate_onnx_media.items():
+        if form["model"] not in graph.export_media:
+            known = suggest(form["model"], graph.export_media)
+            yield f"{FORMS_ASKED}.{name}.model is '{form['model']}'{known}; name it under '{EXPORTED}'"
+        if form["data"] not in data:
+            known = suggest(form["data"], data)
+            yield f"{FORMS_ASKED}.{name}.data is '{form['data']}'{known}; the data sets stand under '{MEDIA}'"
 
 
 def _model_problems(graph: Graph, model: Model, block: Block, outs: Mapping[str, str]) -> Iterator[str]:

@@ -39,6 +39,15 @@ DATA_KEY = "data"
 """Key of a model that learns from such a data set, and not from the recipe's `data`."""
 ASKED = "evaluate_media"
 """Key of a graph that maps models to the data sets of pictures or sounds that they are asked about; may be missing."""
+EXPORTED = "export_media"
+"""Key of a graph that maps models that see or hear to the data set that their exports are compared on; may be missing.
+"""
+FORMS_ASKED = "evaluate_onnx_media"
+"""Key of a graph that names the evaluated forms of such exports, each `{model, form, data}`; may be missing."""
+MAPPINGS = (ASKED, EXPORTED, FORMS_ASKED)
+"""Keys of a graph that are no methods and need not be there."""
+FORM_KEYS = ("model", "form", "data")
+"""Keys of an entry of `FORMS_ASKED`, whose name is `<model>_<form>`."""
 LISTS = ("evaluate", "export", "forms")
 """Keys of a graph that are lists: models that are evaluated, models that are exported, forms of each export."""
 OWN_KEYS = ("claim", "over")
@@ -80,6 +89,15 @@ class Graph:
     forms: tuple[str, ...]
     evaluate_media: Mapping[str, str] = field(default_factory=dict)
     """Model to the data set of pictures or sounds that it is asked about."""
+    export_media: Mapping[str, str] = field(default_factory=dict)
+    """Exported model to the data set of pictures or sounds that its forms are compared on."""
+    evaluate_onnx_media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Form of such an export, `<model>_<form>`, to `model`, `form`, and the `data` that it is asked about."""
+
+    @property
+    def exported(self) -> list[str]:
+        """Names under `artifacts/onnx`."""
+        return [*self.export, *self.export_media]
 
     @property
     def claims(self) -> dict[str, str]:
@@ -102,7 +120,7 @@ class Graph:
     def scored(self) -> list[str]:
         """Names under `artifacts/metrics`: evaluated models, then the forms of exported ones."""
         forms = (f"{model}_{form}" for model in self.export for form in self.forms)
-        return [*self.evaluate, *self.evaluate_media, *forms]
+        return [*self.evaluate, *self.evaluate_media, *forms, *self.evaluate_onnx_media]
 
 
 def read(path: Path) -> Graph:
@@ -126,7 +144,7 @@ def read(path: Path) -> Graph:
         )
     models: dict[str, Model] = {}
     for method, entries in values.items():
-        if method in ("recipe", ASKED, *LISTS):
+        if method in ("recipe", *MAPPINGS, *LISTS):
             continue
         if not isinstance(entries, dict):
             raise ConfigError(f"{path}: '{method}' is {entries!r}; expected its models, e.g. {{sft: {{from: base}}}}")
@@ -136,13 +154,31 @@ def read(path: Path) -> Graph:
                 raise ConfigError(f"{path}: '{name}' stands under {models[name].method} and under {method}; rename one")
             models[name] = model
     evaluate, export, forms = (_names(path, key, values[key]) for key in LISTS)
-    return Graph(path, values["recipe"], models, evaluate, export, forms, _asked(path, values.get(ASKED, {})))
+    asked, exported = (_data_of(path, key, values.get(key, {})) for key in (ASKED, EXPORTED))
+    forms_asked = _forms_asked(path, values.get(FORMS_ASKED, {}))
+    return Graph(path, values["recipe"], models, evaluate, export, forms, asked, exported, forms_asked)
 
 
-def _asked(path: Path, values: Any) -> dict[str, str]:
+def _data_of(path: Path, key: str, values: Any) -> dict[str, str]:
     if not isinstance(values, dict) or not all(isinstance(name, str) for pair in values.items() for name in pair):
-        raise ConfigError(f"{path}: '{ASKED}' is {values!r}; expected models and their data, e.g. {{vlm: pictures}}")
+        raise ConfigError(f"{path}: '{key}' is {values!r}; expected models and their data, e.g. {{vlm: pictures}}")
     return values
+
+
+def _forms_asked(path: Path, values: Any) -> dict[str, dict[str, str]]:
+    example = "vlm_int8: {model: vlm, form: int8, data: pictures}"
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: '{FORMS_ASKED}' is {values!r}; expected forms, e.g. {{{example}}}")
+    for name, said in values.items():
+        if not isinstance(said, dict) or sorted(said) != sorted(FORM_KEYS) or not all(map(_is_name, said.values())):
+            raise ConfigError(f"{path}: {FORMS_ASKED}.{name} is {said!r}; write it like this: {example}")
+        if name != f"{said['model']}_{said['form']}":
+            raise ConfigError(f"{path}: {FORMS_ASKED}.{name}: call it {said['model']}_{said['form']}, after its form")
+    return values
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.match(value) is not None
 
 
 def _model(path: Path, method: str, name: Any, values: Any) -> Model:

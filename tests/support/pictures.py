@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import data, dpo, vlm
+from tasks import data, dpo, export_onnx, vlm
 from tasks.multimodal import architecture
 from tasks.multimodal.settings import Architecture
 from tasks.stage import artifact
@@ -91,6 +91,63 @@ def build_model(text: Path, folder: Path, make: Make) -> Path:
     save_multimodal(model, processor, folder)
     make(folder, stage="align")
     return folder
+
+
+def build_lively_text(chat: Path, folder: Path, make: Make) -> Path:
+    """The chat model with larger weights: it says something else to every question, in printable ASCII."""
+    import torch
+
+    from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+
+    model, tokenizer = load_causal_lm(chat), load_tokenizer(chat)
+    texts = [tokenizer.decode([token]) for token in range(model.config.vocab_size)]
+    silent = [token for token, text in enumerate(texts) if not (text.isascii() and text.isprintable())]
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(4)
+        model.get_output_embeddings().weight[silent] = 0
+    save_model(model, tokenizer, folder)
+    make(folder)
+    return folder
+
+
+def build_lively(text: Path, folder: Path, make: Make) -> Path:
+    """A language model with eyes, whose features are as large as its embeddings."""
+    import torch
+
+    from tasks.models.multimodal import load_multimodal, save_multimodal
+
+    model, processor = load_multimodal(build_model(text, folder.with_name(f"{folder.name}-plain"), make))
+    with torch.no_grad():
+        model.model.multi_modal_projector.linear_2.weight.mul_(100)
+    save_multimodal(model, processor, folder)
+    make(folder, stage="vlm")
+    return folder
+
+
+def exporting(**changes: Any) -> export_onnx.Config:
+    """Settings of an export in fp32 and int8, of few prompts."""
+    free = {"max_logprob_difference": None, "kl_per_token": 10.0, "argmax_agreement": None, "greedy_agreement": None}
+    close = {"max_logprob_difference": 1e-3, "kl_per_token": 1e-6, "argmax_agreement": 0.999, "greedy_agreement": 0.99}
+    forms = {
+        name: {"precision": name, "weights": {}, "gptq": None, "thresholds": close if name == "fp32" else free}
+        for name in ("fp32", "int8")
+    }
+    values = {
+        "seed": 0,
+        "threads": 1,
+        "forms": forms,
+        "parity": {"rows": "sft/validation.jsonl", "prompts": 4, "max_new_tokens": 8},
+        "speed": {"new_tokens": 4, "repeats": 1},
+    }
+    return parse(PARAMS, values | changes, export_onnx.Config)
+
+
+def export(model: Path, data: Path, out: Path, **changes: Any) -> Run:
+    """Run the export stage in process on a model that sees."""
+    run = Run(out, PARAMS, model.name, out / "none", {}, Progress(None), main_process=True)
+    export_onnx.main(exporting(**changes), run, model=model, data=data)
+    return run
 
 
 def write_set(folder: Path, source: Path, make: Make, **sets: list[dict[str, Any]]) -> Path:

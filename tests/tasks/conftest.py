@@ -35,21 +35,3 @@ def tree(workspace: Path, make_artifact: Callable[..., artifact.Manifest]) -> Pa
     from tests.support import reporting
 
     return reporting.build(make_artifact)
-
-
-@pytest.fixture(scope="session")
-def pictures_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]) -> Path:
-    """A small data artifact of digits, as the data stage writes it."""
-    from tests.support import pictures
-
-    return pictures.build_data(tmp_path_factory.mktemp("pictures") / "pictures", make_artifact)
-
-
-@pytest.fixture(scope="session")
-def seeing_model(
-    chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]
-) -> Path:
-    """The chat model with an untrained ResNet in front, as a model artifact."""
-    from tests.support import pictures
-
-    return pictures.build_model(chat_model, tmp_path_factory.mktemp("seeing") / "seeing", make_artifact)

@@ -33,6 +33,11 @@ SEEING: dict[str, Any] = {
     "evaluate_media": {"sight": "photos", "vlm": "photos"},
 }
 """Keys of a graph with models that see."""
+EXPORTED: dict[str, Any] = {
+    "export_media": {"vlm": "photos"},
+    "evaluate_onnx_media": {"vlm_int8": {"model": "vlm", "form": "int8", "data": "drawings"}},
+}
+"""Keys of a graph that exports one of them."""
 
 
 def graph(folder: Path, changes: dict[str, Any] | None = None) -> recipe.Graph:
@@ -133,6 +138,12 @@ def test_a_graph_of_models_that_see(tmp_path: Path) -> None:
         "evaluate_photos.yaml": "evaluate",
     }  # fmt: skip
     assert dag.files(read, BLOCKS) == dag.files(graph(tmp_path), BLOCKS) | more
+    exported = graph(tmp_path, SEEING | EXPORTED)
+    assert dag.problems(exported, BLOCKS) == []
+    assert exported.exported == ["grpo_again", "vlm"]
+    assert exported.scored == [*read.scored, "vlm_int8"]
+    more |= {"export_photos.yaml": "export_onnx", "evaluate_drawings.yaml": "evaluate"}
+    assert dag.files(exported, BLOCKS) == dag.files(graph(tmp_path), BLOCKS) | more
     drawn = recipe.mermaid(read)
     assert "  photos -. data .-> vlm\n" in drawn and "  sight --> vlm\n" in drawn
 
@@ -173,6 +184,21 @@ def test_a_graph_of_models_that_see(tmp_path: Path) -> None:
         ({"align": {"sight": {"from": "sft"}}}, "align.sight: missing key 'data'"),
         ({"media": {"photos": {"from": "base"}, "drawings": {}}}, "media.photos: unknown key 'from'"),
         ({"export": ["photos"]}, "export: 'photos' is no model that answers in this graph"),
+        ({"export_media": {"vml": "photos"}}, "export_media: 'vml' is no model that answers in this graph; did you"),
+        ({"export_media": {"vlm": "photo"}}, "export_media.vlm is 'photo'; did you mean 'photos'?"),
+        (
+            {"export": ["vlm"], "export_media": {"vlm": "photos"}},
+            "'vlm' stands in 'export' and in 'export_media'; its forms have one place, so take one out",
+        ),
+        (EXPORTED | {"export_media": {}}, "evaluate_onnx_media.vlm_int8.model is 'vlm'; there are: none; name it"),
+        (
+            {**EXPORTED, "evaluate_onnx_media": {"vlm_int8": {"model": "vlm", "form": "int8", "data": "photo"}}},
+            "evaluate_onnx_media.vlm_int8.data is 'photo'; did you mean 'photos'?; the data sets stand under 'media'",
+        ),
+        (
+            EXPORTED | {"evaluate_media": {"sight": "photos", "vlm": "photos", "vlm_int8": "photos"}},
+            "'vlm_int8' is a model and the form of an export; rename the model",
+        ),
         ({"kto": {"evaluate_photos": {"from": "sft"}}}, "evaluate_photos.yaml is read by kto.evaluate_photos and by"),
     ],
 )
@@ -193,6 +219,17 @@ def test_a_graph_of_models_that_see_that_does_not_fit_is_told(
         ),
         ({"evaluate_media": {"vlm": 3}}, "'evaluate_media' is {'vlm': 3}; expected models and their data"),
         ({"evaluate_media": {"vlm": ["photos"]}}, "expected models and their data"),
+        ({"export_media": ["vlm"]}, "'export_media' is ['vlm']; expected models and their data"),
+        ({"evaluate_onnx_media": ["vlm"]}, "'evaluate_onnx_media' is ['vlm']; expected forms, e.g. {vlm_int8: {model"),
+        ({"evaluate_onnx_media": {"vlm_int8": "photos"}}, "evaluate_onnx_media.vlm_int8 is 'photos'; write it like"),
+        (
+            {"evaluate_onnx_media": {"vlm": {"model": "vlm", "form": "int8", "data": "photos"}}},
+            "evaluate_onnx_media.vlm: call it vlm_int8, after its form",
+        ),
+        (
+            {"evaluate_onnx_media": {"vlm_int8": {"model": "vlm", "form": "int8", "data": "a b"}}},
+            "write it like this: vlm_int8: {model: vlm, form: int8, data: pictures}",
+        ),
         ({"evaluate_medium": {"vlm": "photos"}}, "evaluate_medium.vlm is 'photos'; expected a mapping"),
         ({"media": {"sft": {}}}, "'sft' stands under sft and under media; rename one"),
         ({"media": {"photos": None}}, "media.photos is None; expected a mapping"),
