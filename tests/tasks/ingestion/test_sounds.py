@@ -457,6 +457,7 @@ def test_lengths_are_counted_in_bins_of_seconds() -> None:
     }
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_sounds(folder: Path) -> None:
     import pyarrow
     from pyarrow import parquet as files

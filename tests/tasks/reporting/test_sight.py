@@ -56,6 +56,19 @@ def test_scores_stand_beside_those_with_other_pictures(seeing_tree: Path) -> Non
     assert rows["vlm", "kind=seen"]["by"]["noise"] == tasks["controls"]["kind=seen"]["noise"]["exact_match"]
 
 
+def test_sounds_of_a_data_set_are_counted(seeing_tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
+    media = seeing_tree / "media" / "pictures"
+    facts = {"files": 1200, "bytes": 420, "sampling_rate": 8000, "clipped": 3, "long_silence": 4}
+    changes = {"resampled": {"16000 Hz": 5}, "mixed_down": {}, "converted": {"24 bit": 2}}
+    artifact.write_json(media / "report.json", artifact.read_json(media / "report.json") | {"sounds": facts | changes})
+    make_artifact(media, stage="data")
+    text = Page((report(seeing_tree) / "index.html").read_text()).text
+    (said,) = re.findall(r"Sounds: [^.]+", text)
+    assert " ".join(said.split()) == (
+        "Sounds: 1 200 in 420 B at 8 000 Hz; 3 clipped, 4 with a long silence; 5 from 16000 Hz; 2 from 24 bit"
+    )
+
+
 def test_the_pictures_of_the_questions_are_in_the_page(seeing_tree: Path) -> None:
     html = (report(seeing_tree) / "index.html").read_text()
     page = Page(html)
