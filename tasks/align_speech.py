@@ -86,7 +86,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     }
     listener.to(config.device)
     curve = _train(config, listener, processor, units, sounds["train"], [row["label"] for row in parts["train"]], run)
-    rate = ctc.error_rate(listener.eval(), processor, units, sounds["validation"], parts["validation"])
+    ctc.rescale(listener.eval(), processor, units, sounds["validation"])
+    rate = ctc.error_rate(listener, processor, units, sounds["validation"], parts["validation"])
     artifact.write_jsonl(run.out / "curves.jsonl", curve)
     figures = {
         "parameters": sum(p.numel() for p in listener.parameters()),

@@ -22,13 +22,14 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.evaluation import pictures
+from tasks.evaluation import pictures, transcripts
 from tasks.evaluation.context import TooLong
-from tasks.grading import answers
+from tasks.grading import answers, speech
 from tasks.grading.bootstrap import mean_interval
 from tasks.models.checks import brief
-from tasks.multimodal.controls import REVERSED, Control
+from tasks.multimodal.controls import HEARD, REVERSED, SHOWN, Control
 from tasks.multimodal.images import has_images
+from tasks.multimodal.sounds import has_audio
 from tasks.stage import own
 from tasks.stage.artifact import read_jsonl, write_json, write_jsonl
 from tasks.stage.config import StageConfig, Strict, read_yaml, suggest
@@ -51,7 +52,8 @@ class TaskChoice(Strict):
     controls: list[Control] = Field(default=[])
     """Pictures with which every question is asked again: `noise`, `black`, `other` (of a row of the same `kind`, if
     rows have that column, and as many pictures, whose `answer` differs; where there is none, the row's own); of clips
-    also `shuffled`, `repeated` and `reversed`, for which rows need a column `reversed`: the answer then right."""
+    also `shuffled`, `repeated` and `reversed`, for which rows need a column `reversed`: the answer then right. Sounds
+    have `noise`, `silence` and `other`."""
 
 
 class Config(StageConfig):
@@ -87,8 +89,9 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.evaluation import harness
     built = [harness.build_task(*task) for task in tasks]
     exported = (model / "genai_config.json").is_file()
-    lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data)
-    _check_sight(config, tasks, lm, model)
+    hears = any(has_audio(rows) for _, _, rows in tasks)
+    lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data, hears)
+    _check_media(config, tasks, lm, model)
     with run.timed("answering"):
         answered = harness.ask(lm, built, config.seed)
         controlled = _ask_controls(config, lm, tasks, built)
@@ -104,6 +107,12 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             results[name] |= pictures.compare(
                 rows, choice.group_by, answered[name], blind, results[name]["higher_is_better"], config
             )
+        if transcripts.METRIC in results[name]["metrics"]:
+            heard = {"own": answered[name], **{control: controlled[control][name] for control in choice.controls}}
+            voice = next(iter(choice.group_by), None)
+            results[name]["word_error_rate"] = {
+                sound: transcripts.pooled(rows, samples, voice, config) for sound, samples in heard.items()
+            }
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
     form = {"form": model.name} if exported else {}
@@ -119,13 +128,22 @@ def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[st
         )
 
 
-def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None:
-    """Raise ConfigError where rows show pictures to a model without eyes, or controls have no picture to replace."""
+def _check_media(config: Config, tasks: list[Any], lm: Any, model: Path) -> None:
+    """Raise ConfigError where rows have pictures or sounds that the model does not take, or controls nothing to replace."""
     for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
-        if has_images(rows) and not hasattr(lm, "control"):
+        seen, heard = has_images(rows), has_audio(rows)
+        if seen and not hasattr(lm, "control"):
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
-        if choice.controls and not has_images(rows):
-            raise ConfigError(f"{path}: its rows show no pictures: there is nothing to replace, so drop `controls`")
+        if heard and not hasattr(lm, "control"):
+            raise ConfigError(f"{path}: its rows have sounds, and {model} takes none; ask it in words, or take a speech")
+        if choice.controls and not (seen or heard):
+            raise ConfigError(f"{path}: its rows show no pictures and have no sound: there is nothing to replace, so drop `controls`")
+        for control in choice.controls:
+            if control not in (HEARD if heard else SHOWN):
+                raise ConfigError(
+                    f"{path}: control '{control}' is none of {'sounds' if heard else 'pictures'}; "
+                    f"take of {', '.join(HEARD if heard else SHOWN)}"
+                )
         if REVERSED in choice.controls and any(REVERSED not in row for row in rows):
             raise ConfigError(
                 f"{path}: the control '{REVERSED}' needs a column of that name in every row, the answer where time "
@@ -133,8 +151,9 @@ def _check_sight(config: Config, tasks: list[Any], lm: Any, model: Path) -> None
             )
         if "other" in choice.controls and not all("answer" in row for row in rows):
             raise ConfigError(f"{path}: control `other` needs rows with an `answer`, of which the other row's differs")
-        if has_images(rows) and task.get("num_fewshot"):
-            raise ConfigError(f"{path}: num_fewshot shows no pictures of its examples; set it to 0")
+        if (seen or heard) and task.get("num_fewshot"):
+            what = "pictures" if seen else "sounds"
+            raise ConfigError(f"{path}: num_fewshot shows no {what} of its examples; set it to 0")
 
 
 def _ask_controls(
@@ -160,14 +179,15 @@ def _ask_controls(
     return controlled
 
 
-def _load(config: Config, run: Run, model: Path, data: Path) -> Any:
+def _load(config: Config, run: Run, model: Path, data: Path, hears: bool) -> Any:
     from tasks.evaluation import harness
     from tasks.models.multimodal import is_multimodal
 
     if is_multimodal(model):
         from tasks.evaluation.multimodal_model import MultimodalLM
+        from tasks.evaluation.speech_model import SpeechLM
 
-        return MultimodalLM(
+        return (SpeechLM if hears else MultimodalLM)(
             model,
             config.device,
             config.dtype,
@@ -211,7 +231,8 @@ def load_task(path: Path) -> dict[str, Any]:
         if key not in task:
             raise ConfigError(f"{path}: missing key '{key}'")
     own_graders = own.functions(path.absolute().parents[1], OWN)
-    graders = {n: grader for n, grader in {**vars(answers), **own_graders}.items() if _is_grader(grader)}
+    shipped = {**vars(answers), **vars(speech)}
+    graders = {n: grader for n, grader in {**shipped, **own_graders}.items() if _is_grader(grader)}
     name = str(task["process_results"])
     if name not in graders:
         raise ConfigError(f"{path}: unknown process_results '{name}'{suggest(name, graders)}")

@@ -35,6 +35,8 @@ TABLES: Mapping[str, Callable[[Artifacts], str]] = {
     "student_steps": compression.student_steps,
     "forms": compression.forms,
     "sight": sight.sight,
+    "word_error_rates": sight.word_error_rates,
+    "hearing": sight.heard,
 }
 """Name in the marker to the function that writes the table."""
 BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->\n", re.S)

@@ -22,6 +22,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
 from tasks.evaluation.pictures import MARK
+from tasks.evaluation.shown import media
 from tasks.models.folder import PROMPT, load_causal_lm, load_tokenizer
 from tasks.models.turn_ends import RAISED, end_tokens
 from tasks.stage.config import suggest
@@ -43,9 +44,9 @@ class RowsTask(ConfigurableTask):
         self.dataset = {"test": Dataset.from_list(self._rows)}
 
     def doc_to_text(self, doc: Any, doc_to_text: Any = None) -> Any:
-        """Write the question, behind a `MARK` for each picture of the row."""
+        """Write the question, behind a `MARK` for each picture or sound of the row."""
         text = super().doc_to_text(doc, doc_to_text)
-        return MARK * len(doc.get("images") or ()) + text if isinstance(text, str) else text
+        return MARK * len(media(doc)) + text if isinstance(text, str) else text
 
 
 class ReportingLM(HFLM):
@@ -189,8 +190,8 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
 
     Returns:
         For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
-        was scored), `images` where the row shows some, `scores`, and `unanswered: true` for a question left out as too
-        long, whose scores are 0, and `uncontrolled: true` for one whose pictures a control could not replace.
+        was scored), `images` and `audio` where the row has some, `scores`, and `unanswered: true` for a question left out as too
+        long, whose scores are 0, and `uncontrolled: true` for one whose pictures or sound a control could not replace.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -220,7 +221,7 @@ def _row(task: RowsTask, sample: dict[str, Any], left_out: dict[str, set[tuple[s
         "question": str(task.doc_to_text(doc)).replace(MARK, ""),
         "answer": str(task.doc_to_target(doc)),
         "response": response if isinstance(response, str) else "",
-        **({"images": doc["images"]} if doc.get("images") else {}),
+        **{column: doc[column] for column in ("images", "audio") if doc.get(column)},
         "scores": {name: 0.0 if "unanswered" in marks else float(sample[name]) for name in sample["metrics"]},
         **marks,
     }

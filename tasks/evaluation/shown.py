@@ -1,6 +1,6 @@
 """What a question about pictures shows, and how it is written, alike for PyTorch and for an export."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
@@ -8,11 +8,17 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from tasks.evaluation.pictures import MARK
 from tasks.multimodal import images
 from tasks.multimodal.controls import ORDER, REVERSED, Control, other_rows, reordered, replaced, resampled
+from tasks.multimodal.sounds import AUDIO
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError, DataError
 
 DEFAULT_TOKENS = 256
 """Longest answer of a task without `max_gen_toks`, in tokens, as the harness has it."""
+
+
+def media(row: Mapping[str, Any]) -> list[str]:
+    """List the names of the pictures or the sounds of a row."""
+    return list(row.get(images.IMAGES) or row.get(AUDIO) or ())
 
 
 def turns(chat_history: Sequence[dict[str, str]], reader: Any) -> list[dict[str, Any]]:
@@ -41,7 +47,7 @@ def _parts(content: str) -> list[dict[str, str]]:
 def names(
     requests: Sequence[Any], control: Control | None, seed: int, uncontrolled: set[tuple[str, str]]
 ) -> list[list[str]]:
-    """Return the names of the pictures that each request shows, under a control.
+    """Return the names of the pictures, or of the sound, that each request has under a control.
 
     Args:
         requests: lm-eval's, each of one row.
@@ -49,7 +55,7 @@ def names(
         seed: of the control.
         uncontrolled: takes task and id of the rows for which nothing else can be shown; these keep their own pictures.
     """
-    own = [list(request.doc.get(images.IMAGES) or ()) for request in requests]
+    own = [media(request.doc) for request in requests]
     rows = [f"{request.task_name}:{request.doc['id']}" for request in requests]
     changed: list[list[str] | None] = list(own)
     if control == "other":

@@ -1,4 +1,4 @@
-"""Controls: the same questions with another picture. A model that answers them just as well is blind.
+"""Controls: the same questions with another picture, or sound. A model that answers as well is blind, or deaf.
 
 A loss that falls, and a score alone, say nothing of sight: answers have a form and questions have likely answers. So
 every question is asked again with noise, with black, and with the picture of another row. The last one matters most:
@@ -11,9 +11,14 @@ import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Control = Literal["noise", "black", "other", "shuffled", "repeated", "reversed"]
+Control = Literal["noise", "black", "silence", "other", "shuffled", "repeated", "reversed"]
 """What is shown in place of a row's own pictures: random pixels, black ones, another row's pictures; of the frames of a
-clip also another order, the one in the middle all the time, or the last first, which turns some answers round."""
+clip also another order, the one in the middle all the time, or the last first, which turns some answers round. What is
+heard in place of a row's own sound: noise, silence, another row's sound."""
+HEARD = ("noise", "silence", "other")
+"""Controls of a sound."""
+SHOWN = ("noise", "black", "other", "shuffled", "repeated", "reversed")
+"""Controls of pictures."""
 ORDER = ("shuffled", "repeated")
 """Controls that take the order of a clip's frames away, and leave the frames."""
 CELLS = 32
@@ -101,6 +106,23 @@ def replaced(picture: Any, control: Control, seed: int, name: str) -> Any:
     rng = np.random.default_rng([seed, _number(name)])
     cells = rng.integers(0, 256, (min(height, CELLS), min(width, CELLS), 3), dtype=np.uint8)
     return Image.fromarray(cells).resize((width, height), Image.Resampling.NEAREST)
+
+
+def muted(samples: Any, control: Control, seed: int, name: str) -> Any:
+    """Return a sound of the same length that says nothing.
+
+    Args:
+        samples: `[samples]` (float32).
+        control: `noise`, white and as loud as the sound, or `silence`.
+        seed: of the noise.
+        name: of the row, so that each has noise of its own.
+    """
+    import numpy as np
+
+    if control == "silence":
+        return np.zeros_like(samples)
+    loudness = float(np.sqrt(np.mean(np.square(samples))))
+    return (loudness * np.random.default_rng([seed, _number(name)]).standard_normal(len(samples))).astype(np.float32)
 
 
 def _number(text: str) -> int:

@@ -60,5 +60,19 @@ def tokens(processor: Any, sounds: Sequence[Any]) -> int:
     """Count the tokens that sounds take in what a model reads."""
     if not sounds:
         return 0
+    if hasattr(processor, "_get_audio_token_length"):  # by their lengths, without a spectrogram
+        import torch
+
+        extractor = processor.feature_extractor
+        frames = [
+            sum(-(-min(extractor.n_samples, len(sound) - start) // extractor.hop_length) for start in _starts(sound, extractor))
+            for sound in sounds
+        ]
+        return int(processor._get_audio_token_length(torch.tensor(frames)).sum())
     batch = encoded(processor, [processor.audio_token] * len(sounds), sounds, "right")
     return int((batch["input_ids"] == processor.audio_token_id).sum())
+
+
+def _starts(sound: Any, extractor: Any) -> range:
+    """Return where the chunks of a sound begin, in samples."""
+    return range(0, max(1, len(sound)), extractor.n_samples)

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tasks.reporting import charts, frontier, sight, svg
+from tasks.reporting import charts, frontier, hearing, sight, svg
 from tasks.stage import artifact
 from tasks.stage.recipe import Graph
 
@@ -75,6 +75,8 @@ def render(
         "samples": picks,
         "pictures": sight.pictures(artifacts, picks),
         "sight": sight.controls(leaderboard, models),
+        "hearing": hearing.controls(leaderboard, models),
+        "error_rates": hearing.rates(leaderboard, models),
         "charts": charts.charts(artifacts, models) + charts.rewards_beside_gold(artifacts, models, rewards),
         "rewards": {model: rewards[model] for model in models if model in rewards},
         "rounds": _files(artifacts, "models", "rounds.json"),

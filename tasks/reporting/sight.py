@@ -11,12 +11,25 @@ from tasks.multimodal.controls import ORDER
 from tasks.stage.data_folder import MEDIA
 
 LARGEST = 60_000
-"""Most bytes of a picture that the page shows: it is one file, and holds them."""
-KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+"""Most bytes of a picture or sound on the page: it is one file, and holds them."""
+KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".flac": "audio/flac"}
+COLUMNS = ("images", "audio")
+"""Columns of a question that name its pictures and its sounds."""
+
+
+def heard(result: Mapping[str, Any]) -> bool:
+    """Whether a task asked about sounds."""
+    return "silence" in result.get("controls", {}).get(WHOLE, {}) or "word_error_rate" in result
 
 
 def controls(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str, Any]]:
-    """List what each model scores by task and group, and with other pictures.
+    """List what each model scores in questions about pictures, as `compared` does."""
+    rows = compared(leaderboard, models)
+    return [row for row in rows if not heard(leaderboard["models"][row["model"]]["tasks"][row["task"]])]
+
+
+def compared(leaderboard: Mapping[str, Any], models: list[str]) -> list[dict[str, Any]]:
+    """List what each model scores by task and group, and with other pictures or sounds.
 
     Args:
         leaderboard: content of `leaderboard.json`.
@@ -58,16 +71,16 @@ def _verdict(blind: list[str], without_order: list[str]) -> str:
 
 
 def pictures(artifacts: Mapping[str, Path], samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """Read the pictures of the questions that the page shows.
+    """Read the pictures and the sounds of the questions that the page shows.
 
     Args:
         artifacts: artifact name to folder.
         samples: task to the questions shown.
 
     Returns:
-        Name of a picture to a `data:` address of it; large ones are left out.
+        Name of a picture or sound to a `data:` address of it; large ones are left out.
     """
-    wanted = {name for rows in samples.values() for row in rows for name in row.get("images", ())}
+    wanted = {name for rows in samples.values() for row in rows for key in COLUMNS for name in row.get(key, ())}
     addresses = {}
     for folder in (folder for name, folder in artifacts.items() if name == "data" or name.startswith("media/")):
         if not wanted or not (folder / MEDIA).exists():
