@@ -112,7 +112,9 @@ def _labelled(data: Path, name: str, split: str) -> list[dict[str, Any]]:
             )
         known = by_sound.setdefault(row["audio"][0], row)
         if known["label"] != label:
-            raise DataError(f"{place}: the label is '{label}', and another row of the same sound has '{known['label']}'")
+            raise DataError(
+                f"{place}: the label is '{label}', and another row of the same sound has '{known['label']}'"
+            )
     return list(by_sound.values())
 
 

@@ -108,7 +108,10 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
                 rows, choice.group_by, answered[name], blind, results[name]["higher_is_better"], config
             )
         if transcripts.METRIC in results[name]["metrics"]:
-            heard = {"own": answered[name], **{control: controlled[control][name] for control in choice.controls}}
+            heard: dict[str, pictures.Samples] = {
+                "own": answered[name],
+                **{control: controlled[control][name] for control in choice.controls},
+            }
             voice = next(iter(choice.group_by), None)
             results[name]["word_error_rate"] = {
                 sound: transcripts.pooled(rows, samples, voice, config) for sound, samples in heard.items()
@@ -129,15 +132,19 @@ def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[st
 
 
 def _check_media(config: Config, tasks: list[Any], lm: Any, model: Path) -> None:
-    """Raise ConfigError where rows have pictures or sounds that the model does not take, or controls nothing to replace."""
+    """Raise ConfigError where a model does not take what rows show, or controls have nothing to replace."""
     for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
         seen, heard = has_images(rows), has_audio(rows)
         if seen and not hasattr(lm, "control"):
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
         if heard and not hasattr(lm, "control"):
-            raise ConfigError(f"{path}: its rows have sounds, and {model} takes none; ask it in words, or take a speech")
+            raise ConfigError(
+                f"{path}: its rows have sounds, and {model} takes none; ask it in words, or take a speech"
+            )
         if choice.controls and not (seen or heard):
-            raise ConfigError(f"{path}: its rows show no pictures and have no sound: there is nothing to replace, so drop `controls`")
+            raise ConfigError(
+                f"{path}: its rows show no pictures and have no sound: there is nothing to replace, so drop `controls`"
+            )
         for control in choice.controls:
             if control not in (HEARD if heard else SHOWN):
                 raise ConfigError(

@@ -190,8 +190,9 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
 
     Returns:
         For each task, in the order of its rows: `id`, `question`, `answer`, `response` (empty where only the reference
-        was scored), `images` and `audio` where the row has some, `scores`, and `unanswered: true` for a question left out as too
-        long, whose scores are 0, and `uncontrolled: true` for one whose pictures or sound a control could not replace.
+        was scored), `images` and `audio` where the row has some, `scores`, and `unanswered: true` for a question
+        left out as too long, whose scores are 0, and `uncontrolled: true` for one whose pictures or sound a control
+        could not replace.
     """
     random.seed(seed)
     np.random.seed(seed)

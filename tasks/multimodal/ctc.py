@@ -38,7 +38,10 @@ class Units:
         """The units, in the order of the classes from 1 on."""
         self._number = {name: i for i, name in enumerate(self.names, 1)}
         table = model.get_input_embeddings().weight.detach()
-        ids = [[name] if isinstance(name, int) else tokenizer(name, add_special_tokens=False)["input_ids"] for name in self.names]
+        ids = [
+            [name] if isinstance(name, int) else tokenizer(name, add_special_tokens=False)["input_ids"]
+            for name in self.names
+        ]
         self.vectors = torch.stack([table[blank], *(table[row].mean(dim=0) for row in ids)])
         """Embeddings of the classes, `[classes, width]`."""
 

@@ -64,15 +64,13 @@ def tokens(processor: Any, sounds: Sequence[Any]) -> int:
         import torch
 
         extractor = processor.feature_extractor
-        frames = [
-            sum(-(-min(extractor.n_samples, len(sound) - start) // extractor.hop_length) for start in _starts(sound, extractor))
-            for sound in sounds
-        ]
+        frames = [sum(_frames(len(sound), extractor)) for sound in sounds]
         return int(processor._get_audio_token_length(torch.tensor(frames)).sum())
     batch = encoded(processor, [processor.audio_token] * len(sounds), sounds, "right")
     return int((batch["input_ids"] == processor.audio_token_id).sum())
 
 
-def _starts(sound: Any, extractor: Any) -> range:
-    """Return where the chunks of a sound begin, in samples."""
-    return range(0, max(1, len(sound)), extractor.n_samples)
+def _frames(samples: int, extractor: Any) -> list[int]:
+    """Return the frames of each chunk of a sound."""
+    lengths = [min(extractor.n_samples, samples - start) for start in range(0, max(1, samples), extractor.n_samples)]
+    return [-(-length // extractor.hop_length) for length in lengths]

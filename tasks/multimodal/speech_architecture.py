@@ -21,8 +21,10 @@ MERGED = 4
 """Frames of the encoder that become one token: its `intermediate_size` by its `hidden_size`."""
 FRAMES = 8
 """Frames of the spectrogram that become one token: the encoder halves their number."""
-FLATTENED = architecture_of_pictures.FLATTENED.replace("'image'", "'audio'").replace("<image>", PLACEHOLDER).replace(
-    "text and images", "text and audio"
+FLATTENED = (
+    architecture_of_pictures.FLATTENED.replace("'image'", "'audio'")
+    .replace("<image>", PLACEHOLDER)
+    .replace("text and images", "text and audio")
 )
 """Opening of a chat template: messages whose content is a list of parts become text, then the old template follows."""
 
