@@ -89,4 +89,3 @@ class Synthesiser:
         if not self._chunks:
             raise DataError(f"{PACKAGE}: '{voice}' says nothing to {text!r}")
         return np.concatenate(self._chunks).astype(np.float32) / 32768
-
