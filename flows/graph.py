@@ -10,11 +10,11 @@ import json
 import logging
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import config, dag
+from tasks.stage import config, dag, needs
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
 KINDS = ("models", "labels", "media")
@@ -58,11 +58,23 @@ class Graph:
             PolmError: this is no DVC repository, or `dvc.lock` is broken.
         """
         self._lock = threading.Lock()
+        recipe = dag.active()  # DVC passes over a misspelt key, and says of a missing one that no variable was found
         self._dvc: dict[str, Any] = _load()
         edges = {name: {up.addressing for up in graph_up} for name, (_, graph_up) in self._dvc.items()}
         order = _topological(edges)
-        self.stages = {name: _stage(name, self._dvc[name][0], frozenset(edges[name])) for name in order}
-        """Every stage by name, in an order in which it can run."""
+        stages = {name: _stage(name, self._dvc[name][0], frozenset(edges[name])) for name in order}
+        self.outs = [stage.out for stage in stages.values()]
+        """Every artifact of the recipe, those that are not made here too."""
+        self.notices = list(needs.notices(recipe))
+        """What of the recipe is left out here because a module is missing, in a line for each set of modules."""
+        gone = {Path("artifacts", folder) for folder in needs.folders(recipe)}
+        self._left_out = {name: stage for name, stage in stages.items() if stage.out in gone}
+        self.stages = {
+            name: replace(stage, upstreams=stage.upstreams - self._left_out.keys())
+            for name, stage in stages.items()
+            if name not in self._left_out
+        }
+        """Every stage by name, in an order in which it can run; without those that are left out here."""
 
     def closure(self, targets: list[str]) -> list[str]:
         """The targets and all they need, in running order; everything when there are no targets.
@@ -85,10 +97,12 @@ class Graph:
                 (`evaluate@merged_*`). What is named first here is taken first.
 
         Raises:
-            ConfigError: nothing of that name.
+            ConfigError: nothing of that name, or nothing that is made here.
         """
         if target in self.stages:
             return [target]
+        if target in self._left_out or target in {stage.out.name for stage in self._left_out.values()}:
+            raise ConfigError(f"'{target}' is not made here: {'; '.join(self.notices)}")
         models = {stage.out.name: name for name, stage in self.stages.items() if stage.out.parent.name in KINDS}
         if target in models:
             return [models[target]]
@@ -142,7 +156,6 @@ class Graph:
 
 def _load() -> dict[str, tuple[Any, list[Any]]]:
     """Name to DVC's stage and the stages it reads from."""
-    dag.active()  # DVC passes over a misspelt key, and says of a missing one that a variable could not be found
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo

@@ -48,6 +48,7 @@ from tasks.ingestion.sounds import SoundSettings
 from tasks.ingestion.sources import Source, Table, read
 from tasks.ingestion.values import BadRow, Columns
 from tasks.ingestion.videos import VideoSettings
+from tasks.stage import needs
 from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import StageConfig, suggest
 from tasks.stage.errors import DataError
@@ -87,6 +88,7 @@ class Config(StageConfig):
 
 def main(config: Config, run: Run) -> None:
     """Write the sets, `report.json` and `rejects.jsonl`."""
+    needs.require(run.params_file)
     ledger = Ledger(config.report_examples, config.scrub)
     media = Media(
         config.sets, config.pictures, config.videos, config.sounds, run.out / SPILL / "changed", run.params_file

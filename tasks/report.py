@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.reporting import board, leaderboard, page
-from tasks.stage import artifact, recipe
+from tasks.stage import artifact, needs, recipe
 from tasks.stage.lifecycle import Run, stage
 
 Config = board.Config
@@ -35,9 +35,10 @@ def main(config: Config, run: Run, *, data: Path) -> None:
         ConfigError: the headline, or a claim, is of a metric that was not scored.
     """
     graph = recipe.read(run.params_file.parent / recipe.FILE)
-    folders = page.folders(data.parent, graph)
-    expected = {f"models/{name}" for name, kind in graph.kinds.items() if kind == "models"}
-    for name in sorted(folders.keys() | expected | {f"metrics/{scored}" for scored in graph.scored}):
+    made = needs.without(graph)
+    folders = page.folders(data.parent, made)
+    expected = {f"models/{name}" for name, kind in made.kinds.items() if kind == "models"}
+    for name in sorted(folders.keys() | expected | {f"metrics/{scored}" for scored in made.scored}):
         run.verify(name, data.parent / name)
     scores = board.build(config, graph, folders, run.params_file)
     artifact.write_json(run.out / "leaderboard.json", scores)

@@ -46,7 +46,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     """
     finish_check(recipe)
     graph = Graph()
-    workspace.set_aside(stage.out for stage in graph.stages.values())  # a scheduled run comes here by itself
+    workspace.set_aside(graph.outs)  # a scheduled run comes here by itself
     names = graph.closure(targets)
     console, folder = screen(), workspace.new_run()
     board = Board(names, console)

@@ -29,11 +29,13 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     workspace.check_recipe(recipe)
     _end_leftovers()
     graph = Graph()
+    for notice in graph.notices:
+        say(notice)
     names = graph.closure(targets)
     forced = {name for word in force for name in graph.resolve(word)}
     if beyond := sorted(forced - set(names)):
         raise ConfigError(f"--force {beyond[0]}: no target needs it; add `--target {beyond[0]}`, or leave --target out")
-    if others := workspace.set_aside(stage.out for stage in graph.stages.values()):
+    if others := workspace.set_aside(graph.outs):
         say(f"set aside in .polm/aside: {len(others)} artifacts that recipe {recipe} does not make")
     if graph.settled(names, forced) == set(names):
         say(f"nothing changed: all {len(names)} stages are up to date")

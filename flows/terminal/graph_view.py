@@ -4,7 +4,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from flows.terminal.board import screen
-from tasks.stage import dag, recipe
+from tasks.stage import dag, needs, recipe
 
 
 def show(*, mermaid: bool) -> None:
@@ -14,15 +14,19 @@ def show(*, mermaid: bool) -> None:
         screen().print(recipe.mermaid(graph), markup=False, highlight=False, soft_wrap=True)
     else:
         screen().print(tree(graph))
+        for notice in needs.notices(graph):
+            screen().print(f"[yellow]{escape(notice)}[/]", soft_wrap=True)
 
 
 def tree(graph: recipe.Graph) -> Tree:
     """Every model below the one it was made from, with its method, its other inputs and its claim."""
+    gone = needs.left_out(graph)
     root = Tree(f"[bold]{escape(graph.recipe)}[/]", guide_style="dim")
     branches = [root]
     for depth, name, model in recipe.tree(graph):
         del branches[depth + 1 :]
-        branches.append(branches[depth].add(_label(graph, name, model)))
+        label = _label(graph, name, model) + ("  [yellow](left out here)[/]" if name in gone else "")
+        branches.append(branches[depth].add(label))
     return root
 
 

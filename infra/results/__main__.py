@@ -27,11 +27,14 @@ def main() -> None:
     args = parser.parse_args()
     try:
         before = args.page.read_text(encoding="utf-8")
-        after = fill(before, str(args.page), Artifacts(args.artifacts, PARAMS))
+        artifacts = Artifacts(args.artifacts, PARAMS)
+        after = fill(before, str(args.page), artifacts)
     except PolmError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     args.page.write_text(after, encoding="utf-8")
+    for notice in artifacts.left_out:
+        sys.stdout.write(f"{notice}\n")
     sys.stdout.write(f"{args.page}: {'written anew' if after != before else 'as the artifacts say, nothing changed'}\n")
 
 

@@ -41,6 +41,12 @@ class Artifacts:
             raise ArtifactError(f"{path}: no such file; run `polm run --recipe {self.graph.recipe}` first")
         return json.loads(path.read_text(encoding="utf-8"))
 
+    @property
+    def left_out(self) -> list[str]:
+        """What the machine that made the report left out for want of a module, in a line for each set of modules."""
+        notices: list[str] = self.board.get("left_out", [])
+        return notices
+
     def models(self) -> list[str]:
         """Name the models of the run in the order of the recipe's graph."""
         return [model for model in (recipe.BASE, *self.graph.models) if model in self.board["models"]]

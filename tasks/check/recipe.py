@@ -24,7 +24,7 @@ from tasks.check import graph as graph_check
 from tasks.check.rows import BASE, DATA, check_rows
 from tasks.ingestion.sources import GeneratorSource, find_generator
 from tasks.rewards.composite import RewardSpec, named_graders
-from tasks.stage import artifact, dag, recipe
+from tasks.stage import artifact, dag, needs, recipe
 from tasks.stage.config import StageConfig, check_trainer, load, nearest, suggest
 from tasks.stage.errors import ConfigError, DataError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
@@ -145,6 +145,8 @@ def main() -> None:
     try:
         _require(folder)
         state = fingerprint(folder)
+        for notice in needs.notices(recipe.read(folder / recipe.FILE)):
+            log.warning("warning: %s: %s", folder / recipe.FILE, notice)
         if kind(passed) == "a file" and passed.read_text() == state:
             return
         errors = check(folder)

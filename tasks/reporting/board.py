@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.reporting import frontier, leaderboard
+from tasks.stage import needs
 from tasks.stage.config import StageConfig, Strict, suggest
 from tasks.stage.errors import ConfigError
 from tasks.stage.recipe import Graph
@@ -40,7 +41,7 @@ def build(config: Config, graph: Graph, folders: Mapping[str, Path], path: Path)
     """Everything that the page shows of the scores, and `leaderboard.json` holds.
 
     Claims of models that are not scored, or are to be compared with one that is not, are left out: the report of one
-    run may be of a part of the graph.
+    run may be of a part of the graph. What is not made here, because a module is missing, is said in `left_out`.
 
     Args:
         config: the recipe's `report.yaml`.
@@ -71,6 +72,8 @@ def build(config: Config, graph: Graph, folders: Mapping[str, Path], path: Path)
     }
     _check_metrics(config.headline, path, claims, graph.path, board)
     board["claims"] = leaderboard.claims(board, claims, over, folders, config.seed)
+    if notices := list(needs.notices(graph)):
+        board["left_out"] = notices
     return board
 
 

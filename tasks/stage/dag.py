@@ -22,6 +22,7 @@ from tasks.stage.recipe import (
     LISTS,
     MAPPINGS,
     MEDIA,
+    NEEDS,
     OWN_KEYS,
     RELINK,
     Graph,
@@ -236,9 +237,10 @@ def _model_problems(graph: Graph, model: Model, block: Block, outs: Mapping[str,
     for key in block.keys:
         if key not in model.values:
             yield f": missing key '{key}'"
+    own = (*OWN_KEYS, NEEDS) if model.method == MEDIA else OWN_KEYS
     for key, value in model.values.items():
-        if key not in block.keys and key not in OWN_KEYS:
-            yield f": unknown key '{key}'{suggest(key, {*block.keys, *OWN_KEYS})}"
+        if key not in block.keys and key not in own:
+            yield f": unknown key '{key}'{suggest(key, {*block.keys, *own})}"
         elif key in block.reads:
             wants_rewards = key == REWARD
             fitting = {

@@ -52,10 +52,13 @@ LISTS = ("evaluate", "export", "forms")
 """Keys of a graph that are lists: models that are evaluated, models that are exported, forms of each export."""
 OWN_KEYS = ("claim", "over")
 """Keys of a model that the report reads, and no stage."""
+NEEDS = "needs"
+"""Key of a data set: Python modules that making it needs, with commas between; `tasks/stage/needs.py` reads it."""
 SETTINGS_KEYS = ("settings", "method")
 """Keys of a model that say where its settings are."""
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+_MODULES = re.compile(r"^[A-Za-z_]\w*(\.\w+)*(\s*,\s*[A-Za-z_]\w*(\.\w+)*)*$")
 _FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
@@ -71,8 +74,13 @@ class Model:
     @property
     def parents(self) -> dict[str, str]:
         """Keys that name other models of the graph, to these names: `from` first."""
-        others = {*SETTINGS_KEYS, *OWN_KEYS}
+        others = {*SETTINGS_KEYS, *OWN_KEYS, NEEDS}
         return {key: value for key, value in self.values.items() if key not in others}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Python modules that making it needs, besides what `polm` itself needs."""
+        return tuple(module.strip() for module in self.values.get(NEEDS, "").split(",") if module.strip())
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,8 @@ def _model(path: Path, method: str, name: Any, values: Any) -> Model:
         if key in SETTINGS_KEYS and not _NAME.match(value):  # it becomes a word of the stage's command
             form = "a file of the recipe without `.yaml`" if key == "settings" else "an entry of its `methods:`"
             raise ConfigError(f"{where}.{key} is {value!r}; name {form}: letters, digits, '_' and '-'")
+        if key == NEEDS and not _MODULES.match(value):
+            raise ConfigError(f"{where}.{key} is {value!r}; name Python modules, e.g. `{NEEDS}: espeakng_loader`")
     return Model(name, method, values)
 
 

@@ -100,6 +100,19 @@ def test_the_graph_is_printed_as_a_tree_and_in_mermaid(
     assert "  reward -. reward .-> ppo\n" in capsys.readouterr().out
 
 
+def test_the_graph_says_what_is_left_out_here(project: toy.Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.terminal import graph_view
+
+    project.add_media("no_such_module_of_polm")
+    graph_view.show(mermaid=False)
+    said = capsys.readouterr().out
+    (hearing,) = [line for line in said.splitlines() if "hearing  vlm" in line]
+    (seeing,) = [line for line in said.splitlines() if "seeing  vlm" in line]
+    assert "(left out here)" in hearing
+    assert "(left out here)" not in seeing
+    assert "left out here, without no_such_module_of_polm: spoken, hearing; `pip install no_such_module_" in said
+
+
 def test_a_recipe_without_a_graph_is_not_chosen(project: toy.Toy) -> None:
     Path("params/bare").mkdir()
     with pytest.raises(ConfigError, match=r"params/bare/recipe\.yaml: no such file; it is the recipe's graph"):

@@ -66,6 +66,34 @@ def test_closure_holds_the_targets_and_all_they_need(project: toy.Toy) -> None:
         graph.closure(["rihgt"])
 
 
+HEARING = ("media@spoken", "vlm@hearing", "evaluate_media@hearing")
+
+
+def test_what_needs_a_missing_module_is_no_stage_here(project: toy.Toy) -> None:
+    project.add_media("no_such_module_of_polm")
+    graph = Graph()
+    assert graph.stages.keys().isdisjoint(HEARING)
+    assert {"media@photos", "vlm@seeing", "evaluate_media@seeing", "all"} <= graph.stages.keys()
+    assert graph.stages["all"].upstreams == {"media@photos", "vlm@seeing", "evaluate_media@seeing"}
+    assert graph.closure(["all"]) == ["media@photos", "vlm@seeing", "evaluate_media@seeing", "all"]
+    assert graph.resolve("vlm") == ["vlm@seeing"]
+    said = "left out here, without no_such_module_of_polm: spoken, hearing; `pip install no_such_module_of_polm`"
+    assert graph.notices == [said]
+    for target in ("hearing", "spoken", *HEARING):
+        with pytest.raises(ConfigError, match=f"'{target}' is not made here: {said}"):
+            graph.closure([target])
+    assert Path("artifacts/models/hearing") in graph.outs, "what another machine made is not set aside"
+
+
+def test_what_needs_a_module_that_is_here_is_a_stage(project: toy.Toy) -> None:
+    project.add_media("json")
+    graph = Graph()
+    assert graph.stages.keys() >= set(HEARING)
+    assert graph.stages["all"].upstreams >= {"vlm@hearing", "evaluate_media@hearing"}
+    assert graph.closure(["hearing"]) == ["media@spoken", "vlm@hearing"]
+    assert graph.notices == []
+
+
 def test_threads_are_the_recipes(project: toy.Toy) -> None:
     project.replace("threads: 1", "threads: 3", "params/toy/left.yaml")
     project.replace("threads: 1\n", "", "params/toy/right.yaml")

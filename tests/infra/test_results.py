@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,6 +159,20 @@ def test_the_command_writes_the_page_and_nothing_twice(tree: Path, tmp_path: Pat
     second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert "nothing changed" in second.stdout
     assert copy.read_text(encoding="utf-8") == text
+
+
+def test_what_the_run_left_out_is_said(tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree, tmp_path / "artifacts")
+    file = tmp_path / "artifacts/reports/leaderboard.json"
+    board = artifact.read_json(file)
+    assert "vlm" not in board["models"], "as where its data set is left out: the tables go without it"
+    artifact.write_json(file, board | {"left_out": ["left out here, without espeakng_loader: spoken, hearing"]})
+    copy = tmp_path / "results.md"
+    copy.write_bytes(PAGE.read_bytes())
+    command = [sys.executable, "-m", "infra.results", "--artifacts", str(tmp_path / "artifacts"), "--page", str(copy)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "left out here, without espeakng_loader: spoken, hearing"
+    assert "| `vlm` |" not in page.blocks(copy.read_text(encoding="utf-8"), "")["scores"]
 
 
 def test_a_run_that_is_not_whole_leaves_the_page_alone(tmp_path: Path) -> None:

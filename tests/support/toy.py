@@ -95,6 +95,40 @@ stages:
     outs: ['artifacts/tail/${item.item}']
 """
 
+MEDIA = """
+  media:
+    foreach: ${media}
+    do:
+      cmd: python -m tasks.source params/${recipe}/source.yaml --out artifacts/media/${key}
+      outs: ['artifacts/media/${key}']
+  vlm:
+    foreach: ${vlm}
+    do:
+      cmd: >-
+        python -m tasks.step params/${recipe}/left.yaml
+        --model artifacts/media/${item.data} --out artifacts/models/${key}
+      deps: ['artifacts/media/${item.data}']
+      outs: ['artifacts/models/${key}']
+  evaluate_media:
+    foreach: ${evaluate_media}
+    do:
+      cmd: >-
+        python -m tasks.step params/${recipe}/right.yaml
+        --model artifacts/models/${key} --out artifacts/metrics/${key}
+      deps: ['artifacts/models/${key}', 'artifacts/media/${item}']
+      outs: ['artifacts/metrics/${key}']
+  all:
+    cmd: python -m tasks.step params/${recipe}/tail.yaml --model artifacts/media/photos --out artifacts/all
+    deps: [artifacts/media/photos, artifacts/models, artifacts/metrics]
+    outs: [artifacts/all]
+"""
+"""Stages of two data sets, the models that are made from each, and one that looks at all of them."""
+MEDIA_GRAPH = """
+media: {photos: {}, spoken: {needs: MODULE}}
+vlm: {seeing: {data: photos}, hearing: {data: spoken}}
+evaluate_media: {seeing: photos, hearing: spoken}
+"""
+
 
 GRAPH = "recipe: {recipe}\nevaluate: [base]\nexport: []\nforms: []\n"
 """A graph without methods: the toy's stages stand in its `dvc.yaml`."""
@@ -122,6 +156,12 @@ class Toy:
         path = self.root / file
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
+
+    def add_media(self, module: str) -> None:
+        """Add two data sets and what is made from them; one of them needs a Python module."""
+        for file, text in (("dvc.yaml", MEDIA), ("params/toy/recipe.yaml", MEDIA_GRAPH.replace("MODULE", module))):
+            path = self.root / file
+            path.write_text(path.read_text().rstrip("\n") + text)
 
     def ran(self) -> list[str]:
         """Names of the stages that really ran since the last call, in order."""

@@ -182,6 +182,23 @@ def test_what_changed_runs_and_what_fails_once_is_tried_again(project: toy.Toy, 
     assert runs["tail@x"]["url"] in links["mlflow-tail-x"]
 
 
+@pytest.mark.usefixtures("all_forks")
+def test_what_needs_a_missing_module_is_left_out_and_the_rest_is_made(project: toy.Toy) -> None:
+    project.add_media("no_such_module_of_polm")
+    code, said = project.polm("run")
+    assert code == 0, said
+    assert said.count("left out here, without no_such_module_of_polm: spoken, hearing; `pip install no_such_") == 1
+    assert sorted(project.ran()) == ["all", "photos", "seeing", "seeing"]
+    assert {name for name, state in states(project).items() if state == "done"} == {
+        "media@photos", "vlm@seeing", "evaluate_media@seeing", "all",
+    }  # fmt: skip
+    assert not (project.root / "artifacts/media/spoken").exists()
+    code, said = project.polm("run")
+    assert code == 0, said
+    assert "nothing changed" in said
+    assert "left out here" in said
+
+
 def test_nothing_changed_is_said_without_starting_anything(project: toy.Toy, prefect: Prefect) -> None:
     before = len(prefect.find("flow_runs"))
     code = """

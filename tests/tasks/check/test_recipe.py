@@ -44,7 +44,7 @@ def test_there_are_recipes() -> None:
     assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
 
 
-OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template", "pictures", "videos"}
+OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template", "pictures", "videos", "sounds"}
 """Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
 
 
@@ -233,6 +233,15 @@ def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
     Path("dvc.yaml").write_text("stages: {}")
     Path(".polm/checked/tiny").write_text(recipe_check.fingerprint(Path("params/tiny")))
     assert run().stderr == "", "not looked at again"
+    file = Path("params/tiny/recipe.yaml")
+    file.write_text(file.read_text() + "media: {spoken: {needs: no_such_module_of_polm}}\n")
+    Path(".polm/checked/tiny").write_text(recipe_check.fingerprint(Path("params/tiny")))
+    done = run()
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: params/tiny/recipe.yaml: left out here, without no_such_module_of_polm: spoken; "
+        "`pip install no_such_module_of_polm`\n"
+    )
 
 
 def made(recipes: Path, chat_model: Path, make_artifact: Any, words: int) -> None:

@@ -56,6 +56,26 @@ def test_scores_stand_beside_those_with_other_pictures(seeing_tree: Path) -> Non
     assert rows["vlm", "kind=seen"]["by"]["noise"] == tasks["controls"]["kind=seen"]["noise"]["exact_match"]
 
 
+def test_what_was_not_made_here_is_said_and_nothing_waits_for_it(seeing_tree: Path) -> None:
+    complete = (report(seeing_tree) / "index.html").read_text()
+    assert "Not made" not in complete
+    assert "left_out" not in artifact.read_json(seeing_tree / "reports" / "leaderboard.json")
+    file = PARAMS.parent / recipe.FILE
+    values = artifact.read_json(file)
+    hearing = {"from": "sft", "data": "spoken", "claim": "digits.exact_match"}
+    values["media"] |= {"spoken": {"needs": "no_such_module_of_polm"}}
+    values["align"] |= {"hearing": hearing}
+    values["evaluate_media"] |= {"hearing": "spoken"}
+    artifact.write_json(file, values)
+    html = (report(seeing_tree) / "index.html").read_text()
+    notice = "left out here, without no_such_module_of_polm: spoken, hearing; `pip install no_such_module_of_polm`"
+    assert re.findall(r"Not made[^\n]*", Page(html).text) == [f"Not made: {notice}"]
+    board = artifact.read_json(seeing_tree / "reports" / "leaderboard.json")
+    assert board["left_out"] == [notice]
+    assert "hearing" not in board["models"]
+    assert "vlm" in board["models"]
+
+
 def test_sounds_of_a_data_set_are_counted(seeing_tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
     media = seeing_tree / "media" / "pictures"
     facts = {"files": 1200, "bytes": 420, "sampling_rate": 8000, "clipped": 3, "long_silence": 4}
