@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("params", type=Path, help="the recipe's evaluate.yaml")
     args = parser.parse_args()
 
-    from tasks.evaluate import Config, load_task, read_rows
+    from tasks.evaluate import Config
+    from tasks.evaluation.task_files import load_task, read_rows
     from tasks.stage.config import load
 
     config = load(args.params, Config)

@@ -13,7 +13,8 @@ from typing import Any
 def main() -> None:
     """Answer the tasks, and write `{task: {metric: {row: score}}}`."""
     place, params, data, out = map(Path, sys.argv[1:5])
-    from tasks.evaluate import Config, load_task, read_rows
+    from tasks.evaluate import Config
+    from tasks.evaluation.task_files import load_task, read_rows
     from tasks.stage.config import load
 
     config = load(params, Config)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
-from tasks.evaluate import load_task, rows_file
+from tasks.evaluation.task_files import load_task, rows_file
 from tasks.export_onnx import Config as ExportConfig
 from tasks.reporting.board import Config as ReportConfig
 from tasks.stage import dag, recipe

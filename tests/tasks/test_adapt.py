@@ -132,8 +132,8 @@ def test_what_lies_in_prompt_must_be_one(made: dict[str, Adapted], tmp_path: Pat
 
 def ask(folder: Path, data: Path, task: str, batch_size: int) -> list[dict[str, Any]]:
     """Rows as the evaluate stage gets them."""
-    from tasks.evaluate import TaskChoice, load_task, read_rows
     from tasks.evaluation import harness
+    from tasks.evaluation.task_files import TaskChoice, load_task, read_rows
 
     path = REPO / "params/tiny/eval" / f"{task}.yaml"
     rows = read_rows(path, load_task(path), TaskChoice(file="", limit=6, group_by=[]), data)

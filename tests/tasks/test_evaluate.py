@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.evaluate import Config, TaskChoice, load_task, main, read_rows
+from tasks.evaluate import Config, main
+from tasks.evaluation.task_files import TaskChoice, load_task, read_rows
 from tasks.stage import artifact
 from tasks.stage.config import load, parse, read_yaml
 from tasks.stage.errors import ArtifactError, ConfigError, DataError
