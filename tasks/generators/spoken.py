@@ -29,6 +29,10 @@ EDGE = 0.05
 """Seconds of silence that are left around a clip."""
 QUIET = 0.01
 """Share of the loudest sample below which an edge counts as silent."""
+RATES = (85, 230)
+"""Words a minute of the slowest and the fastest clip."""
+PITCHES = (20, 85)
+"""Lowest and highest pitch, of 0 to 100."""
 PEAK = 0.8
 """Level of the loudest sample."""
 PAUSE = 0.15
@@ -69,7 +73,7 @@ def _spoken(machine: Synthesiser, words: list[str], voice: str, rng: random.Rand
     """Say the words, in one go or one by one with pauses of random lengths."""
     import numpy as np
 
-    how = (rng.choice(ACCENTS), voice, rng.randint(120, 240), rng.randint(20, 85))
+    how = (rng.choice(ACCENTS), voice, rng.randint(*RATES), rng.randint(*PITCHES))
     if not joined:
         separator = " " if rng.random() < 0.6 else ", "
         return trimmed(machine.say(separator.join(words), *how), machine.sampling_rate)
