@@ -52,7 +52,9 @@ def speakers(variants: Iterable[str], part: Part, test_share: float, seed: int) 
 def _words(rng: random.Random, sum_share: float) -> tuple[list[str], list[int], str]:
     """Draw what is said. Returns the words, the digits among them, and the kind that fits best."""
     if rng.random() < sum_share:
-        digits = [rng.randrange(10), rng.randrange(10)]
+        total = rng.randrange(19)  # every sum as often: no constant answer is often right
+        first = rng.randint(max(0, total - 9), min(9, total))
+        digits = [first, total - first]
         return [WORDS[digits[0]], "plus", WORDS[digits[1]]], digits, "sum"
     digits = [rng.randrange(10) for _ in range(rng.choice((1, 2, 3, 3)))]
     return [WORDS[digit] for digit in digits], digits, "transcribe"
