@@ -5,7 +5,9 @@ are, or the weights of the matrix products rounded in small blocks to 8 or 4 bit
 float32 unless the recipe names `Gather`. The builder rounds each block by itself; a form with `gptq` gets the decoder's
 weights from `tasks/export/gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
 held-out prompts and are compared (see `tasks/export/parity.py`); a form over its thresholds fails the stage, and
-nothing is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
+nothing is written. Speeds are measured in turns and kept outside the artifact. Of a model that sees the language model
+is built without its embedding, beside graphs of its embedding and its eyes in float32, and the prompts come with their
+pictures. One raw row the prompts come from:
 
     {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}
 """

@@ -67,7 +67,7 @@ class SeeingEngine:
         try:
             ids = self._reader.encode(self._reader.render(messages))
         except DataError as e:
-            raise MediaError(f"{e}; leave it out", "messages", "invalid_text") from None
+            raise MediaError(str(e), "messages", "invalid_text") from None
         return Pictured(ids, self._reader.image_token_id, np.concatenate([self._reader.pixels([]), *pixels]))
 
     def submit(self, prompt: Pictured, sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:

@@ -105,7 +105,8 @@ class Reader:
         """Raise DataError for a text that holds a picture's placeholder, or no text at all (`genai.check_text`)."""
         genai.check_text(text)
         if self.image_token in text:
-            raise DataError(f"a text has '{self.image_token}', which stands for a picture in what the model reads")
+            what = "which stands for a picture in what the model reads; leave it out"
+            raise DataError(f"a text has '{self.image_token}', {what}")
 
     def encode(self, text: str) -> list[int]:
         """Tokenize what the template wrote; each placeholder becomes as many as a picture has features."""
