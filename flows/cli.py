@@ -138,12 +138,15 @@ def chat(
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Talk to this export and not to the champion, e.g. artifacts/onnx/sft/int8; or to a model that sees, "
-            "e.g. artifacts/models/vlm."
+            help="Talk to this export and not to the champion, e.g. artifacts/onnx/sft/int8; or to a model that sees "
+            "or hears, e.g. artifacts/models/vlm."
         ),
     ] = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="Show a picture with the first question; repeatable.")
+    ] = None,
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="Play a recording with the first question, to a model that hears.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")] = 0,
@@ -151,7 +154,7 @@ def chat(
     """Talk to the champion."""
     from flows.serving import chat
 
-    chat.main(question or [], folder, image or [], max_new_tokens=max_new_tokens, temperature=temperature)
+    chat.main(question or [], folder, image or [], audio or [], max_new_tokens=max_new_tokens, temperature=temperature)
 
 
 @app.command()

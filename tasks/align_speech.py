@@ -167,13 +167,15 @@ def _train(
     order = torch.Generator().manual_seed(config.seed)
     numbers = list(alignment.batches(len(sounds), config.batch_size, config.steps, order))
     start, curve = _restore(run.checkpoints / CHECKPOINT, model, optimizers)
-    rate = processor.feature_extractor.sampling_rate
+    rate, longest = processor.feature_extractor.sampling_rate, processor.feature_extractor.n_samples
     model.train()
     for step in range(start, config.steps):
         chosen = numbers[step].tolist()
         # Generators of each step's own: a resumed run draws the same changes.
         rngs = [np.random.default_rng([config.seed, step, place]) for place in range(len(chosen))]
-        batch = [changed(sounds[i], rate, config.augmentation, rng) for i, rng in zip(chosen, rngs, strict=True)]
+        batch = [
+            changed(sounds[i], rate, longest, config.augmentation, rng) for i, rng in zip(chosen, rngs, strict=True)
+        ]
         features, frames = ctc.spectrograms(processor, batch)
         features = ctc.masked(features, frames, config.augmentation, rngs).to(config.device)
         loss = units.loss(*ctc.scores(model, features, frames, units), [labels[i] for i in chosen])

@@ -9,7 +9,7 @@ import contextlib
 import os
 import queue
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -18,11 +18,14 @@ from rich.console import Console
 from flows.serving.answer import Delta, Sampling
 from flows.serving.engine import Engine
 from tasks.export.multimodal_session import is_seeing
+from tasks.models.checks import read_object
 from tasks.stage.errors import DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 SHOW = "/image"
 """Command that shows a picture with the next question, to a model that sees."""
+HEAR = "/audio"
+"""Command that plays a recording with the next question, to a model that hears."""
 
 
 class Talk(Protocol):
@@ -36,41 +39,52 @@ class Talk(Protocol):
 
 
 def main(
-    words: Sequence[str], folder: Path | None, images: Sequence[Path], *, max_new_tokens: int, temperature: float
+    words: Sequence[str],
+    folder: Path | None,
+    images: Sequence[Path],
+    sounds: Sequence[Path],
+    *,
+    max_new_tokens: int,
+    temperature: float,
 ) -> None:
     """Answer the question, or talk.
 
     Args:
         words: the question; without any it comes from a pipe, and at a terminal the person is asked.
-        folder: an ONNX Runtime GenAI folder, or that of a model that sees; None takes the champion.
+        folder: an ONNX Runtime GenAI folder, or that of a model that sees or hears; None takes the champion.
         images: pictures to show with the first question.
+        sounds: recordings to play with it.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
 
     Raises:
-        DataError: the question is empty or too long, or a picture cannot be read.
+        DataError: the question is empty or too long, or a picture or recording cannot be read.
         GateError: there is no champion.
-        ModelError: no model there, an unreadable one, one that takes no pictures, or a champion that `polm promote` did
-            not register.
+        ModelError: no model there, an unreadable one, one that takes no pictures or recordings, or a champion that
+            `polm promote` did not register.
     """
     from flows import workspace
     from flows.registry import version as model_version
 
     # Before the working directory becomes the project's:
     folder = folder.resolve() if folder is not None else None
-    images = [path.resolve() for path in images]
+    images, sounds = ([path.resolve() for path in paths] for paths in (images, sounds))
     start = Path(os.environ.get("PWD", ""))
     workspace.enter(writes=False)
     question = question_from(words, sys.stdin)
     export = contextlib.nullcontext((folder, str(folder))) if folder is not None else model_version.champion()
     with export as (path, title):
         if question is not None:
-            answer(path, question, images, max_new_tokens=max_new_tokens, temperature=temperature, console=Console())
+            answer(
+                path, question, images, sounds, max_new_tokens=max_new_tokens, temperature=temperature,
+                console=Console(),
+            )  # fmt: skip
         else:
             chat(
                 path,
                 images,
                 start,
+                sounds,
                 title=title,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -78,19 +92,31 @@ def main(
             )
 
 
-def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature: float) -> Talk:
+def begin(
+    folder: Path, images: Sequence[Path], max_new_tokens: int, temperature: float, sounds: Sequence[Path] = ()
+) -> Talk:
     """Load the model of a folder.
 
     Args:
-        folder: a form of an export, or the folder of a model that sees.
+        folder: a form of an export, or the folder of a model that sees or hears.
         images: pictures to show with the first question.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
+        sounds: recordings to play with the first question.
 
     Raises:
-        DataError: a picture cannot be read.
-        ModelError: no model there, an unreadable one, or pictures for one that takes none.
+        DataError: a picture or recording cannot be read.
+        ModelError: no model there, an unreadable one, or pictures or recordings for one that takes none.
     """
+    hears = _hears(folder)
+    if sounds and not hears:
+        raise ModelError(
+            f"{folder}: this model takes no recordings; name one that hears, e.g. --folder artifacts/models/speech"
+        )
+    if hears and not images:
+        from flows.serving.hearing import HearingConversation
+
+        return HearingConversation(folder, sounds, max_new_tokens=max_new_tokens, temperature=temperature)
     if is_seeing(folder):
         from flows.serving.seeing_chat import SeeingChat
 
@@ -98,7 +124,7 @@ def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature
     if (folder / "config.json").is_file() and not (folder / "genai_config.json").exists():
         from tasks.models.multimodal import is_multimodal
 
-        if is_multimodal(folder):
+        if is_multimodal(folder) and not hears:
             from flows.serving.seeing import SeeingConversation
 
             return SeeingConversation(folder, images, max_new_tokens=max_new_tokens, temperature=temperature)
@@ -107,6 +133,15 @@ def begin(folder: Path, images: Sequence[Path], max_new_tokens: int, temperature
             f"{folder}: this model takes no pictures; name one that sees, e.g. --folder artifacts/models/vlm"
         )
     return Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
+
+
+def _hears(folder: Path) -> bool:
+    """Whether a folder is that of a model which hears and does not see."""
+    path = folder / "config.json"
+    if not path.is_file() or (folder / "genai_config.json").exists():
+        return False
+    config = read_object(path)
+    return "audio_config" in config and "vision_config" not in config
 
 
 class Conversation:
@@ -208,19 +243,21 @@ def answer(
     folder: Path,
     question: str,
     images: Sequence[Path] = (),
+    sounds: Sequence[Path] = (),
     *,
     max_new_tokens: int,
     temperature: float,
     console: Console,
 ) -> None:
     """Answer one question and leave. Raises as `begin`."""
-    _say(begin(folder, images, max_new_tokens, temperature), question, console)
+    _say(begin(folder, images, max_new_tokens, temperature, sounds), question, console)
 
 
 def chat(
     folder: Path,
     images: Sequence[Path] = (),
     start: Path = Path(),
+    sounds: Sequence[Path] = (),
     *,
     title: str,
     max_new_tokens: int,
@@ -232,7 +269,8 @@ def chat(
     Args:
         folder: as `begin` takes it.
         images: pictures to show with the first question.
-        start: folder that names of pictures start from, where the command was called.
+        start: folder that names of pictures and recordings start from, where the command was called.
+        sounds: recordings to play with the first question.
         title: what is being talked to, e.g. `polm-tiny version 3 (champion), int8`.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
@@ -242,7 +280,7 @@ def chat(
         DataError: a picture cannot be read.
         ModelError: as `begin`.
     """
-    conversation = begin(folder, images, max_new_tokens, temperature)
+    conversation = begin(folder, images, max_new_tokens, temperature, sounds)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and history in input(); not on every platform)
     console.print(title, style="bold", markup=False, highlight=False)
@@ -264,10 +302,10 @@ def chat(
         if question == "/reset":
             conversation.forget()
             console.print("forgotten", style="dim")
-        elif question.startswith(f"{SHOW} ") and (show := getattr(conversation, "show", None)):
+        elif (takes := _command(conversation)) and question.startswith(f"{takes[0]} "):
             try:
-                show(start / Path(question.removeprefix(SHOW).strip()).expanduser())
-                console.print("shown with the next question", style="dim")
+                takes[1](start / Path(question.removeprefix(takes[0]).strip()).expanduser())
+                console.print(f"{'played' if takes[0] == HEAR else 'shown'} with the next question", style="dim")
             except DataError as e:
                 console.print(str(e), style="red", markup=False, highlight=False)
         elif question.startswith("/"):
@@ -280,7 +318,18 @@ def chat(
 
 
 def _help(conversation: Talk) -> str:
-    return f"{SHOW} FILE shows a picture, {HELP}" if hasattr(conversation, "show") else HELP
+    takes = _command(conversation)
+    if takes is None:
+        return HELP
+    return f"{takes[0]} FILE {'plays a recording' if takes[0] == HEAR else 'shows a picture'}, {HELP}"
+
+
+def _command(conversation: Talk) -> tuple[str, Callable[[Path], None]] | None:
+    """Return the command by which a conversation takes a file, and its function; None where it takes none."""
+    if hear := getattr(conversation, "hear", None):
+        return HEAR, hear
+    show = getattr(conversation, "show", None)
+    return (SHOW, show) if show else None
 
 
 def _say(conversation: Talk, question: str, console: Console) -> None:

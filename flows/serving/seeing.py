@@ -19,6 +19,9 @@ from tasks.stage.errors import DataError, ModelError
 class SeeingConversation:
     """A model that sees, with what was said and shown so far."""
 
+    part = "image"
+    """Type of the part that stands for what is shown."""
+
     def __init__(self, folder: Path, images: Sequence[Path], *, max_new_tokens: int, temperature: float) -> None:
         """Load the model.
 
@@ -34,9 +37,9 @@ class SeeingConversation:
         """
         from transformers.utils.logging import disable_progress_bar
 
-        self._shown = [read_image(path) for path in images]
         disable_progress_bar()
         self._model, self._processor = load_multimodal(folder)
+        self._shown = [self._read(path) for path in images]
         self._model.eval()
         self._ends = end_tokens(self._model, self._processor.tokenizer)
         self._context = int(self._model.config.get_text_config().max_position_embeddings)
@@ -47,7 +50,16 @@ class SeeingConversation:
 
     def show(self, path: Path) -> None:
         """Show a picture with the next question. Raises DataError when it cannot be read."""
-        self._shown.append(read_image(path))
+        self._shown.append(self._read(path))
+
+    def _read(self, path: Path) -> Any:
+        """Read what is shown. Raises DataError."""
+        return read_image(path)
+
+    def _encoded(self, text: str, shown: Sequence[Any]) -> Any:
+        """Return the tensors of a conversation that the chat template wrote, with all that was shown in it."""
+        pictures = {"images": [list(shown)]} if shown else {}
+        return self._processor(text=[text], **pictures, add_special_tokens=False, return_tensors="pt")
 
     def ask(self, question: str) -> Generator[str]:
         """Yield the answer bit by bit. What was yielded stays in the conversation, also when it was stopped midway.
@@ -58,12 +70,11 @@ class SeeingConversation:
         """
         from transformers import TextIteratorStreamer
 
-        parts = [{"type": "image"} for _ in self._shown] + [{"type": "text", "text": question}]
+        parts = [{"type": self.part} for _ in self._shown] + [{"type": "text", "text": question}]
         messages = [*self.messages, {"role": "user", "content": parts}]
         pictures = [*self._pictures, *self._shown]
         text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        shown = {"images": [pictures]} if pictures else {}
-        inputs = self._processor(text=[text], **shown, add_special_tokens=False, return_tensors="pt")
+        inputs = self._encoded(text, pictures)
         length = inputs["input_ids"].shape[1]
         room = min(self._max_new_tokens, self._context - length)
         if room < 1:

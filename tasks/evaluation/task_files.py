@@ -148,9 +148,7 @@ def check_media(choices: Sequence[TaskChoice], tasks: Sequence[Any], lm: Any, mo
                 f"{path}: its rows have sounds, and {model} takes none; ask it in words, or take a speech"
             )
         if choice.controls and not (seen or heard):
-            raise ConfigError(
-                f"{path}: its rows show no pictures and have no sound: there is nothing to replace, so drop `controls`"
-            )
+            raise ConfigError(f"{path}: its rows show no pictures: there is nothing to replace, so drop `controls`")
         for control in choice.controls:
             if control not in (HEARD if heard else SHOWN):
                 raise ConfigError(

@@ -95,10 +95,20 @@ def _answer(kind: str, digits: list[int]) -> tuple[str, str]:
     return answer, f"{answer}."
 
 
-def _picture(kind: str, pool: list[int], number: int, rng: random.Random) -> tuple[bytes, list[int], str]:
+def _pair(part: Part, pool: list[int], rng: random.Random) -> tuple[int, int]:
+    """Draw two digits to be added; in a test every sum as often, so that no constant answer is often right."""
+    if part == "train":
+        return rng.choice(pool), rng.choice(pool)
+    total = rng.randrange(19)
+    first = rng.randint(max(0, total - 9), min(9, total))
+    left, right = ([i for i in pool if label_of(i) == digit] for digit in (first, total - first))
+    return rng.choice(left), rng.choice(right)
+
+
+def _picture(kind: str, part: Part, pool: list[int], number: int, rng: random.Random) -> tuple[bytes, list[int], str]:
     """Draw the picture of a question. Returns it, the digits in it, and what may not be parted from it."""
     if kind == "sum":
-        left, right = rng.choice(pool), rng.choice(pool)
+        left, right = _pair(part, pool, rng)
         shown = [left, right]
         content = drawing({"left": left, "right": right}, rng)
     else:
@@ -125,7 +135,7 @@ def questions(
     for _ in range(rounds):
         for number in pool:
             for kind in kinds:
-                picture, digits, group = _picture(kind, pool, number, rng)
+                picture, digits, group = _picture(kind, part, pool, number, rng)
                 answer, reply = _answer(kind, digits)
                 closing = f" {CLOSING}" if rng.random() < courteous_share else ""
                 yield {

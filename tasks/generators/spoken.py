@@ -30,6 +30,10 @@ EDGE = 0.05
 """Seconds of silence that are left around a clip."""
 QUIET = 0.01
 """Share of the loudest sample below which an edge counts as silent."""
+RATES = (85, 230)
+"""Words a minute of the slowest and the fastest clip."""
+PITCHES = (20, 85)
+"""Lowest and highest pitch, of 0 to 100."""
 PEAK = 0.8
 """Level of the loudest sample."""
 PAUSE = 0.15
@@ -51,7 +55,9 @@ def speakers(variants: Iterable[str], part: Part, test_share: float, seed: int) 
 def _words(rng: random.Random, sum_share: float) -> tuple[list[str], list[int], str]:
     """Draw what is said. Returns the words, the digits among them, and the kind that fits best."""
     if rng.random() < sum_share:
-        digits = [rng.randrange(10), rng.randrange(10)]
+        total = rng.randrange(19)  # every sum as often: no constant answer is often right
+        first = rng.randint(max(0, total - 9), min(9, total))
+        digits = [first, total - first]
         return [WORDS[digits[0]], "plus", WORDS[digits[1]]], digits, "sum"
     digits = [rng.randrange(10) for _ in range(rng.choice((1, 2, 3, 3)))]
     return [WORDS[digit] for digit in digits], digits, "transcribe"
@@ -72,7 +78,7 @@ def _spoken(machine: Synthesiser, words: list[str], voice: str, rng: random.Rand
     """Say the words, in one go or one by one with pauses of random lengths."""
     import numpy as np
 
-    how = (rng.choice(ACCENTS), voice, rng.randint(120, 240), rng.randint(20, 85))
+    how = (rng.choice(ACCENTS), voice, rng.randint(*RATES), rng.randint(*PITCHES))
     if not joined:
         separator = " " if rng.random() < 0.6 else ", "
         return trimmed(machine.say(separator.join(words), *how), machine.sampling_rate)

@@ -8,7 +8,7 @@ and another sampling rate is changed to the recipe's by a polyphase filter. A FL
 import io
 import zlib
 from dataclasses import dataclass
-from math import gcd
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ FULL_SCALE = {"8 bit": 1 - 2**-7, "mu-law": 0.98, "A-law": 0.98}
 LOUDEST = 1 - 2**-15
 """The same of all others."""
 RATES = range(1_000, 384_001)
-"""Sampling rates that are read, in Hz; a filter for any other would be as large as a damaged header says."""
+"""Sampling rates that are read, in Hz; another one is that of a damaged header."""
+LARGEST = 10_000
+"""Largest number in the ratio of two rates. Usual rates have an exact one; others are off by a ten-thousandth at most.
+"""
 AT_ONCE = 1 << 20
 """Samples that are decoded at once."""
 STREAMED = 0x7FFF_0000
@@ -163,12 +166,15 @@ def _read(opened: Any, kind: str, content: bytes, max_seconds: float, full_scale
 
 
 def _resampled(mono: Any, rate: int, sampling_rate: int) -> Any:
+    """Return samples at another rate, by a ratio of small numbers: the filter has 20 taps for each unit of them."""
     if rate == sampling_rate:
         return mono
     from scipy.signal import resample_poly
 
-    common = gcd(rate, sampling_rate)
-    return resample_poly(mono, sampling_rate // common, rate // common)
+    low, high = sorted((rate, sampling_rate))
+    ratio = Fraction(low, high).limit_denominator(LARGEST)
+    up, down = ratio.as_integer_ratio() if low == sampling_rate else ratio.as_integer_ratio()[::-1]
+    return resample_poly(mono, up, down)
 
 
 def _edges(samples: Any, silence: float, rate: int) -> tuple[float, float]:

@@ -19,24 +19,27 @@ TOP = 8_000.0
 """Hz at which the mel bands of transformers' feature extractors end."""
 
 
-def changed(samples: Any, rate: int, settings: SpeechAugmentation, rng: Any) -> Any:
+def changed(samples: Any, rate: int, longest: int, settings: SpeechAugmentation, rng: Any) -> Any:
     """Change the samples of one sound.
 
     Args:
         samples: `[samples]` (float32).
         rate: samples a second.
+        longest: samples beyond which a sound is made neither longer nor later.
         settings: bounds of the changes.
         rng: a `numpy.random.Generator`.
 
     Returns:
         Another array, of another length.
     """
+    longest = max(longest, len(samples))
     speed = 1 + rng.uniform(-settings.speed, settings.speed)
-    places = np.linspace(0, len(samples) - 1, max(1, int(len(samples) / speed)))
+    places = np.linspace(0, len(samples) - 1, max(1, min(longest, int(len(samples) / speed))))
     sound = np.interp(places, np.arange(len(samples)), samples)
     sound[1:] -= rng.uniform(-settings.tilt, settings.tilt) * sound[:-1]
     sound *= rng.uniform(1 - settings.gain, 1) / max(float(np.abs(sound).max()), 1e-6)
-    sound = np.concatenate([np.zeros(int(rng.uniform(0, settings.offset) * rate)), sound])
+    late = min(longest - len(sound), int(rng.uniform(0, settings.offset) * rate))
+    sound = np.concatenate([np.zeros(late), sound])
     level = settings.noise * float(rng.choice([0.0, 0.1, 0.4, 1.0]))
     return (sound + level * rng.standard_normal(len(sound))).astype(np.float32)
 

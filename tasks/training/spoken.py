@@ -133,7 +133,8 @@ class Answers(torch.utils.data.Dataset[dict[str, Any]]):
         sound = hearing.heard(self._archive, self._names[number], self._processor)
         if self._augmentation is not None:
             rng = np.random.default_rng([self._seed, self._epoch, number])
-            other = changed(sound, self._processor.feature_extractor.sampling_rate, self._augmentation, rng)
+            extractor = self._processor.feature_extractor
+            other = changed(sound, extractor.sampling_rate, extractor.n_samples, self._augmentation, rng)
             if hearing.tokens(self._processor, [other]):  # a sound of one token, made faster, may become none
                 sound = other
         prompt, whole = self._texts[number]

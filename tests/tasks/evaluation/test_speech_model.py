@@ -169,7 +169,7 @@ def test_what_a_model_does_not_take_is_refused(
     [
         ({}, {"controls": ["black"]}, "control 'black' is none of sounds; take of noise, silence, other"),
         ({}, {"controls": ["shuffled"]}, "control 'shuffled' is none of sounds"),
-        (WORDS, {"controls": ["silence"]}, "show no pictures and have no sound: there is nothing to replace"),
+        (WORDS, {"controls": ["silence"]}, "there is nothing to replace, so drop `controls`"),
         ({"num_fewshot": 2}, {}, "num_fewshot shows no sounds of its examples; set it to 0"),
     ],
 )
@@ -196,7 +196,9 @@ def test_a_row_that_cannot_be_asked_is_named(workspace: Path, lively: Path, aske
     with pytest.raises(DataError, match=r"task shown, row q0: its sound lasts 50 ms, too short to become a token"):
         evaluate(lively, short)
     wordless = _changed(workspace, asked, make_artifact, [rows[1], {**rows[0], "answer": "?!"}])
-    with pytest.raises(ArtifactError, match=r"shown.jsonl:2: the grader transcription cannot grade this row \(ValueError: the ref"):
+    with pytest.raises(
+        ArtifactError, match=r"shown.jsonl:2: the grader transcription cannot grade this row \(ValueError: the ref"
+    ):
         evaluate(lively, wordless, TRANSCRIBED)
 
 

@@ -1,8 +1,10 @@
 """One sound's file: what is heard is kept, and what is no sound is refused with a reason."""
 
 import io
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import resample_poly
 
 from tasks.multimodal.picture_files import Unfit
 from tasks.multimodal.sound_files import Decoded, decode, format_of
@@ -57,6 +60,12 @@ def test_a_file_that_lacks_its_end_is_never_taken_for_whole(kind: str, cut: int)
         decoded(content[:-cut])
 
 
+def test_an_ogg_without_its_last_page_is_not_whole() -> None:
+    content = encoded(played(1, 1.0), "OGG", "VORBIS")
+    with pytest.raises(Unfit, match="cut off before its last page"):
+        decoded(content[: content.rindex(b"OggS")])
+
+
 def test_a_flac_of_the_form_that_is_kept_is_kept_byte_for_byte() -> None:
     content = flac(1)
     result = decoded(content, claimed="FLAC")
@@ -102,6 +111,25 @@ def test_another_rate_keeps_length_and_pitch(rate: int, target: int) -> None:
     assert np.abs(result.samples[100:-100]).max() / 2**15 == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("rate", [44_100, 16_000, 22_050, 6_000, 48_000, 11_025])
+def test_resampling_is_scipys(rate: int) -> None:
+    samples = played(3, 0.5, rate)
+    up, down = RATE // math.gcd(rate, RATE), rate // math.gcd(rate, RATE)
+    expected = np.rint(resample_poly(samples, up, down) * 2**15)
+    assert np.array_equal(decoded(encoded(samples, rate=rate)).samples, expected)
+
+
+@pytest.mark.parametrize("rate", [44_101, 383_987, 4_001])
+def test_a_rate_that_nobody_uses_takes_no_filter_of_millions(rate: int) -> None:
+    samples = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    content = encoded(samples, rate=rate)
+    before = time.process_time()
+    result = decoded(content)
+    assert time.process_time() - before < 3
+    assert abs(len(result.samples) - RATE) <= 1
+    assert abs(pitch(result.samples, RATE) - 440) < 2
+
+
 def test_what_the_new_rate_cannot_hold_is_gone_and_not_folded_back() -> None:
     samples = 0.5 * np.sin(2 * np.pi * 7_000 * np.arange(44_100) / 44_100) * np.hanning(44_100)
     with pytest.raises(Unfit, match="is silent throughout"):
@@ -143,8 +171,9 @@ def test_silence_at_the_edges_is_measured_and_stays(before: float, after: float)
 
 
 def test_a_single_sample_is_a_sound() -> None:
-    result = decoded(encoded(np.array([0.5])))
-    assert kept(result)[0].tolist() == [2**14]
+    for value in (2**14, -(2**15), 2**15 - 1):
+        result = decoded(encoded(np.array([value], dtype=np.int16)))
+        assert kept(result)[0].tolist() == [value]
 
 
 def test_a_wav_that_was_written_to_a_pipe_is_whole() -> None:
