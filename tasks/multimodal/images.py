@@ -97,8 +97,19 @@ def tokens(reader: Any, row: Mapping[str, Any], archive: Archive) -> int:
     if not names:
         return 0
     sizes = [archive.size(name) for name in names]
+    if getattr(reader, "_get_num_multimodal_tokens", None) is None:  # SmolVLM's has no such count
+        return sum(_taken(reader, size) for size in sizes)
     counted = reader._get_num_multimodal_tokens(image_sizes=[(height, width) for width, height in sizes])
     return sum(counted["num_image_tokens"])
+
+
+def _taken(reader: Any, size: tuple[int, int]) -> int:
+    """Count what a processor writes in place of one placeholder, for a picture of a size in pixels."""
+    from PIL import Image
+
+    blank = Image.new("RGB", size)
+    written = reader(text=reader.image_token, images=[blank], add_special_tokens=False)["input_ids"]
+    return len(written[0] if isinstance(written[0], list) else written)
 
 
 def spelt(reader: Any) -> str:
