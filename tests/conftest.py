@@ -30,7 +30,7 @@ TRAINER: dict[str, Any] = {
 """TRL settings that suit the `chat_model` fixture; a test adds its steps."""
 SLOW_FIXTURES = {
     "sums_data", "mlflow_template", "chat_onnx", "promotable", "reward_model", "pictures_data", "seeing_model",
-    "lively_model", "seeing_onnx",
+    "lively_model", "seeing_onnx", "spoken_data", "hearing_model",
 }  # fmt: skip
 """A test that uses one of these trains, serves, or keeps a registry: it is `slow` without saying so."""
 QUICK = 15.0
@@ -256,6 +256,24 @@ def seeing_onnx(lively_model: Path, pictures_data: Path, tmp_path_factory: pytes
     out = tmp_path_factory.mktemp("seeing_onnx") / "vlm"
     pictures.export(lively_model, pictures_data, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def spoken_data(tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]) -> Path:
+    """A small data artifact of spoken digits, as the data stage writes it."""
+    from tests.support import sounds
+
+    return sounds.build_data(tmp_path_factory.mktemp("spoken") / "spoken", make_artifact)
+
+
+@pytest.fixture(scope="session")
+def hearing_model(
+    chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]
+) -> Path:
+    """The chat model with untrained ears, as a model artifact."""
+    from tests.support import sounds
+
+    return sounds.build_model(chat_model, tmp_path_factory.mktemp("hearing") / "hearing", make_artifact)
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ class Synthesiser:
         import numpy as np
 
         voice = f"{accent}+{variant}"
-        if self._library.espeak_SetVoiceByName(voice.encode()):
+        # The library takes a variant that it has not for none.
+        if variant not in self.variants or self._library.espeak_SetVoiceByName(voice.encode()):
             raise DataError(f"{PACKAGE}: no voice '{voice}'")
         self._library.espeak_SetParameter(RATE, rate, 0)
         self._library.espeak_SetParameter(PITCH, pitch, 0)
@@ -86,6 +87,6 @@ class Synthesiser:
         content = text.encode() + b"\0"
         self._library.espeak_Synth(content, len(content), 0, 1, 0, UTF8, None, None)
         self._library.espeak_Synchronize()
-        if not self._chunks:
+        if not any(chunk.any() for chunk in self._chunks):
             raise DataError(f"{PACKAGE}: '{voice}' says nothing to {text!r}")
         return np.concatenate(self._chunks).astype(np.float32) / 32768

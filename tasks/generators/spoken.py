@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from tasks.generators.espeak import Synthesiser
+from tasks.stage.errors import DataError
 
 Part = Literal["train", "test"]
 Kind = Literal["transcribe", "sum"]
@@ -37,6 +38,8 @@ PEAK = 0.8
 """Level of the loudest sample."""
 PAUSE = 0.15
 """Longest pause in seconds between words that are said one by one."""
+TRIES = 100
+"""Times that a clip is said anew before it counts as one that is always too long."""
 
 
 def speakers(variants: Iterable[str], part: Part, test_share: float, seed: int) -> list[str]:
@@ -106,7 +109,10 @@ def questions(
         test_share: share of the voices that speak in `test` alone, 0 to 1.
         sum_share: share of the clips that ask for a sum, 0 to 1.
         joined_share: share of the clips whose words are said one by one, 0 to 1.
-        max_seconds: length beyond which a clip is said anew, faster.
+        max_seconds: length beyond which a clip is said anew, at another rate and in one go.
+
+    Raises:
+        DataError: the package of the voices is missing, or a voice does not keep to `max_seconds`.
     """
     import soundfile
 
@@ -116,7 +122,14 @@ def questions(
         for _ in range(rounds):
             words, digits, kind = _words(rng, sum_share)
             samples = _spoken(machine, words, voice, rng, rng.random() < joined_share)
+            tries = 0
             while len(samples) > max_seconds * machine.sampling_rate:
+                tries += 1
+                if tries > TRIES:
+                    raise DataError(
+                        f"max_seconds is {max_seconds:g}, and the voice '{voice}' takes longer for "
+                        f"'{' '.join(words)}', however fast; raise max_seconds"
+                    )
                 samples = _spoken(machine, words, voice, rng, joined=False)
             buffer = io.BytesIO()
             soundfile.write(buffer, samples, machine.sampling_rate, format="FLAC", subtype="PCM_16")

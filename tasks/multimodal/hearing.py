@@ -10,6 +10,12 @@ from typing import Any
 
 from tasks.multimodal.images import Archive
 from tasks.multimodal.sounds import AUDIO, sound
+from tasks.stage.errors import DataError
+
+
+def hears(processor: Any) -> bool:
+    """Whether a processor takes sounds."""
+    return bool(getattr(processor, "audio_token", None))
 
 
 def resampled(samples: Any, rate: int, target: int) -> Any:
@@ -68,6 +74,42 @@ def tokens(processor: Any, sounds: Sequence[Any]) -> int:
         return int(processor._get_audio_token_length(torch.tensor(frames)).sum())
     batch = encoded(processor, [processor.audio_token] * len(sounds), sounds, "right")
     return int((batch["input_ids"] == processor.audio_token_id).sum())
+
+
+def counted(processor: Any, sounds: Sequence[Any], place: str) -> int:
+    """Count the tokens that sounds take, as `tokens` does, where each has to be heard whole.
+
+    Args:
+        processor: of the model.
+        sounds: each `[samples]` at the model's rate.
+        place: of the row, for messages.
+
+    Raises:
+        DataError: a sound is so short that it becomes no token, or so long that the processor would cut it.
+    """
+    total = 0
+    for samples in sounds:
+        seconds = len(samples) / processor.feature_extractor.sampling_rate
+        longest = _longest(processor)
+        if longest is not None and seconds > longest:
+            raise DataError(
+                f"{place}: its sound lasts {seconds:.1f} s, and the model hears {longest} s at most; cut it"
+            )
+        count = tokens(processor, [samples])
+        if not count:
+            raise DataError(
+                f"{place}: its sound lasts {1000 * seconds:.0f} ms, too short to become a token of what the model "
+                f"reads; leave the row out of the data"
+            )
+        total += count
+    return total
+
+
+def _longest(processor: Any) -> int | None:
+    """Return the seconds after which a processor cuts a sound; None where it cuts none."""
+    most = getattr(processor, "max_audio_len", None)
+    chunk = getattr(processor.feature_extractor, "chunk_length", None)
+    return int(most // chunk * chunk) if most and chunk else None
 
 
 def _frames(samples: int, extractor: Any) -> list[int]:
