@@ -57,7 +57,7 @@ def test_the_loss_is_on_the_answers_alone(
     answers = spoken.Answers(splits["train"], processor, data, None, 1)
     batch = spoken.Collator(processor, None)([answers[i] for i in range(5)])
     tokenizer = processor.tokenizer
-    end = rendered_end(tokenizer)
+    end = rendered_end(tokenizer) or ""
     expected = ["7." + end, "It is 8." + end, "9" + end, "3 + 4 = 7." + end, "1." + end]
     for number, (ids, labels) in enumerate(zip(batch["input_ids"], batch["labels"], strict=True)):
         learnt = labels != -100
