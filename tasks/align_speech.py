@@ -78,12 +78,15 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     archive = Archive(data)
     parts = {split: _labelled(data, config.dataset, split) for split in ("train", "validation")}
     blank = processor.tokenizer.convert_tokens_to_ids(config.blank)
-    if processor.tokenizer.convert_ids_to_tokens(blank) != config.blank:
+    if blank is None or processor.tokenizer.convert_ids_to_tokens(blank) != config.blank:
         raise ConfigError(f"{run.params_file}: blank is '{config.blank}', no token of {model}")
     units = ctc.Units([row["label"] for row in parts["train"]], config.units, blank, listener, processor.tokenizer)
     sounds = {
         split: [hearing.heard(archive, row["audio"][0], processor) for row in rows] for split, rows in parts.items()
     }
+    for split, rows in parts.items():
+        for row, sound in zip(rows, sounds[split], strict=True):
+            _check(row["place"], units.split(row["label"]), sound, processor)
     listener.to(config.device)
     curve = _train(config, listener, processor, units, sounds["train"], [row["label"] for row in parts["train"]], run)
     ctc.rescale(listener.eval(), processor, units, sounds["validation"])
@@ -110,12 +113,31 @@ def _labelled(data: Path, name: str, split: str) -> list[dict[str, Any]]:
                 f"{place}: alignment needs rows of one sound and a text `label`; map both in the data, or name another "
                 f"`dataset`"
             )
-        known = by_sound.setdefault(row["audio"][0], row)
+        known = by_sound.setdefault(row["audio"][0], {**row, "place": place})
         if known["label"] != label:
             raise DataError(
                 f"{place}: the label is '{label}', and another row of the same sound has '{known['label']}'"
             )
     return list(by_sound.values())
+
+
+def _check(place: str, spelt: list[Any], sound: Any, processor: Any) -> None:
+    """Raise DataError for a sound that its label cannot be learnt of. A unit said twice needs a blank between."""
+    from tasks.multimodal import hearing
+
+    extractor = processor.feature_extractor
+    if len(sound) > extractor.n_samples:
+        raise DataError(
+            f"{place}: its sound lasts {len(sound) / extractor.sampling_rate:.1f} s, and the encoder hears "
+            f"{extractor.chunk_length} s at once; leave the row out, or raise architecture.features.chunk_seconds"
+        )
+    room = hearing.counted(processor, [sound], place)
+    needed = len(spelt) + sum(unit == before for unit, before in zip(spelt[1:], spelt, strict=False))
+    if needed > room:
+        raise DataError(
+            f"{place}: the label has {len(spelt)} units, which take {needed} frames, and there is room for {room}; is "
+            f"it the label of this sound?"
+        )
 
 
 def _learnt(config: Config, model: Any) -> list[Any]:

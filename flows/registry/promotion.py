@@ -25,15 +25,27 @@ from flows.registry.evidence import Evidence, Scores
 from flows.registry.gates import Policy, Verdict
 from flows.tracking import client
 from flows.tracking.git import git_state
+from tasks.export.multimodal_reader import Reader
+from tasks.export.multimodal_session import Session, is_seeing
+from tasks.multimodal import prompts
 from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
 log = logging.getLogger("polm")
 SERVED = Path("mlflow/chat_model.py")
 """Code of the served model: MLflow keeps the file, never a pickle."""
+SEEING = Path("mlflow/seeing_model.py")
+"""The same for a model that sees, to which MLflow's chat format shows no pictures."""
+MEDIA = "media"
+"""Tag of a version that sees: the data set that it was asked about."""
 PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
 """Packages of the served model, pinned to the versions that it was promoted with."""
-EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0.0, "stream": False}
+EXAMPLE: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hello!"}],
+    "max_tokens": 8,
+    "temperature": 0.0,
+    "stream": False,
+}
 """Request that the model must answer before it is registered; it stays with the version."""
 
 
@@ -49,7 +61,8 @@ def promote(model: str) -> None:
         ConfigError: `mlflow/gates.yaml` is wrong.
     """
     recipe = workspace.active_recipe()
-    policy = gates.load_policy(recipe)
+    data = evidence.asked_about(model)
+    policy = gates.load_policy(recipe, data=data)
     console = Console()
     with _exclusive(), workspace.run_lock(), tempfile.TemporaryDirectory() as temp:
         api = client.client()
@@ -57,14 +70,14 @@ def promote(model: str) -> None:
         aliases = Aliases(api, name)
         state = aliases.state()
         before = state.aliases
-        proof = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
+        proof = evidence.collect(model, policy.form, _champion_scores(api, name, before, data, Path(temp)))
         if _is_champion(api, name, before, proof, policy):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
             return
         verdicts = gates.judge(proof, policy)
         console.print(gates.table(model, verdicts))
         _refuse(model, verdicts)
-        version = _register(api, recipe, proof, policy, verdicts)
+        version = _register(api, recipe, proof, policy, verdicts, data)
         if aliases.read().get("champion") != before.get("champion"):
             raise GateError(
                 f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
@@ -120,8 +133,12 @@ def _exclusive() -> Iterator[None]:
         yield
 
 
-def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -> Scores | None:
-    """Read how the champion answered, from the evidence stored with its version."""
+def _champion_scores(api: Any, name: str, aliases: dict[str, str], data: str | None, temp: Path) -> Scores | None:
+    """Read how the champion answered, from the evidence stored with its version.
+
+    None where there is no champion, or one that is asked about other things than the candidate, such as words alone:
+    a candidate is then compared with its own parent.
+    """
     if "champion" not in aliases:
         return None
     version = api.get_model_version(name, aliases["champion"])
@@ -130,6 +147,8 @@ def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -
             f"{name} v{version.version} is the champion and was not registered by `polm promote`: there is nothing to "
             f"compare with; remove its alias `champion` in MLflow (`polm ui`), and promote again"
         )
+    if version.tags.get(MEDIA, "") != (data or ""):
+        return None
     folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
     label = f"champion v{version.version} ({version.tags['model']})"
     return evidence.read_scores(folder, label, version.tags["digest"])
@@ -151,7 +170,7 @@ def _refuse(model: str, verdicts: list[Verdict]) -> None:
         raise GateError(f"{model} is not promoted: {len(failed)} of {len(verdicts)} gates failed\n{lines}")
 
 
-def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: list[Verdict]) -> str:
+def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: list[Verdict], data: str | None) -> str:
     """Log the served model with its evidence and register it; returns the new version. No alias moves."""
     import mlflow
 
@@ -163,10 +182,15 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
         "digest": proof.digest,
         "export": proof.export.digest,
         "form": policy.form,
+        **({MEDIA: data} if data is not None else {}),
         **proof.git,
         "gates": json.dumps({f"{v.gate}: {v.required}": v.found for v in verdicts}, ensure_ascii=False),
     }
     experiment = client.experiment_id(api, recipe)
+    export = artifact.ONNX / proof.model / policy.form
+    sees = is_seeing(export)
+    if sees:
+        _try_out(export)
     with mlflow.start_run(
         experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
     ) as run:
@@ -175,9 +199,9 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
             mlflow.log_artifacts(temp, "evidence")
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(SERVED),
-            artifacts={"onnx": str(artifact.ONNX / proof.model / policy.form)},
-            input_example=EXAMPLE,
+            python_model=str(SEEING if sees else SERVED),
+            artifacts={"onnx": str(export)},
+            input_example=None if sees else EXAMPLE,
             pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
         )
     _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
@@ -191,6 +215,16 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
         model_id=logged.model_id,
     )
     return str(version.version)
+
+
+def _try_out(export: Path) -> None:
+    """Have a model that sees answer a question about a grey picture. Raises ModelError when it cannot."""
+    from PIL import Image
+
+    reader, session = Reader(export), Session(export)
+    asked = prompts.shown([{"role": "user", "content": "Hello!"}], 1)
+    prompt = reader.read(asked, [Image.new("RGB", (32, 32), (128, 128, 128))])
+    list(session.generate(session.embeddings(prompt), max_new_tokens=8))
 
 
 def _create(api: Any, name: str, description: str) -> None:

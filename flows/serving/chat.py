@@ -84,8 +84,8 @@ def main(
             chat(
                 path,
                 images,
-                sounds,
                 start,
+                sounds,
                 title=title,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -94,16 +94,16 @@ def main(
 
 
 def begin(
-    folder: Path, images: Sequence[Path], sounds: Sequence[Path], max_new_tokens: int, temperature: float
+    folder: Path, images: Sequence[Path], max_new_tokens: int, temperature: float, sounds: Sequence[Path] = ()
 ) -> Talk:
     """Load the model of a folder.
 
     Args:
         folder: a form of an export, or the folder of a model that sees or hears.
         images: pictures to show with the first question.
-        sounds: recordings to play with it.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
+        sounds: recordings to play with the first question.
 
     Raises:
         DataError: a picture or recording cannot be read.
@@ -256,14 +256,14 @@ def answer(
     console: Console,
 ) -> None:
     """Answer one question and leave. Raises as `begin`."""
-    _say(begin(folder, images, sounds, max_new_tokens, temperature), question, console)
+    _say(begin(folder, images, max_new_tokens, temperature, sounds), question, console)
 
 
 def chat(
     folder: Path,
     images: Sequence[Path] = (),
-    sounds: Sequence[Path] = (),
     start: Path = Path(),
+    sounds: Sequence[Path] = (),
     *,
     title: str,
     max_new_tokens: int,
@@ -275,8 +275,8 @@ def chat(
     Args:
         folder: as `begin` takes it.
         images: pictures to show with the first question.
-        sounds: recordings to play with it.
         start: folder that names of pictures and recordings start from, where the command was called.
+        sounds: recordings to play with the first question.
         title: what is being talked to, e.g. `polm-tiny version 3 (champion), int8`.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
@@ -286,7 +286,7 @@ def chat(
         DataError: a picture cannot be read.
         ModelError: as `begin`.
     """
-    conversation = begin(folder, images, sounds, max_new_tokens, temperature)
+    conversation = begin(folder, images, max_new_tokens, temperature, sounds)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and history in input(); not on every platform)
     console.print(title, style="bold", markup=False, highlight=False)

@@ -27,6 +27,9 @@ from tasks.stage.progress import Progress
 class MultimodalLM(TemplateLM):
     """Answers and scores rows with pictures."""
 
+    media = "pictures"
+    """What it takes beside words."""
+
     def __init__(
         self,
         folder: Path,
@@ -138,20 +141,47 @@ class MultimodalLM(TemplateLM):
         context_length.require_scorable(requests, prompts, [len(ending) for ending in endings], self._context)
         scores = [(0.0, False)] * len(requests)
         done = 0
-        for batch in self._batches(range(len(requests)), prompts, [str(bool(row)) for row in names]):
+        alone: list[int] = []
+        for batch in _by_question(requests):
+            if len(batch) == 1:
+                alone += batch
+                continue
+            for i, score in zip(batch, self._choices(batch, requests, names, endings), strict=True):
+                scores[i] = score
+            done += len(batch)
+            self._progress.update(done, len(requests), "scoring" + (f" with {self.control}" if self.control else ""))
+        for batch in self._batches(alone, prompts, [str(bool(row)) for row in names]):
             inputs = self._inputs(batch, requests, names, "right")
             starts = inputs["attention_mask"].sum(dim=1).tolist()
             inputs = self._continued(inputs, starts, [endings[i] for i in batch])
             with torch.inference_mode():
                 logits = self._model(**inputs).logits.float()
             for i, row, start in zip(batch, logits, starts, strict=True):
-                ids = torch.tensor(endings[i])
-                logps = row[start - 1 : start - 1 + len(ids)].log_softmax(-1).cpu()
-                total = logps.gather(1, ids[:, None]).sum().item()
-                scores[i] = total, bool((logps.argmax(-1) == ids).all())
+                logps = row[start - 1 : start - 1 + len(endings[i])].log_softmax(-1).cpu()
+                scores[i] = _score(logps, endings[i])
             done += len(batch)
             self._progress.update(done, len(requests), "scoring")
         return scores
+
+    def _choices(
+        self, batch: Sequence[int], requests: Sequence[Any], names: Sequence[list[str]], endings: Sequence[list[int]]
+    ) -> list[tuple[float, bool]]:
+        """Score the choices of one question together: its prompt and pictures, most of the tokens, are read once."""
+        inputs = self._inputs(batch[:1], requests, names, "right")
+        chosen = [endings[i] for i in batch]
+        width = max(map(len, chosen))
+        ids = torch.full((len(batch), width), self._tok.pad_token_id)
+        for row, ending in zip(ids, chosen, strict=True):
+            row[: len(ending)] = torch.tensor(ending)
+        with torch.inference_mode():
+            read = self._model(**inputs, use_cache=True)
+            cache = read.past_key_values
+            cache.batch_repeat_interleave(len(batch))
+            mask = torch.ones(len(batch), inputs["input_ids"].shape[1] + width, dtype=torch.long, device=self._device)
+            going_on = self._model(input_ids=ids.to(self._device), attention_mask=mask, past_key_values=cache).logits
+        logits = torch.cat([read.logits[:, -1:].expand(len(batch), -1, -1), going_on[:, :-1]], dim=1).float()
+        logps = logits.log_softmax(-1).cpu()
+        return [_score(row[: len(ending)], ending) for row, ending in zip(logps, chosen, strict=True)]
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("likelihoods are scored by rows, which have the pictures")
@@ -215,3 +245,18 @@ class MultimodalLM(TemplateLM):
             order = sorted((i for i in numbers if kinds[i] == kind), key=lambda i: (-lengths[i], i))
             for start in range(0, len(order), self._batch_size):
                 yield order[start : start + self._batch_size]
+
+
+def _by_question(requests: Sequence[Any]) -> list[list[int]]:
+    """Put the numbers of requests together that ask one row the same, in their order: the choices of its answer."""
+    questions: dict[tuple[str, str, str], list[int]] = {}
+    for i, request in enumerate(requests):
+        questions.setdefault((request.task_name, request.doc["id"], request.args[0]), []).append(i)
+    return list(questions.values())
+
+
+def _score(logps: torch.Tensor, ending: Sequence[int]) -> tuple[float, bool]:
+    """Return the log-likelihood of an ending by `logps` `[tokens, vocabulary]`, and whether it is the likeliest."""
+    ids = torch.tensor(ending)
+    total = logps.gather(1, ids[:, None]).sum().item()
+    return total, bool((logps.argmax(-1) == ids).all())

@@ -15,6 +15,9 @@ from tasks.multimodal import hearing
 class SpeechLM(MultimodalLM):
     """Answers and scores rows with one sound each, or none."""
 
+    media = "sounds"
+    """What it takes beside words."""
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a conversation by the processor's template, with a placeholder for each `MARK`.
 
@@ -29,10 +32,11 @@ class SpeechLM(MultimodalLM):
         )
 
     def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
-        """Count the tokens of each prompt, those of its sound among them."""
+        """Count the tokens of each prompt, those of its sound among them. Raises DataError for one of no token."""
         lengths = []
         for request, names in zip(requests, shown_names, strict=True):
-            tokens = hearing.tokens(self._processor, self._sounds(request, names))
+            place = f"task {request.task_name}, row {request.doc['id']}"
+            tokens = hearing.counted(self._processor, self._sounds(request, names), place)
             lengths.append(len(self.tok_encode(request.args[0])) - len(names) + tokens)
         return lengths
 

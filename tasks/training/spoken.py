@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, Trainer
 
 from tasks.multimodal import hearing
 from tasks.multimodal.images import Archive
@@ -18,7 +19,7 @@ from tasks.multimodal.speech_augmentation import changed, masked
 from tasks.multimodal.speech_settings import SpeechAugmentation
 from tasks.stage.audit_record import Record
 from tasks.stage.data_folder import split_file
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit, fates
@@ -42,8 +43,12 @@ def audited(config: TrlConfig, run: Run, data: Path, processor: Any, model: Path
         Split to rows of `prompt`, `completion` and `audio`.
 
     Raises:
-        DataError: a row has not one sound, spells the token that stands for one, or is beyond the model's context.
+        ConfigError: the model takes no sounds.
+        DataError: a row has not one sound that can be heard whole, spells the token that stands for one, or is beyond
+            the model's context.
     """
+    if not hearing.hears(processor):
+        raise ConfigError(f"{run.params_file}: {model} takes no sounds; take a model that `align_speech` made")
     archive = Archive(data)
     records: dict[str, Record] = {}
     splits: dict[str, Rows] = {}
@@ -53,10 +58,11 @@ def audited(config: TrlConfig, run: Run, data: Path, processor: Any, model: Path
         path = split_file(data, config.dataset, split)
         rows = training_rows.read(data, config.dataset, split)
         _check(rows, processor, path)
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             name = row[AUDIO][0]
             if name not in lengths:
-                lengths[name] = hearing.tokens(processor, [hearing.heard(archive, name, processor)])
+                sound = hearing.heard(archive, name, processor)
+                lengths[name] = hearing.counted(processor, [sound], f"{path}:{number}")
         plain = {"max_length": None, "packing": False, "packing_strategy": "bfd", "truncation_mode": "keep_start"}
         words = fates.answers(rows, processor.tokenizer, plain)
         sized = [Fate(fate.tokens + lengths[row[AUDIO][0]], "used") for fate, row in zip(words, rows, strict=True)]
@@ -128,7 +134,9 @@ class Answers(torch.utils.data.Dataset[dict[str, Any]]):
         if self._augmentation is not None:
             rng = np.random.default_rng([self._seed, self._epoch, number])
             extractor = self._processor.feature_extractor
-            sound = changed(sound, extractor.sampling_rate, extractor.n_samples, self._augmentation, rng)
+            other = changed(sound, extractor.sampling_rate, extractor.n_samples, self._augmentation, rng)
+            if hearing.tokens(self._processor, [other]):  # a sound of one token, made faster, may become none
+                sound = other
         prompt, whole = self._texts[number]
         return {"sound": sound, "prompt": prompt, "whole": whole, "rng": rng}
 
@@ -153,11 +161,36 @@ class Collator:
         labels = batch["input_ids"].clone()
         labels[batch["attention_mask"] == 0] = -100
         labels[labels == self._processor.audio_token_id] = -100
-        whole = [item["whole"].removeprefix(item["prompt"]) for item in items]
-        answers = self._processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
-        for row, mask, answer in zip(labels, batch["attention_mask"], answers, strict=True):
-            row[: int(mask.sum()) - len(answer)] = -100
+        for row, mask, item in zip(labels, batch["attention_mask"], items, strict=True):
+            row[: int(mask.sum()) - _learnt(self._processor.tokenizer, item["prompt"], item["whole"])] = -100
         return {**batch, "labels": labels}
+
+
+class WholeTrainer(Trainer):
+    """`Trainer` that goes on from the weights of a checkpoint, whatever the architecture.
+
+    transformers writes the weights of some architectures, GLM-ASR's among them, under other names than the model has;
+    `Trainer` looks for the model's, finds none, warns, and goes on from the weights that the run began with.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        loaded = model or self.model
+        if not isinstance(loaded, PreTrainedModel):  # an adapter, whose names stay
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        kept = type(loaded).from_pretrained(resume_from_checkpoint, dtype=loaded.dtype, use_safetensors=True)
+        loaded.load_state_dict(kept.state_dict())
+
+
+def _learnt(tokenizer: Any, prompt: str, whole: str) -> int:
+    """Count the last tokens of a row that carry loss: all after those that prompt and row begin with alike."""
+    asked, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, whole))
+    same = 0
+    for mine, its in zip(asked, ids, strict=False):
+        if mine != its:
+            break
+        same += 1
+    return len(ids) - same
 
 
 def supervision(answers: Answers, processor: Any) -> dict[str, Any]:
@@ -178,7 +211,7 @@ def supervision(answers: Answers, processor: Any) -> dict[str, Any]:
                 "the chat template writes a question otherwise before an answer than where an answer is asked for; "
                 "`speech` cannot tell which tokens to learn"
             )
-        trained += len(tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"])
+        trained += _learnt(tokenizer, prompt, whole)
     prompt, whole = answers._texts[0]
     example = [{"text": prompt, "trained": False}, {"text": whole[len(prompt) :], "trained": True}]
     return {"rows": len(answers), "trained_tokens": trained, "example": example}

@@ -37,6 +37,9 @@ SCORED = {"output_type": "loglikelihood", "process_results": "answer_loss", "gen
 GRADER = """
 def echoed(doc, results):
     return {"same": float(doc["kind"] == "constant" or results[0] == doc["answer"])}
+
+def told(doc, results):
+    return {f"of_{i}": results[min(i, len(results) - 1)][0] for i in range(4)}
 """
 """Any answer to a question of the kind `constant` is right; of the others, the one that the model gives."""
 

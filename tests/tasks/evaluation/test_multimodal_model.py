@@ -22,6 +22,13 @@ from tests.support.pictures import build_lively, build_lively_text
 from tests.support.sight import SCORED, build_questions, evaluate, plainly, rows_of, samples
 
 Make = Callable[..., artifact.Manifest]
+CHOSEN = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": "choices",
+    "process_results": "graders.told",
+    "generation_kwargs": {},
+    "metric_list": [{"metric": f"of_{i}", "aggregation": "mean", "higher_is_better": True} for i in range(4)],
+}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -66,25 +73,44 @@ def test_it_answers_words_as_the_language_model_it_was_made_from(
     assert len(samples(sees)) == 4
 
 
+def likelihood(model: Any, processor: Any, archive: Archive, row: dict[str, Any], answer: str) -> float:
+    """The log-likelihood of an answer, computed by transformers in one piece."""
+    pictures = [archive.image(name) for name in row.get("images", ())]
+    text = "<image>" * len(pictures) + row["question"]
+    asked = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    inputs = processor(text=[asked], **({"images": [pictures]} if pictures else {}), return_tensors="pt")
+    tail = torch.tensor([processor.tokenizer(answer, add_special_tokens=False)["input_ids"]])
+    ids = torch.cat([inputs.pop("input_ids"), tail], dim=1)
+    inputs.pop("attention_mask")
+    with torch.no_grad():
+        logps = model.eval()(input_ids=ids, **inputs).logits[0].log_softmax(-1)
+    start = ids.shape[1] - tail.shape[1]
+    return sum(logps[start - 1 + i, token].item() for i, token in enumerate(tail[0].tolist()))
+
+
 @pytest.mark.parametrize("size", [1, 8])
 def test_a_likelihood_is_what_the_model_gives(workspace: Path, lively: Path, shown: Path, size: int) -> None:
     """The loss is that of the answer alone, given the question and its pictures; computed here row by row."""
     found = samples(evaluate(lively, shown, SCORED, batch_size=size))
-    model, processor = load_multimodal(lively)
-    archive = Archive(shown)
+    loaded, archive = load_multimodal(lively), Archive(shown)
     for row, sample in zip(rows_of(shown), found, strict=True):
-        pictures = [archive.image(name) for name in row.get("images", ())]
-        text = "<image>" * len(pictures) + row["question"]
-        asked = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-        inputs = processor(text=[asked], **({"images": [pictures]} if pictures else {}), return_tensors="pt")
-        tail = torch.tensor([processor.tokenizer(row["answer"], add_special_tokens=False)["input_ids"]])
-        ids = torch.cat([inputs.pop("input_ids"), tail], dim=1)
-        inputs.pop("attention_mask")
-        with torch.no_grad():
-            logps = model.eval()(input_ids=ids, **inputs).logits[0].log_softmax(-1)
-        start = ids.shape[1] - tail.shape[1]
-        expected = -sum(logps[start - 1 + i, token].item() for i, token in enumerate(tail[0].tolist()))
-        assert sample["scores"]["nats_per_byte"] == pytest.approx(expected / len(row["answer"].encode()), rel=1e-4)
+        expected = -likelihood(*loaded, archive, row, row["answer"]) / len(row["answer"].encode())
+        assert sample["scores"]["nats_per_byte"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_choices_of_a_question_are_scored_as_each_alone(
+    workspace: Path, lively: Path, shown: Path, make_artifact: Make
+) -> None:
+    """The prompt is read once for all of them, whatever their lengths, and whether or not the row shows a picture."""
+    choices = ["3.", "Twelve and a half?", "7", "1 2 3"]
+    rows = [{**row, "choices": choices} for row in rows_of(shown)]
+    folder = _changed(workspace / "chosen", shown, make_artifact, rows)
+    found = samples(evaluate(lively, folder, CHOSEN))
+    loaded, archive = load_multimodal(lively), Archive(shown)
+    assert {len(row.get("images", ())) for row in rows} == {0, 1, 2}
+    for row, sample in zip(rows, found, strict=True):
+        expected = [likelihood(*loaded, archive, row, choice) for choice in choices]
+        assert list(sample["scores"].values()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_controls_show_what_they_say(workspace: Path, lively: Path, shown: Path) -> None:

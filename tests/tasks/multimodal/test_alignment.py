@@ -39,10 +39,27 @@ def test_scores_are_products_with_the_mean_of_the_features(seeing_model: Path) -
     pixels = torch.randn(3, 3, 32, 32, generator=generator())
     vectors = torch.randn(4, 64, generator=generator(2))
     with torch.no_grad():
-        found = alignment.scores(model.eval(), pixels, vectors)
+        found = alignment.scores(model.eval(), pixels, alignment.Space(vectors, torch.zeros(64), None))
         map_ = model.model.vision_tower(pixels).last_hidden_state.flatten(2).mT
         features = model.model.multi_modal_projector(map_)
     torch.testing.assert_close(found, features.mean(dim=1) @ vectors.T, atol=1e-5, rtol=1e-4)
+
+
+def test_with_a_temperature_the_angle_at_the_middle_of_the_embeddings_counts() -> None:
+    middle = torch.tensor([5.0, 5.0])
+    vectors = middle + torch.tensor([[3.0, 0.0], [0.0, 0.1]])
+    projected = middle + torch.tensor([[[1.0, 0.0], [3.0, 0.0]], [[-1.0, 40.0], [1.0, 2.0]]])
+    found = alignment.Space(vectors, middle, 0.5).nearness(projected)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+
+
+def test_an_encoders_features_are_what_the_projector_takes(seeing_model: Path) -> None:
+    model, _ = load_multimodal(seeing_model)
+    pixels = torch.randn(2, 3, 32, 32, generator=generator())
+    with torch.no_grad():
+        whole = torch.stack(list(model.eval().get_image_features(pixels).pooler_output))
+        in_parts = model.model.multi_modal_projector(alignment.encoded(model, pixels))
+    assert torch.equal(whole, in_parts)
 
 
 def test_without_changes_a_picture_stays() -> None:

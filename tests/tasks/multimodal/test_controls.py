@@ -1,12 +1,13 @@
 """Controls: another row's picture never has the row's own answer, and what shows nothing is seeded and of the size."""
 
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.multimodal.controls import other_rows, reordered, replaced, resampled
+from tasks.multimodal.controls import HEARD, SHOWN, Control, muted, other_rows, reordered, replaced, resampled
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -86,3 +87,21 @@ def test_noise_is_of_the_size_and_each_rows_own() -> None:
     assert not np.array_equal(first, seed)
     assert 120 < first.mean() < 135, "over the whole range"
     assert (first[..., 0] != first[..., 1]).mean() > 0.9, "in every colour"
+
+
+def test_a_muted_sound_is_as_long_and_says_nothing() -> None:
+    sound = (0.3 * np.sin(np.arange(8_000) / 9)).astype(np.float32)
+    silence = muted(sound, "silence", 0, "row")
+    assert (silence.shape, silence.dtype, np.abs(silence).max()) == (sound.shape, np.float32, 0.0)
+    first, again, row, seed = (muted(sound, "noise", *numbers) for numbers in ((1, "a"), (1, "a"), (1, "b"), (2, "a")))
+    assert (first.shape, first.dtype) == (sound.shape, np.float32)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, row) and not np.array_equal(first, seed)
+    assert np.sqrt(np.mean(first**2)) == pytest.approx(np.sqrt(np.mean(sound**2)), rel=0.05), "as loud"
+    assert abs(np.corrcoef(first, sound)[0, 1]) < 0.05
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.05, "white"
+
+
+def test_every_control_is_of_pictures_or_of_sounds() -> None:
+    assert {*HEARD, *SHOWN} == set(get_args(Control))
+    assert set(HEARD) & set(SHOWN) == {"noise", "other"}

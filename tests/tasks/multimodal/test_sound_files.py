@@ -60,6 +60,12 @@ def test_a_file_that_lacks_its_end_is_never_taken_for_whole(kind: str, cut: int)
         decoded(content[:-cut])
 
 
+def test_an_ogg_without_its_last_page_is_not_whole() -> None:
+    content = encoded(played(1, 1.0), "OGG", "VORBIS")
+    with pytest.raises(Unfit, match="cut off before its last page"):
+        decoded(content[: content.rindex(b"OggS")])
+
+
 def test_a_flac_of_the_form_that_is_kept_is_kept_byte_for_byte() -> None:
     content = flac(1)
     result = decoded(content, claimed="FLAC")
@@ -165,8 +171,9 @@ def test_silence_at_the_edges_is_measured_and_stays(before: float, after: float)
 
 
 def test_a_single_sample_is_a_sound() -> None:
-    result = decoded(encoded(np.array([0.5])))
-    assert kept(result)[0].tolist() == [2**14]
+    for value in (2**14, -(2**15), 2**15 - 1):
+        result = decoded(encoded(np.array([value], dtype=np.int16)))
+        assert kept(result)[0].tolist() == [value]
 
 
 def test_a_wav_that_was_written_to_a_pipe_is_whole() -> None:
