@@ -60,7 +60,7 @@ class Evidence:
     git: dict[str, str]
     """`commit` and `dirty`, and `git_error` where git could not say: see `flows.tracking.git`."""
     controls: dict[str, Any] = field(default_factory=dict)
-    """Task to the scores of the served form under other pictures, as its results have them."""
+    """Task to the scores of the served form under other pictures or sounds, as its results have them."""
 
 
 def collect(model: str, form: str, champion: Scores | None) -> Evidence:
@@ -106,7 +106,7 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
 
 
 def asked_about(model: str) -> str | None:
-    """Name the data set of pictures that a model was evaluated on; None where it was asked in words, or not at all."""
+    """Name the data set of pictures or sounds that a model was evaluated on; None without one, or an evaluation."""
     if not (METRICS / model / artifact.MANIFEST).exists():
         return None
     digest = artifact.read_manifest(METRICS / model).inputs.get("data")
@@ -135,7 +135,7 @@ def _controls(folder: Path) -> dict[str, Any]:
 def leaked_questions(data: Path, trained: Sequence[Path] = ()) -> tuple[list[str], int, int]:
     """Look for evaluation questions among everything that trains, whatever the data stage says it removed.
 
-    A question about pictures is known by them: others are asked in the same words.
+    A question about pictures or a sound is known by them: others are asked in the same words.
 
     Args:
         data: data artifact with the questions.
@@ -201,8 +201,8 @@ def _stale(outs: set[Path]) -> list[str]:
 
 
 def _shown(row: dict[str, Any]) -> str:
-    """Name the pictures of a row, which are called by the hash of their bytes; nothing where it shows none."""
-    return " ".join(row.get("images") or ())
+    """Name the pictures or sounds of a row, which are called by the hash of their bytes; nothing where it has none."""
+    return " ".join(row.get("images") or row.get("audio") or ())
 
 
 def _texts(row: dict[str, Any]) -> Iterator[str]:

@@ -62,7 +62,8 @@ class Policy(Strict):
     allow_dirty: bool
     """Permission to promote from a working copy with uncommitted changes. That it was dirty is recorded either way."""
     sight: Sight | None = None
-    """Control that the quality metric must lie above; of a section for a data set of pictures, and there needed."""
+    """Control that the quality metric must lie above; of a section for a data set of pictures or sounds, and
+    there needed."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Po
     Args:
         recipe: name of the recipe.
         path: file with the policies.
-        data: data set of pictures that the candidate is compared on; None for a model of words.
+        data: data set of pictures or sounds that the candidate is compared on; None for a model of words.
 
     Raises:
         ConfigError: no such section, a wrong one, or one for pictures that asks for no control.
@@ -135,7 +136,7 @@ def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
 
 
 def _sight(e: Evidence, policy: Policy) -> Iterator[Verdict]:
-    """Judge whether a model that sees is worse with another picture."""
+    """Judge whether a model that sees or hears is worse with another picture or sound."""
     if policy.sight is None:
         return
     metric = policy.quality.metric

@@ -209,7 +209,8 @@ def _tree(lineage: Lineage) -> Tree:
         tree.add(f"asked    {escape(json.dumps(words, ensure_ascii=False))}")
         for picture in pictures:
             kind = escape(f"{picture['media_type']}, {picture['bytes']} bytes")
-            tree.add(f"shown    {kind}  sha256 {str(picture['sha256'])[:DIGITS]}")
+            verb = "shown " if picture["type"] == "image" else "played"
+            tree.add(f"{verb}   {kind}  sha256 {str(picture['sha256'])[:DIGITS]}")
         tree.add(f"answered {escape(json.dumps(lineage.answer['text'], ensure_ascii=False))}")
         node = tree.add(version)
     node.add(f"promoted in MLflow run {lineage.run}, commit {tags['commit'][:DIGITS]}{_dirty(tags)}")
@@ -256,7 +257,8 @@ def _add_data(node: Tree, data: Step, report: dict[str, Any] | None, named: bool
     about = {name: (set_["files"][name]["rows"], set_) for set_ in sets.values() for name in set_["files"]}
     for name, digest in sorted(data.manifest.files.items()):
         if name == MEDIA:
-            files = f"  {report['pictures']['files']} pictures" if report and "pictures" in report else ""
+            kinds = [kind for kind in ("pictures", "sounds") if report and kind in report]
+            files = "".join(f"  {report[kind]['files']} {kind}" for kind in kinds) if report else ""
             rows.add(f"{name}  sha256 {digest[:DIGITS]}{files}")
         if not name.endswith("/train.jsonl"):
             continue

@@ -27,8 +27,10 @@ from flows.registry.gates import Policy, Verdict
 from flows.tracking import client
 from flows.tracking.git import git_state
 from tasks.export.multimodal_reader import Reader
-from tasks.export.multimodal_session import Session, is_seeing
-from tasks.multimodal import prompts
+from tasks.export.multimodal_session import Session, is_hearing, is_seeing
+from tasks.export.prompt_reader import MediaPrompt
+from tasks.export.sound_reader import SoundReader
+from tasks.multimodal import hearing, prompts
 from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
@@ -36,9 +38,9 @@ log = logging.getLogger("polm")
 SERVED = Path("mlflow/chat_model.py")
 """Code of the served model: MLflow keeps the file, never a pickle."""
 SEEING = Path("mlflow/seeing_model.py")
-"""The same for a model that sees, to which MLflow's chat format shows no pictures."""
+"""The same for a model that sees or hears, for which MLflow's chat format has no pictures and no sounds."""
 MEDIA = "media"
-"""Tag of a version that sees: the data set that it was asked about."""
+"""Tag of a version that sees or hears: the data set that it was asked about."""
 PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
 """Packages of the served model, pinned to the versions that it was promoted with."""
 EXAMPLE: dict[str, Any] = {
@@ -189,8 +191,8 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
     }
     experiment = client.experiment_id(api, recipe)
     export = artifact.ONNX / proof.model / policy.form
-    sees = is_seeing(export)
-    if sees:
+    perceives = is_seeing(export) or is_hearing(export)
+    if perceives:
         _try_out(export)
     with mlflow.start_run(
         experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
@@ -202,9 +204,9 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
             warnings.filterwarnings("ignore", "(?is).*type hint", UserWarning)  # of one that refuses every request
             logged = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(SEEING if sees else SERVED),
+                python_model=str(SEEING if perceives else SERVED),
                 artifacts={"onnx": str(export)},
-                input_example=None if sees else EXAMPLE,
+                input_example=None if perceives else EXAMPLE,
                 pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
             )
     _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
@@ -221,12 +223,20 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
 
 
 def _try_out(export: Path) -> None:
-    """Have a model that sees answer a question about a grey picture. Raises ModelError when it cannot."""
-    from PIL import Image
+    """Have a model answer a question about a grey picture or a second of noise. Raises ModelError when it cannot."""
+    question = [{"role": "user", "content": "Hello!"}]
+    session = Session(export)
+    prompt: MediaPrompt
+    if is_hearing(export):
+        import numpy as np
 
-    reader, session = Reader(export), Session(export)
-    asked = prompts.shown([{"role": "user", "content": "Hello!"}], 1)
-    prompt = reader.read(asked, [Image.new("RGB", (32, 32), (128, 128, 128))])
+        ears = SoundReader(export)
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, ears.sampling_rate).astype(np.float32)
+        prompt = ears.read(hearing.conversation(question, 1), [noise])
+    else:
+        from PIL import Image
+
+        prompt = Reader(export).read(prompts.shown(question, 1), [Image.new("RGB", (32, 32), (128, 128, 128))])
     list(session.generate(session.embeddings(prompt), max_new_tokens=8))
 
 

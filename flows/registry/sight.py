@@ -1,4 +1,4 @@
-"""Whether a model that sees looks at its pictures: its score against its own with another picture.
+"""Whether a model that sees looks at its pictures, or one that hears listens: its score against its own with another.
 
 A score alone says nothing of sight, since some questions have a likely answer. The evaluation asks every question again
 under controls (docs/multimodal.md); the gate reads the paired interval of the served form's answers.

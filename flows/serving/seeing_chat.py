@@ -67,8 +67,8 @@ class SeeingChat:
         room = min(self._max_new_tokens, self._engine.context - len(prompt))
         if room < 1:
             raise DataError(
-                f"the conversation is {len(prompt)} tokens long, pictures among them, the context only "
-                f"{self._engine.context}; /reset forgets it"
+                f"the conversation is {len(prompt)} tokens long, with all that is shown or played in it, the context "
+                f"only {self._engine.context}; /reset forgets it"
             )
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         generation = self._engine.submit(prompt, Sampling(room, self._temperature), deltas.put)
