@@ -42,7 +42,8 @@ def audited(config: TrlConfig, run: Run, data: Path, processor: Any, model: Path
         Split to rows of `prompt`, `completion` and `audio`.
 
     Raises:
-        DataError: a row has not one sound, spells the token that stands for one, or is beyond the model's context.
+        DataError: a row has not one sound, or one that becomes no token or would be cut, spells the token that stands
+            for one, or is beyond the model's context.
     """
     archive = Archive(data)
     records: dict[str, Record] = {}
@@ -53,10 +54,11 @@ def audited(config: TrlConfig, run: Run, data: Path, processor: Any, model: Path
         path = split_file(data, config.dataset, split)
         rows = training_rows.read(data, config.dataset, split)
         _check(rows, processor, path)
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             name = row[AUDIO][0]
             if name not in lengths:
-                lengths[name] = hearing.tokens(processor, [hearing.heard(archive, name, processor)])
+                sound = hearing.heard(archive, name, processor)
+                lengths[name] = hearing.counted(processor, [sound], f"{path}:{number}")
         plain = {"max_length": None, "packing": False, "packing_strategy": "bfd", "truncation_mode": "keep_start"}
         words = fates.answers(rows, processor.tokenizer, plain)
         sized = [Fate(fate.tokens + lengths[row[AUDIO][0]], "used") for fate, row in zip(words, rows, strict=True)]
@@ -153,11 +155,29 @@ class Collator:
         labels = batch["input_ids"].clone()
         labels[batch["attention_mask"] == 0] = -100
         labels[labels == self._processor.audio_token_id] = -100
-        whole = [item["whole"].removeprefix(item["prompt"]) for item in items]
-        answers = self._processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
-        for row, mask, answer in zip(labels, batch["attention_mask"], answers, strict=True):
-            row[: int(mask.sum()) - len(answer)] = -100
+        for row, mask, item in zip(labels, batch["attention_mask"], items, strict=True):
+            row[: int(mask.sum()) - answer_length(self._processor.tokenizer, item["prompt"], item["whole"])] = -100
         return {**batch, "labels": labels}
+
+
+def answer_length(tokenizer: Any, prompt: str, whole: str) -> int:
+    """Count the tokens of a conversation behind its prompt, as they stand in it: alone, an answer may be cut otherwise.
+
+    Raises:
+        DataError: the conversation does not begin with the prompt, or a token lies on both sides of its end.
+    """
+    if not whole.startswith(prompt):
+        raise DataError(
+            "the chat template writes a question otherwise before an answer than where an answer is asked for; "
+            "`speech` cannot tell which tokens to learn"
+        )
+    asked, read = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, whole))
+    if read[: len(asked)] != asked:
+        raise DataError(
+            f"the answer {whole[len(prompt) :][:60]!r} begins within the last token of its prompt, so that `speech` "
+            f"cannot tell which tokens to learn; let the chat template end a prompt with a token of its own"
+        )
+    return len(read) - len(asked)
 
 
 def supervision(answers: Answers, processor: Any) -> dict[str, Any]:
@@ -167,18 +187,9 @@ def supervision(answers: Answers, processor: Any) -> dict[str, Any]:
         `rows`, `trained_tokens`, and `example`: runs of text, trained or not.
 
     Raises:
-        DataError: an answer does not begin where its prompt ends, so that none of its tokens can be told apart.
+        DataError: as `answer_length`.
     """
-    tokenizer = processor.tokenizer
-    trained = 0
-    for number in range(len(answers)):
-        prompt, whole = answers._texts[number]
-        if not whole.startswith(prompt):
-            raise DataError(
-                "the chat template writes a question otherwise before an answer than where an answer is asked for; "
-                "`speech` cannot tell which tokens to learn"
-            )
-        trained += len(tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"])
+    trained = sum(answer_length(processor.tokenizer, prompt, whole) for prompt, whole in answers._texts)
     prompt, whole = answers._texts[0]
     example = [{"text": prompt, "trained": False}, {"text": whole[len(prompt) :], "trained": True}]
     return {"rows": len(answers), "trained_tokens": trained, "example": example}
