@@ -64,8 +64,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.evaluation import harness
     built = [harness.build_task(*task) for task in tasks]
     exported = (model / "genai_config.json").is_file()
-    hears = any(has_audio(rows) for _, _, rows in tasks)
-    lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data, hears)
+    heard = any(has_audio(rows) for _, _, rows in tasks)
+    lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data, heard)
     check_media(config.tasks, tasks, lm, model)
     with run.timed("answering"):
         answered = harness.ask(lm, built, config.seed)
@@ -83,13 +83,13 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
                 rows, choice.group_by, answered[name], blind, results[name]["higher_is_better"], config
             )
         if transcripts.METRIC in results[name]["metrics"]:
-            heard: dict[str, pictures.Samples] = {
+            by_sound: dict[str, pictures.Samples] = {
                 "own": answered[name],
                 **{control: controlled[control][name] for control in choice.controls},
             }
             voice = next(iter(choice.group_by), None)
             results[name]["word_error_rate"] = {
-                sound: transcripts.pooled(rows, samples, voice, config) for sound, samples in heard.items()
+                sound: transcripts.pooled(rows, samples, voice, config) for sound, samples in by_sound.items()
             }
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
@@ -129,15 +129,18 @@ def _ask_controls(
     return controlled
 
 
-def _load(config: Config, run: Run, model: Path, data: Path, hears: bool) -> Any:
+def _load(config: Config, run: Run, model: Path, data: Path, heard: bool) -> Any:
     from tasks.evaluation import harness
-    from tasks.models.multimodal import is_multimodal
+    from tasks.models.multimodal import is_multimodal, load_processor
 
     if is_multimodal(model):
         from tasks.evaluation.multimodal_model import MultimodalLM
         from tasks.evaluation.speech_model import SpeechLM
+        from tasks.multimodal.hearing import hears
 
-        return (SpeechLM if hears else MultimodalLM)(
+        reader = load_processor(model)
+        by_ear = hears(reader) and (heard or not getattr(reader, "image_token", None))
+        return (SpeechLM if by_ear else MultimodalLM)(
             model,
             config.device,
             config.dtype,

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from tasks.multimodal.speech_settings import SpeechAugmentation
 from tasks.stage import artifact
+from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
 from tasks.training import trainer as training
@@ -44,15 +45,15 @@ def trainer_class() -> type[Any]:
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Tune `model` on the recipe's `dataset` and write a model folder with its curves and audit."""
     with run.timed("import"):
-        from transformers import Trainer
-
-        from tasks.models.multimodal import load_multimodal
+        from tasks.models.multimodal import is_multimodal, load_multimodal
         from tasks.training import spoken
 
         arguments = training.arguments(trainer_class(), config, run)
         adapter = training.peft_config(config, run, "CAUSAL_LM")
     arguments.remove_unused_columns = False  # a row's sounds are not the model's arguments
     arguments.label_names = ["labels"]
+    if not is_multimodal(model):
+        raise ConfigError(f"{run.params_file}: {model} takes no sounds; a model without ears gets them by align_speech")
     loaded, processor = load_multimodal(model)
     select(loaded, config.trained, run.params_file)
     if adapter is not None:
@@ -68,7 +69,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     audit = spoken.supervision(train, processor)
     if run.main_process:
         artifact.write_json(run.out / "supervision.json", audit)
-    trainer = Trainer(
+    trainer = spoken.WholeTrainer(
         model=loaded,
         args=arguments,
         train_dataset=train,

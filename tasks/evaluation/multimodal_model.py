@@ -27,6 +27,9 @@ from tasks.stage.progress import Progress
 class MultimodalLM(TemplateLM):
     """Answers and scores rows with pictures."""
 
+    media = "pictures"
+    """What it takes beside words."""
+
     def __init__(
         self,
         folder: Path,

@@ -26,6 +26,9 @@ from tasks.stage.progress import Progress
 class OnnxSeeingLM(TemplateLM):
     """Answers and scores rows with pictures on ONNX Runtime."""
 
+    media = "pictures"
+    """What it takes beside words."""
+
     def __init__(
         self,
         folder: Path,

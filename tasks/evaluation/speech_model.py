@@ -17,6 +17,9 @@ from tasks.stage.errors import DataError
 class SpeechLM(MultimodalLM):
     """Answers and scores rows with one sound each, or none."""
 
+    media = "sounds"
+    """What it takes beside words."""
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a conversation by the processor's template, with a placeholder for each `MARK`.
 
@@ -40,14 +43,10 @@ class SpeechLM(MultimodalLM):
         )
 
     def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
-        """Count the tokens of each prompt, those of its sound among them.
-
-        Raises:
-            DataError: a row has several sounds, or one that becomes no token or would be cut.
-        """
+        """Count the tokens of each prompt, those of its sound among them. Raises DataError for several, or none to hear."""
         lengths = []
         for request, names in zip(requests, shown_names, strict=True):
-            place = f"{request.task_name}, row {request.doc['id']}"
+            place = f"task {request.task_name}, row {request.doc['id']}"
             if len(names) > 1:
                 raise DataError(f"{place}: has {len(names)} sounds; a model hears one in each row")
             tokens = hearing.counted(self._processor, self._sounds(request, names), place)

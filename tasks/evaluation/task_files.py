@@ -138,11 +138,12 @@ def check_media(choices: Sequence[TaskChoice], tasks: Sequence[Any], lm: Any, mo
         lm: the model, as the harness is given it.
         model: its folder, for messages.
     """
+    takes = getattr(lm, "media", None)
     for choice, (path, task, rows) in zip(choices, tasks, strict=True):
         seen, heard = has_images(rows), has_audio(rows)
-        if seen and not hasattr(lm, "control"):
+        if seen and takes != "pictures":
             raise ConfigError(f"{path}: its rows show pictures, and {model} takes none; ask it in words, or take a vlm")
-        if heard and not hasattr(lm, "control"):
+        if heard and takes != "sounds":
             raise ConfigError(
                 f"{path}: its rows have sounds, and {model} takes none; ask it in words, or take a speech"
             )

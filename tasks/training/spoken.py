@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, Trainer
 
 from tasks.multimodal import hearing
 from tasks.multimodal.images import Archive
@@ -18,7 +19,7 @@ from tasks.multimodal.speech_augmentation import changed, masked
 from tasks.multimodal.speech_settings import SpeechAugmentation
 from tasks.stage.audit_record import Record
 from tasks.stage.data_folder import split_file
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit, fates
@@ -42,9 +43,12 @@ def audited(config: TrlConfig, run: Run, data: Path, processor: Any, model: Path
         Split to rows of `prompt`, `completion` and `audio`.
 
     Raises:
-        DataError: a row has not one sound, or one that becomes no token or would be cut, spells the token that stands
-            for one, or is beyond the model's context.
+        ConfigError: the model takes no sounds.
+        DataError: a row has not one sound that can be heard whole, spells the token that stands for one, or is beyond
+            the model's context.
     """
+    if not hearing.hears(processor):
+        raise ConfigError(f"{run.params_file}: {model} takes no sounds; take a model that `align_speech` made")
     archive = Archive(data)
     records: dict[str, Record] = {}
     splits: dict[str, Rows] = {}
@@ -130,7 +134,9 @@ class Answers(torch.utils.data.Dataset[dict[str, Any]]):
         if self._augmentation is not None:
             rng = np.random.default_rng([self._seed, self._epoch, number])
             extractor = self._processor.feature_extractor
-            sound = changed(sound, extractor.sampling_rate, extractor.n_samples, self._augmentation, rng)
+            other = changed(sound, extractor.sampling_rate, extractor.n_samples, self._augmentation, rng)
+            if hearing.tokens(self._processor, [other]):  # a sound of one token, made faster, may become none
+                sound = other
         prompt, whole = self._texts[number]
         return {"sound": sound, "prompt": prompt, "whole": whole, "rng": rng}
 
@@ -156,28 +162,35 @@ class Collator:
         labels[batch["attention_mask"] == 0] = -100
         labels[labels == self._processor.audio_token_id] = -100
         for row, mask, item in zip(labels, batch["attention_mask"], items, strict=True):
-            row[: int(mask.sum()) - answer_length(self._processor.tokenizer, item["prompt"], item["whole"])] = -100
+            row[: int(mask.sum()) - _learnt(self._processor.tokenizer, item["prompt"], item["whole"])] = -100
         return {**batch, "labels": labels}
 
 
-def answer_length(tokenizer: Any, prompt: str, whole: str) -> int:
-    """Count the tokens of a conversation behind its prompt, as they stand in it: alone, an answer may be cut otherwise.
+class WholeTrainer(Trainer):
+    """`Trainer` that goes on from the weights of a checkpoint, whatever the architecture.
 
-    Raises:
-        DataError: the conversation does not begin with the prompt, or a token lies on both sides of its end.
+    transformers writes the weights of some architectures, GLM-ASR's among them, under other names than the model has;
+    `Trainer` looks for the model's, finds none, warns, and goes on from the weights that the run began with.
     """
-    if not whole.startswith(prompt):
-        raise DataError(
-            "the chat template writes a question otherwise before an answer than where an answer is asked for; "
-            "`speech` cannot tell which tokens to learn"
-        )
-    asked, read = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, whole))
-    if read[: len(asked)] != asked:
-        raise DataError(
-            f"the answer {whole[len(prompt) :][:60]!r} begins within the last token of its prompt, so that `speech` "
-            f"cannot tell which tokens to learn; let the chat template end a prompt with a token of its own"
-        )
-    return len(read) - len(asked)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        loaded = model or self.model
+        if not isinstance(loaded, PreTrainedModel):  # an adapter, whose names stay
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        kept = type(loaded).from_pretrained(resume_from_checkpoint, dtype=loaded.dtype, use_safetensors=True)
+        loaded.load_state_dict(kept.state_dict())
+
+
+def _learnt(tokenizer: Any, prompt: str, whole: str) -> int:
+    """Count the last tokens of a row that carry loss: all after those that prompt and row begin with alike."""
+    asked, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, whole))
+    same = 0
+    for mine, its in zip(asked, ids, strict=False):
+        if mine != its:
+            break
+        same += 1
+    return len(ids) - same
 
 
 def supervision(answers: Answers, processor: Any) -> dict[str, Any]:
@@ -187,9 +200,18 @@ def supervision(answers: Answers, processor: Any) -> dict[str, Any]:
         `rows`, `trained_tokens`, and `example`: runs of text, trained or not.
 
     Raises:
-        DataError: as `answer_length`.
+        DataError: an answer does not begin where its prompt ends, so that none of its tokens can be told apart.
     """
-    trained = sum(answer_length(processor.tokenizer, prompt, whole) for prompt, whole in answers._texts)
+    tokenizer = processor.tokenizer
+    trained = 0
+    for number in range(len(answers)):
+        prompt, whole = answers._texts[number]
+        if not whole.startswith(prompt):
+            raise DataError(
+                "the chat template writes a question otherwise before an answer than where an answer is asked for; "
+                "`speech` cannot tell which tokens to learn"
+            )
+        trained += _learnt(tokenizer, prompt, whole)
     prompt, whole = answers._texts[0]
     example = [{"text": prompt, "trained": False}, {"text": whole[len(prompt) :], "trained": True}]
     return {"rows": len(answers), "trained_tokens": trained, "example": example}

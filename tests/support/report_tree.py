@@ -13,9 +13,12 @@ import numpy as np
 from PIL import Image
 
 from tasks.evaluation import pictures as sight
+from tasks.evaluation import transcripts
 from tasks.grading import answers as graders
+from tasks.grading import speech
 from tasks.grading.bootstrap import mean_interval
 from tasks.stage import artifact
+from tests.support import recordings
 
 Make = Callable[..., artifact.Manifest]
 SKILLS = {"base": (0.05, 0.0), "sft": (0.45, 0.4), "dpo": (0.5, 0.95), "dpo_int4": (0.3, 0.95)}
@@ -262,4 +265,60 @@ def _seen(folder: Path, make: Make, names: list[str], right: float, **inputs: st
     for control, answered in controlled.items():
         artifact.write_jsonl(folder / "samples" / f"digits@{control}.jsonl", answered)
     artifact.write_json(folder / "results.json", {"model": folder.name, "tasks": {"digits": result}})
+    make(folder, stage="evaluate", **inputs)
+
+
+def add_hearing(folder: Path, make: Make, sft: str) -> None:
+    """Write below `artifacts/` a data set of sounds and a model that hears, asked for transcripts and for sums."""
+    names = [f"{i:032x}.flac" for i in range(8)]
+    media = folder / "media" / "spoken"
+    _data(media, make)
+    with zipfile.ZipFile(media / "media.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, recordings.flac(i))
+    data = make(media, stage="data").digest
+    hearing = _model(folder / "models" / "hearing", make, model=sft, data=data)
+    tuned = _model(folder / "models" / "speech", make, model=hearing, data=data)
+    for name, digest, right in (("hearing", hearing, 0.05), ("speech", tuned, 0.9)):
+        _heard(folder / "metrics" / name, make, names, right, model=digest, data=data)
+
+
+def _heard(folder: Path, make: Make, names: list[str], right: float, **inputs: str) -> None:
+    """Forty transcripts by two voices, and forty sums; of other sounds, few are right."""
+    rows = [{"id": f"u{n}", "voice": ("f2", HOSTILE)[n % 2], "answer": f"{n % 10} 7"} for n in range(40)]
+    settings = SimpleNamespace(resamples=200, confidence=0.95, seed=0)
+
+    def samples(kept: float, seed: int, grader: Any, wrong: str) -> list[dict[str, Any]]:
+        rng, answers = random.Random(seed), []
+        for n, row in enumerate(rows):
+            response = row["answer"] if rng.random() < kept else wrong
+            shown = {"question": "Say.", "answer": row["answer"], "response": response, "audio": [names[n % 8]]}
+            answers.append({"id": row["id"], **shown, "scores": grader({"answer": row["answer"]}, [response])})
+        return answers
+
+    def exact(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+        return {"exact_match": float(results[0] == doc["answer"])}
+
+    tasks: dict[str, Any] = {}
+    for task, grader, higher in (
+        ("transcripts", speech.transcription, {"wer": False, "exact_match": True}),
+        ("spoken_sums", exact, {"exact_match": True}),
+    ):
+        own = samples(right, 1, grader, HOSTILE)
+        deaf = {name: samples(0.05, seed, grader, "") for name, seed in (("noise", 2), ("silence", 3), ("other", 4))}
+        voices = {
+            row["voice"]: [a for a, r in zip(own, rows, strict=True) if r["voice"] == row["voice"]] for row in rows
+        }
+        tasks[task] = summary(own, "generate_until", higher)
+        tasks[task]["groups"] = {
+            "voice": {voice: summary(answers, "generate_until", higher)["metrics"] for voice, answers in voices.items()}
+        }
+        tasks[task] |= sight.compare(rows, ["voice"], own, deaf, higher, settings)
+        if task == "transcripts":
+            tasks[task]["word_error_rate"] = {
+                sound: transcripts.pooled(rows, answers, "voice", settings)
+                for sound, answers in {"own": own, **deaf}.items()
+            }
+        artifact.write_jsonl(folder / "samples" / f"{task}.jsonl", own)
+    artifact.write_json(folder / "results.json", {"model": folder.name, "tasks": tasks})
     make(folder, stage="evaluate", **inputs)

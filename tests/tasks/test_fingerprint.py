@@ -96,6 +96,20 @@ def test_code_of_models_that_see_changes_those_who_take_them(edit: Edit) -> None
     assert edit("tasks/reporting/sight.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"report"}
 
 
+def test_a_generator_of_sounds_changes_data_alone(edit: Edit) -> None:
+    """Whoever hears is trained again by its data, and not by the code that made them."""
+    assert edit("tasks/generators/spoken.py", "PEAK = 0.8", "PEAK = 0.7") == {"data"}
+    assert edit("tasks/generators/espeak.py", "SEED = 1", "SEED = 2") == {"data"}
+
+
+def test_what_learns_to_hear_changes_no_stage_that_does_not(edit: Edit) -> None:
+    assert edit("tasks/multimodal/ctc.py", "TEMPERATURE = 0.07", "TEMPERATURE = 0.08") == {"align_speech"}
+    assert edit("tasks/training/spoken.py", "same += 1", "same += 2") == {"speech"}
+    assert edit("tasks/multimodal/hearing.py", "AUDIO, sound\n", "AUDIO, sound\n\nX = 1\n") <= {
+        "align_speech", "speech", "evaluate",
+    }  # fmt: skip
+
+
 def test_a_generator_that_no_recipe_names_changes_nothing(edit: Edit) -> None:
     assert "data" not in edit("tasks/generators/stdlib_docs.py", "\ndef ", "\nX = 1\n\n\ndef ")
 

@@ -31,14 +31,14 @@ def spectrograms(sounds: int = 3, bands: int = 32, frames: int = 60) -> torch.Te
 
 def test_zeros_change_nothing_but_the_level() -> None:
     sound = tone()
-    assert np.allclose(changed(sound, RATE, settings(), rng()), sound / np.abs(sound).max(), atol=1e-6)
+    assert np.allclose(changed(sound, RATE, 10 * RATE, settings(), rng()), sound / np.abs(sound).max(), atol=1e-6)
     features = spectrograms()
     assert torch.allclose(masked(features, [60] * 3, settings(), [rng()] * 3), features, atol=1e-5)
 
 
 def test_the_same_generator_changes_alike_and_another_otherwise() -> None:
     every = settings(**CHANGES)
-    first, again, other = (changed(tone(), RATE, every, rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (changed(tone(), RATE, 10 * RATE, every, rng(seed)) for seed in (1, 1, 2))
     assert first.dtype == np.float32 and np.array_equal(first, again)
     assert len(first) != len(other) or not np.array_equal(first, other)
     one, same, else_ = (
@@ -57,20 +57,29 @@ def test_a_sounds_changes_do_not_hang_on_the_others() -> None:
 def test_speed_takes_the_pitch_with_it_and_stays_in_its_bounds() -> None:
     lengths = []
     for seed in range(30):
-        sound = changed(tone(), RATE, settings(speed=0.2), rng(seed))
+        sound = changed(tone(), RATE, 10 * RATE, settings(speed=0.2), rng(seed))
         lengths.append(len(sound))
         heard = np.abs(np.fft.rfft(sound)).argmax() * RATE / len(sound)
         assert heard * len(sound) / RATE == pytest.approx(440, abs=3), "as many waves, in another time"
     assert RATE / 1.2 - 2 < min(lengths) < RATE * 0.9 and RATE * 1.1 < max(lengths) < RATE / 0.8 + 2
 
 
+def test_a_sound_becomes_no_longer_than_what_is_heard_at_once() -> None:
+    """Nor is one that is longer already made longer."""
+    for longest in (RATE, RATE + 2_000, RATE // 2):
+        slow = [changed(tone(), RATE, longest, settings(speed=0.2, offset=0.3), rng(seed)) for seed in range(20)]
+        assert 0.8 * RATE < max(len(sound) for sound in slow) <= max(longest, RATE)
+
+
 def test_gain_offset_and_noise_stay_in_their_bounds() -> None:
-    peaks = [np.abs(changed(tone(), RATE, settings(gain=0.5), rng(seed))).max() for seed in range(30)]
+    peaks = [np.abs(changed(tone(), RATE, 10 * RATE, settings(gain=0.5), rng(seed))).max() for seed in range(30)]
     assert 0.499 < min(peaks) < 0.6 and 0.9 < max(peaks) <= 1.0001
-    before = [len(changed(tone(), RATE, settings(offset=0.3), rng(seed))) - RATE for seed in range(30)]
+    before = [len(changed(tone(), RATE, 10 * RATE, settings(offset=0.3), rng(seed))) - RATE for seed in range(30)]
     assert 0 <= min(before) < 0.1 * RATE and 0.2 * RATE < max(before) <= 0.3 * RATE
     silence = np.zeros(RATE, np.float32)
-    levels = {round(float(changed(silence, RATE, settings(noise=0.01), rng(seed)).std()), 3) for seed in range(40)}
+    levels = {
+        round(float(changed(silence, RATE, 10 * RATE, settings(noise=0.01), rng(seed)).std()), 3) for seed in range(40)
+    }
     assert levels == {0.0, 0.001, 0.004, 0.01}
 
 

@@ -99,7 +99,8 @@ def test_the_pictures_of_the_questions_are_in_the_page(seeing_tree: Path) -> Non
         kind, _, content = source.partition(";base64,")
         assert kind == "data:image/png" and base64.b64decode(content).startswith(b"\x89PNG")
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:", "else no browser shows them"
+    allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+    assert policy == allowed, "else no browser shows them"
     assert not page.tags & {"script", "iframe", "link", "object", "embed", "base", "form"}
     assert not re.search(r"https?:|url\(|@import", html)
 
