@@ -10,6 +10,7 @@ from typing import Any
 from tasks.evaluation import shown
 from tasks.evaluation.multimodal_model import MultimodalLM
 from tasks.multimodal import hearing
+from tasks.stage.errors import DataError
 
 
 class SpeechLM(MultimodalLM):
@@ -32,7 +33,11 @@ class SpeechLM(MultimodalLM):
         )
 
     def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
-        """Count the tokens of each prompt, those of its sound among them. Raises DataError for several, or none to hear."""
+        """Count the tokens of each prompt, those of its sound among them.
+
+        Raises:
+            DataError: a row has several sounds, or one that becomes no token or would be cut.
+        """
         lengths = []
         for request, names in zip(requests, shown_names, strict=True):
             place = f"task {request.task_name}, row {request.doc['id']}"
