@@ -43,7 +43,7 @@ class SpeechLM(MultimodalLM):
         )
 
     def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
-        """Count the tokens of each prompt, those of its sound among them. Raises DataError for several, or none to hear."""
+        """Count the tokens of each prompt, those of its sound among them. Raises DataError for several, or one of none."""
         lengths = []
         for request, names in zip(requests, shown_names, strict=True):
             place = f"task {request.task_name}, row {request.doc['id']}"
