@@ -1,8 +1,9 @@
 """The model everything starts from: a hub id, a local folder, a GGUF inside a package, or trained from scratch.
 
 Whatever the source, the artifact is the same kind of thing: a Hugging Face folder of safetensors whose chat template
-marks the assistant's tokens. A folder with a pickle or remote code is refused. One raw row of the `scratch` source's
-text: {"text": "58 + 67: 8+7=15 5+6+1=12 so 125"}
+marks the assistant's tokens. That of a model which sees (SmolVLM, Qwen3-VL) has its processor too and, as TRL learns
+answers to pictures without them, no marks. A folder with a pickle or remote code is refused. One raw row of the
+`scratch` source's text: {"text": "58 + 67: 8+7=15 5+6+1=12 so 125"}
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Tag
 
+from tasks.base_models import multimodal
 from tasks.base_models.gguf import load_gguf
 from tasks.base_models.pretraining import Pretraining, pretrain
 from tasks.ingestion.sources import PackageSource
@@ -19,10 +21,11 @@ from tasks.models.adapter import has_tokenizer, merge_adapter
 from tasks.models.chat_template import mark_generation, warn_of_other_prompt
 from tasks.models.checks import check_tokens
 from tasks.models.folder import PICKLES, check_folder, load_causal_lm, load_tokenizer, save_model
+from tasks.models.multimodal import is_multimodal, save_multimodal
 from tasks.models.turn_ends import require_turn_end
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig, Strict, one_of
-from tasks.stage.errors import ModelError
+from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.lifecycle import Run, stage
 
 
@@ -77,18 +80,23 @@ class Config(StageConfig):
 def main(config: Config, run: Run, *, data: Path) -> None:
     """Write the base model's folder, and `origin.json`: where it came from and under which licence."""
     source = config.source
+    place: Path
+    if isinstance(source, HubModel | FolderModel):
+        place = download(source) if isinstance(source, HubModel) else source.folder
+        check_folder(place)
+        if is_multimodal(place):
+            _keep_eyes(config, source, place, run)
+            return
     if isinstance(source, ScratchModel):
         model, tokenizer, figures = pretrain(source.scratch, config.seed, data, run)
         artifact.write_json(run.out / "metrics.json", figures)
-        place: Any = run.params_file
+        place = run.params_file
         origin: dict[str, Any] = {"kind": "scratch"}
     elif isinstance(source, PackageSource):
         place = package_member(source.package, source.version, source.sha256, source.member)
         model, tokenizer = load_gguf(place, config.dtype)
         origin = {"kind": "package", **source.model_dump()}
     else:
-        place = download(source) if isinstance(source, HubModel) else source.folder
-        check_folder(place)
         model, tokenizer = load_causal_lm(place, config.dtype), load_tokenizer(place)
         if source.adapter is not None:
             adapter = adapter_folder(source.adapter)
@@ -106,6 +114,19 @@ def main(config: Config, run: Run, *, data: Path) -> None:
     artifact.write_json(run.out / "origin.json", origin)
     if not (run.out / "metrics.json").exists():
         artifact.write_json(run.out / "metrics.json", {"parameters": model.num_parameters()})
+
+
+def _keep_eyes(config: Config, source: HubModel | FolderModel, place: Path, run: Run) -> None:
+    """Write the folder of a model that sees, its processor included. Raises ConfigError and ModelError."""
+    if source.adapter is not None:
+        raise ConfigError(
+            f"{run.params_file}: source.adapter is merged into language models alone, and {place} sees; merge it "
+            f"before, and set it to null"
+        )
+    model, processor = multimodal.load(place, config.dtype, config.chat_template)
+    save_multimodal(model, processor, run.out)
+    artifact.write_json(run.out / "origin.json", json.loads(source.model_dump_json(exclude_none=True)))
+    artifact.write_json(run.out / "metrics.json", {"parameters": model.num_parameters()})
 
 
 def download(source: HubModel) -> Path:

@@ -157,12 +157,13 @@ def _load(config: Config, run: Run, model: Path, data: Path, heard: bool) -> Any
 
 
 def _load_export(config: Config, run: Run, folder: Path, data: Path) -> Any:
-    from tasks.export.multimodal_session import is_seeing
+    from tasks.export.multimodal_session import is_hearing, is_seeing
 
-    if is_seeing(folder):
+    if is_seeing(folder) or is_hearing(folder):
         from tasks.evaluation.onnx_multimodal_model import OnnxSeeingLM
+        from tasks.evaluation.onnx_speech_model import OnnxSpeechLM
 
-        return OnnxSeeingLM(
+        return (OnnxSpeechLM if is_hearing(folder) else OnnxSeeingLM)(
             folder, config.threads, config.chat_template_args, config.too_long, run.progress, data, config.seed
         )
     from tasks.evaluation.onnx_model import OnnxLM

@@ -5,7 +5,9 @@ are, or the weights of the matrix products rounded in small blocks to 8 or 4 bit
 float32 unless the recipe names `Gather`. The builder rounds each block by itself; a form with `gptq` gets the decoder's
 weights from `tasks/export/gptq.py` instead, which looks at training rows. Then PyTorch and every form answer the same
 held-out prompts and are compared (see `tasks/export/parity.py`); a form over its thresholds fails the stage, and
-nothing is written. Speeds are measured in turns and kept outside the artifact. One raw row the prompts come from:
+nothing is written. Speeds are measured in turns and kept outside the artifact. Of a model that sees or hears the
+language model is built without its embedding, beside graphs of its embedding and its eyes or ears in float32, and the
+prompts come with their pictures or sounds. One raw row the prompts come from:
 
     {"id": "p12", "prompt": [{"role": "user", "content": "What is 58 + 67?"}], "answer": "125", "source": "sums"}
 """
@@ -59,7 +61,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     with run.timed("import"):
         builder.silence()  # first: that is only possible once
         from tasks.models.multimodal import is_multimodal
-    made = _export_seeing(config, run, model, data) if is_multimodal(model) else _export(config, run, model, data)
+    export = _export_multimodal if is_multimodal(model) else _export
+    made = export(config, run, model, data)
     _compare(made, config.parity.max_new_tokens, run)
     measures = {name: form.measures() for name, form in made.forms.items()}
     _log_table(measures)
@@ -123,22 +126,23 @@ def _export(config: Config, run: Run, model: Path, data: Path) -> _Made:
     return _Made(forms, reference, prompts, asked, calibrations, speaker)
 
 
-def _export_seeing(config: Config, run: Run, model: Path, data: Path) -> _Made:
-    """Build the forms of a model that sees: its language model in each precision, its eyes in float32."""
+def _export_multimodal(config: Config, run: Run, model: Path, data: Path) -> _Made:
+    """Build the forms of a model that sees or hears: its language model in each precision, the rest in float32."""
     from tasks.export import multimodal_builder
-    from tasks.export.multimodal_parity import ExportedSeeing
-    from tasks.export.multimodal_reference import SeeingReference
+    from tasks.export.multimodal_parity import ExportedMultimodal
+    from tasks.export.multimodal_reference import HearingReference, SeeingReference
     from tasks.models.multimodal import load_multimodal
+    from tasks.multimodal.hearing import hears
 
     rounded = [name for name, form in config.forms.items() if form.gptq is not None]
     if rounded:
         raise ConfigError(
-            f"{run.params_file}: forms.{rounded[0]}.gptq: its calibration rows are read without their pictures; set "
-            f"`gptq: null` for a model that sees"
+            f"{run.params_file}: forms.{rounded[0]}.gptq: its calibration rows are read without their pictures "
+            f"or sounds; set `gptq: null` for a model that sees or hears"
         )
     conversations = held_out(data / config.parity.rows)
     network, processor = load_multimodal(model)
-    reference = SeeingReference(network, processor, data)
+    reference = (HearingReference if hears(processor) else SeeingReference)(network, processor, data)
     context = network.config.get_text_config().max_position_embeddings
     rendered = reference.prompts(conversations, read_jsonl(data / config.parity.rows))
     prompts = _draw(config, data, rendered, context)
@@ -148,9 +152,9 @@ def _export_seeing(config: Config, run: Run, model: Path, data: Path) -> _Made:
             run.progress.update(number, len(config.forms), f"build {name}")
             builder.build(text, run.out / name, precision=form.precision, options=options[name])
             multimodal_builder.write_parts(network, model, run.out / name)
-    forms = {name: ExportedSeeing(run.out / name, config.threads) for name in config.forms}
+    forms = {name: ExportedMultimodal(run.out / name, config.threads) for name in config.forms}
 
-    def speaker(form: ExportedSeeing, tokens: int) -> Callable[[], Iterable[int]]:
+    def speaker(form: ExportedMultimodal, tokens: int) -> Callable[[], Iterable[int]]:
         return partial(form.answer, prompts[0], reference, tokens)
 
     return _Made(forms, reference, prompts, prompts, {}, speaker)

@@ -30,7 +30,7 @@ TRAINER: dict[str, Any] = {
 """TRL settings that suit the `chat_model` fixture; a test adds its steps."""
 SLOW_FIXTURES = {
     "sums_data", "mlflow_template", "chat_onnx", "promotable", "reward_model", "pictures_data", "seeing_model",
-    "lively_model", "seeing_onnx", "spoken_data", "hearing_model",
+    "lively_model", "seeing_onnx", "spoken_data", "hearing_model", "lively_ears", "hearing_onnx",
 }  # fmt: skip
 """A test that uses one of these trains, serves, or keeps a registry: it is `slow` without saying so."""
 QUICK = 15.0
@@ -274,6 +274,26 @@ def hearing_model(
     from tests.support import sounds
 
     return sounds.build_model(chat_model, tmp_path_factory.mktemp("hearing") / "hearing", make_artifact)
+
+
+@pytest.fixture(scope="session")
+def lively_ears(
+    chat_model: Path, tmp_path_factory: pytest.TempPathFactory, make_artifact: Callable[..., artifact.Manifest]
+) -> Path:
+    """A model that hears and says something else to every sound and question, as a model artifact."""
+    from tests.support import hearing
+
+    return hearing.build_lively(chat_model, tmp_path_factory.mktemp("ears"), make_artifact)
+
+
+@pytest.fixture(scope="session")
+def hearing_onnx(lively_ears: Path, spoken_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model in fp32 and int8, as the export stage writes it."""
+    from tests.support import pictures
+
+    out = tmp_path_factory.mktemp("hearing_onnx") / "speech"
+    pictures.export(lively_ears, spoken_data, out)
+    return out
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """What a promotion is decided on: read from verified artifacts, never from a table somebody typed."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Evidence:
     """Stages of the candidate whose code, params, inputs or outputs are not those in `dvc.lock`."""
     git: dict[str, str]
     """`commit` and `dirty`, and `git_error` where git could not say: see `flows.tracking.git`."""
+    controls: dict[str, Any] = field(default_factory=dict)
+    """Task to the scores of the served form under other pictures or sounds, as its results have them."""
 
 
 def collect(model: str, form: str, champion: Scores | None) -> Evidence:
@@ -99,7 +101,17 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
         data=next((Path(name) for name, m in chain.items() if m.digest == evaluation.inputs["data"]), None),
         stale=_stale({MODELS / model, ONNX / model, *evaluations}),
         git=git_state(),
+        controls=_controls(form_scores) if form_scores in evaluations else {},
     )
+
+
+def asked_about(model: str) -> str | None:
+    """Name the data set of pictures or sounds that a model was evaluated on; None without one, or an evaluation."""
+    if not (METRICS / model / artifact.MANIFEST).exists():
+        return None
+    digest = artifact.read_manifest(METRICS / model).inputs.get("data")
+    sets = artifact.manifests(artifact.ROOT / "media")
+    return next((folder.name for folder, manifest in sets.items() if manifest.digest == digest), None)
 
 
 def read_scores(folder: Path, label: str, digest: str) -> Scores:
@@ -115,19 +127,32 @@ def read_scores(folder: Path, label: str, digest: str) -> Scores:
     return Scores(label=label, digest=digest, rows=rows, higher_is_better=higher, tasks=tasks)
 
 
-def leaked_questions(data: Path) -> tuple[list[str], int, int]:
+def _controls(folder: Path) -> dict[str, Any]:
+    tasks = artifact.read_json(folder / "results.json")["tasks"]
+    return {task: result["controls"] for task, result in tasks.items() if "controls" in result}
+
+
+def leaked_questions(data: Path, trained: Sequence[Path] = ()) -> tuple[list[str], int, int]:
     """Look for evaluation questions among everything that trains, whatever the data stage says it removed.
+
+    A question about pictures or a sound is known by them: others are asked in the same words.
+
+    Args:
+        data: data artifact with the questions.
+        trained: data artifacts that were trained on beside it.
 
     Returns:
         The questions that train too, how many there are to find, and how many training rows were read.
     """
-    questions = {_same(row["question"]) for path in data.glob("eval/*.jsonl") for row in artifact.read_jsonl(path)}
+    questions = {
+        _shown(row) or _same(row["question"]) for path in data.glob("eval/*.jsonl") for row in artifact.read_jsonl(path)
+    }
     training_texts: set[str] = set()
     count = 0
-    for path in sorted(data.glob("*/train.jsonl")):
+    for path in [path for folder in dict.fromkeys([data, *trained]) for path in sorted(folder.glob("*/train.jsonl"))]:
         for row in artifact.read_jsonl(path):
             count += 1
-            training_texts |= {_same(text) for text in _texts(row)}
+            training_texts |= {shown} if (shown := _shown(row)) else {_same(text) for text in _texts(row)}
     return sorted(questions & training_texts), len(questions), count
 
 
@@ -173,6 +198,11 @@ def _stale(outs: set[Path]) -> list[str]:
     if len(names) != len(outs):
         raise ArtifactError(f"dvc.yaml: no stages write all of {', '.join(str(out) for out in sorted(outs))}")
     return [name for name in graph.closure(names) if not graph.unchanged(name)]
+
+
+def _shown(row: dict[str, Any]) -> str:
+    """Name the pictures or sounds of a row, which are called by the hash of their bytes; nothing where it has none."""
+    return " ".join(row.get("images") or row.get("audio") or ())
 
 
 def _texts(row: dict[str, Any]) -> Iterator[str]:

@@ -13,8 +13,9 @@ from pydantic import Field
 from rich.markup import escape
 from rich.table import Table
 
-from flows.registry import evidence
+from flows.registry import evidence, sight
 from flows.registry.evidence import Evidence
+from flows.registry.sight import Sight
 from tasks.export import parity
 from tasks.grading.bootstrap import Interval, paired_difference
 from tasks.stage import artifact
@@ -60,6 +61,9 @@ class Policy(Strict):
     """Permission to compare on shared rows alone when the champion was asked other rows, or with another task file."""
     allow_dirty: bool
     """Permission to promote from a working copy with uncommitted changes. That it was dirty is recorded either way."""
+    sight: Sight | None = None
+    """Control that the quality metric must lie above; of a section for a data set of pictures or sounds, and
+    there needed."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +76,33 @@ class Verdict:
     passed: bool
 
 
-def load_policy(recipe: str, path: Path = POLICY) -> Policy:
-    """Read a recipe's policy. Raises ConfigError."""
+def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Policy:
+    """Read a recipe's policy.
+
+    Args:
+        recipe: name of the recipe.
+        path: file with the policies.
+        data: data set of pictures or sounds that the candidate is compared on; None for a model of words.
+
+    Raises:
+        ConfigError: no such section, a wrong one, or one for pictures that asks for no control.
+    """
+    name = recipe if data is None else f"{recipe}/{data}"
     sections = read_yaml(path)
-    if recipe not in sections:
-        raise ConfigError(
-            f"{path}: no section '{recipe}'{suggest(recipe, sections)}; add one to promote from this recipe"
-        )
-    return parse(Path(f"{path}: {recipe}"), sections[recipe], Policy)
+    if name not in sections:
+        what = "from this recipe" if data is None else f"a model that is asked about {data}"
+        raise ConfigError(f"{path}: no section '{name}'{suggest(name, sections)}; add one to promote {what}")
+    policy = parse(Path(f"{path}: {name}"), sections[name], Policy)
+    if data is not None and policy.sight is None:
+        raise ConfigError(f"{path}: {name}: missing key 'sight', e.g. {{control: other, gain: 0.3}}")
+    return policy
 
 
 def judge(e: Evidence, policy: Policy) -> list[Verdict]:
     """Pass every gate's verdict, in the order in which a person wants to read them."""
     return [
         *_quality(e, policy),
+        *_sight(e, policy),
         *_parity(e, policy),
         _served_score(e, policy),
         _contamination(e),
@@ -116,6 +133,16 @@ def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
         tolerated = bound(metric, policy)
         if tolerated is not None:
             yield _above(e, policy, "regression", metric, -tolerated, f"{metric} − {against} > {-tolerated:+g}")
+
+
+def _sight(e: Evidence, policy: Policy) -> Iterator[Verdict]:
+    """Judge whether a model that sees or hears is worse with another picture or sound."""
+    if policy.sight is None:
+        return
+    metric = policy.quality.metric
+    required = f"{metric} of {policy.form} − with '{policy.sight.control}' ≥ {policy.sight.gain:+g}"
+    passed, found = sight.judge(e.controls, metric, e.candidate.higher_is_better[metric], policy.sight)
+    yield Verdict("sight", required, found, passed)
 
 
 def bound(metric: str, policy: Policy) -> float | None:
@@ -182,11 +209,13 @@ def _served_score(e: Evidence, policy: Policy) -> Verdict:
 def _contamination(e: Evidence) -> Verdict:
     """Judge whether an evaluation question trains, by the rows themselves; all stages must have used the same split."""
     required = "no evaluation question among the training rows"
-    others = {name for name, m in e.chain.items() if "data" in m.inputs and m.inputs["data"] != _data_digest(e)}
+    known = {_data_digest(e), *(m.digest for m in e.chain.values() if m.stage == "data")}
+    others = {name for name, m in e.chain.items() if "data" in m.inputs and m.inputs["data"] not in known}
     if others or e.data is None:
         names = ", ".join(sorted(others)) or "the evaluation"
         return Verdict("contamination", required, f"{names}: made from another data artifact; run `polm run`", False)
-    leaks, questions, rows = evidence.leaked_questions(e.data)
+    trained = [Path(name) for name, m in e.chain.items() if m.stage == "data"]
+    leaks, questions, rows = evidence.leaked_questions(e.data, trained)
     removals = len(artifact.read_json(e.data / "report.json")["contaminated"])
     if leaks:
         return Verdict("contamination", required, f"{len(leaks)} of {questions} train too, e.g. “{leaks[0]}”", False)

@@ -20,11 +20,15 @@ from rich.tree import Tree
 from flows import workspace
 from flows.tracking import client
 from tasks.stage import artifact
-from tasks.stage.data_folder import set_folder
+from tasks.stage.data_folder import MEDIA, set_folder
 from tasks.stage.errors import GateError
 
 DIGITS = 12
 """Digits of a digest that are shown."""
+DATA = "data"
+"""Stage that makes data artifacts, those of pictures too."""
+REPORT = "report.json"
+"""Its report."""
 ANSWER = ("request_id", "model_name", "model_version")
 """Tags of a trace that the server wrote."""
 
@@ -55,8 +59,13 @@ class Lineage:
     """MLflow run of the promotion."""
     steps: list[Step]
     """Artifacts from the export down to the data."""
-    data: dict[str, Any] | None
-    """Report of the data stage; None when neither store nor workspace has it."""
+    reports: dict[str, dict[str, Any] | None]
+    """Data artifact, as its step is named, to its stage's report; None when neither store nor workspace has it."""
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """Report of the data that the model itself learnt from."""
+        return next(iter(self.reports.values()), None)
 
 
 def show(what: str) -> None:
@@ -95,7 +104,8 @@ def find(what: str) -> Lineage:
         what = f"tag '{missing[0]}'" if missing else "MLflow run"
         raise GateError(f"{name} v{number} has no {what}; only what `polm promote` registered has a lineage")
     steps = list(_steps(api, name, version))
-    return Lineage(answer, name, str(version.version), dict(version.tags), version.run_id, steps, _data(api, steps))
+    reports = {step.name: _report(api, step) for step in steps if step.manifest.stage == DATA}
+    return Lineage(answer, name, str(version.version), dict(version.tags), version.run_id, steps, reports)
 
 
 def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
@@ -168,20 +178,21 @@ def _run(api: Any, name: str, digest: str) -> Any:
     return runs[0] if runs else None
 
 
-def _data(api: Any, steps: list[Step]) -> dict[str, Any] | None:
-    """Find the data stage's own report, whose bytes are those of the manifest."""
-    last = next((step for step in steps if step.manifest.stage == "data"), None)
-    if last is None or "report.json" not in last.manifest.files:
+def _report(api: Any, step: Step) -> dict[str, Any] | None:
+    """Find a data stage's own report, whose bytes are those of the manifest."""
+    if REPORT not in step.manifest.files:
         return None
     from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory() as temp:
-        places = [artifact.ROOT / last.name.removeprefix("artifacts-") / "report.json"]
-        if last.run is not None:
+        folder = step.name.removeprefix(f"{artifact.ROOT}-")
+        kind, _, name = folder.partition("-")
+        places = [artifact.ROOT / folder / REPORT, artifact.ROOT / kind / name / REPORT]
+        if step.run is not None:
             with contextlib.suppress(MlflowException, OSError):
-                places.append(Path(api.download_artifacts(last.run, "report.json", temp)))
+                places.append(Path(api.download_artifacts(step.run, REPORT, temp)))
         for path in places:
-            if path.exists() and artifact.sha256(path) == last.manifest.files["report.json"]:
+            if path.exists() and artifact.sha256(path) == step.manifest.files[REPORT]:
                 report: dict[str, Any] = artifact.read_json(path)
                 return report
     return None
@@ -194,7 +205,12 @@ def _tree(lineage: Lineage) -> Tree:
         tree = node = Tree(version)
     else:
         tree = Tree(f"answer {lineage.answer['request_id']}  trace {lineage.answer['trace']}")
-        tree.add(f"asked    {escape(json.dumps(lineage.answer['asked'], ensure_ascii=False))}")
+        words, pictures = _asked(lineage.answer["asked"])
+        tree.add(f"asked    {escape(json.dumps(words, ensure_ascii=False))}")
+        for picture in pictures:
+            kind = escape(f"{picture['media_type']}, {picture['bytes']} bytes")
+            verb = "shown " if picture["type"] == "image" else "played"
+            tree.add(f"{verb}   {kind}  sha256 {str(picture['sha256'])[:DIGITS]}")
         tree.add(f"answered {escape(json.dumps(lineage.answer['text'], ensure_ascii=False))}")
         node = tree.add(version)
     node.add(f"promoted in MLflow run {lineage.run}, commit {tags['commit'][:DIGITS]}{_dirty(tags)}")
@@ -207,24 +223,43 @@ def _tree(lineage: Lineage) -> Tree:
             line.add(f"trained on {set_folder(step.dataset)}/train.jsonl")
         line.add(f"params {manifest.params[:DIGITS]}" + (f"; from {inputs}" if inputs else ""))
         line.add(f"MLflow run {step.run}" if step.run else "no MLflow run in this store")
-    _add_data(node, lineage)
+    if not lineage.reports:
+        node.add("data: the artifact is not in the evidence")
+    for name, report in lineage.reports.items():
+        _add_data(node, next(step for step in lineage.steps if step.name == name), report, len(lineage.reports) > 1)
     return tree
+
+
+def _asked(content: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Take what was asked apart: its words, and what stands in a trace for each picture."""
+    if isinstance(content, str):
+        return content, []
+    words = "".join(part["text"] for part in content if part["type"] == "text")
+    return words, [part for part in content if part["type"] != "text"]
 
 
 def _dirty(tags: dict[str, str]) -> str:
     return " and uncommitted changes" if tags["dirty"] == "true" else ""
 
 
-def _add_data(node: Tree, lineage: Lineage) -> None:
-    """Show the rows: each training file with its hash, and the sources with their licences."""
-    data = next((step for step in lineage.steps if step.manifest.stage == "data"), None)
-    if data is None:
-        node.add("data: the artifact is not in the evidence")
-        return
-    rows = node.add("training rows")
-    sets = lineage.data["sets"] if lineage.data else {}
+def _add_data(node: Tree, data: Step, report: dict[str, Any] | None, named: bool) -> None:
+    """Show the rows: each training file with its hash, the pictures, and the sources with their licences.
+
+    Args:
+        node: where.
+        data: the data artifact.
+        report: its report.
+        named: whether to say which artifact it is, as there are several.
+    """
+    which = f" of {data.name}" if named else ""
+    rows = node.add(f"training rows{which}")
+    sets = report["sets"] if report else {}
     about = {name: (set_["files"][name]["rows"], set_) for set_ in sets.values() for name in set_["files"]}
     for name, digest in sorted(data.manifest.files.items()):
+        if name == MEDIA:
+            kinds = [kind for kind in ("pictures", "sounds") if report and kind in report]
+            files = "".join(f"  {report[kind]['files']} {kind}" for kind in kinds) if report else ""
+            rows.add(f"{name}  sha256 {digest[:DIGITS]}{files}")
         if not name.endswith("/train.jsonl"):
             continue
         count, set_ = about.get(name, (None, {}))
@@ -232,10 +267,10 @@ def _add_data(node: Tree, lineage: Lineage) -> None:
             f"  {count} rows, {', '.join(set_['licences'])}, from {', '.join(sorted(set_['sources']))}" if set_ else ""
         )
         rows.add(f"{name}  sha256 {digest[:DIGITS]}{more}")
-    if lineage.data is None:
-        node.add("sources: the data stage's report is neither in MLflow nor in the workspace")
+    if report is None:
+        node.add(f"sources{which}: the data stage's report is neither in MLflow nor in the workspace")
         return
-    sources = node.add("sources")
-    for name, source in sorted(lineage.data["sources"].items()):
+    sources = node.add(f"sources{which}")
+    for name, source in sorted(report["sources"].items()):
         pinned = next((f", {key} {source[key]}" for key in ("sha256", "revision") if source.get(key)), "")
         sources.add(f"{name}  {source['kind']} {escape(str(source['name']))}, {source['licence']}{pinned}")

@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -25,15 +26,29 @@ from flows.registry.evidence import Evidence, Scores
 from flows.registry.gates import Policy, Verdict
 from flows.tracking import client
 from flows.tracking.git import git_state
+from tasks.export.multimodal_reader import Reader
+from tasks.export.multimodal_session import Session, is_hearing, is_seeing
+from tasks.export.prompt_reader import MediaPrompt
+from tasks.export.sound_reader import SoundReader
+from tasks.multimodal import hearing, prompts
 from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
 log = logging.getLogger("polm")
 SERVED = Path("mlflow/chat_model.py")
 """Code of the served model: MLflow keeps the file, never a pickle."""
+SEEING = Path("mlflow/seeing_model.py")
+"""The same for a model that sees or hears, for which MLflow's chat format has no pictures and no sounds."""
+MEDIA = "media"
+"""Tag of a version that sees or hears: the data set that it was asked about."""
 PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
 """Packages of the served model, pinned to the versions that it was promoted with."""
-EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8, "temperature": 0.0, "stream": False}
+EXAMPLE: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hello!"}],
+    "max_tokens": 8,
+    "temperature": 0.0,
+    "stream": False,
+}
 """Request that the model must answer before it is registered; it stays with the version."""
 
 
@@ -49,7 +64,8 @@ def promote(model: str) -> None:
         ConfigError: `mlflow/gates.yaml` is wrong.
     """
     recipe = workspace.active_recipe()
-    policy = gates.load_policy(recipe)
+    data = evidence.asked_about(model)
+    policy = gates.load_policy(recipe, data=data)
     console = Console()
     with _exclusive(), workspace.run_lock(), tempfile.TemporaryDirectory() as temp:
         api = client.client()
@@ -57,14 +73,14 @@ def promote(model: str) -> None:
         aliases = Aliases(api, name)
         state = aliases.state()
         before = state.aliases
-        proof = evidence.collect(model, policy.form, _champion_scores(api, name, before, Path(temp)))
+        proof = evidence.collect(model, policy.form, _champion_scores(api, name, before, data, Path(temp)))
         if _is_champion(api, name, before, proof, policy):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
             return
         verdicts = gates.judge(proof, policy)
         console.print(gates.table(model, verdicts))
         _refuse(model, verdicts)
-        version = _register(api, recipe, proof, policy, verdicts)
+        version = _register(api, recipe, proof, policy, verdicts, data)
         if aliases.read().get("champion") != before.get("champion"):
             raise GateError(
                 f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
@@ -120,8 +136,12 @@ def _exclusive() -> Iterator[None]:
         yield
 
 
-def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -> Scores | None:
-    """Read how the champion answered, from the evidence stored with its version."""
+def _champion_scores(api: Any, name: str, aliases: dict[str, str], data: str | None, temp: Path) -> Scores | None:
+    """Read how the champion answered, from the evidence stored with its version.
+
+    None where there is no champion, or one that is asked about other things than the candidate, such as words alone:
+    a candidate is then compared with its own parent.
+    """
     if "champion" not in aliases:
         return None
     version = api.get_model_version(name, aliases["champion"])
@@ -130,6 +150,8 @@ def _champion_scores(api: Any, name: str, aliases: dict[str, str], temp: Path) -
             f"{name} v{version.version} is the champion and was not registered by `polm promote`: there is nothing to "
             f"compare with; remove its alias `champion` in MLflow (`polm ui`), and promote again"
         )
+    if version.tags.get(MEDIA, "") != (data or ""):
+        return None
     folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
     label = f"champion v{version.version} ({version.tags['model']})"
     return evidence.read_scores(folder, label, version.tags["digest"])
@@ -151,7 +173,7 @@ def _refuse(model: str, verdicts: list[Verdict]) -> None:
         raise GateError(f"{model} is not promoted: {len(failed)} of {len(verdicts)} gates failed\n{lines}")
 
 
-def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: list[Verdict]) -> str:
+def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: list[Verdict], data: str | None) -> str:
     """Log the served model with its evidence and register it; returns the new version. No alias moves."""
     import mlflow
 
@@ -163,23 +185,30 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
         "digest": proof.digest,
         "export": proof.export.digest,
         "form": policy.form,
+        **({MEDIA: data} if data is not None else {}),
         **proof.git,
         "gates": json.dumps({f"{v.gate}: {v.required}": v.found for v in verdicts}, ensure_ascii=False),
     }
     experiment = client.experiment_id(api, recipe)
+    export = artifact.ONNX / proof.model / policy.form
+    perceives = is_seeing(export) or is_hearing(export)
+    if perceives:
+        _try_out(export)
     with mlflow.start_run(
         experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
     ) as run:
         with tempfile.TemporaryDirectory() as temp:
             _gather(Path(temp), proof, policy, verdicts)
             mlflow.log_artifacts(temp, "evidence")
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(SERVED),
-            artifacts={"onnx": str(artifact.ONNX / proof.model / policy.form)},
-            input_example=EXAMPLE,
-            pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?is).*type hint", UserWarning)  # of one that refuses every request
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(SEEING if perceives else SERVED),
+                artifacts={"onnx": str(export)},
+                input_example=None if perceives else EXAMPLE,
+                pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
+            )
     _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
     quality = next(v for v in verdicts if v.gate == "quality")
     version = api.create_model_version(
@@ -191,6 +220,24 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
         model_id=logged.model_id,
     )
     return str(version.version)
+
+
+def _try_out(export: Path) -> None:
+    """Have a model answer a question about a grey picture or a second of noise. Raises ModelError when it cannot."""
+    question = [{"role": "user", "content": "Hello!"}]
+    session = Session(export)
+    prompt: MediaPrompt
+    if is_hearing(export):
+        import numpy as np
+
+        ears = SoundReader(export)
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, ears.sampling_rate).astype(np.float32)
+        prompt = ears.read(hearing.conversation(question, 1), [noise])
+    else:
+        from PIL import Image
+
+        prompt = Reader(export).read(prompts.shown(question, 1), [Image.new("RGB", (32, 32), (128, 128, 128))])
+    list(session.generate(session.embeddings(prompt), max_new_tokens=8))
 
 
 def _create(api: Any, name: str, description: str) -> None:

@@ -70,8 +70,8 @@ def build(admission: Admission, key: str | None) -> FastAPI:
 
     @app.post("/v1/chat/completions", dependencies=locked)
     async def _chat(request: Request) -> Response:
-        sees = admission.follower.current.worker.sees
-        limit = chat_parser.SHOWING_LIMIT if sees else chat_parser.BODY_LIMIT
+        takes = admission.follower.current.worker.takes
+        limit = chat_parser.SHOWING_LIMIT if takes else chat_parser.BODY_LIMIT
         chat_request = chat_parser.parse(await _body(request, limit), limit)
         state = await admission.open(chat_request, await admission.shown(chat_request))
         headers = {"x-request-id": state.name, "x-model-version": state.version.version}

@@ -2,7 +2,8 @@
 
 The same engine answers as in `polm serve`. The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported
 and the first answer begins within a second. The export of a model that sees is talked to by
-`flows/serving/seeing_chat.py`, its model folder, on PyTorch, by `flows/serving/seeing.py`.
+`flows/serving/seeing_chat.py`, its model folder, on PyTorch, by `flows/serving/seeing.py`; of a model that hears, by
+`flows/serving/hearing_chat.py` and `flows/serving/hearing.py`.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from flows.serving.answer import Delta, Sampling
 from flows.serving.engine import Engine
-from tasks.export.multimodal_session import is_seeing
+from tasks.export.multimodal_session import is_hearing, is_seeing
 from tasks.models.checks import read_object
 from tasks.stage.errors import DataError, ModelError
 
@@ -108,11 +109,16 @@ def begin(
         DataError: a picture or recording cannot be read.
         ModelError: no model there, an unreadable one, or pictures or recordings for one that takes none.
     """
-    hears = _hears(folder)
+    exported = is_hearing(folder)
+    hears = exported or _hears(folder)
     if sounds and not hears:
         raise ModelError(
             f"{folder}: this model takes no recordings; name one that hears, e.g. --folder artifacts/models/speech"
         )
+    if exported and not images:
+        from flows.serving.hearing_chat import HearingChat
+
+        return HearingChat(folder, sounds, max_new_tokens=max_new_tokens, temperature=temperature)
     if hears and not images:
         from flows.serving.hearing import HearingConversation
 

@@ -14,7 +14,7 @@ from tasks.stage.config import nearest
 BODY_LIMIT = 1_000_000
 """Bytes that a request of words may have."""
 SHOWING_LIMIT = 20_000_000
-"""Bytes that a request may have which can show pictures."""
+"""Bytes that a request may have which can show pictures or play sounds."""
 NEAR = 0.8
 """Likeness of a wrong key and a right one, from 0 to 1, from which the right one is suggested."""
 WORDS = {

@@ -15,6 +15,7 @@ from flows.serving import json_body
 from flows.serving.answer import Sampling
 from flows.serving.media import MOST, Media, MediaError, read
 from flows.serving.message_parts import AudioPart, Body, ImagePart, Part, TextPart
+from flows.serving.sounds import inline
 
 EVERY = 2**31 - 1
 """Value of `top_k` that means every token: more than any vocabulary has."""
@@ -153,7 +154,7 @@ class ChatRequest(Body):
             allowed: folder below which files may be read; None allows none.
 
         Raises:
-            MediaError: too many pictures, or one that cannot be read.
+            MediaError: too many pictures or sounds, or one that cannot be read.
         """
         media: list[Media] = []
         for number, message in enumerate(self.messages):
@@ -164,7 +165,7 @@ class ChatRequest(Body):
                 if isinstance(part, ImagePart):
                     media.append(Media("image", read(part.image_url.url, place, allowed), place))
                 else:
-                    media.append(Media("audio", b"", place))
+                    media.append(Media("audio", inline(part.input_audio.data, place), place))
         return media
 
     def limit(self) -> int | None:

@@ -33,7 +33,7 @@ NARROW = 1e-6
 class Engine:
     """A model, its tokenizer and the thread that answers."""
 
-    sees = False
+    takes: str | None = None
 
     def __init__(self, folder: Path, *, batch: int, threads: int | None = None) -> None:
         """Load the model and start the thread.

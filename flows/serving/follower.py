@@ -9,16 +9,17 @@ from typing import Any
 from flows.registry import version as model_version
 from flows.serving.answer import Delta, Sampling
 from flows.serving.media import Media, sample
+from flows.serving.sounds import sample as sound_sample
 from flows.serving.worker import Event, Worker, is_last
 from flows.tracking import client
-from tasks.multimodal.prompts import IMAGE
 from tasks.stage.errors import GateError, ModelError, PolmError
 
 log = logging.getLogger("polm")
 WARM_UP = [{"role": "user", "content": "Hello!"}]
 """Question that a version must answer before it gets requests."""
 WORDS = [{"type": "text", "text": WARM_UP[0]["content"]}]
-"""The same as a part, behind a picture for a version that sees."""
+"""The same as a part, behind a picture or a sound for a version that takes one."""
+SAMPLES = {"image": sample, "audio": sound_sample}
 WARM_UP_SECONDS = 120.0
 
 
@@ -179,8 +180,8 @@ class Follower:
             if is_last(event):
                 ended.set()
 
-        shown = [sample()] if worker.sees else []
-        question = [{"role": "user", "content": [IMAGE, *WORDS]}] if shown else WARM_UP
+        shown = [SAMPLES[worker.takes]()] if worker.takes else []
+        question = [{"role": "user", "content": [{"type": worker.takes}, *WORDS]}] if shown else WARM_UP
         worker.ask(question, Sampling(max_new_tokens=1, temperature=0.0), on_event, shown)
         if not ended.wait(WARM_UP_SECONDS) or not isinstance(events[-1], Delta) or events[-1].reason == "failed":
             worker.kill()

@@ -2,8 +2,7 @@
 
 Bytes come inside the request (a `data:` URL), or from a file below the folder that the operator names. An address on
 the web is never fetched: whoever may ask this server could else let it read what only this machine can reach. Pictures
-are decoded by the process that holds the model (`flows/serving/seeing_engine.py`). A model that hears would take its
-sounds here too: `Sound` parts reach `Engine.encode` as media of the kind `audio`, and are refused there.
+and sounds (`flows/serving/sounds.py`) are decoded by the process that holds the model.
 """
 
 import base64
@@ -19,16 +18,17 @@ from urllib.parse import unquote, urlsplit
 from tasks.stage.errors import DataError
 
 MOST = 8
-"""Pictures that a request may show."""
+"""Pictures and sounds that a request may hold."""
 MAX_BYTES = 10_000_000
-"""Bytes of a picture's file that are taken."""
+"""Bytes of a picture's or a sound's file that are taken."""
 MAX_PIXELS = 20_000_000
 """Pixels of a picture; one with more is refused before it is decoded."""
 MAGIC = {
     b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"BM": "image/bmp",
-    b"II*\0": "image/tiff", b"MM\0*": "image/tiff",
+    b"II*\0": "image/tiff", b"MM\0*": "image/tiff", b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"ID3": "audio/mpeg",
+    b"\xff\xfb": "audio/mpeg", b"\xff\xf3": "audio/mpeg", b"\xff\xf2": "audio/mpeg",
 }  # fmt: skip
-"""Beginnings of files to their types; WebP's comes after a length."""
+"""Beginnings of files to their types; WebP's and WAV's come after a length."""
 
 
 class MediaError(DataError):
@@ -48,7 +48,7 @@ class MediaError(DataError):
 
 @dataclass(frozen=True)
 class Media:
-    """A picture, or one day a sound."""
+    """A picture or a sound."""
 
     kind: Literal["image", "audio"]
     """Type of the part that stands for it in a message: `{"type": kind}`."""
@@ -71,6 +71,8 @@ def media_type(content: bytes) -> str:
     """Tell what a file is by its beginning; `application/octet-stream` where that says nothing."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp"
+    if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
+        return "audio/wav"
     return next((kind for magic, kind in MAGIC.items() if content.startswith(magic)), "application/octet-stream")
 
 
@@ -176,5 +178,22 @@ def recorded(turns: Sequence[dict[str, Any]], media: Sequence[Media]) -> list[di
         content = turn["content"]
         if not isinstance(content, str):
             content = [part if part["type"] == "text" else next(left).record() for part in content]
+        written.append({**turn, "content": content})
+    return written
+
+
+def timed(turns: Sequence[dict[str, Any]], seconds: Sequence[float]) -> list[dict[str, Any]]:
+    """Add the length of each sound to a conversation that `recorded` wrote, once the model has heard them."""
+    left = iter(seconds)
+    written = []
+    for turn in turns:
+        content = turn["content"]
+        if not isinstance(content, str):
+            content = [
+                {**part, "seconds": round(length, 3)}
+                if part["type"] == "audio" and (length := next(left, None)) is not None
+                else part
+                for part in content
+            ]
         written.append({**turn, "content": content})
     return written

@@ -51,10 +51,11 @@ class InputAudio(Body):
     data: str
     """Its file in base64."""
     format: str
+    """What the client calls its format; the bytes tell it."""
 
 
 class AudioPart(Body):
-    """A sound, which no model here hears yet."""
+    """A sound."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio

@@ -14,7 +14,7 @@ from flows.serving import json_body, openai_api
 from flows.serving.answer import Delta
 from flows.serving.chat_request import ChatRequest
 from flows.serving.follower import Follower
-from flows.serving.media import Media, MediaError, recorded
+from flows.serving.media import Media, MediaError, recorded, timed
 from flows.serving.metrics import Metrics
 from flows.serving.openai_api import RequestError
 from flows.serving.traces import Record, Traces
@@ -158,6 +158,7 @@ class RequestState:
         if not isinstance(event, Started):
             raise RequestError(500, "the model failed on this request; ask again", code="model_failed")
         self.prompt = event.prompt
+        self._messages = timed(self._messages, event.seconds)
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield the answer's text as it comes. Raises RequestError when it takes too long or the model fails."""

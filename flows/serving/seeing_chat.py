@@ -32,7 +32,7 @@ class SeeingChat:
         self._shown: list[Media] = []
         for path in images:
             self.show(path)
-        self._engine = SeeingEngine(folder, batch=1)
+        self._engine = self._open(folder)
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
         self.messages: list[dict[str, Any]] = []
@@ -40,8 +40,19 @@ class SeeingChat:
 
     def show(self, path: Path) -> None:
         """Show a picture with the next question. Raises DataError when it cannot be read."""
+        self._shown.append(self._read(path))
+
+    def _open(self, folder: Path) -> SeeingEngine:
+        return SeeingEngine(folder, batch=1)
+
+    def _read(self, path: Path) -> Media:
+        """Read a picture. Raises DataError."""
         read_image(path)
-        self._shown.append(Media("image", path.read_bytes(), str(path)))
+        return Media("image", path.read_bytes(), str(path))
+
+    def _turns(self, role: str, text: str, media: Sequence[Media]) -> list[dict[str, Any]]:
+        """Write a turn in parts."""
+        return shown([{"role": role, "content": text}], len(media))
 
     def ask(self, question: str) -> Generator[str]:
         """Yield the answer bit by bit. What was yielded stays in the conversation, also when it was stopped midway.
@@ -50,14 +61,14 @@ class SeeingChat:
             DataError: the conversation does not fit into the model's context.
             ModelError: the model failed.
         """
-        asked = shown([{"role": "user", "content": question}], len(self._shown))
+        asked = self._turns("user", question, self._shown)
         messages, media = [*self.messages, *asked], [*self._media, *self._shown]
         prompt = self._engine.encode(messages, media)
         room = min(self._max_new_tokens, self._engine.context - len(prompt))
         if room < 1:
             raise DataError(
-                f"the conversation is {len(prompt)} tokens long, pictures among them, the context only "
-                f"{self._engine.context}; /reset forgets it"
+                f"the conversation is {len(prompt)} tokens long, with all that is shown or played in it, the context "
+                f"only {self._engine.context}; /reset forgets it"
             )
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         generation = self._engine.submit(prompt, Sampling(room, self._temperature), deltas.put)
@@ -73,7 +84,7 @@ class SeeingChat:
         finally:
             generation.cancel()
             if reason != "failed":
-                said = shown([{"role": "assistant", "content": text}], 0)
+                said = self._turns("assistant", text, [])
                 self.messages, self._media, self._shown = [*messages, *said], media, []
 
     def forget(self) -> None:

@@ -17,6 +17,7 @@ from flows.serving.engine import COLD, NARROW
 from flows.serving.media import Media, MediaError, decoded
 from tasks.export.multimodal_reader import Pictured, Reader
 from tasks.export.multimodal_session import Drawing, Session
+from tasks.export.prompt_reader import MediaPrompt
 from tasks.stage.errors import DataError, ModelError
 
 log = logging.getLogger("polm")
@@ -25,20 +26,21 @@ log = logging.getLogger("polm")
 class SeeingEngine:
     """A model that sees, its reader and the thread that answers."""
 
-    sees = True
+    takes: str | None = "image"
+    """Type of the parts that it takes beside text."""
 
     def __init__(self, folder: Path, *, batch: int, threads: int | None = None) -> None:
         """Load the model and start the thread.
 
         Args:
-            folder: a form of an export that sees.
+            folder: a form of an export.
             batch: most answers that are drawn in turn.
             threads: of ONNX Runtime; None leaves it to ONNX Runtime, which takes every core.
 
         Raises:
             ModelError: no model there, or an unreadable one.
         """
-        self._reader = Reader(folder)
+        self._reader = self._open(folder)
         session = Session(folder, threads)
         self.context = session.context
         self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
@@ -47,7 +49,10 @@ class SeeingEngine:
         self._thread = threading.Thread(target=self._work, args=(session, batch), name="engine", daemon=True)
         self._thread.start()
 
-    def encode(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Media] = ()) -> Pictured:
+    def _open(self, folder: Path) -> Any:
+        return Reader(folder)
+
+    def encode(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Media] = ()) -> MediaPrompt:
         """Read a conversation, up to where the assistant begins, and decode what it shows.
 
         Args:
@@ -67,10 +72,10 @@ class SeeingEngine:
         try:
             ids = self._reader.encode(self._reader.render(messages))
         except DataError as e:
-            raise MediaError(f"{e}; leave it out", "messages", "invalid_text") from None
+            raise MediaError(str(e), "messages", "invalid_text") from None
         return Pictured(ids, self._reader.image_token_id, np.concatenate([self._reader.pixels([]), *pixels]))
 
-    def submit(self, prompt: Pictured, sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:
+    def submit(self, prompt: MediaPrompt, sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:
         """Let a prompt be answered; for the arguments and what is raised see `Engine.submit`."""
         if len(prompt) + sampling.max_new_tokens > self.context:
             raise DataError(

@@ -20,9 +20,11 @@ from typing import Any
 
 from flows.serving.answer import Delta, Generation, Sampling
 from flows.serving.engine import Engine
+from flows.serving.hearing_engine import HearingEngine
 from flows.serving.media import Media, MediaError
 from flows.serving.seeing_engine import SeeingEngine
-from tasks.export.multimodal_session import is_seeing
+from tasks.export.multimodal_session import is_hearing, is_seeing
+from tasks.export.sound_reader import Heard
 from tasks.stage.errors import DataError, ModelError, PolmError
 
 CLOSE_SECONDS = 600.0
@@ -32,11 +34,21 @@ CLOSE = 0
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """The process has a model."""
+
+    takes: str | None
+    """Type of the parts that it takes beside text."""
+
+
+@dataclass(frozen=True)
 class Started:
     """The model has taken a request."""
 
     prompt: int
     """Length of the messages, in tokens."""
+    seconds: tuple[float, ...] = ()
+    """Length of each sound that is played in them."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,8 @@ class Worker:
         if isinstance(loaded, str):
             self._process.join()
             raise ModelError(loaded)
-        self.sees = bool(loaded)
-        """Whether the model takes pictures."""
+        self.takes = loaded.takes
+        """Type of the parts that the model takes beside text: `image`, `audio`, or None."""
         self._lock = threading.Lock()
         self._closed = False
         self._listeners: dict[int, Callable[[Event], None]] = {}
@@ -175,7 +187,7 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
     except PolmError as e:
         pipe.send(str(e))
         return
-    pipe.send(engine.sees)
+    pipe.send(Loaded(engine.takes))
     writing = threading.Lock()
     generations: dict[int, Generation] = {}
 
@@ -204,6 +216,8 @@ def _child(pipe: Connection, folder: Path, batch: int, threads: int | None) -> N
 
 def load(folder: Path, *, batch: int, threads: int | None = None) -> Engine | SeeingEngine:
     """Load the engine that a folder is for; for the arguments and what is raised see `Engine`."""
+    if is_hearing(folder):
+        return HearingEngine(folder, batch=batch, threads=threads)
     if is_seeing(folder):
         return SeeingEngine(folder, batch=batch, threads=threads)
     return Engine(folder, batch=batch, threads=threads)
@@ -227,7 +241,7 @@ def _begin(
                 f"the messages are {len(prompt)} tokens long, and the model's context of {engine.context} must hold "
                 f"them and the answer; send fewer or shorter messages"
             )
-        post_event(number, Started(len(prompt)))
+        post_event(number, Started(len(prompt), prompt.seconds if isinstance(prompt, Heard) else ()))
         cut = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         generation = engine.submit(prompt, cut, lambda delta: post_event(number, delta))
         generations[number] = generation

@@ -17,6 +17,7 @@ from tasks.evaluation.context import TooLong
 from tasks.export.divergence import log_softmax
 from tasks.export.multimodal_reader import Pictured, Reader
 from tasks.export.multimodal_session import Session
+from tasks.export.prompt_reader import MediaPrompt
 from tasks.multimodal import images
 from tasks.multimodal.controls import Control
 from tasks.stage.errors import ConfigError
@@ -42,16 +43,16 @@ class OnnxSeeingLM(TemplateLM):
         """Load the form.
 
         Args:
-            folder: a form of an export that sees.
+            folder: a form of an export.
             threads: of ONNX Runtime.
             chat_template_args: passed to the chat template.
             too_long: treatment of a question that does not fit the context.
             progress: where each row is reported.
-            data: data artifact with the pictures.
+            data: data artifact with the pictures or the sounds.
             seed: of the controls.
         """
         super().__init__()
-        self._reader, self._session = Reader(folder), Session(folder, threads)
+        self._reader, self._session = self._open(folder), Session(folder, threads)
         self._template_args = chat_template_args
         self._too_long = too_long
         self._progress = progress
@@ -62,6 +63,9 @@ class OnnxSeeingLM(TemplateLM):
         self.unanswered: set[tuple[str, str]] = set()
         self.uncontrolled: set[tuple[str, str]] = set()
         """Task and id of the rows that a control could show nothing else for."""
+
+    def _open(self, folder: Path) -> Any:
+        return Reader(folder)
 
     @property
     def eot_token_id(self) -> int:
@@ -94,7 +98,7 @@ class OnnxSeeingLM(TemplateLM):
         """
         settings = [shown.settings(request.args[1]) for request in requests]
         names = self._names(requests)
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        prompts = self._prompts(requests, names)
         longest = [values["max_gen_toks"] for values in settings]
         lengths = [len(prompt) for prompt in prompts]
         fit, unanswered = context_length.answerable(requests, lengths, longest, self._session.context, self._too_long)
@@ -112,7 +116,7 @@ class OnnxSeeingLM(TemplateLM):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Score the given continuations, in nats. Raises DataError when one does not fit the context."""
         names = self._names(requests)
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        prompts = self._prompts(requests, names)
         endings = [self.tok_encode(request.args[1]) for request in requests]
         asked, given = ([len(ids) for ids in side] for side in (prompts, endings))
         context_length.require_scorable(requests, asked, given, self._session.context)
@@ -134,7 +138,14 @@ class OnnxSeeingLM(TemplateLM):
     def _names(self, requests: Sequence[Any]) -> list[list[str]]:
         return shown.names(requests, self.control, self._seed, self.uncontrolled)
 
+    def _prompts(self, requests: Sequence[Any], names: Sequence[list[str]]) -> list[list[int]]:
+        """Tokenize the prompts, with a place for each feature of what they show; no picture is decoded."""
+        return [self.tok_encode(request.args[0]) for request in requests]
+
     def _embeddings(self, request: Any, prompt: list[int], names: Sequence[str]) -> Any:
         """Return a prompt's embeddings, with what its request shows."""
+        return self._session.embeddings(self._prompt(request, prompt, names))
+
+    def _prompt(self, request: Any, prompt: list[int], names: Sequence[str]) -> MediaPrompt:
         pictures = shown.decoded(request, names, self._archive, self.control, self._seed)
-        return self._session.embeddings(Pictured(prompt, self._reader.image_token_id, self._reader.pixels(pictures)))
+        return Pictured(prompt, self._reader.image_token_id, self._reader.pixels(pictures))

@@ -7,7 +7,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from tasks.evaluation.pictures import MARK
 from tasks.multimodal import images
-from tasks.multimodal.controls import ORDER, REVERSED, Control, other_rows, reordered, replaced, resampled
+from tasks.multimodal.controls import ORDER, REVERSED, Control, muted, other_rows, reordered, replaced, resampled
 from tasks.multimodal.sounds import AUDIO
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError, DataError
@@ -38,10 +38,30 @@ def turns(chat_history: Sequence[dict[str, str]], reader: Any) -> list[dict[str,
     return [{"role": turn["role"], "content": _parts(turn["content"])} for turn in chat_history]
 
 
-def _parts(content: str) -> list[dict[str, str]]:
-    """Write a message's text as parts: one for each picture that it marks, and its words."""
+def spoken_turns(chat_history: Sequence[dict[str, str]], audio_token: str) -> list[dict[str, Any]]:
+    """Write a conversation in parts: one for each sound that a message marks by `MARK`, and its words.
+
+    Args:
+        chat_history: the harness's messages.
+        audio_token: what stands for a sound in a prompt.
+
+    Raises:
+        DataError: a text spells that token itself.
+    """
+    for turn in chat_history:
+        if audio_token in turn["content"]:
+            opening = " ".join(turn["content"].replace(MARK, "").split())[:60]
+            raise DataError(
+                f"the row that begins {opening!r}: a text has '{audio_token}', which stands for a sound in what the "
+                f"model reads"
+            )
+    return [{"role": turn["role"], "content": _parts(turn["content"], AUDIO)} for turn in chat_history]
+
+
+def _parts(content: str, kind: str = "image") -> list[dict[str, str]]:
+    """Write a message's text as parts: one for each picture or sound that it marks, and its words."""
     count = content.count(MARK)
-    return [{"type": "image"}] * count + [{"type": "text", "text": content.replace(MARK, "")}]
+    return [{"type": kind}] * count + [{"type": "text", "text": content.replace(MARK, "")}]
 
 
 def names(
@@ -87,6 +107,21 @@ def decoded(request: Any, shown: Sequence[str], archive: images.Archive, control
         return pictures
     row = f"{request.task_name}:{request.doc['id']}"
     return [replaced(picture, control, seed, f"{row}:{k}") for k, picture in enumerate(pictures)]
+
+
+def quietened(request: Any, sounds: Sequence[Any], control: Control | None, seed: int) -> list[Any]:
+    """Replace the sounds of a request under the controls `noise` and `silence`; under others they stay.
+
+    Args:
+        request: lm-eval's.
+        sounds: each `[samples]` (float32).
+        control: as in `names`.
+        seed: of the control.
+    """
+    if control not in ("noise", "silence"):
+        return list(sounds)
+    row = f"{request.task_name}:{request.doc['id']}"
+    return [muted(samples, control, seed, f"{row}:{k}") for k, samples in enumerate(sounds)]
 
 
 def settings(values: dict[str, Any]) -> dict[str, Any]:

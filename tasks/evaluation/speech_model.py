@@ -7,10 +7,9 @@ and how its sound is decoded.
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.evaluation import shown
 from tasks.evaluation.multimodal_model import MultimodalLM
-from tasks.evaluation.pictures import MARK
 from tasks.multimodal import hearing
-from tasks.multimodal.controls import muted
 from tasks.stage.errors import DataError
 
 
@@ -26,16 +25,7 @@ class SpeechLM(MultimodalLM):
         Raises:
             DataError: a text spells the placeholder itself.
         """
-        turns = []
-        for turn in chat_history:
-            words = turn["content"].replace(MARK, "")
-            if self._processor.audio_token in words:
-                raise DataError(
-                    f"the row that begins {' '.join(words.split())[:60]!r}: a text has "
-                    f"'{self._processor.audio_token}', which stands for a sound in what the model reads"
-                )
-            places = [{"type": "audio"}] * turn["content"].count(MARK)
-            turns.append({"role": turn["role"], "content": [*places, {"type": "text", "text": words}]})
+        turns = shown.spoken_turns(chat_history, self._processor.audio_token)
         return str(
             self._processor.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_args
@@ -43,7 +33,11 @@ class SpeechLM(MultimodalLM):
         )
 
     def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
-        """Count the tokens of each prompt, those of its sound among them. Raises DataError for several, or one of none."""
+        """Count the tokens of each prompt, those of its sound among them.
+
+        Raises:
+            DataError: a row has several sounds, or one that becomes no token or would be cut.
+        """
         lengths = []
         for request, names in zip(requests, shown_names, strict=True):
             place = f"task {request.task_name}, row {request.doc['id']}"
@@ -56,10 +50,7 @@ class SpeechLM(MultimodalLM):
     def _sounds(self, request: Any, names: Sequence[str]) -> list[Any]:
         """Decode what a request hears under the control."""
         sounds = [hearing.heard(self._archive, name, self._processor) for name in names]
-        if self.control not in ("noise", "silence"):
-            return sounds
-        row = f"{request.task_name}:{request.doc['id']}"
-        return [muted(sound, self.control, self._seed, f"{row}:{k}") for k, sound in enumerate(sounds)]
+        return shown.quietened(request, sounds, self.control, self._seed)
 
     def _inputs(
         self, batch: Sequence[int], requests: Sequence[Any], names: Sequence[list[str]], side: str

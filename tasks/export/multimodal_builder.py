@@ -1,4 +1,4 @@
-"""The parts of a model that sees, each as what an exporter takes: its language model, its embedding, its eyes.
+"""The parts of a model that sees or hears, each as an exporter takes it: language model, embedding, eyes or ears.
 
 The language model becomes a folder of its own, which `tasks/export/builder.py` builds without the embedding; embedding,
 encoder and projector are traced by PyTorch and stay in float32 in every form. The processor's files go beside them.
@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.export.multimodal_reader import PROCESSOR
-from tasks.export.multimodal_session import EMBEDDING, VISION
+from tasks.export.encoders import ADVICE, Encoder, encoder_of
+from tasks.export.multimodal_session import EMBEDDING
+from tasks.export.prompt_reader import PROCESSOR
 from tasks.models.checks import brief
 from tasks.models.folder import save_model
 from tasks.stage.errors import ModelError
 
 OPSET = 18
 """Version of ONNX's operators that the traced graphs use."""
-ADVICE = "the PyTorch model answers all the same; models that `align` made can be exported"
 CLOSE = 1e-4
-"""Largest difference between a feature of the traced eyes and the model's own, as a share of the largest feature."""
+"""Largest difference between a feature of a traced encoder and the model's own, as a share of the largest feature."""
 
 
 @contextlib.contextmanager
 def language_model(model: Any, processor: Any, folder: Path) -> Iterator[Path]:
-    """Write the language model of a model that sees as a folder of its own, which is there while the block runs.
+    """Write the language model of a larger model as a folder of its own, which is there while the block runs.
 
     Args:
         model: from `load_multimodal`.
@@ -54,7 +54,7 @@ def language_model(model: Any, processor: Any, folder: Path) -> Iterator[Path]:
 
 
 def write_parts(model: Any, folder: Path, out: Path) -> None:
-    """Write all but the language model: `vision.onnx`, `embed_tokens.onnx`, and the processor's file.
+    """Write all but the language model: `vision.onnx` or `audio.onnx`, `embed_tokens.onnx`, and the processor's file.
 
     Args:
         model: from `load_multimodal`, in evaluation mode.
@@ -69,53 +69,20 @@ def write_parts(model: Any, folder: Path, out: Path) -> None:
     if not (folder / PROCESSOR).is_file():
         raise ModelError(f"{folder}: no {PROCESSOR}; write the processor again (`save_pretrained`)")
     shutil.copyfile(folder / PROCESSOR, out / PROCESSOR)
-    eyes = _eyes(model)
-    pictures = _pictures(model, folder)
+    encoder = encoder_of(model, folder)
     try:
         # In evaluation mode, wrapper and all: the exporter puts back the mode of the outermost module.
-        _trace(eyes.eval(), pictures, out / VISION, "pixel_values", {0: "pictures"}, "features", {0: "places"})
+        _trace(
+            encoder.module.eval(), encoder.sample, out / encoder.file, encoder.input, encoder.free, "features",
+            encoder.free_out,
+        )  # fmt: skip
         tokens = torch.zeros((1, 2), dtype=torch.long)
         embedding = model.get_input_embeddings().eval()
         lengths = {0: "batch", 1: "length"}
         _trace(embedding, tokens, out / EMBEDDING, "input_ids", lengths, "inputs_embeds", lengths)
     except Exception as e:  # tracing raises every kind there is
-        raise ModelError(f"{folder}: its eyes cannot be exported ({brief(e)}); {ADVICE}") from e
-    _check_eyes(model, folder, out / VISION, pictures)
-
-
-def _eyes(model: Any) -> Any:
-    """Return encoder and projector as one module, which takes any number of pictures."""
-    import torch
-
-    class Eyes(torch.nn.Module):
-        """The model's own features, without the list of one tensor a picture, whose length a trace would fix."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.tower = model.model.vision_tower
-            self.projector = model.model.multi_modal_projector
-
-        def forward(self, pixel_values: Any) -> Any:
-            """Return features `[pictures x places, width]` of pictures `[pictures, 3, height, width]`."""
-            cells = self.tower(pixel_values).last_hidden_state.flatten(2).permute(0, 2, 1)
-            return self.projector(cells).flatten(0, 1)
-
-    try:
-        return Eyes()
-    except AttributeError as e:
-        raise ModelError(
-            f"{type(model).__name__} has no encoder and projector that an export knows ({e}); {ADVICE}"
-        ) from e
-
-
-def _pictures(model: Any, folder: Path) -> Any:
-    """Return three pictures of noise of the size that the processor makes."""
-    import torch
-
-    from tasks.export.multimodal_reader import Reader
-
-    shape = Reader(folder).pixels([]).shape[1:]
-    return torch.rand((3, *shape), generator=torch.Generator().manual_seed(0), dtype=model.dtype) * 2 - 1
+        raise ModelError(f"{folder}: its {encoder.what} cannot be exported ({brief(e)}); {ADVICE}") from e
+    _check(encoder, folder, out / encoder.file)
 
 
 def _trace(
@@ -132,16 +99,17 @@ def _trace(
         )  # fmt: skip
 
 
-def _check_eyes(model: Any, folder: Path, path: Path, pictures: Any) -> None:
-    """Hold the traced eyes against the model's own features, of one picture and of several."""
+def _check(encoder: Encoder, folder: Path, path: Path) -> None:
+    """Hold a traced encoder against the model's own features, of one picture or chunk and of several."""
     import numpy as np
     import onnxruntime as ort
     import torch
 
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for count in (1, len(pictures)):
+    for count in (1, len(encoder.sample)):
+        sample = encoder.sample[:count]
         with torch.no_grad():
-            expected = torch.cat(list(model.get_image_features(pictures[:count]).pooler_output)).numpy()
-        found = session.run(None, {"pixel_values": pictures[:count].numpy()})[0]
+            expected = encoder.expected(sample).numpy()
+        found = session.run(None, {encoder.input: sample.numpy()})[0]
         if found.shape != expected.shape or np.abs(found - expected).max() > CLOSE * np.abs(expected).max():
-            raise ModelError(f"{folder}: its eyes give other features once they are exported; {ADVICE}")
+            raise ModelError(f"{folder}: its {encoder.what} give other features once they are exported; {ADVICE}")

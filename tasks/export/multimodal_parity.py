@@ -1,7 +1,7 @@
-"""Whether an exported model that sees is still the one it was made from: the measures of `tasks/export/parity.py`.
+"""Whether an exported model that sees or hears is still the one it was made from, by `tasks/export/parity.py`.
 
-They are taken on held-out rows with their pictures. That the form's own reader gives the same text, tokens and pixels
-as the model's processor is checked without a bound.
+Its measures are taken on held-out rows with their pictures or sounds. That the form's own reader gives the same text,
+tokens and pixels as the model's processor, and spectrograms that differ by rounding alone, is checked without a bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,30 +10,29 @@ from typing import Any
 
 from tasks.export import genai, parity
 from tasks.export.divergence import Divergence, log_softmax
-from tasks.export.multimodal_reader import Reader
-from tasks.export.multimodal_reference import PicturedPrompt, SeeingReference
+from tasks.export.multimodal_reference import HeldOutPrompt, MultimodalReference
 from tasks.export.multimodal_session import Session
+from tasks.export.readers import open_reader
 
 
-class ExportedSeeing:
-    """One exported form of a model that sees, loaded, with the measures of the prompts compared so far."""
+class ExportedMultimodal:
+    """One exported form of a model that sees or hears, loaded, with the measures of the prompts compared so far."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         """Load the form. Raises ModelError.
 
         Args:
-            folder: a form of an export that sees.
+            folder: a form of an export that sees or hears.
             threads: of ONNX Runtime.
         """
-        self._reader = Reader(folder)
+        self._reader = open_reader(folder)
         self._session = Session(folder, threads)
         self._bytes = genai.folder_bytes(folder)
         self._divergence = Divergence()
-        self._same = dict.fromkeys([name for name in parity.IDENTICAL if name != "search_plain"], True)
-        self._same |= dict.fromkeys(parity.PICTURED, True)
+        self._same: dict[str, bool] = {}
 
     def compare(
-        self, prompt: PicturedPrompt, answer: Sequence[int], log_probs: Any, reference: SeeingReference
+        self, prompt: HeldOutPrompt, answer: Sequence[int], log_probs: Any, reference: MultimodalReference
     ) -> None:
         """Take one prompt into the measures.
 
@@ -43,31 +42,29 @@ class ExportedSeeing:
             log_probs: float64 array `[len(answer), vocabulary]`, PyTorch's log-probabilities along the answer.
             reference: the PyTorch model.
         """
-        import numpy as np
 
         theirs = reference.inputs(prompt)
-        ours = self._reader.read(prompt.messages, reference.pictures(prompt))
-        pixels = theirs["pixel_values"].numpy() if prompt.images else ours.pixels
+        ours = self._reader.read(prompt.messages, reference.media(prompt))
         found = {
             "chat_template_identical": self._reader.render(prompt.messages) == prompt.text,
             "tokenizer_identical": ours.ids == theirs["input_ids"][0].tolist(),
-            "pictures_identical": bool(np.array_equal(ours.pixels, pixels)),
+            reference.measure: reference.same(ours, theirs),
             "decoding_identical": self._reads_alike(answer, reference),
             "end_tokens_identical": self._session.ends == reference.ends,
         }
-        self._same = {name: same and found[name] for name, same in self._same.items()}
+        self._same = {name: self._same.get(name, True) and alike for name, alike in found.items()}
         embeddings = self._session.embeddings(ours)
         exported = log_softmax(self._session.logits(embeddings, answer)[:-1])
         free = self._session.generate(embeddings, max_new_tokens=len(answer))
         self._divergence.add(log_probs, exported, answer, free)
 
-    def answer(self, prompt: PicturedPrompt, reference: SeeingReference, new_tokens: int) -> Iterator[int]:
+    def answer(self, prompt: HeldOutPrompt, reference: MultimodalReference, new_tokens: int) -> Iterator[int]:
         """Yield so many tokens of an answer, for a measurement of the speed."""
-        ours = self._reader.read(prompt.messages, reference.pictures(prompt))
+        ours = self._reader.read(prompt.messages, reference.media(prompt))
         embeddings = self._session.embeddings(ours)
         return self._session.generate(embeddings, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
 
-    def _reads_alike(self, answer: Sequence[int], reference: SeeingReference) -> bool:
+    def _reads_alike(self, answer: Sequence[int], reference: MultimodalReference) -> bool:
         """Whether the answer's tokens stand for the same text here as in PyTorch."""
         tokens = [token for token in answer if token not in reference.ends]
         stream = self._reader.stream()

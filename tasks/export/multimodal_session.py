@@ -1,13 +1,14 @@
-"""An exported model that sees, on plain ONNX Runtime: what evaluation, parity and `polm serve` decode with.
+"""An exported model that sees or hears, on plain ONNX Runtime: what evaluation, parity and `polm serve` decode with.
 
 ONNX Runtime GenAI builds the language model without its embedding, and has no way to be given embeddings instead of
 tokens (onnxruntime-genai#1644), so the loop that it would run stands here. Three graphs answer:
 
     vision.onnx         pictures [pictures, 3, height, width]      ->  features [pictures x tokens, width of the model]
+      or audio.onnx     sounds [chunks, bands, frames]             ->  features [chunks, tokens, width of the model]
     embed_tokens.onnx   tokens [1, length]                         ->  embeddings [1, length, width of the model]
     model.onnx          embeddings, keys and values so far         ->  logits [1, length, vocabulary], keys and values
 
-The features take the places of the pictures' placeholders among the embeddings. One conversation at a time; keys and
+The features take the places of the placeholders among the embeddings. One conversation at a time; keys and
 values stay in ONNX Runtime's own memory between two tokens.
 """
 
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.export import genai
-from tasks.export.multimodal_reader import Pictured
+from tasks.export.prompt_reader import MediaPrompt
 from tasks.stage.artifact import read_json
 from tasks.stage.errors import DataError, ModelError
 
 VISION = "vision.onnx"
+AUDIO = "audio.onnx"
 EMBEDDING = "embed_tokens.onnx"
 LANGUAGE = "model.onnx"
 COLD = 1e-4
@@ -31,6 +33,11 @@ COLD = 1e-4
 def is_seeing(folder: Path) -> bool:
     """Whether a form of an export sees."""
     return (folder / VISION).is_file()
+
+
+def is_hearing(folder: Path) -> bool:
+    """Whether a form of an export hears."""
+    return (folder / AUDIO).is_file()
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Session:
         """Load the graphs.
 
         Args:
-            folder: a form of an export that sees.
+            folder: a form of an export that sees or hears.
             threads: of ONNX Runtime; None leaves it to ONNX Runtime, which takes every core.
 
         Raises:
@@ -62,9 +69,11 @@ class Session:
         """
         import onnxruntime as ort
 
-        for name in (VISION, EMBEDDING, LANGUAGE, "genai_config.json"):
+        encoder = AUDIO if is_hearing(folder) else VISION
+        for name in (encoder, EMBEDDING, LANGUAGE, "genai_config.json"):
             if not (folder / name).is_file():
                 raise ModelError(f"{folder}: no {name}; expected the export of a model that sees (run `polm run`)")
+        self._kind, self._unit = ("sound", "chunk") if encoder == AUDIO else ("picture", "picture")
         self.config = read_json(folder / "genai_config.json")
         self.context = int(self.config["model"]["context_length"])
         self.ends = genai.end_tokens(self.config)
@@ -73,9 +82,9 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._vision, self._embedding, self._language = (
+            self._encoder, self._embedding, self._language = (
                 ort.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-                for name in (VISION, EMBEDDING, LANGUAGE)
+                for name in (encoder, EMBEDDING, LANGUAGE)
             )
         except Exception as e:  # ONNX Runtime has a class for each of its codes, and no base of them
             raise ModelError(f"{folder}: ONNX Runtime cannot load it ({e}); delete it and run `polm run`") from e
@@ -84,23 +93,24 @@ class Session:
             name: f"present{name.removeprefix('past_key_values')}" for name in self._inputs if "past" in name
         }
 
-    def embeddings(self, prompt: Pictured) -> Any:
-        """Return a prompt's embeddings, float32 `[1, length, width]`, with the features of its pictures in place.
+    def embeddings(self, prompt: MediaPrompt) -> Any:
+        """Return a prompt's embeddings, float32 `[1, length, width]`, with the features of its pictures or sounds.
 
         Raises:
-            DataError: the prompt has another number of placeholders than its pictures have features.
+            DataError: the prompt has another number of placeholders than these have features.
         """
         import numpy as np
 
         ids = np.asarray([prompt.ids], dtype=np.int64)
         embeddings = self._embed(ids)
-        places = ids == prompt.image_token_id
-        if len(prompt.pixels) or places.any():
-            features = self._vision.run(None, {"pixel_values": prompt.pixels})[0] if len(prompt.pixels) else []
+        places = ids == prompt.placeholder_id
+        count = len(prompt.media)
+        if count or places.any():
+            features = prompt.features(self._encoded(prompt.media)) if count else []
             if int(places.sum()) != len(features):
                 raise DataError(
-                    f"the messages have {int(places.sum())} places for features of pictures, and {len(prompt.pixels)} "
-                    f"pictures with {len(features)}; each picture has to stand in a message"
+                    f"the messages have {int(places.sum())} places for features of {self._kind}s, and {count} "
+                    f"{self._unit}s with {len(features)}; each {self._kind} has to stand in a message"
                 )
             embeddings[places] = features
         return embeddings
@@ -141,6 +151,9 @@ class Session:
             if token in self.ends:
                 return
             embeddings = self._embed(np.asarray([[token]], dtype=np.int64))
+
+    def _encoded(self, media: Any) -> Any:
+        return self._encoder.run(None, {self._encoder.get_inputs()[0].name: media})[0]
 
     def _embed(self, ids: Any) -> Any:
         return self._embedding.run(None, {"input_ids": ids})[0]

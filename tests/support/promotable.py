@@ -5,11 +5,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.export import parity
 from tasks.stage import artifact
+from tests.conftest import REPO
 from tests.support import toy
 
 Make = Callable[..., artifact.Manifest]
@@ -121,3 +123,74 @@ def make_project(root: Path, make: Make) -> None:
         Repo().commit(force=True)
     subprocess.run(["git", "add", "-A"], cwd=root, check=True)
     subprocess.run(["git", *identity, "commit", "-qm", "x"], cwd=root, check=True)
+
+
+PICTURES = """
+tiny/pictures:
+  form: int8
+  served_loss: 0.02
+  quality: {metric: digits.exact_match, gain: 0.0}
+  sight: {control: other, gain: 0.3}
+  regression: {"*": 0.05}
+  bootstrap: {resamples: 500, confidence: 0.95, seed: 0}
+  allow_changed_evaluation: false
+  allow_dirty: true
+"""
+RIGHT = {"sight": 0.1, "vlm": 0.9, "blind": 0.9}
+"""Model that sees to its share of right answers; `blind` gives the same ones to any picture."""
+
+
+def add_seeing(root: Path, make: Make, onnx: Path) -> None:
+    """Give the project in the working directory models that see, made from its `sft`, and an export's real int8."""
+    data = root / "artifacts/media/pictures"
+    ids = [f"row{i}" for i in range(200)]
+    asked = [{"id": i, "question": "Which digit?", "answer": "5", "images": [f"{i}.png"]} for i in ids]
+    artifact.write_jsonl(data / "eval/digits.jsonl", asked)
+    said = [{"role": "user", "content": "Which digit?"}, {"role": "assistant", "content": "5."}]
+    artifact.write_jsonl(data / "sft/train.jsonl", [{"id": "t", "messages": said, "images": ["other.png"]}])
+    (data / "media.zip").write_bytes(b"pictures")
+    kept = {"files": {"sft/train.jsonl": {"rows": 1}}, "licences": ["CC-BY-4.0"], "sources": {"drawn": {"kept": 1}}}
+    sources = {"drawn": {"kind": "generator", "name": "digits.questions", "licence": "CC-BY-4.0"}}
+    report = {"contaminated": [], "sets": {"sft": kept}, "sources": sources, "pictures": {"files": 201}}
+    artifact.write_json(data / "report.json", report)
+    digests = {"data": make(data, stage="data").digest}
+    lines = stage("media-pictures", "artifacts/media/pictures")
+    parents = {"sight": "sft", "vlm": "sight", "blind": "sight"}
+    digests["sft"] = artifact.read_manifest(root / "artifacts/models/sft").digest
+    for model, share in RIGHT.items():
+        folder = root / "artifacts/models" / model
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text(model)
+        digests[model] = make(folder, stage="vlm", model=digests[parents[model]], data=digests["data"]).digest
+        lines += stage(model, f"artifacts/models/{model}", f"artifacts/models/{parents[model]}", str(data))
+        difference = 0.0 if model == "blind" else share - 0.1
+        found = {"value": 0.1, "difference": difference, "low": difference - 0.04, "high": difference + 0.04}
+        controls = {"all": {"other": {"rows": 200, "exact_match": found}}}
+        result = {"metrics": {}, "higher_is_better": {"exact_match": True}, "controls": controls}
+        rows = [{"id": i, "scores": {"exact_match": float(n < share * 200)}} for n, i in enumerate(ids)]
+
+        def evaluated(name: str, made_of: str, rows: Any = rows, result: Any = result) -> None:
+            folder = root / "artifacts/metrics" / name
+            artifact.write_jsonl(folder / "samples/digits.jsonl", rows)
+            artifact.write_json(folder / "results.json", {"model": name, "tasks": {"digits": result}})
+            make(folder, stage="evaluate", model=made_of, data=digests["data"])
+
+        evaluated(model, digests[model])
+        lines += stage(f"evaluate-{model}", f"artifacts/metrics/{model}", f"artifacts/models/{model}", str(data))
+        if model == "sight":
+            continue
+        export = root / "artifacts/onnx" / model
+        shutil.copytree(onnx / "int8", export / "int8")
+        shutil.copyfile(onnx / "parity.json", export / "parity.json")
+        exported = make(export, stage="export_onnx", model=digests[model], data=digests["data"])
+        evaluated(f"{model}_int8", exported.digest)
+        lines += stage(f"export-{model}", f"artifacts/onnx/{model}", f"artifacts/models/{model}", str(data))
+        lines += stage(f"asked-{model}", f"artifacts/metrics/{model}_int8", f"artifacts/onnx/{model}", str(data))
+    with (root / "dvc.yaml").open("a") as f:
+        f.write(lines)
+    with (root / "mlflow/gates.yaml").open("a") as f:
+        f.write(PICTURES)
+    shutil.copy(REPO / "mlflow/seeing_model.py", root / "mlflow")
+    from dvc.repo import Repo
+
+    Repo().commit(force=True)

@@ -11,11 +11,11 @@ NAME = "polm-tiny"
 ANSWER = "chatcmpl-0123456789abcdef0123456789abcdef"
 
 
-def trace(request: str, version: str = "1") -> None:
+def trace(request: str, version: str = "1", messages: list[dict[str, Any]] | None = None) -> None:
     """Write the trace of an answer as the server does."""
     tags = dict(client.client().get_model_version(NAME, "1").tags)
     model = LoadedVersion(NAME, version, tags, cast(Any, None)).origin
-    messages = [{"role": "user", "content": "What is 2 + 3?"}]
+    messages = messages or [{"role": "user", "content": "What is 2 + 3?"}]
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
     traces = Traces("tiny")
     now = time.time_ns()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.registry import gates
+from flows.registry import gates, sight
 from flows.registry.evidence import Evidence, leaked_questions
 from tasks.stage import artifact
 from tasks.stage.config import read_yaml
@@ -133,3 +133,29 @@ def test_every_recipe_has_a_policy_that_fits_its_evaluation() -> None:
         export = path.with_name("export_onnx.yaml")
         if export.exists():
             assert read_yaml(export)["forms"][policy.form]["thresholds"]["kl_per_token"] is not None
+
+
+def test_every_data_set_that_an_export_is_compared_on_has_a_policy_that_fits_its_evaluation() -> None:
+    sections = 0
+    for path in sorted((REPO / "params").glob("*/recipe.yaml")):
+        for data in set((read_yaml(path).get("export_media") or {}).values()):
+            policy = gates.load_policy(path.parent.name, REPO / "mlflow/gates.yaml", data)
+            choices = read_yaml(path.parent / f"evaluate_{data}.yaml")["tasks"]
+            tasks = {read_yaml(path.parent / choice["file"])["task"]: choice["controls"] for choice in choices}
+            assert policy.sight is not None and policy.sight.control in tasks[policy.quality.metric.split(".")[0]]
+            sections += 1
+    assert sections
+
+
+def test_a_score_that_stands_without_its_picture_is_refused(evidence: Evidence) -> None:
+    """`low` of the interval decides; of a loss, which falls, the other end."""
+    found = {"value": 0.4, "difference": 0.33, "low": 0.3, "high": 0.36}
+    asked = {"all": {"other": {"rows": 300, "helpful": found}}}
+    policy = {"sight": {"control": "other", "gain": 0.3}}
+    assert not failed(replace(evidence, controls={"sums": asked}), **policy)
+    (verdict,) = failed(replace(evidence, controls={"sums": asked}), sight={"control": "other", "gain": 0.31})
+    assert verdict.gate == "sight" and verdict.found == "+0.3300 [+0.3000, +0.3600] on 300 rows; 0.4000 with it"
+    (verdict,) = failed(evidence, **policy)
+    assert "sums was not asked under 'other'" in verdict.found
+    turned = sight.judge({"sums": asked}, "sums.helpful", False, sight.Sight(control="other", gain=0.3))
+    assert turned == (False, "-0.3300 [-0.3600, -0.3000] on 300 rows; 0.4000 with it")

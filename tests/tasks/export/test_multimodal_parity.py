@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.export import genai, parity
-from tasks.export.multimodal_parity import ExportedSeeing
+from tasks.export.multimodal_parity import ExportedMultimodal
 from tasks.export.multimodal_reference import SeeingReference
 from tasks.models.multimodal import load_multimodal
 from tasks.stage import artifact
@@ -92,7 +92,7 @@ def test_what_was_tampered_with_is_noticed(
     [row] = artifact.read_jsonl(pictures_data / "sft" / "validation.jsonl")[:1]
     [prompt] = reference.prompts([row["messages"][:1]], [row])
     answer = reference.generate(prompt, max_new_tokens=8)
-    form = ExportedSeeing(tmp_path / "fp32", threads=1)
+    form = ExportedMultimodal(tmp_path / "fp32", threads=1)
     form.compare(prompt, answer, reference.log_probs(prompt, answer), reference)
     bounds = {"max_logprob_difference": 1e-3, "kl_per_token": 1e-6, "argmax_agreement": None, "greedy_agreement": None}
     with pytest.raises(ParityError, match=rf"fp32: {measure} is"):
