@@ -10,6 +10,7 @@ import torch
 
 from tasks.models.multimodal import load_multimodal
 from tasks.multimodal import ctc
+from tasks.stage.errors import DataError
 from tests.support.sounds import RATE
 
 LABELS = ["3 + 5", "7", "5 5"]
@@ -117,3 +118,31 @@ def test_the_error_rate_is_that_of_all_words(loaded: tuple[Any, Any]) -> None:
     spelt = [found.spelt(row[:n].argmax(dim=-1).tolist()) for row, n in zip(scores, lengths, strict=True)]
     rows = [{"label": label} for label in LABELS]
     assert ctc.error_rate(model, processor, found, sounds, rows) == pytest.approx(jiwer.wer(LABELS, spelt), abs=1e-4)
+
+
+def test_units_of_one_embedding_are_listed(loaded: tuple[Any, Any]) -> None:
+    """A mean knows no order, and a blank that is a unit is never told from it."""
+    model, processor = loaded
+    tokenizer = processor.tokenizer
+    five = tokenizer.convert_tokens_to_ids("5")
+    assert units(loaded).alike() == []
+    found = ctc.Units(["12 5", "21"], "words", five, model, tokenizer)
+    assert found.alike() == [["blank", "'5'"], ["'12'", "'21'"]]
+    assert torch.equal(found.vectors[0], found.vectors[3]) and torch.equal(found.vectors[1], found.vectors[2])
+
+
+def test_units_that_no_label_had_are_listed(loaded: tuple[Any, Any]) -> None:
+    assert units(loaded).unknown(LABELS) == []
+    assert units(loaded).unknown(["3 + 9", "8 8"]) == ["8", "9"]
+    assert units(loaded, "tokens").unknown(["39"]) == ["9"]
+
+
+def test_a_word_without_a_token_is_named(loaded: tuple[Any, Any]) -> None:
+    """Its embedding would be a mean of nothing, and the loss no number."""
+    model, processor = loaded
+
+    def without(text: str, **settings: Any) -> Any:
+        return processor.tokenizer(text.replace("@", ""), **settings)
+
+    with pytest.raises(DataError, match="no token of '@'"):
+        ctc.Units(["3 @"], "words", 0, model, without)
