@@ -68,7 +68,7 @@ def test_polm_chat_answers_as_pytorch_does(
     case: dict[str, Any], lively_model: Path, seeing_onnx: Path, exported: bool
 ) -> None:
     folder = seeing_onnx / "fp32" if exported else lively_model
-    conversation = chat.begin(folder, [], [], LONGEST, 0.0)
+    conversation = chat.begin(folder, [], LONGEST, 0.0)
     assert isinstance(conversation, SeeingChat if exported else SeeingConversation)
     found = []
     for row in case["rows"]:
