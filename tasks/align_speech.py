@@ -12,6 +12,7 @@ Matrices are trained by Muon and the rest by AdamW, as `base` does. What it leav
 model's loss, which `speech` does where its `trained:` names the projector alone.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from tasks.stage.data_folder import split_file
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import rows as training_rows
+
+log = logging.getLogger("polm")
 
 CHECKPOINT = "align.ckpt"
 WARMUP = 20
@@ -81,6 +84,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     if blank is None or processor.tokenizer.convert_ids_to_tokens(blank) != config.blank:
         raise ConfigError(f"{run.params_file}: blank is '{config.blank}', no token of {model}")
     units = ctc.Units([row["label"] for row in parts["train"]], config.units, blank, listener, processor.tokenizer)
+    _warn(run.params_file, units, [row["label"] for row in parts["validation"]])
     sounds = {
         split: [hearing.heard(archive, row["audio"][0], processor) for row in rows] for split, rows in parts.items()
     }
@@ -138,6 +142,21 @@ def _check(place: str, spelt: list[Any], sound: Any, processor: Any) -> None:
             f"{place}: the label has {len(spelt)} units, which take {needed} frames, and there is room for {room}; is "
             f"it the label of this sound?"
         )
+
+
+def _warn(where: Path, units: Any, validation: list[str]) -> None:
+    """Name what no training will make the ears spell: units of one embedding, and units of validation rows alone."""
+    if alike := units.alike():
+        named = "; ".join(" and ".join(group) for group in alike[:3])
+        log.warning(
+            "%s: units of labels have one embedding, and cannot be told apart: %s%s; choose other `units`, or another "
+            "`blank`", where, named, f" and {len(alike) - 3} more" if len(alike) > 3 else "",
+        )  # fmt: skip
+    if new := units.unknown(validation):
+        log.warning(
+            "%s: %d units of the validation labels are in no training label, and count as errors: %s",
+            where, len(new), ", ".join(map(repr, new[:5])),
+        )  # fmt: skip
 
 
 def _learnt(config: Config, model: Any) -> list[Any]:

@@ -76,6 +76,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         eval_dataset=validation,
         data_collator=spoken.Collator(processor, config.augmentation),
         processing_class=processor,
+        callbacks=[spoken.Epochs(train)],
     )
     figures = {**training.train(trainer, run), "trained_tokens": audit["trained_tokens"]}
     if run.main_process:

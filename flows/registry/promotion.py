@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -199,13 +200,15 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
         with tempfile.TemporaryDirectory() as temp:
             _gather(Path(temp), proof, policy, verdicts)
             mlflow.log_artifacts(temp, "evidence")
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(SEEING if perceives else SERVED),
-            artifacts={"onnx": str(export)},
-            input_example=None if perceives else EXAMPLE,
-            pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?is).*type hint", UserWarning)  # of one that refuses every request
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(SEEING if perceives else SERVED),
+                artifacts={"onnx": str(export)},
+                input_example=None if perceives else EXAMPLE,
+                pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
+            )
     _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
     quality = next(v for v in verdicts if v.gate == "quality")
     version = api.create_model_version(

@@ -40,10 +40,15 @@ def load(folder: Path, dtype: str, chat_template: str | None) -> tuple[Any, Any]
         chat_template: Jinja text in place of the model's own; None keeps it.
 
     Raises:
-        ModelError: as `load_multimodal`, a library is missing that the processor needs, or the template writes no
-            conversation.
+        ModelError: as `load_multimodal`, a library is missing that the processor needs, the processor does not count
+            the tokens of pictures (SmolVLM's), or the template writes no conversation.
     """
     model, processor = load_multimodal(folder, dtype)
+    if not hasattr(processor, "audio_token") and getattr(processor, "_get_num_multimodal_tokens", None) is None:
+        raise ModelError(
+            f"{folder}: its {type(processor).__name__} does not say how many tokens a picture takes, which the audit "
+            f"of rows counts; take a model whose processor does, such as Qwen3-VL or LLaVA"
+        )
     template = chat_template or processor.chat_template
     if not _writes_text(processor.tokenizer, template):
         template = LISTED + template

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.evaluation import shown
 from tasks.evaluation.multimodal_model import MultimodalLM
 from tasks.multimodal import hearing
+from tasks.stage.errors import DataError
 
 
 class SpeechLM(MultimodalLM):
@@ -32,10 +33,16 @@ class SpeechLM(MultimodalLM):
         )
 
     def _lengths(self, requests: Sequence[Any], shown_names: Sequence[list[str]]) -> list[int]:
-        """Count the tokens of each prompt, those of its sound among them. Raises DataError for one of no token."""
+        """Count the tokens of each prompt, those of its sound among them.
+
+        Raises:
+            DataError: a row has several sounds, or one that becomes no token or would be cut.
+        """
         lengths = []
         for request, names in zip(requests, shown_names, strict=True):
             place = f"task {request.task_name}, row {request.doc['id']}"
+            if len(names) > 1:
+                raise DataError(f"{place}: has {len(names)} sounds; a model hears one in each row")
             tokens = hearing.counted(self._processor, self._sounds(request, names), place)
             lengths.append(len(self.tok_encode(request.args[0])) - len(names) + tokens)
         return lengths

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tasks.multimodal.speech_augmentation import masked as masked
+from tasks.stage.errors import DataError
 
 TEMPERATURE = 0.07
 """Cosines are divided by it: the usual one of contrastive training (arXiv:2103.00020 begins with it)."""
@@ -31,6 +32,9 @@ class Units:
             blank: number of the token that stands for no unit.
             model: whose embeddings they get.
             tokenizer: of the model.
+
+        Raises:
+            DataError: a word of which the tokenizer makes no token.
         """
         self._kind = kind
         self._tokenizer = tokenizer
@@ -42,8 +46,35 @@ class Units:
             [name] if isinstance(name, int) else tokenizer(name, add_special_tokens=False)["input_ids"]
             for name in self.names
         ]
+        if empty := [name for name, row in zip(self.names, ids, strict=True) if not row]:
+            raise DataError(
+                f"the tokenizer makes no token of {empty[0]!r}, a word of a label; leave it out of the labels"
+            )
+        self._compared = [(blank,), *(tuple(sorted(row)) for row in ids)]
         self.vectors = torch.stack([table[blank], *(table[row].mean(dim=0) for row in ids)])
         """Embeddings of the classes, `[classes, width]`."""
+
+    def alike(self) -> list[list[str]]:
+        """List classes that no frame can tell apart, because they have one embedding; the blank is called `blank`.
+
+        So have words of the same tokens in another order (`was`, `saw`), words of unknown tokens alone, and the blank
+        and a unit that is its token.
+        """
+        names = ["blank", *(repr(self._shown(name)) for name in self.names)]
+        members: dict[tuple[int, ...], list[str]] = {}
+        for name, tokens in zip(names, self._compared, strict=True):
+            members.setdefault(tokens, []).append(name)
+        return [group for group in members.values() if len(group) > 1]
+
+    def unknown(self, labels: Sequence[str]) -> list[str]:
+        """List the units of labels that were in no label before, so that they cannot be spelt."""
+        return [
+            str(self._shown(unit))
+            for unit in sorted({u for text in labels for u in self.split(text)} - {*self._number})
+        ]
+
+    def _shown(self, unit: Any) -> str:
+        return unit if isinstance(unit, str) else str(self._tokenizer.convert_ids_to_tokens(unit))
 
     def split(self, label: str) -> list[Any]:
         """Split a label into units: words (str), or tokens by their numbers."""

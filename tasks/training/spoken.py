@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from tasks.multimodal import hearing
 from tasks.multimodal.images import Archive
@@ -120,8 +120,8 @@ class Answers(torch.utils.data.Dataset[dict[str, Any]]):
             prompt = processor.apply_chat_template(turns[:asked], add_generation_prompt=True, tokenize=False)
             self._texts.append((prompt, processor.apply_chat_template(turns, tokenize=False)))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other changes: `Trainer` calls this at the beginning of an epoch, resumed ones too."""
+    def begin(self, epoch: int) -> None:
+        """Draw the changes of an epoch, from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -164,6 +164,21 @@ class Collator:
         for row, mask, item in zip(labels, batch["attention_mask"], items, strict=True):
             row[: int(mask.sum()) - _learnt(self._processor.tokenizer, item["prompt"], item["whole"])] = -100
         return {**batch, "labels": labels}
+
+
+class Epochs(TrainerCallback):
+    """Tells rows at which epoch the training is, also where it is resumed and where it has several processes.
+
+    There accelerate calls the `set_epoch` of a sampler, and not that of a data set.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        """Args: answers: the rows that are learnt."""
+        self._answers = answers
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on to the epoch that begins, or that is taken up again."""
+        self._answers.begin(int(state.epoch or 0))
 
 
 class WholeTrainer(Trainer):

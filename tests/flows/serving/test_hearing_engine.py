@@ -1,6 +1,7 @@
 """The engine of a model that hears: the answers of its session, and what it refuses."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def answered(engine: HearingEngine, seeds: list[int]) -> list[str]:
 
     for i, seed in enumerate(seeds):
         prompt = engine.encode(ASK, [sound(seed, 0.3 + 0.4 * seed)])
-        engine.submit(prompt, Sampling(8, 0.0), lambda delta, i=i: listen(i, delta))
+        engine.submit(prompt, Sampling(8, 0.0), partial(listen, i))
     assert all(end.wait(60) for end in ends)
     return texts
 

@@ -105,7 +105,8 @@ def test_what_cannot_be_read_is_refused(engine: SeeingEngine) -> None:
 def test_a_failure_ends_one_answer_and_not_the_engine(engine: SeeingEngine, seeing_onnx: Path) -> None:
     """A prompt whose picture is missing, which `encode` never makes."""
     whole = engine.encode(ASK, [picture(1)])
-    broken = type(whole)(whole.ids, whole.image_token_id, whole.pixels[:0])
+    assert isinstance(whole, Pictured)
+    broken = Pictured(whole.ids, whole.image_token_id, whole.pixels[:0])
     heard = Heard(engine, broken, Sampling(4, 0.0))
     assert heard.wait() == "" and heard.reason == "failed"
     assert Heard(engine, 2, Sampling(8, 0.0)).wait() == alone(seeing_onnx / "fp32", 2, 8)
@@ -123,11 +124,11 @@ def test_what_has_begun_is_finished_and_nothing_is_taken_after(seeing_onnx: Path
 
 def test_words_alone_are_answered(engine: SeeingEngine) -> None:
     prompt = engine.encode([{"role": "user", "content": "Hello!"}])
-    assert prompt.pixels.shape == (0, 3, 32, 32)
+    assert isinstance(prompt, Pictured) and prompt.pixels.shape == (0, 3, 32, 32)
     assert Heard(engine, prompt, Sampling(4, 0.0)).wait()
 
 
 def test_a_picture_of_any_size_is_taken(engine: SeeingEngine) -> None:
     for size in ((1, 1), (2000, 3), (640, 480)):
         shown = Media("image", encoded(Image.new("RGB", size)), "x")
-        assert engine.encode(ASK, [shown]).pixels.shape == (1, 3, 32, 32)
+        assert engine.encode(ASK, [shown]).media.shape == (1, 3, 32, 32)

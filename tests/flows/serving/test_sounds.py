@@ -1,6 +1,7 @@
 """What a request plays: bytes inside it, decoded within bounds, whatever the client calls them."""
 
 import base64
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_the_sample_can_be_heard() -> None:
 
 def test_a_trace_has_hash_and_length_and_no_samples() -> None:
     content = encoded(played(2))
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Which?"}]},
         {"role": "assistant", "content": "7"},
     ]

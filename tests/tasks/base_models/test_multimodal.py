@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tasks import base, evaluate, vlm
+from tasks.evaluation.task_files import TaskChoice
 from tasks.models.multimodal import load_multimodal
 from tasks.multimodal import images
 from tasks.stage import artifact
@@ -31,8 +32,17 @@ def _missing(name: str) -> list[str]:
 pytestmark = pytest.mark.usefixtures("one_thread")
 ARCHITECTURES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(_missing(name)), reason=f"needs {' and '.join(_missing(name))}"))
-    for name in NEEDED
+    for name in ("llava", "qwen3_vl")
 ]
+
+
+@pytest.mark.skipif(bool(_missing("smolvlm")), reason=f"needs {' and '.join(_missing('smolvlm'))}")
+def test_a_processor_that_counts_no_tokens_is_refused(
+    make_run: MakeRun, chat_model: Path, pictures_data: Path, make_artifact: Make, workspace: Path
+) -> None:
+    published("smolvlm", chat_model, workspace)
+    with pytest.raises(ModelError, match="does not say how many tokens a picture takes"):
+        made(make_run, make_artifact, pictures_data, "smolvlm")
 
 
 def published(name: str, chat_model: Path, workspace: Path) -> Path:
@@ -74,7 +84,7 @@ def test_a_model_that_sees_is_tuned_and_asked(
     shown = artifact.read_json(tuned.out / "supervision.json")
     assert shown
 
-    task = evaluate.TaskChoice(file="eval/digits.yaml", limit=6, group_by=["kind"], controls=["black"])
+    task = TaskChoice(file="eval/digits.yaml", limit=6, group_by=["kind"], controls=["black"])
     asked = make_run("asked")
     asked.params_file = REPO / "params/tiny/evaluate_pictures.yaml"
     config = load(asked.params_file, evaluate.Config)
