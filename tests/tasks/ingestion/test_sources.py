@@ -196,7 +196,10 @@ def test_generator() -> None:
         ),
         (generator("arithmetic.working", a=1, b=2), "no such generator"),
         (generator("arithmetics.texts"), "no such generator; did you mean 'arithmetic'"),
-        (generator("os.walk", top="."), "no such generator; there are: arithmetic, critiques, digits, generators"),
+        (
+            generator("os.walk", top="."),
+            "no such generator; there are: arithmetic, critiques, digits, espeak, generators",
+        ),
         (generator("generators.mine"), "expected a file generators.py with a function 'mine'"),
         (
             generator("arithmetic.questions", cuont=3, seed=1, digits=[2]),

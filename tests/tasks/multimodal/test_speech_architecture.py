@@ -171,7 +171,7 @@ def test_the_lines_of_the_docs_ask_the_model(
     found: dict[str, Any] = {}
     exec(compile(lines, "docs/multimodal.md", "exec"), found)
     inputs = found["inputs"]
-    samples = found["samples"]
+    samples, _ = found["soundfile"].read("said.flac")
     assert int((inputs["input_ids"] == found["processor"].audio_token_id).sum()) == len(samples) // 200 // 8
     assert capsys.readouterr().out.startswith("user\n")
 

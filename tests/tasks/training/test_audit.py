@@ -147,7 +147,8 @@ def test_every_stage_with_a_trainer_names_its_rule() -> None:
     modules = [importlib.import_module(f"tasks.{path.stem}") for path in Path(tasks.__path__[0]).glob("[a-z]*.py")]
     trained = [module for module in modules if "Config" in vars(module) and issubclass(module.Config, TrlConfig)]
     assert {dpo, kto, reward, sft} < set(trained)
-    assert [module.__name__ for module in trained if "row_rule" not in vars(module)] == []
+    whole = {"tasks.speech"}  # its trainer leaves out no row and cuts none
+    assert {module.__name__ for module in trained if "row_rule" not in vars(module)} == whole
 
 
 def test_a_pair_is_lost_with_its_longer_side(chat_model: Path) -> None:

@@ -70,7 +70,11 @@ REFUSING: dict[str, tuple[Any, Any, str]] = {
     "label": (label, label_settings.config(), CAUSAL),
     "distill": (distill, distill_settings.configured(), CAUSAL),
     "prune": (prune, prune_settings.configured(), CAUSAL),
-    "export_onnx": (export_onnx, load(REPO / "params/tiny/export_onnx.yaml", export_onnx.Config), CAUSAL),
+    "export_onnx": (
+        export_onnx,
+        load(REPO / "params/tiny/export_onnx.yaml", export_onnx.Config),
+        "gptq: its calibration rows are read without their pictures",
+    ),
 }
 """Stage to its settings and what it says of a model that sees."""
 
