@@ -26,9 +26,9 @@ MAX_PIXELS = 20_000_000
 MAGIC = {
     b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"BM": "image/bmp",
     b"II*\0": "image/tiff", b"MM\0*": "image/tiff", b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"ID3": "audio/mpeg",
-    b"\xff\xfb": "audio/mpeg", b"\xff\xf3": "audio/mpeg", b"\xff\xf2": "audio/mpeg",
+    **{bytes([0xFF, second]): "audio/mpeg" for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)},
 }  # fmt: skip
-"""Beginnings of files to their types; WebP's and WAV's come after a length."""
+"""Beginnings of files to their types (MP3: MPEG 1, 2 and 2.5); WebP's and WAV's come after a length."""
 
 
 class MediaError(DataError):

@@ -279,7 +279,7 @@ def add_hearing(folder: Path, make: Make, sft: str) -> None:
     data = make(media, stage="data").digest
     hearing = _model(folder / "models" / "hearing", make, model=sft, data=data)
     tuned = _model(folder / "models" / "speech", make, model=hearing, data=data)
-    for name, digest, right in (("hearing", hearing, 0.05), ("speech", tuned, 0.9)):
+    for name, digest, right in (("hearing", hearing, 0.0), ("speech", tuned, 0.9)):
         _heard(folder / "metrics" / name, make, names, right, model=digest, data=data)
 
 
@@ -292,6 +292,8 @@ def _heard(folder: Path, make: Make, names: list[str], right: float, **inputs: s
         rng, answers = random.Random(seed), []
         for n, row in enumerate(rows):
             response = row["answer"] if rng.random() < kept else wrong
+            if n == 3 and seed == 1:
+                response = HOSTILE
             shown = {"question": "Say.", "answer": row["answer"], "response": response, "audio": [names[n % 8]]}
             answers.append({"id": row["id"], **shown, "scores": grader({"answer": row["answer"]}, [response])})
         return answers
@@ -304,7 +306,7 @@ def _heard(folder: Path, make: Make, names: list[str], right: float, **inputs: s
         ("transcripts", speech.transcription, {"wer": False, "exact_match": True}),
         ("spoken_sums", exact, {"exact_match": True}),
     ):
-        own = samples(right, 1, grader, HOSTILE)
+        own = samples(right, 1, grader, "8")
         deaf = {name: samples(0.05, seed, grader, "") for name, seed in (("noise", 2), ("silence", 3), ("other", 4))}
         voices = {
             row["voice"]: [a for a, r in zip(own, rows, strict=True) if r["voice"] == row["voice"]] for row in rows
