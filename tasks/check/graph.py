@@ -41,6 +41,18 @@ def unused_methods(graph: recipe.Graph) -> Iterator[str]:
             yield f"{path}: methods.{method}: no model of {graph.path} uses it"
 
 
+def check_datasets(graph: recipe.Graph) -> Iterator[str]:
+    """Check that the `dataset` of a model that sees or hears is a set of its data."""
+    folder = graph.path.parent
+    for name, model in graph.models.items():
+        if recipe.DATA_KEY not in model.values:
+            continue
+        path, data = folder / f"{name}.yaml", folder / f"{model.values[recipe.DATA_KEY]}.yaml"
+        dataset, sets = read_yaml(path)["dataset"], read_yaml(data)["sets"]
+        if dataset not in sets:
+            yield f"{path}: dataset is '{dataset}', and {data} has no such set{suggest(dataset, sets)}"
+
+
 def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     """Check the evaluation tasks, and that claims, headline and frontier name metrics of them."""
     folder = graph.path.parent

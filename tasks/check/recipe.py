@@ -67,7 +67,9 @@ def check(folder: Path) -> list[str]:
         return errors
     for unused in graph_check.unused_methods(graph):
         log.warning("warning: %s", unused)
-    errors += [*graph_check.check_metrics(graph), *graph_check.check_forms(graph)]
+    errors += [
+        *graph_check.check_datasets(graph), *graph_check.check_metrics(graph), *graph_check.check_forms(graph)
+    ]  # fmt: skip
     others = {f"{name}.yaml" for name, model in graph.models.items() if recipe.DATA_KEY in model.values}
     return errors or check_rows(folder, {file: stage for file, stage in readers.items() if file not in others})
 

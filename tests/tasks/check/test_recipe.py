@@ -193,6 +193,17 @@ def test_a_generator_that_no_file_has_is_named(recipes: Path, old: str, new: str
     assert message in said
 
 
+@pytest.mark.parametrize("model", ["hearing", "speech", "sight", "vlm_dpo"])
+def test_a_dataset_that_the_data_lack_is_named(recipes: Path, model: str) -> None:
+    path = Path("params", "tiny", f"{model}.yaml")
+    values = read_yaml(path)
+    kept = values["dataset"]
+    write(path, values | {"dataset": f"{kept}s"})
+    assert f"dataset is '{kept}s', and params/tiny/" in only_error(path) and f"did you mean '{kept}'?" in only_error(
+        path
+    )
+
+
 def test_an_unknown_form_is_named(recipes: Path) -> None:
     change_graph("dpo", {"from": "sft"}, forms=["int8", "int5"])
     (error,) = recipe_check.check(Path("params/tiny"))
