@@ -7,6 +7,7 @@ from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
 from tasks.evaluation.task_files import load_task, rows_file
 from tasks.export_onnx import Config as ExportConfig
+from tasks.multimodal.sounds import AUDIO
 from tasks.reporting.board import Config as ReportConfig
 from tasks.stage import dag, recipe
 from tasks.stage.config import load, read_yaml, suggest
@@ -15,6 +16,8 @@ from tasks.stage.errors import ConfigError, PolmError
 
 TASKS = Path("eval")
 """Folder of a recipe's evaluation tasks, on which every evaluation depends."""
+HEARING = ("align_speech", "speech")
+"""Methods that learn of sounds."""
 
 
 def check_methods(graph: recipe.Graph, blocks: Mapping[str, dag.Block]) -> Iterator[str]:
@@ -51,6 +54,23 @@ def check_datasets(graph: recipe.Graph) -> Iterator[str]:
         dataset, sets = read_yaml(path)["dataset"], read_yaml(data)["sets"]
         if dataset not in sets:
             yield f"{path}: dataset is '{dataset}', and {data} has no such set{suggest(dataset, sets)}"
+
+
+def check_sounds(graph: recipe.Graph) -> Iterator[str]:
+    """Check that rows with sounds are learnt by what hears them: other trainers would leave the sounds out."""
+    folder = graph.path.parent
+    for name, model in graph.models.items():
+        path = folder / f"{model.values.get('settings', name)}.yaml"
+        data = folder / f"{model.values.get(recipe.DATA_KEY, 'data')}.yaml"
+        if model.method in HEARING or model.method == recipe.MEDIA or not path.is_file():
+            continue
+        dataset = read_yaml(path).get("dataset")
+        entries = read_yaml(data)["sets"].get(dataset, {}).get("rows", [])
+        if any(AUDIO in entry["map"] for entry in entries):
+            yield (
+                f"{path}: dataset '{dataset}' of {data} has sounds, and {model.method} takes none: it would learn without "
+                f"them; name a set without `{AUDIO}`, or use {' and '.join(HEARING)}"
+            )
 
 
 def check_metrics(graph: recipe.Graph) -> Iterator[str]:

@@ -67,9 +67,10 @@ def check(folder: Path) -> list[str]:
         return errors
     for unused in graph_check.unused_methods(graph):
         log.warning("warning: %s", unused)
-    errors += [
-        *graph_check.check_datasets(graph), *graph_check.check_metrics(graph), *graph_check.check_forms(graph)
-    ]  # fmt: skip
+    for compared in (
+        graph_check.check_datasets, graph_check.check_sounds, graph_check.check_metrics, graph_check.check_forms,
+    ):  # fmt: skip
+        errors += compared(graph)
     others = {f"{name}.yaml" for name, model in graph.models.items() if recipe.DATA_KEY in model.values}
     return errors or check_rows(folder, {file: stage for file, stage in readers.items() if file not in others})
 

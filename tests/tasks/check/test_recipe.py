@@ -204,6 +204,19 @@ def test_a_dataset_that_the_data_lack_is_named(recipes: Path, model: str) -> Non
     )
 
 
+def test_what_would_learn_without_its_sounds_is_named(recipes: Path) -> None:
+    """TRL's trainers leave a column out that they do not know."""
+    path = Path("params", "tiny", "recipe.yaml")
+    values = read_yaml(path)
+    values["vlm"] = values["vlm"] | {"video": {"from": "vlm", "data": "spoken"}}
+    values["evaluate_media"] = values["evaluate_media"] | {"video": "spoken"}
+    write(path, values)
+    (error,) = recipe_check.check(Path("params/tiny"))
+    assert error.startswith(
+        "params/tiny/video.yaml: dataset 'sft' of params/tiny/spoken.yaml has sounds, and vlm takes none"
+    )
+
+
 def test_an_unknown_form_is_named(recipes: Path) -> None:
     change_graph("dpo", {"from": "sft"}, forms=["int8", "int5"])
     (error,) = recipe_check.check(Path("params/tiny"))
