@@ -68,8 +68,8 @@ def check_sounds(graph: recipe.Graph) -> Iterator[str]:
         entries = read_yaml(data)["sets"].get(dataset, {}).get("rows", [])
         if any(AUDIO in entry["map"] for entry in entries):
             yield (
-                f"{path}: dataset '{dataset}' of {data} has sounds, and {model.method} takes none: it would learn without "
-                f"them; name a set without `{AUDIO}`, or use {' and '.join(HEARING)}"
+                f"{path}: dataset '{dataset}' of {data} has sounds, and {model.method} takes none: it would learn "
+                f"without them; name a set without `{AUDIO}`, or use {' and '.join(HEARING)}"
             )
 
 
