@@ -93,7 +93,7 @@ def test_the_graph_is_printed_as_a_tree_and_in_mermaid(
     (ppo,) = [line for line in lines if " ppo  ppo" in line]
     assert ppo.index("ppo") > next(line for line in lines if " sft  sft" in line).index("sft")
     (vlm,) = [line for line in lines if " vlm  vlm" in line]
-    assert "data pictures" in vlm and "claims digits.exact_match" in vlm and "(evaluated)" in vlm
+    assert "data pictures" in vlm and "claims digits.exact_match" in vlm and "(evaluated, exported)" in vlm
     assert not [line for line in lines if " pictures  media" in line], "a data set is no model"
     assert not any("(not evaluated)" in line for line in lines if "sight" in line or "vlm" in line)
     graph_view.show(mermaid=True)
