@@ -103,7 +103,8 @@ def test_smaller_models(run: Artifacts) -> None:
     assert row(compression.sparsity(run), "`pruned_wanda`")[2:] == ["50.0 %", "47.5 %"]
     assert row(compression.quantization(run), "`quant_gptq`")[:4] == ["0.00151", "0.988", "0.72", "3.59"]
     assert row(compression.forms(run), "`dpo`")[:4] == ["int4", "1.23", "0.00123", "0.991"]
-    assert row(compression.forms(run), "`dpo`")[5].startswith("−0.050 [")
+    assert row(compression.forms(run), "`dpo`")[6].startswith("−0.050 [")
+    assert row(compression.forms(run), "`dpo`")[4] == "`sums`"
 
 
 def test_students_are_compared_with_the_one_before(run: Artifacts) -> None:
