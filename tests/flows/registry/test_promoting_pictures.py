@@ -117,7 +117,7 @@ def test_a_policy_that_asks_for_no_control_is_refused(project: Path, old: str, n
 
 
 def test_an_export_that_cannot_answer_is_not_registered(project: Path, make_artifact: Make) -> None:
-    """Its graph is another one than parity was measured on."""
+    """The graph in the folder is another one than parity was measured on."""
     from dvc.repo import Repo
 
     from tasks.stage.errors import ModelError

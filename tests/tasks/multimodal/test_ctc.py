@@ -138,7 +138,7 @@ def test_units_that_no_label_had_are_listed(loaded: tuple[Any, Any]) -> None:
 
 
 def test_a_word_without_a_token_is_named(loaded: tuple[Any, Any]) -> None:
-    """Its embedding would be a mean of nothing, and the loss no number."""
+    """The embedding of such a word would be a mean of nothing, and the loss no number."""
     model, processor = loaded
 
     def without(text: str, **settings: Any) -> Any:

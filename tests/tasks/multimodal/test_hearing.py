@@ -55,7 +55,7 @@ def test_several_sounds_take_what_each_takes(processor: Any) -> None:
 
 
 def test_a_processor_without_lengths_is_asked_itself(processor: Any) -> None:
-    """As those of other architectures are: the same count, by the tensors."""
+    """Processors of other architectures have no count by length; the tensors give the same one."""
 
     class Other:
         audio_token, audio_token_id = processor.audio_token, processor.audio_token_id
