@@ -17,7 +17,7 @@ from typing import Any
 from tasks.stage import config, dag, needs
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
-KINDS = ("models", "labels", "media")
+KINDS = ("models", "labels", "media", "chunks", "indexes")
 """Folders below `artifacts` whose members a recipe's graph names."""
 
 

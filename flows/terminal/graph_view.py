@@ -30,6 +30,11 @@ def tree(graph: recipe.Graph) -> Tree:
     return root
 
 
+def _evaluated(graph: recipe.Graph) -> set[str]:
+    readers = {asked["model"] for asked in graph.evaluate_rag.values()}
+    return {*graph.evaluate, *graph.evaluate_media, *readers}
+
+
 def _label(graph: recipe.Graph, name: str, model: recipe.Model | None) -> str:
     parts = [f"[bold]{escape(name)}[/]"]
     if model is not None:
@@ -42,7 +47,7 @@ def _label(graph: recipe.Graph, name: str, model: recipe.Model | None) -> str:
             parts.append(f"[green]claims {escape(model.values['claim'] + over)}[/]")
     uses = [
         word
-        for word, names in (("evaluated", [*graph.evaluate, *graph.evaluate_media]), ("exported", graph.exported))
+        for word, names in (("evaluated", _evaluated(graph)), ("exported", graph.exported))
         if name in names
     ]
     parts += [f"[dim]({', '.join(uses)})[/]"] if uses else ["[yellow](not evaluated)[/]"]

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tasks import raft
 from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
-from tasks.evaluation.task_files import load_task, rows_file
+from tasks.evaluate_rag import Config as EvaluateRagConfig
+from tasks.evaluation.task_files import TaskChoice, load_task, rows_file
 from tasks.export_onnx import Config as ExportConfig
 from tasks.multimodal.sounds import AUDIO
 from tasks.reporting.board import Config as ReportConfig
@@ -48,12 +50,18 @@ def check_datasets(graph: recipe.Graph) -> Iterator[str]:
     """Check that the `dataset` of a model that sees or hears is a set of its data."""
     folder = graph.path.parent
     for name, model in graph.models.items():
-        if recipe.DATA_KEY not in model.values:
+        path, source = folder / f"{name}.yaml", model.values.get(recipe.DATA_KEY)
+        if source is None or "dataset" not in read_yaml(path):
             continue
-        path, data = folder / f"{name}.yaml", folder / f"{model.values[recipe.DATA_KEY]}.yaml"
-        dataset, sets = read_yaml(path)["dataset"], read_yaml(data)["sets"]
+        dataset, data = read_yaml(path)["dataset"], folder / f"{source}.yaml"
+        sets = raft.SETS if _with_passages(graph, source) else read_yaml(data)["sets"]
         if dataset not in sets:
             yield f"{path}: dataset is '{dataset}', and {data} has no such set{suggest(dataset, sets)}"
+
+
+def _with_passages(graph: recipe.Graph, data: str | None) -> bool:
+    """Whether a data set is one of questions with passages, whose sets are `tasks/raft.py`'s."""
+    return data in graph.models and graph.models[str(data)].method == recipe.RAFT
 
 
 def check_sounds(graph: recipe.Graph) -> Iterator[str]:
@@ -62,7 +70,9 @@ def check_sounds(graph: recipe.Graph) -> Iterator[str]:
     for name, model in graph.models.items():
         path = folder / f"{model.values.get('settings', name)}.yaml"
         data = folder / f"{model.values.get(recipe.DATA_KEY, 'data')}.yaml"
-        if model.method in HEARING or model.method == recipe.MEDIA or not path.is_file():
+        if model.method in (*HEARING, *recipe.FOLDERS) or not path.is_file():
+            continue
+        if _with_passages(graph, model.values.get(recipe.DATA_KEY)):
             continue
         dataset = read_yaml(path).get("dataset")
         entries = read_yaml(data)["sets"].get(dataset, {}).get("rows", [])
@@ -77,17 +87,23 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     """Check the evaluation tasks, and that claims, headline and frontier name metrics of them."""
     folder = graph.path.parent
     by_file: dict[str, set[str]] = {}
-    data_of = {"evaluate.yaml": "data.yaml"}
-    asked_about = [*graph.evaluate_media.values(), *(form["data"] for form in graph.evaluate_onnx_media.values())]
-    data_of |= {f"evaluate_{data}.yaml": f"{data}.yaml" for data in asked_about}
+    data_of = {"evaluate.yaml": "data"}
+    asked_about = [*graph.asked_about.values(), *(form["data"] for form in graph.evaluate_onnx_media.values())]
+    data_of |= {f"evaluate_{data}.yaml": data for data in asked_about}
     for file, data in data_of.items():
         try:
-            by_file[file] = _metrics(folder, file, data)
+            if _with_passages(graph, data):
+                asked = load(folder / file, EvaluateRagConfig)
+                by_file[file] = _metrics(folder, file, f"{data}.yaml", asked.tasks, set(raft.ROW_FILES))
+            else:
+                asked = load(folder / file, EvaluateConfig)
+                rows = set(_row_files(load(folder / f"{data}.yaml", DataConfig)))
+                by_file[file] = _metrics(folder, file, f"{data}.yaml", asked.tasks, rows)
         except PolmError as e:
             yield str(e)
             return
     for name, claim in graph.claims.items():
-        asked = graph.evaluate_media.get(name)
+        asked = graph.asked_about.get(name)
         metrics = by_file["evaluate.yaml" if asked is None else f"evaluate_{asked}.yaml"]
         if claim not in metrics:
             yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{suggest(claim, metrics)}"
@@ -98,16 +114,15 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
             yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
 
 
-def _metrics(folder: Path, file: str, data: str) -> set[str]:
-    """List the metrics, `task.metric`, of one evaluation file, whose rows are made by the file `data`.
+def _metrics(folder: Path, file: str, data: str, choices: list[TaskChoice], rows: set[str]) -> set[str]:
+    """List the metrics, `task.metric`, of one evaluation file, whose `rows` are made by the file `data`.
 
     Raises:
         ConfigError: a task that is wrong, that stands twice, or whose rows are in no set of `data`.
     """
     metrics: set[str] = set()
     files: dict[str, str] = {}
-    rows = set(_row_files(load(folder / data, DataConfig)))
-    for choice in load(folder / file, EvaluateConfig).tasks:
+    for choice in choices:
         path = folder / choice.file
         if Path(choice.file).parent != TASKS:
             raise ConfigError(

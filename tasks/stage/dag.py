@@ -15,6 +15,7 @@ from tasks.stage.errors import ConfigError, kind
 from tasks.stage.recipe import (
     ACTIVE,
     ASKED,
+    ASKED_WITH_PASSAGES,
     BASE,
     EXPORTED,
     FILE,
@@ -24,7 +25,9 @@ from tasks.stage.recipe import (
     MEDIA,
     NEEDS,
     OWN_KEYS,
+    RAFT,
     RELINK,
+    RETRIEVER,
     Graph,
     Model,
     read,
@@ -33,8 +36,12 @@ from tasks.stage.recipe import (
 DVC = Path("dvc.yaml")
 REWARD = "reward"
 """The method whose models give rewards and no answers, and the key under which they are used."""
+ROLES = {REWARD: REWARD, "encoder": RETRIEVER}
+"""Keys that name a model which gives no answers, to the method that makes it."""
 FINGERPRINT = "fingerprint"
 """The stage that reads the recipe's folder, and no one file of it."""
+INDEX = "rag_index"
+"""The method whose entries are indexes of documents."""
 SINGLE = ("data", "base", "report")
 """Stages that every recipe has once."""
 
@@ -120,8 +127,12 @@ def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str
                     file = block.file.replace("${key}", model.name).replace("${item.settings}", settings)
                     yield file, block.module, f"{model.method}.{model.name}"
         elif block.name in MAPPINGS:
-            asked = [form["data"] for form in graph.evaluate_onnx_media.values()]
-            of_block = {ASKED: graph.evaluate_media.values(), EXPORTED: graph.export_media.values(), FORMS_ASKED: asked}
+            of_block = {
+                ASKED: graph.evaluate_media.values(),
+                EXPORTED: graph.export_media.values(),
+                FORMS_ASKED: [form["data"] for form in graph.evaluate_onnx_media.values()],
+                ASKED_WITH_PASSAGES: [asked["data"] for asked in graph.evaluate_rag.values()],
+            }
             for data in dict.fromkeys(of_block[block.name]):
                 yield block.file.replace("${item}", data).replace("${item.data}", data), block.module, block.name
         elif block.name in SINGLE or block.file == "evaluate.yaml" or graph.export:
@@ -182,31 +193,55 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
         yield f"{', '.join(circle)}: each is made from itself, by way of the others; start the chain at '{BASE}'"
     if not graph.evaluate:
         yield "'evaluate' names no model; a report needs one, e.g. `evaluate: [base]`"
-    answering = {name for name in outs if outs[name] == "artifacts/models" and not _rewards(graph, name)}
+    answering = {name for name in outs if outs[name] == "artifacts/models" and _role(graph, name) is None}
     for key in ("evaluate", "export"):
         for name in getattr(graph, key):
             if name not in answering:
                 yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
     yield from _media_problems(graph, answering)
+    yield from _reader_problems(graph, answering)
     yield from _shared_files(graph, stages)
     for name in graph.claims:
-        compared = graph.over.get(name, graph.models[name].values.get("from", BASE))
-        others = answering - {name}
-        if name in graph.over and compared not in others:
-            yield f"{graph.models[name].method}.{name}.over is '{compared}'{suggest(compared, others)}"
-            continue
-        for needed in (name, compared):
-            key = ASKED if name in graph.evaluate_media else "evaluate"
-            if needed not in getattr(graph, key):
-                yield f"claim of '{name}' needs the scores of '{needed}'; add it to '{key}', or leave the claim out"
-            elif key == ASKED and graph.evaluate_media[needed] != graph.evaluate_media[name]:
-                yield (
-                    f"claim of '{name}' compares it with '{needed}', which is asked about other data, "
-                    f"'{graph.evaluate_media[needed]}'; name the same in '{ASKED}', or leave the claim out"
-                )
+        yield from _claim_problems(graph, name, (answering | set(graph.evaluate_rag)) - {name})
     forms = {f"{model}_{form}" for model in graph.export for form in graph.forms} | set(graph.evaluate_onnx_media)
-    for name in sorted(forms & {*graph.evaluate, *graph.evaluate_media}):
+    for name in sorted(forms & {*graph.evaluate, *graph.evaluate_media, *graph.evaluate_rag}):
         yield f"'{name}' is a model and the form of an export; rename the model"
+
+
+def _claim_problems(graph: Graph, name: str, others: Collection[str]) -> Iterator[str]:
+    """What is wrong with a model's claim. Args: others: what it may be compared with."""
+    compared = graph.over.get(name, graph.models[name].values.get("from", BASE))
+    if name in graph.over and compared not in others:
+        yield f"{graph.models[name].method}.{name}.over is '{compared}'{suggest(compared, others)}"
+        return
+    with_passages = ASKED_WITH_PASSAGES if name in graph.evaluate_rag else "evaluate"
+    key = ASKED if name in graph.evaluate_media else with_passages
+    for needed in (name, compared):
+        if needed not in getattr(graph, key):
+            yield f"claim of '{name}' needs the scores of '{needed}'; add it to '{key}', or leave the claim out"
+        elif graph.asked_about.get(needed) != graph.asked_about.get(name):
+            yield (
+                f"claim of '{name}' compares it with '{needed}', which is asked about other data, "
+                f"'{graph.asked_about[needed]}'; name the same in '{key}', or leave the claim out"
+            )
+
+
+def _reader_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
+    """What is wrong with the models that are asked with passages."""
+    fitting = {
+        "model": answering,
+        "index": {name for name, model in graph.models.items() if model.method == INDEX},
+        "data": {name for name, model in graph.models.items() if model.method == RAFT},
+    }
+    for name, asked in graph.evaluate_rag.items():
+        for key, names in fitting.items():
+            if asked[key] not in names:
+                yield f"{ASKED_WITH_PASSAGES}.{name}.{key} is '{asked[key]}'{suggest(asked[key], names)}"
+        if name in graph.models and name != asked["model"]:
+            yield f"{ASKED_WITH_PASSAGES}.{name} is another model than its '{asked['model']}'; take a name of its own"
+        for other in ("evaluate", ASKED):
+            if name in getattr(graph, other):
+                yield f"'{name}' stands in '{other}' and in '{ASKED_WITH_PASSAGES}'; its scores have one place: rename it"
 
 
 def _media_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
@@ -242,11 +277,11 @@ def _model_problems(graph: Graph, model: Model, block: Block, outs: Mapping[str,
         if key not in block.keys and key not in own:
             yield f": unknown key '{key}'{suggest(key, {*block.keys, *own})}"
         elif key in block.reads:
-            wants_rewards = key == REWARD
+            role = ROLES.get(key)
             fitting = {
                 name
                 for name, out in outs.items()
-                if out == block.reads[key] and _rewards(graph, name) == wants_rewards and name != model.name
+                if out == block.reads[key] and _role(graph, name) == role and name != model.name
             }
             if value not in fitting:
                 yield f".{key} is '{value}'{suggest(value, fitting) or '; no model of that name fits here'}"
@@ -254,8 +289,10 @@ def _model_problems(graph: Graph, model: Model, block: Block, outs: Mapping[str,
         yield ": 'over' says with what a claim is compared, and there is no 'claim'"
 
 
-def _rewards(graph: Graph, name: str) -> bool:
-    return name in graph.models and graph.models[name].method == REWARD
+def _role(graph: Graph, name: str) -> str | None:
+    """The method of a model that gives no answers; None for every other."""
+    method = graph.models[name].method if name in graph.models else BASE
+    return method if method in ROLES.values() else None
 
 
 def _circular(graph: Graph, name: str) -> bool:

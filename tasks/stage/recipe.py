@@ -34,7 +34,13 @@ BASE = "base"
 LABEL = "label"
 """The method whose entries are sets of labels and no models."""
 MEDIA = "media"
-"""The method whose entries are data sets of pictures or sounds and no models."""
+"""The method whose entries are data sets of their own, e.g. of pictures or sounds, and no models."""
+RAFT = "raft"
+"""The method whose entries are data sets too: questions with passages in their prompts."""
+RETRIEVER = "retriever"
+"""The method whose models embed texts and give no answers."""
+FOLDERS = {LABEL: "labels", MEDIA: "media", RAFT: "media", "rag_chunks": "chunks", "rag_index": "indexes"}
+"""Methods whose entries are no models, to the folder below `artifacts` that they lie in."""
 DATA_KEY = "data"
 """Key of a model that learns from such a data set, and not from the recipe's `data`."""
 ASKED = "evaluate_media"
@@ -44,10 +50,15 @@ EXPORTED = "export_media"
 """
 FORMS_ASKED = "evaluate_onnx_media"
 """Key of a graph that names the evaluated forms of such exports, each `{model, form, data}`; may be missing."""
-MAPPINGS = (ASKED, EXPORTED, FORMS_ASKED)
+ASKED_WITH_PASSAGES = "evaluate_rag"
+"""Key of a graph that names the readers that are asked with passages, each `{model, index, data}`; may be missing."""
+MAPPINGS = (ASKED, EXPORTED, FORMS_ASKED, ASKED_WITH_PASSAGES)
 """Keys of a graph that are no methods and need not be there."""
 FORM_KEYS = ("model", "form", "data")
 """Keys of an entry of `FORMS_ASKED`, whose name is `<model>_<form>`."""
+READER_KEYS = ("model", "index", "data")
+"""Keys of an entry of `ASKED_WITH_PASSAGES`, whose name is its model's, or another where that is asked otherwise too.
+"""
 LISTS = ("evaluate", "export", "forms")
 """Keys of a graph that are lists: models that are evaluated, models that are exported, forms of each export."""
 OWN_KEYS = ("claim", "over")
@@ -64,7 +75,7 @@ _FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of a graph: a model, a reward model, a set of labels, or a data set of pictures or sounds."""
+    """One entry of a graph: a model, a reward model, a retriever, an index, a set of labels, or a data set."""
 
     name: str
     method: str
@@ -101,6 +112,15 @@ class Graph:
     """Exported model to the data set of pictures or sounds that its forms are compared on."""
     evaluate_onnx_media: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Form of such an export, `<model>_<form>`, to `model`, `form`, and the `data` that it is asked about."""
+    evaluate_rag: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Name under `artifacts/metrics` to the `model` that reads, the `index` it reads from, and its `data`."""
+
+    @property
+    def asked_about(self) -> dict[str, str]:
+        """Name under `artifacts/metrics` to the data set that it is asked about, where that is not the recipe's `data`.
+        """
+        with_passages = {name: asked["data"] for name, asked in self.evaluate_rag.items()}
+        return {**self.evaluate_media, **with_passages}
 
     @property
     def exported(self) -> list[str]:
@@ -119,16 +139,15 @@ class Graph:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Every model, `base` too, and every set of labels or media, to the folder below `artifacts` it lies in."""
-        folders = {LABEL: "labels", MEDIA: "media"}
-        kinds = {name: folders.get(model.method, "models") for name, model in self.models.items()}
+        """Every model, `base` too, set of labels, data set and index, to the folder below `artifacts` it lies in."""
+        kinds = {name: FOLDERS.get(model.method, "models") for name, model in self.models.items()}
         return {BASE: "models"} | kinds
 
     @property
     def scored(self) -> list[str]:
         """Names under `artifacts/metrics`: evaluated models, then the forms of exported ones."""
         forms = (f"{model}_{form}" for model in self.export for form in self.forms)
-        return [*self.evaluate, *self.evaluate_media, *forms, *self.evaluate_onnx_media]
+        return [*self.evaluate, *self.evaluate_media, *self.evaluate_rag, *forms, *self.evaluate_onnx_media]
 
 
 def read(path: Path) -> Graph:
@@ -164,7 +183,8 @@ def read(path: Path) -> Graph:
     evaluate, export, forms = (_names(path, key, values[key]) for key in LISTS)
     asked, exported = (_data_of(path, key, values.get(key, {})) for key in (ASKED, EXPORTED))
     forms_asked = _forms_asked(path, values.get(FORMS_ASKED, {}))
-    return Graph(path, values["recipe"], models, evaluate, export, forms, asked, exported, forms_asked)
+    readers = _readers_asked(path, values.get(ASKED_WITH_PASSAGES, {}))
+    return Graph(path, values["recipe"], models, evaluate, export, forms, asked, exported, forms_asked, readers)
 
 
 def _data_of(path: Path, key: str, values: Any) -> dict[str, str]:
@@ -182,6 +202,17 @@ def _forms_asked(path: Path, values: Any) -> dict[str, dict[str, str]]:
             raise ConfigError(f"{path}: {FORMS_ASKED}.{name} is {said!r}; write it like this: {example}")
         if name != f"{said['model']}_{said['form']}":
             raise ConfigError(f"{path}: {FORMS_ASKED}.{name}: call it {said['model']}_{said['form']}, after its form")
+    return values
+
+
+def _readers_asked(path: Path, values: Any) -> dict[str, dict[str, str]]:
+    example = "reader: {model: reader, index: index, data: grounded}"
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: '{ASKED_WITH_PASSAGES}' is {values!r}; expected readers, e.g. {{{example}}}")
+    for name, said in values.items():
+        fits = isinstance(said, dict) and sorted(said) == sorted(READER_KEYS) and all(map(_is_name, said.values()))
+        if not fits or not _is_name(name):
+            raise ConfigError(f"{path}: {ASKED_WITH_PASSAGES}.{name} is {said!r}; write it like this: {example}")
     return values
 
 
@@ -230,13 +261,13 @@ def tree(graph: Graph) -> list[tuple[int, str, Model | None]]:
     """Every model below the one it was made from, depth first.
 
     Returns:
-        (depth, name, model) for each; `base` first, with None for the model. Data sets are no models and left out.
+        (depth, name, model) for each; `base` first, with None for the model. Data sets and indexes are no models and
+        left out; a retriever is made from no other model, and stands at the end.
     """
     children: dict[str, list[str]] = {}
     for name, model in graph.models.items():
-        if model.method == MEDIA:
-            continue
-        children.setdefault(model.values.get("from", BASE), []).append(name)
+        if FOLDERS.get(model.method, "labels") == "labels" and model.method != RETRIEVER:
+            children.setdefault(model.values.get("from", BASE), []).append(name)
     rows: list[tuple[int, str, Model | None]] = []
 
     def add(depth: int, name: str) -> None:
@@ -245,6 +276,7 @@ def tree(graph: Graph) -> list[tuple[int, str, Model | None]]:
             add(depth + 1, child)
 
     add(0, BASE)
+    rows += [(0, name, model) for name, model in graph.models.items() if model.method == RETRIEVER]
     return rows
 
 
