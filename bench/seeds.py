@@ -4,6 +4,8 @@
     python -m bench.seeds --recipe tiny --seeds 4 --data
     python -m bench.seeds --recipe tiny --seeds 1 2 3 --target 'evaluate@student_*' evaluate@grpo --reseed distill \
         --control student_alone --teacher grpo
+    python -m bench.seeds --recipe tiny --seeds 1 2 3 --target evaluate_media --reseed sight vlm video hearing speech \
+        --groups
 
 Every seed works in a copy of the working tree with the seed put into all training stages; the data are the same, or
 with `--data` drawn anew by the generators, split anew too: then no question is one that a setting was chosen by. With
@@ -12,7 +14,8 @@ students of one teacher, from several seeds.
 
 A row is the paired difference between a method and the model it was made from, or the one that `recipe.yaml` sets it
 `over`, or `--control`, on the metric that it claims, with the interval. Where the seeds share their questions, a last
-row gives each question its mean over the seeds. Exits 1 when one of them is not better.
+row gives each question its mean over the seeds. Exits 1 when one of them is not better. `--groups` prints before it
+what each model scores by group of questions, with its own pictures or sounds and under each control, on every seed.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.grading.bootstrap import paired_difference, verdict
-from tasks.reporting import board, page
+from tasks.reporting import board, hearing, page, sight
 from tasks.stage import artifact
 from tasks.stage.config import load
 from tasks.stage.errors import ConfigError
@@ -120,8 +123,8 @@ def train(work: Path, recipe: str, targets: Sequence[str], jobs: int) -> None:
         raise SystemExit(f"{work}: `polm run` ended with exit code {status}, see above")
 
 
-def rows(work: Path, recipe: str, seed: int, control: str | None) -> list[Row]:
-    """Read the claims of what was evaluated in a copy."""
+def built(work: Path, recipe: str, control: str | None) -> dict[str, Any]:
+    """Build the board of what was evaluated in a copy, where all models are compared with `control`, if it is named."""
     settings = work / "params" / recipe / "report.yaml"
     graph = read_graph(settings.with_name(FILE))
     if control is not None:
@@ -131,7 +134,11 @@ def rows(work: Path, recipe: str, seed: int, control: str | None) -> list[Row]:
         }
         graph = replace(graph, models=models)
     config = load(settings, board.Config)
-    claims = board.build(config, graph, page.folders(work / "artifacts", graph), settings)["claims"]
+    return board.build(config, graph, page.folders(work / "artifacts", graph), settings)
+
+
+def rows(leaderboard: Mapping[str, Any], seed: int, control: str | None) -> list[Row]:
+    """List the claims of a board, but that of the `control`."""
     return [
         Row(
             seed=str(seed),
@@ -142,8 +149,23 @@ def rows(work: Path, recipe: str, seed: int, control: str | None) -> list[Row]:
             after=claim["after"]["value"],
             difference=claim["difference"],
         )
-        for claim in claims
+        for claim in leaderboard["claims"]
         if claim["model"] != control
+    ]
+
+
+def groups(leaderboard: Mapping[str, Any], seed: int) -> list[str]:
+    """Write a line for each group of questions that a model was asked with controls, and for each word error rate."""
+    models = [*leaderboard["models"]]
+    lines = [
+        f"seed {seed:<4} {row['model']:10} {row['task']}.{row['metric']} {row['group']:14} {row['score']:.3f}  "
+        + "  ".join(f"{name} {by['value']:.3f}" for name, by in row["by"].items())
+        for row in sight.compared(leaderboard, models)
+    ]
+    return lines + [
+        f"seed {seed:<4} {row['model']:10} {row['task']} word error rate {row['group']:14} {row['value']:.3f} "
+        f"[{row['low']:.3f}, {row['high']:.3f}]  " + "  ".join(f"{name} {by:.3f}" for name, by in row["by"].items())
+        for row in hearing.rates(leaderboard, models)
     ]
 
 
@@ -202,6 +224,7 @@ def main() -> None:
     parser.add_argument("--params", nargs="+", default=[], metavar="NAME=FILE", help="recipe files to replace")
     parser.add_argument("--control", help="model that all others are compared with")
     parser.add_argument("--teacher", help="evaluated model: say which share of its score each model has")
+    parser.add_argument("--groups", action="store_true", help="print the scores by group and under each control")
     parser.add_argument("--jobs", type=int, default=2, help="stages at a time")
     args = parser.parse_args()
     params = {name: Path(path) for name, _, path in (word.partition("=") for word in args.params)}
@@ -212,14 +235,16 @@ def main() -> None:
             if args.reseed:
                 share_cache(work)
             train(work, args.recipe, args.target, args.jobs)
-        claims = {seed: rows(work, args.recipe, seed, args.control) for seed, work in works.items()}
+        boards = {seed: built(work, args.recipe, args.control) for seed, work in works.items()}
+        claims = {seed: rows(one, seed, args.control) for seed, one in boards.items()}
         table = [row for seed in args.seeds for row in claims[seed]]
         if len(works) > 1 and not args.data:
             first = args.seeds[0]
             config = load(works[first] / "params" / args.recipe / "report.yaml", board.Config)
             table += [together(row, [*works.values()], config) for row in claims[first]]
         teacher = [share(row, [*works.values()], args.teacher) for row in claims[args.seeds[0]]] if args.teacher else []
-    print("\n".join([*map(str, table), *teacher]))
+    shown = [line for seed, one in boards.items() for line in groups(one, seed)] if args.groups else []
+    print("\n".join([*shown, *map(str, table), *teacher]))
     verdicts = [row.difference["verdict"] for row in table]
     print(f"{verdicts.count('better')} of {len(verdicts)} better")
     sys.exit(0 if verdicts and set(verdicts) == {"better"} else 1)

@@ -104,14 +104,30 @@ def work(tmp_path: Path, make_artifact: report_tree.Make) -> Path:
 
 
 def test_a_claim_is_over_the_parent_or_the_control(work: Path) -> None:
-    by_parent = {row.model: row for row in seeds.rows(work, "tiny", 1, None)}
+    by_parent = {row.model: row for row in seeds.rows(seeds.built(work, "tiny", None), 1, None)}
     assert {model: row.parent for model, row in by_parent.items()} == {"sft": "base", "dpo": "sft"}
     assert by_parent["dpo"].metric == "sums.helpful" and by_parent["dpo"].difference["verdict"] == "better"
 
-    (row,) = seeds.rows(work, "tiny", 1, "sft")
+    (row,) = seeds.rows(seeds.built(work, "tiny", "sft"), 1, "sft")
     assert (row.model, row.parent) == ("dpo", "sft"), "the control is compared with nothing"
-    by_base = {row.model: row for row in seeds.rows(work, "tiny", 1, "base")}
+    by_base = {row.model: row for row in seeds.rows(seeds.built(work, "tiny", "base"), 1, "base")}
     assert by_base["dpo"].parent == "base" and by_base["dpo"].before < by_parent["dpo"].before
+
+
+def test_groups_and_controls_are_printed(work: Path, make_artifact: report_tree.Make) -> None:
+    sft = artifact.read_manifest(work / "artifacts" / "models" / "sft").digest
+    report_tree.add_sight(work / "artifacts", make_artifact, sft)
+    report_tree.add_hearing(work / "artifacts", make_artifact, sft)
+    leaderboard = seeds.built(work, "tiny", None)
+    lines = seeds.groups(leaderboard, 3)
+    (which,) = [line for line in lines if "vlm " in line and "kind=seen" in line]
+    score = leaderboard["models"]["vlm"]["tasks"]["digits"]["groups"]["kind"]["seen"]["exact_match"]["value"]
+    assert which.startswith("seed 3") and f" {score:.3f}  " in which and "noise 0." in which
+    (rate,) = [line for line in lines if "speech " in line and "word error rate all" in line]
+    assert (
+        f"{leaderboard['models']['speech']['tasks']['transcripts']['word_error_rate']['own']['all']['value']:.3f} ["
+        in rate
+    )
 
 
 def test_the_scores_are_those_of_the_metric(tmp_path: Path) -> None:
