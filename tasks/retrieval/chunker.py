@@ -1,9 +1,10 @@
 """Documents to passages: by structure first, by length second.
 
 A passage never reaches over a heading. Within a section whole blocks (paragraphs, list items) are put together as long
-as they fit, if the recipe says so; a block that alone is too long is cut at the ends of its sentences, or of its lines if it is code; a
-sentence that is too long at a space; a word that is too long anywhere. Every word of the document is in the text or in
-the title of a passage: a heading is a title, and the text of a passage of its own where nothing stands below it.
+as they fit, if the recipe says so; a block that alone is too long is cut at the ends of its sentences, or of its lines
+if it is code; a sentence that is too long at a space; a word that is too long anywhere. Every word of the document is
+in the text or in the title of a passage: a heading is a title, and the text of a passage of its own where nothing
+stands below it.
 """
 
 import re
