@@ -1,0 +1,1 @@
+"""How are passages found for a question, and put before the model that answers?"""
