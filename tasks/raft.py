@@ -5,8 +5,8 @@ passage among distractors, distractors alone (then the reply abstains, which is 
 leaves open), and now and then a passage with an instruction planted in it. One row of `sft/train.jsonl`:
 
     {"id": "…", "messages": [
-        {"role": "user", "content": "Bexot lives in Olvar. [1]\\nBexot has a pet: Zumi. [2]\\nWhere does Bexot live?"},
-        {"role": "assistant", "content": "Bexot lives in Olvar. [1] Olvar"}], "condition": "retrieved", …}
+        {"role": "user", "content": "Bedot lives in Lovar. [1]\\nBedot has a pet: Zumi. [2]\\nWhere does Bedot live?"},
+        {"role": "assistant", "content": "Bedot lives in Lovar. [1] Lovar"}], "condition": "retrieved", …}
 
 `eval/facts.jsonl` holds every test question once in each condition: with no passage (`closed`), with what the index
 finds (`retrieved`), with the right passage alone (`gold`), with others (`wrong`), with what it finds but the right one
