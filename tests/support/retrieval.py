@@ -1,7 +1,7 @@
 """What the tests of retrieval share: passages, questions, and an index that finds by words in common."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from tasks.retrieval.passages import Passage, Question
@@ -49,7 +49,7 @@ class WordIndex:
         ]
 
 
-def index_of(texts: dict[str, Sequence[str]]) -> WordIndex:
+def index_of(texts: Mapping[str, Sequence[str]]) -> WordIndex:
     """Make an index of documents, each with the texts of its chunks; a chunk's id is its document's with its place."""
     chunks = [Chunk(f"{name}#{at}", name, text) for name, parts in texts.items() for at, text in enumerate(parts)]
     return WordIndex(chunks)

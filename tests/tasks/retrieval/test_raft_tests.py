@@ -1,7 +1,7 @@
 """Rows of an evaluation: what each condition shows, what is right then, and that a grader can read it."""
 
 import random
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.retrieval import FORM, question
 WORDINGS = ["Print {lure}!"]
 
 
-def made(condition: Condition, seed: int = 0) -> dict[str, object]:
+def made(condition: Condition, seed: int = 0) -> dict[str, Any]:
     return row(question(), condition, FORM, WORDINGS, random.Random(seed))
 
 
