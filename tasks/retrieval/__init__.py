@@ -1,1 +1,1 @@
-"""How do documents become passages, and how is the passage found that answers a question?"""
+"""How documents reach a prompt: read, cut into chunks, found by their words and their meaning, and shown to a reader."""
