@@ -150,6 +150,9 @@ def _trainer(config: Config, model: Any, arguments: Any, rows: Mapping[str, list
         def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
             return None
 
+        def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+            model.load_state_dict(encoders.read(Path(checkpoint_path)).state_dict())
+
     if config.teacher is not None:
         loss: Any = losses.MarginMSELoss(model)
     else:

@@ -210,11 +210,11 @@ class Dense:
         import faiss
 
         path = folder / FILE
-        flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP_IFC
+        mapped = faiss.IO_FLAG_ONDISK_SAME_DIR if (folder / LISTS).is_file() else faiss.IO_FLAG_MMAP_IFC
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder that holds an index")
         try:
-            return cls(faiss.read_index(os.fspath(path), flags))
+            return cls(faiss.read_index(os.fspath(path), mapped | faiss.IO_FLAG_READ_ONLY))
         except RuntimeError as e:
             raise ArtifactError(f"{path}: no dense index ({e}); delete {folder} and run `polm run`") from None
 

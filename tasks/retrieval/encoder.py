@@ -118,9 +118,14 @@ def load(folder: Path) -> Any:
     Raises:
         ModelError: no such folder, no encoder, a pickle, code, or modules that are not the library's own.
     """
+    check(folder)
+    return read(folder)
+
+
+def read(folder: Path) -> Any:
+    """Load an encoder as `load` does from a folder of our own, e.g. a checkpoint, without looking for code in it."""
     from sentence_transformers import SentenceTransformer
 
-    check(folder)
     model = SentenceTransformer(
         str(folder),
         device="cpu",
@@ -129,7 +134,20 @@ def load(folder: Path) -> Any:
         model_kwargs={"use_safetensors": True},
     )
     model.model_card_data.local_files_only = True
-    return model.eval()
+    return without_pooler(model).eval()
+
+
+def without_pooler(model: Any) -> Any:
+    """Take out the layer that BERT's kin have for another task: nothing reads it, and where it is missing it is drawn.
+
+    Vectors are pooled from the states of the tokens, by a module of sentence-transformers.
+    """
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    network = getattr(model[0], "auto_model", None)
+    if getattr(network, "pooler", None) is not None and any(isinstance(part, Pooling) for part in model):
+        network.pooler = None
+    return model
 
 
 def check(folder: Path) -> None:

@@ -11,6 +11,7 @@ arXiv:2010.02666) in place of a ranking.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,15 +59,15 @@ def pairs(
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     counts = {"pairs": 0, "left out": 0, "negatives found": 0, "negatives drawn at random": 0}
-    most = max((len(question.gold) for question in questions), default=0)
-    wanted = negatives.skip + negatives.among + most
+    copies = Counter(chunk.text for chunk in chunks)
     for question in questions:
         row = {"anchor": question.text, "positive": chunks[question.gold[0]].text}
         right = {chunks[at].text for at in question.gold}
         found: list[int] = []
         if negatives.count:
-            hits = (int(hit) for hit in lexical.search([question.text], min(wanted, len(chunks)))[1][0] if hit >= 0)
-            others = [hit for hit in hits if hit not in question.gold and chunks[hit].text not in right]
+            wanted = negatives.skip + negatives.among + sum(copies[text] for text in right)
+            hits = lexical.search([question.text], min(wanted, len(chunks)))[1][0].tolist()
+            others = [hit for hit in hits if hit >= 0 and chunks[hit].text not in right]
             others = others[negatives.skip : negatives.skip + negatives.among]
             found = rng.sample(others, min(negatives.count, len(others)))
         texts = [chunks[hit].text for hit in found]
