@@ -241,7 +241,7 @@ def _reader_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
             yield f"{ASKED_WITH_PASSAGES}.{name} is another model than its '{asked['model']}'; take a name of its own"
         for other in ("evaluate", ASKED):
             if name in getattr(graph, other):
-                yield f"'{name}' stands in '{other}' and in '{ASKED_WITH_PASSAGES}'; its scores have one place: rename it"
+                yield f"'{name}' stands in '{other}' too; its scores have one place, so rename it here"
 
 
 def _media_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
