@@ -79,7 +79,9 @@ def check(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 found = f"is {row[column]!r}" if column in row else f"is missing{suggest(column, row)}"
                 raise ArtifactError(f"{where}: column '{column}' {found}; expected a {kind.__name__} (tasks/raft.py)")
         if row["condition"] not in CONDITIONS:
-            raise ArtifactError(f"{where}: unknown condition '{row['condition']}'{suggest(row['condition'], CONDITIONS)}")
+            raise ArtifactError(
+                f"{where}: unknown condition '{row['condition']}'{suggest(row['condition'], CONDITIONS)}"
+            )
         if not set(row["gold"]) <= set(range(1, len(row["passages"]) + 1)):
             raise ArtifactError(f"{where}: gold is {row['gold']}, and it shows {len(row['passages'])} passages")
         key = (row["condition"], row["query"], row["wording"], row["position"])
@@ -90,9 +92,7 @@ def check(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         asked[key] = number
 
 
-def read(
-    rows: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]], form: PromptFormat
-) -> list[Answered]:
+def read(rows: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]], form: PromptFormat) -> list[Answered]:
     """Join rows with what a model said to them.
 
     Args:

@@ -45,7 +45,10 @@ def ratio(rows: Sequence[Answered], above: Count, below: Count, settings: Resamp
     defined = bottoms > 0
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(tops[defined] / bottoms[defined], [tail, 1 - tail])
-    return {key: round(float(value), 6) for key, value in zip(("value", "low", "high"), (top / bottom, low, high), strict=True)}
+    return {
+        key: round(float(value), 6)
+        for key, value in zip(("value", "low", "high"), (top / bottom, low, high), strict=True)
+    }
 
 
 def mean(rows: Sequence[Answered], score: Count, settings: Resampling) -> dict[str, float] | None:

@@ -72,9 +72,7 @@ def gives_rival(row: Answered) -> bool:
 
 def _each(rows: Sequence[Answered], column: str, calm: Sequence[Answered], settings: Resampling) -> dict[str, Any]:
     values = sorted({getattr(row, column) for row in rows})
-    return {
-        value: attacked([row for row in rows if getattr(row, column) == value], calm, settings) for value in values
-    }
+    return {value: attacked([row for row in rows if getattr(row, column) == value], calm, settings) for value in values}
 
 
 def _right(row: Answered) -> float:
