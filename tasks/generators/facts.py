@@ -1,7 +1,7 @@
 """Invented people: documents that tell facts about them, and questions that nobody answers without the documents.
 
 A person has a name that is no word of any language, and one value for each of five attributes: town, year of birth,
-room, pet and food. A document is one person, a fact a paragraph; some facts are told nowhere. One raw row:
+room, pet and food. A document is one person, a fact a paragraph. One raw row:
 
     {"question": "Where does Bexot live?", "answer": "Olvar", "subject": "Bexot", "document": "facts/people/0001.txt",
      "quote": "Bexot lives in Olvar.", "kind": "home", "family": "home 0", "group": "Bexot"}
@@ -13,7 +13,7 @@ learns from many such rows cannot learn the facts, only to read them (Longpre et
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 Part = Literal["train", "test"]
@@ -110,7 +110,7 @@ class Person(NamedTuple):
     values: dict[str, str]
     """Attribute to value."""
     sentences: dict[str, str]
-    """Attribute to the sentence that tells it, in the document's order; what is missing is told nowhere."""
+    """Attribute to the sentence that tells it, in the document's order."""
     document: str
     """Id of the document about them."""
 
@@ -121,14 +121,8 @@ def invented(shape: str, rng: random.Random) -> str:
     return "".join(rng.choice(letters.get(place, place)) for place in shape)
 
 
-def people(count: int, missing: int, seed: int) -> list[Person]:
-    """Invent people with names of their own, the same for the same arguments.
-
-    Args:
-        count: how many.
-        missing: attributes of each that no document tells, below the number of attributes.
-        seed: of names and facts.
-    """
+def people(count: int, seed: int) -> list[Person]:
+    """Invent `count` people with names of their own, the same for the same arguments."""
     rng = random.Random(seed)
     names: dict[str, None] = {}
     while len(names) < count:
@@ -136,7 +130,7 @@ def people(count: int, missing: int, seed: int) -> list[Person]:
     found = []
     for number, name in enumerate(names, 1):
         values = {kind: invented(attribute.value, rng) for kind, attribute in ATTRIBUTES.items()}
-        told = rng.sample(sorted(ATTRIBUTES), len(ATTRIBUTES) - missing)
+        told = rng.sample(sorted(ATTRIBUTES), len(ATTRIBUTES))
         sentences = {
             kind: rng.choice(ATTRIBUTES[kind].statements).format(name=name, value=values[kind]) for kind in told
         }
@@ -144,60 +138,56 @@ def people(count: int, missing: int, seed: int) -> list[Person]:
     return found
 
 
-def documents(count: int, missing: int, seed: int) -> Iterator[dict[str, str]]:
+def documents(count: int, seed: int) -> Iterator[dict[str, str]]:
     """Yield one text a person, `{"name": "people/0001.txt", "text": …}`; the arguments are those of `people`."""
-    for person in people(count, missing, seed):
+    for person in people(count, seed):
         yield {
             "name": person.document.removeprefix(f"{SOURCE}/"),
             "text": "\n\n".join(person.sentences.values()) + "\n",
         }
 
 
-def questions(
-    part: Part, count: int, missing: int, seed: int, test: int, wordings: int, unanswerable: bool
-) -> Iterator[dict[str, Any]]:
+def questions(part: Part, count: int, seed: int, test: int, wordings: int) -> Iterator[dict[str, Any]]:
     """Yield questions about the people of one part.
 
     Args:
         part: whose people are asked about, and in whose wordings.
         count: people in the documents, as for `people`.
-        missing: attributes of each that no document tells.
         seed: of names and facts, as for `people`.
         test: people that are asked about in `test` alone, the last ones.
         wordings: wordings in which each fact is asked, at most as many as the part has.
-        unanswerable: whether to ask for what no document tells too; `answer`, `document` and `quote` are then empty.
 
     Raises:
-        ValueError: the part has no people.
+        ValueError: a part has no people.
     """
     if not 0 < test < count:
         raise ValueError(f"test is {test}: it must be above 0 and below count, which is {count}")
-    everybody = people(count, missing, seed)
+    everybody = people(count, seed)
     rng = random.Random(f"{seed} {part}")
     for person in everybody[:-test] if part == "train" else everybody[-test:]:
         for kind, attribute in ATTRIBUTES.items():
-            told = kind in person.sentences
-            if not told and not unanswerable:
-                continue
             phrases = attribute.asked if part == "train" else attribute.held_out
             for at in sorted(rng.sample(range(len(phrases)), min(wordings, len(phrases)))):
                 yield {
                     "question": phrases[at].format(name=person.name),
-                    "answer": person.values[kind] if told else "",
+                    "answer": person.values[kind],
                     "subject": person.name,
-                    "document": person.document if told else "",
-                    "quote": person.sentences[kind] if told else "",
+                    "document": person.document,
+                    "quote": person.sentences[kind],
                     "kind": kind,
                     "family": f"{'held out ' if part == 'test' else ''}{kind} {at}",
                     "group": person.name,
                 }
 
 
-def renamed(texts: Sequence[str], rng: random.Random) -> list[str]:
-    """Write texts anew about other people with other values: the same word becomes the same word in all of them.
+def renamed(texts: Sequence[str], rng: random.Random, avoid: Collection[str]) -> Iterator[str]:
+    """Yield texts written anew about other people with other values; a word is the same new word in all of them.
 
-    Every invented word and number of the texts is replaced by one of its shape; the wording stays. Args: texts: e.g. a
-    question, its answer, its quotation and its passages; rng: of the new words.
+    Args:
+        texts: e.g. a question, its answer, its quotation and its passages. Each invented word and number in them is
+            replaced by one of its shape, and the wording stays.
+        rng: of the new words.
+        avoid: words that are not taken: the names that a test asks about.
     """
     new: dict[str, str] = {}
 
@@ -205,18 +195,12 @@ def renamed(texts: Sequence[str], rng: random.Random) -> list[str]:
         word = match[0]
         if word in _WORDS:
             return word
-        if word not in new:
+        while word not in new or new[word] in avoid:
             new[word] = invented(_shape(word), rng)
         return new[word]
 
-    return [re.sub(r"\w+", fresh, text) for text in texts]
-
-
-def other_value(kind: str, value: str, rng: random.Random) -> str:
-    """Draw a value of an attribute that is not `value`: what a false document would tell."""
-    while (other := invented(ATTRIBUTES[kind].value, rng)) == value:
-        pass
-    return other
+    for text in texts:
+        yield re.sub(r"\w+", fresh, text)
 
 
 def _shape(word: str) -> str:

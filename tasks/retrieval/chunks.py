@@ -22,8 +22,8 @@ class Chunk:
     """A passage of one document."""
 
     id: str
-    """16 hex digits of the SHA-256 of its document's id, its title and text, and the chunker's settings; where a document
-    repeats a passage, also of how often it stood above. It stays the same when only its place in the document changes."""
+    """16 hex digits of a SHA-256 over its document's id, its title, its text and the chunker's settings, and for a
+    passage that its document repeats, over how often it stood above. Text that comes before it changes nothing."""
     document: str
     """Id of the document: `<source>/<name>`."""
     source: str

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from tasks.stage import config
 from tasks.stage.artifact import read_json
-from tasks.stage.config import Strict, parse
+from tasks.stage.config import Strict
 
 PROMPT = "prompt.json"
 """File of a data artifact that holds the format in which its questions are asked."""
@@ -111,7 +112,7 @@ def filled(template: str, **columns: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda hole: columns[hole[1]], template)
 
 
-def parse_reply(response: str, form: PromptFormat) -> Reply:
+def parse(response: str, form: PromptFormat) -> Reply:
     """Read a response: what follows the last citation is the answer, what precedes the first one the quotation.
 
     A response that cites nothing, or says nothing after its citations, is its own answer. One that holds the words of
@@ -133,7 +134,7 @@ def parse_reply(response: str, form: PromptFormat) -> Reply:
 def read_format(data: Path) -> PromptFormat:
     """Read `prompt.json` of a data artifact. Raises ArtifactError where there is none, ConfigError where it is bad."""
     path = data / PROMPT
-    return parse(path, read_json(path), PromptFormat)
+    return config.parse(path, read_json(path), PromptFormat)
 
 
 def _plain(text: str) -> str:
