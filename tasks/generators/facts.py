@@ -184,8 +184,8 @@ def renamed(texts: Sequence[str], rng: random.Random, avoid: Collection[str]) ->
     """Yield texts written anew about other people with other values; a word is the same new word in all of them.
 
     Args:
-        texts: e.g. a question, its answer, its quotation and its passages. Each invented word and number in them is
-            replaced by one of its shape, and the wording stays.
+        texts: e.g. a question, its answer, its quotation and its passages. Each word and number in them that has the
+            shape of a name or a value, and is no word of the wordings, is replaced by one of its shape.
         rng: of the new words.
         avoid: words that are not taken: the names that a test asks about.
     """
@@ -193,7 +193,7 @@ def renamed(texts: Sequence[str], rng: random.Random, avoid: Collection[str]) ->
 
     def fresh(match: re.Match[str]) -> str:
         word = match[0]
-        if word in _WORDS:
+        if word in _WORDS or not _INVENTED.fullmatch(word):
             return word
         while word not in new or new[word] in avoid:
             new[word] = invented(_shape(word), rng)
@@ -211,6 +211,14 @@ def _shape(word: str) -> str:
     return places[0].upper() + places[1:] if word[0].isupper() else places
 
 
+def _pattern(shape: str) -> str:
+    """Write a shape as a regular expression."""
+    places = {"c": f"[{CONSONANTS}]", "C": f"[{CONSONANTS.upper()}]", "v": f"[{VOWELS}]", "#": "[0-9]"}
+    return "".join(places.get(place, place) for place in shape)
+
+
+_INVENTED = re.compile("|".join(_pattern(shape) for shape in (NAME, *(a.value for a in ATTRIBUTES.values()))))
+"""Names and values of every shape."""
 _WORDS = {
     word
     for attribute in ATTRIBUTES.values()
