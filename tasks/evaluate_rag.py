@@ -1,9 +1,9 @@
 """Evaluate a reader with the index that it reads from: answers, citations, abstention, attacks, and retrieval itself.
 
-The questions are asked as `tasks/evaluate.py` asks them, greedily and through lm-evaluation-harness; here the rows show
-passages, each question under several conditions (`tasks/retrieval/answered.py`): closed book, with the passages that the
-index finds, with the right one, with others alone, and with passages that attack. No judge is asked: what is counted is
-exact, so two runs agree to the bit. What is left out: whether a true answer follows from a passage that words it
+The questions are asked as `tasks/evaluate.py` asks them, greedily and through lm-evaluation-harness. The rows show
+passages, each question under several conditions (`tasks/retrieval/answered.py`): closed book, with the passages that
+the index finds, with the right one, with others alone, and with passages that attack. No judge is asked: what is
+counted is exact, so two runs agree to the bit. What is left out: whether an answer follows from a passage that words it
 differently, and answers of several sentences.
 
 `results.json` has what `tasks/evaluate.py` writes and, shortened:
@@ -13,9 +13,10 @@ differently, and answers of several sentences.
               "citations": {"answered": 371, "precision": …, "recall": …, "quoted": …},
               "abstention": {"precision": …, "recall": …, "f1": …, "wrongly": …, "invented": …},
               "planted": {"followed": …, "exact_match": …, "difference": …, "by_wording": …, "by_position": …},
-              "contradicting": {"exact_match": …, "rival": …}, "poisoned": {"exact_match": …, "rival": …}},
-      "retrieval": {"questions": 200, "legs": {"lexical": {"recall@1": …, "ndcg@10": …, "mrr@10": …}, "dense": …,
-                    "fused": …}, "found_by": {"both": …, "lexical": …, "dense": …, "neither": …}}}}}
+              "contradicting": {"exact_match": …, "lure": …}, "poisoned": {"exact_match": …, "lure": …}},
+      "retrieval": {"questions": 200, "legs": {"lexical": {"recall@1": …, "ndcg@10": …, …}, "dense": …, "fused": …},
+                    "fused_over": {"lexical": …, "dense": …},
+                    "found_by": {"both": …, "lexical": …, "dense": …, "neither": …}}}}}
 
 Each `…` is `value`, `low` and `high`. Beside it lie `samples/`, `tasks/` and the format of the prompts, `prompt.json`.
 Seconds of embedding, searching and reading differ from run to run and are measurements of the run.
@@ -42,12 +43,10 @@ from tasks.stage.lifecycle import Run, stage
 
 
 class Retrieval(Strict):
-    """How the index is scored."""
+    """How the index is searched."""
 
-    recall_at: list[int] = Field(min_length=1)
-    """Passages among which a right one must be, one recall for each."""
-    depth: int = Field(ge=1)
-    """Passages that nDCG and the reciprocal rank look at."""
+    by: legs.Leg
+    """Leg that found the passages of the rows, as in the recipe file that they were made by."""
     timed: int = Field(ge=1)
     """Questions that are searched for one at a time, to measure the seconds of one."""
 
@@ -56,7 +55,7 @@ class Config(evaluate.Config):
     """`params/<recipe>/evaluate_<data>.yaml` of a data set whose questions show passages."""
 
     retrieval: Retrieval
-    """How the index is scored."""
+    """How the index is searched."""
     without_attack: str
     """Condition whose rows show the passages of `planted` without the instruction."""
 
@@ -81,7 +80,7 @@ def main(config: Config, run: Run, *, model: Path, index: Path, data: Path) -> N
     results = read_json(run.out / "results.json")
     texts = {chunk.id: chunk.text for chunk in opened.chunks}
     for name, (_, rows) in tasks.items():
-        said = answered.read(rows, read_jsonl(run.out / "samples" / f"{name}.jsonl"), form)
+        said = answered.read(rows, read_jsonl(run.out / "samples" / f"{name}.jsonl"), form, texts)
         results["tasks"][name] |= {
             "rag": grounding(said, texts, config) | robustness(said, config.without_attack, config),
             "retrieval": found[name],
@@ -114,19 +113,19 @@ def _check_index(run: Run, index: Path, data: Path) -> None:
     if made_from != given:
         source = f"the index {made_from[:12]}…" if made_from else "no index"
         raise ArtifactError(
-            f"{data}: its passages come from {source}, and {index} is {given[:12]}…; make both anew with `polm run`, or "
-            f"name the index that the rows were made from"
+            f"{data}: its passages come from {source}, and {index} is {given[:12]}…; make both anew with `polm run`, "
+            f"or name the index that the rows were made from"
         )
 
 
 def _retrieval(config: Config, run: Run, index: Index, rows: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """Score the index on the questions of a task, after a look whether it finds the passages that the rows show."""
-    legs.check_shown(index, rows, path)
+    legs.check_shown(index, rows, config.retrieval.by, path)
     questions = legs.questions(rows)
-    seconds = legs.latency(index, questions[: config.retrieval.timed], config.retrieval.depth)
+    seconds = legs.latency(index, questions[: config.retrieval.timed])
     run.measure(**{f"{part}_seconds_per_question": round(value, 6) for part, value in seconds.items()})
     run.progress.update(len(questions), len(questions), "searching", **seconds)
-    return legs.compare(index, questions, config.retrieval.recall_at, config.retrieval.depth, config)
+    return legs.compare(index, questions, config.resamples, config.seed)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ def ratio(rows: Sequence[Answered], above: Count, below: Count, settings: Resamp
     """
     numbers: dict[str, int] = {}
     for row in rows:
-        numbers.setdefault(row.query, len(numbers))
+        numbers.setdefault(row.asked, len(numbers))
     sums = np.zeros((2, len(numbers)))
     for row in rows:
-        sums[:, numbers[row.query]] += above(row), below(row)
+        sums[:, numbers[row.asked]] += above(row), below(row)
     top, bottom = sums.sum(axis=1)
     if not bottom:
         return None
@@ -93,5 +93,5 @@ def paired(
 def _by_question(rows: Sequence[Answered], score: Count) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     for row in rows:
-        scores.setdefault(row.query, []).append(score(row))
+        scores.setdefault(row.asked, []).append(score(row))
     return {query: sum(values) / len(values) for query, values in scores.items()}
