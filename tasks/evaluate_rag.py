@@ -18,7 +18,8 @@ differently, and answers of several sentences.
                     "fused_over": {"lexical": …, "dense": …},
                     "found_by": {"both": …, "lexical": …, "dense": …, "neither": …}}}}}
 
-Each `…` is `value`, `low` and `high`. Beside it lie `samples/`, `tasks/` and the format of the prompts, `prompt.json`.
+Each `…` is `value`, `low` and `high`. Beside it lie `samples/`, whose rows have the condition and the passages too,
+`tasks/`, and the format of the prompts, `prompt.json`.
 Seconds of embedding, searching and reading differ from run to run and are measurements of the run.
 """
 
@@ -36,7 +37,7 @@ from tasks.retrieval.grounding import grounding
 from tasks.retrieval.index import Index
 from tasks.retrieval.prompts import PROMPT, read_format
 from tasks.retrieval.robustness import robustness
-from tasks.stage.artifact import read_json, read_jsonl, write_json
+from tasks.stage.artifact import read_json, read_jsonl, write_json, write_jsonl
 from tasks.stage.config import Strict, suggest
 from tasks.stage.errors import ArtifactError, ConfigError
 from tasks.stage.lifecycle import Run, stage
@@ -80,7 +81,10 @@ def main(config: Config, run: Run, *, model: Path, index: Path, data: Path) -> N
     results = read_json(run.out / "results.json")
     texts = {chunk.id: chunk.text for chunk in opened.chunks}
     for name, (_, rows) in tasks.items():
-        said = answered.read(rows, read_jsonl(run.out / "samples" / f"{name}.jsonl"), form, texts)
+        file = run.out / "samples" / f"{name}.jsonl"
+        samples = read_jsonl(file)
+        said = answered.read(rows, samples, form, texts)
+        write_jsonl(file, [sample | row.facts(texts) for sample, row in zip(samples, said, strict=True)])
         results["tasks"][name] |= {
             "rag": grounding(said, texts, config) | robustness(said, config.without_attack, config),
             "retrieval": found[name],

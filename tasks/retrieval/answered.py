@@ -66,6 +66,23 @@ class Answered:
     scores: Mapping[str, float]
     """Metric to the score that the task's grader gave."""
 
+    def facts(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Say for a reader of the samples under which condition it was asked, and which passages it was shown.
+
+        Args:
+            texts: chunk id to its text.
+
+        Returns:
+            `condition`, `asked`, `abstained`, and of each passage `id`, `text` (the chunk's, which an attack may have
+            changed in the prompt), `gold` and `cited`.
+        """
+        passages = [
+            {"id": name, "text": texts[name], "gold": number in self.gold, "cited": number in self.reply.cited}
+            for number, name in enumerate(self.shown, 1)
+        ]
+        facts = {"condition": self.condition, "asked": self.asked, "abstained": self.reply.abstained}
+        return {**facts, "passages": passages}
+
 
 def check(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Check rows before a model is asked.

@@ -46,5 +46,6 @@ def row(condition: str = "retrieved", **columns: Any) -> dict[str, Any]:
         "gold": [1],
         "lure": "Gipul",
     } | columns
+    condition = made["condition"]
     passages = [TEXTS[name] for name in made["passages"]]
     return {"id": f"{condition} {made['asked']}", "question": FORM.render(made["asked"], passages), **made}
