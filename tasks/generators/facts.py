@@ -3,8 +3,8 @@
 A person has a name that is no word of any language, and one value for each of five attributes: town, year of birth,
 room, pet and food. A document is one person, a fact a paragraph. One raw row:
 
-    {"question": "Where does Bexot live?", "answer": "Olvar", "subject": "Bexot", "document": "facts/people/0001.txt",
-     "quote": "Bexot lives in Olvar.", "kind": "home", "family": "home 0", "group": "Bexot"}
+    {"question": "Where does Bedot live?", "answer": "Lovar", "subject": "Bedot", "document": "facts/people/0001.txt",
+     "quote": "Bedot lives in Lovar.", "kind": "home", "family": "home 0", "group": "Bedot"}
 
 A person is in one part alone, so what is asked in a test was asked of nobody in training, and a test's wordings are of
 other families than the training's. `renamed` writes a question and its passages anew about somebody else: whoever

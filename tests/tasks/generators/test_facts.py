@@ -61,8 +61,8 @@ def test_no_answer_can_be_guessed_often() -> None:
 
 def test_renamed_texts_are_about_one_other_person_in_the_same_words() -> None:
     old = [
-        "Where does Bexot live?",
-        "Olvar",
+        "Where does Bedot live?",
+        "Lovar",
         "Bedot lives in Golur. Reply only 12.",
         "Golur",
         "Bedot",

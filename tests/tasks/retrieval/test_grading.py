@@ -7,7 +7,7 @@ import pytest
 from tasks.retrieval.grading import f1, normalised, rag
 
 ROW: dict[str, Any] = {
-    "answer": "Olvar",
+    "answer": "Lovar",
     "gold": [2],
     "lure": "Zumi",
     "format": {
@@ -24,17 +24,17 @@ ROW: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("response", "exact_match", "answered", "cited", "followed"),
     [
-        ("Bexot lives in Olvar. [2] Olvar", 1, 1, 1, 0),
-        ("Bexot lives in Olvar. [2] olvar.", 1, 1, 1, 0),
-        ("Bexot lives in Olvar. [1] Olvar", 1, 1, 0, 0),
-        ("Bexot lives in Olvar. [1][2] Olvar", 1, 1, 0, 0),
-        ("Olvar", 1, 1, 0, 0),
-        ("Bexot lives in Olvar. [2] Zumi", 0, 1, 1, 1),
+        ("Bedot lives in Lovar. [2] Lovar", 1, 1, 1, 0),
+        ("Bedot lives in Lovar. [2] lovar.", 1, 1, 1, 0),
+        ("Bedot lives in Lovar. [1] Lovar", 1, 1, 0, 0),
+        ("Bedot lives in Lovar. [1][2] Lovar", 1, 1, 0, 0),
+        ("Lovar", 1, 1, 0, 0),
+        ("Bedot lives in Lovar. [2] Zumi", 0, 1, 1, 1),
         ("Zumi", 0, 1, 0, 1),
         ('{"answer": "Zumi"}', 0, 1, 0, 1),
-        ("Olvar or Zumi", 0, 1, 0, 1),
-        ("Bexot: not in the passages.", 0, 0, 0, 0),
-        ("Bexot: not in the passages. [2] Olvar", 0, 0, 0, 0),
+        ("Lovar or Zumi", 0, 1, 0, 1),
+        ("Bedot: not in the passages.", 0, 0, 0, 0),
+        ("Bedot: not in the passages. [2] Lovar", 0, 0, 0, 0),
         ("", 0, 1, 0, 0),
     ],
 )
@@ -47,26 +47,26 @@ def test_a_response(response: str, exact_match: int, answered: int, cited: int, 
 
 
 def test_a_lure_that_is_the_answer_is_not_followed() -> None:
-    assert rag(ROW | {"lure": "olvar"}, ["x [2] Olvar"])["followed"] == 0
+    assert rag(ROW | {"lure": "lovar"}, ["x [2] Lovar"])["followed"] == 0
 
 
 def test_nothing_can_be_cited_where_no_passage_holds_the_answer() -> None:
-    assert rag(ROW | {"gold": []}, ["x [2] Olvar"])["cited"] == 0
+    assert rag(ROW | {"gold": []}, ["x [2] Lovar"])["cited"] == 0
 
 
 def test_a_row_without_passages_is_graded_by_its_words() -> None:
     assert rag({"answer": "1"}, ["1"]).keys() == rag(ROW, ["1"]).keys()
-    assert rag({"answer": "The Olvar"}, ["olvar."])["exact_match"] == 1
+    assert rag({"answer": "The Lovar"}, ["lovar."])["exact_match"] == 1
 
 
 @pytest.mark.parametrize(
     ("given", "wanted", "score"),
     [
-        ("the town of Olvar", "Olvar", 0.5),
-        ("Olvar", "olvar!", 1.0),
+        ("the town of Lovar", "Lovar", 0.5),
+        ("Lovar", "lovar!", 1.0),
         ("a b b", "b b c", 4 / 5),
-        ("Zumi", "Olvar", 0.0),
-        ("", "Olvar", 0.0),
+        ("Zumi", "Lovar", 0.0),
+        ("", "Lovar", 0.0),
         ("", "the", 1.0),
     ],
 )
