@@ -12,8 +12,8 @@ from tasks.retrieval.chunks import Chunk
 from tasks.retrieval.grounding import grounding
 from tasks.retrieval.legs import Leg, compare, questions
 from tasks.retrieval.robustness import robustness
-from tasks.stage import artifact
-from tests.support import grounded, report_tree
+from tasks.stage import artifact, recipe
+from tests.support import grounded, report_tree, reporting
 
 Make = Callable[..., artifact.Manifest]
 SKILLS = {"reader": 0.5, "faithful": 0.9}
@@ -28,6 +28,14 @@ def add(artifacts: Path, make: Make, sft: str) -> None:
     for name in SKILLS:
         parent = report_tree.model(artifacts / "models" / name, make, model=parent)
         evaluation(artifacts / "metrics" / name, make, model=parent)
+
+
+def add_to_graph() -> None:
+    """Name the readers in the graph of the working directory."""
+    file = reporting.PARAMS.parent / recipe.FILE
+    graph = artifact.read_json(file)
+    models = {"reader": {"reader": {"from": "sft"}}, "reader_dpo": {"faithful": {"from": "reader"}}}
+    artifact.write_json(file, graph | models | {"evaluate": [*graph["evaluate"], *SKILLS]})
 
 
 def rows() -> list[dict[str, Any]]:

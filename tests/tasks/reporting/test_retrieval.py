@@ -3,26 +3,21 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tasks.reporting import retrieval
 from tasks.retrieval.answered import CONDITIONS
-from tasks.stage import artifact, recipe
+from tasks.stage import artifact
 from tests.support import reading, report_tree
-from tests.support.reporting import PARAMS, Page, report
-
-READING: dict[str, Any] = {"reader": {"reader": {"from": "sft"}}, "reader_dpo": {"faithful": {"from": "reader"}}}
+from tests.support.reporting import Page, report
 
 
 @pytest.fixture
 def reading_tree(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> Path:
     """The small tree with two readers, the second made from the first."""
     reading.add(tree, make_artifact, artifact.read_manifest(tree / "models" / "sft").digest)
-    file = PARAMS.parent / recipe.FILE
-    graph = artifact.read_json(file)
-    artifact.write_json(file, graph | READING | {"evaluate": [*graph["evaluate"], *reading.SKILLS]})
+    reading.add_to_graph()
     return tree
 
 
