@@ -1,0 +1,1 @@
+"""How do documents become passages, and how is the passage found that answers a question?"""

@@ -1,0 +1,104 @@
+"""Chunks: the passages that documents were cut into, as `tasks/rag_chunks.py` writes them, and which of them is gold.
+
+One row of `chunks.parquet`:
+
+    {"id": "9f0c…", "document": "people/0001.txt", "source": "people", "title": ["Ada Pell"], "start": 9, "end": 41,
+     "text": "Ada Pell was born in Fallmouth."}
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tasks.stage.errors import ArtifactError
+
+FILE = "chunks.parquet"
+"""Name of the chunks' file in an artifact."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A passage of one document."""
+
+    id: str
+    """16 hex digits of a SHA-256 over its document's id, its title, its text and the chunker's settings, and for a
+    passage that its document repeats, over how often it stood above. Text that comes before it changes nothing."""
+    document: str
+    """Id of the document: `<source>/<name>`."""
+    source: str
+    """Name of the source in the recipe."""
+    title: tuple[str, ...]
+    """Headings above it, the outermost first; of a PDF also the page."""
+    start: int
+    """Offset of its first character in the document's extracted text, from 0."""
+    end: int
+    """Offset behind its last character."""
+    text: str
+    """The document's extracted text from `start` to `end`."""
+
+
+def write_chunks(chunks: Sequence[Chunk], folder: Path) -> None:
+    """Write `chunks.parquet`: equal bytes for equal chunks. They are sorted by document and start."""
+    import pyarrow
+    from pyarrow import parquet
+
+    text, number = pyarrow.string(), pyarrow.int64()
+    schema = pyarrow.schema(
+        [
+            ("id", text),
+            ("document", text),
+            ("source", text),
+            ("title", pyarrow.list_(text)),
+            ("start", number),
+            ("end", number),
+            ("text", text),
+        ]
+    )
+    parquet.write_table(pyarrow.Table.from_pylist([asdict(chunk) for chunk in chunks], schema), folder / FILE)
+
+
+def read_chunks(folder: Path) -> list[Chunk]:
+    """Read the chunks of an artifact of `tasks/rag_chunks.py`, or of an index made from one, in the order of the rows.
+
+    Raises:
+        ArtifactError: there are none, or the file is none of chunks.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = folder / FILE
+    try:
+        table = parquet.read_table(path)
+        columns = [table[name].to_pylist() for name in Chunk.__dataclass_fields__]
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder of chunks") from None
+    except (pyarrow.ArrowException, KeyError, OSError) as e:
+        raise ArtifactError(f"{path}: no file of chunks ({e}); delete its folder and run `polm run`") from None
+    return [
+        Chunk(name, document, source, tuple(title), start, end, text)
+        for name, document, source, title, start, end, text in zip(*columns, strict=True)
+    ]
+
+
+def gold(chunks: Sequence[Chunk], document: str, quote: str) -> list[int]:
+    """Find the chunks that hold a question's answer: those of its document whose text contains its quote.
+
+    Args:
+        chunks: sorted by document, as `read_chunks` returns them.
+        document: id of the document; empty for a question without an answer.
+        quote: a sentence of the document. How white space falls in it does not count: lines may be wrapped.
+
+    Returns:
+        Rows of the chunks, ascending; empty without a quote, or where no chunk holds all of it.
+    """
+    words = _words(quote)
+    if not words:
+        return []
+    first = bisect_left(chunks, document, key=lambda chunk: chunk.document)
+    after = bisect_right(chunks, document, key=lambda chunk: chunk.document)
+    return [row for row in range(first, after) if words in _words(chunks[row].text)]
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
