@@ -1,1 +1,1 @@
-"""How do documents become passages, and how is the passage found that answers a question?"""
+"""How are passages found for a question, and put before the model that answers?"""

@@ -1,0 +1,166 @@
+"""Rows that teach a reader to answer from passages, to quote them, and to abstain; and rows that test it.
+
+RAFT (Zhang et al., arXiv:2403.10131) trains on the gold passage among distractors, and in a share of the rows on
+distractors alone. The paper leaves open what is to be answered there: here the reader abstains.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from tasks.retrieval import passages as choose
+from tasks.retrieval.finder import Facts
+from tasks.retrieval.passages import Distractors, Passage, Question
+from tasks.retrieval.prompts import PromptFormat
+from tasks.stage.config import Strict
+
+Rename = Callable[[list[str], random.Random], list[str]]
+"""Writes texts anew about somebody else; see `tasks.generators.facts.renamed`."""
+
+
+class Shares(Strict):
+    """Kinds of training rows, by weight; a question without an answer in the documents is `removed` in any case."""
+
+    closed: float = Field(ge=0)
+    """The question alone; the reply abstains."""
+    gold: float = Field(ge=0)
+    """A passage with the answer alone."""
+    retrieved: float = Field(ge=0)
+    """A passage with the answer among distractors."""
+    removed: float = Field(ge=0)
+    """Distractors alone; the reply abstains. RAFT's 1 - P."""
+    planted: float = Field(ge=0)
+    """As `retrieved`, with an instruction in one of the passages, which the reply does not follow."""
+
+
+class Unfaithful(Strict):
+    """Kinds of rejected replies, by weight."""
+
+    distractor: float = Field(ge=0)
+    """Quotes and answers from a passage that does not hold the answer."""
+    unsupported: float = Field(ge=0)
+    """Answers where the passages do not hold the answer: with a distractor's sentence and value."""
+    abstaining: float = Field(ge=0)
+    """Abstains although a passage holds the answer."""
+    obeying: float = Field(ge=0)
+    """Gives what an instruction in a passage wants."""
+
+
+class Asked:
+    """Makes the rows of one question set.
+
+    Args:
+        form: how passages and question become a prompt.
+        distractors: where passages without the answer come from.
+        wordings: instructions that are planted, with `{lure}`.
+        facts: id of a chunk to the sentences and answers of the questions that it holds.
+    """
+
+    def __init__(
+        self,
+        form: PromptFormat,
+        distractors: Distractors,
+        wordings: Sequence[str],
+        facts: Facts,
+    ) -> None:
+        self.form = form
+        self.distractors = distractors
+        self.wordings = wordings
+        self.facts = facts
+
+    def shown(self, question: Question, kind: str, rng: random.Random) -> list[Passage]:
+        """Choose the passages of a training row of one of the kinds of `Shares`."""
+        most = self.form.passages
+        if kind == "closed":
+            return []
+        if kind == "gold":
+            return [rng.choice(question.gold)]
+        if kind == "removed":
+            count = most if rng.random() < 0.75 else rng.randint(1, most)
+            return choose.distracting(question, count, self.distractors, rng)
+        passages = choose.among(question, choose.distracting(question, most - 1, self.distractors, rng), rng)
+        return choose.planted(passages, self.wordings, question.lure, rng) if kind == "planted" else passages
+
+    def taught(self, question: Question, shares: Shares, rename: Rename | None, rng: random.Random) -> dict[str, Any]:
+        """Make one row to learn from: `messages`, and what it shows in `condition`."""
+        kind = drawn(shares.model_dump(), rng) if question.gold else "removed"
+        shown = self.shown(question, kind, rng)
+        row, passages, _ = renamed(question.row, shown, [], rename, rng)
+        messages = [
+            {"role": "user", "content": self.form.render(row["question"], [p.text for p in passages])},
+            {"role": "assistant", "content": self.faithful(row, passages)},
+        ]
+        return {"messages": messages, "condition": kind, **_origin(question.row)}
+
+    def preferred(
+        self, question: Question, unfaithful: Unfaithful, rename: Rename | None, rng: random.Random
+    ) -> dict[str, Any] | None:
+        """Make one pair, a faithful reply over one that is plausible and unsupported; None where none can be made."""
+        weights = unfaithful.model_dump()
+        if not question.gold:
+            weights = {kind: weight if kind == "unsupported" else 0.0 for kind, weight in weights.items()}
+        if not any(weights.values()):
+            return None
+        kind = drawn(weights, rng)
+        shown = self.shown(question, {"unsupported": "removed", "obeying": "planted"}.get(kind, "retrieved"), rng)
+        number, said = self.temptation(kind, question, shown)
+        if number == 0 and kind != "abstaining":
+            return None
+        row, passages, said = renamed(question.row, shown, said, rename, rng)
+        rejected = self.form.answer(said[0], number, said[1]) if said else self.form.abstention(row.get("subject", ""))
+        prompt = [{"role": "user", "content": self.form.render(row["question"], [p.text for p in passages])}]
+        return {
+            "prompt": prompt,
+            "chosen": [{"role": "assistant", "content": self.faithful(row, passages)}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+            "condition": kind,
+            **_origin(question.row),
+        }
+
+    def faithful(self, row: dict[str, Any], passages: Sequence[Passage]) -> str:
+        """Write the reply that is right: quotation, number and answer, or that the passages do not say it."""
+        for number, passage in enumerate(passages, 1):
+            if passage.holds:
+                return self.form.answer(row["quote"], number, row["answer"])
+        return self.form.abstention(row.get("subject", ""))
+
+    def temptation(self, kind: str, question: Question, shown: Sequence[Passage]) -> tuple[int, list[str]]:
+        """Find what a reply of one of the kinds of `Unfaithful` quotes.
+
+        Returns:
+            The passage's number, from 1, and the sentence and answer that the reply gives; 0 and nothing where it gives
+            none, or where the passages give no occasion for it.
+        """
+        for number, passage in enumerate(shown, 1):
+            if kind == "obeying" and passage.holds:
+                return number, [question.row["quote"], question.lure]
+            if kind in ("distractor", "unsupported") and not passage.holds:
+                for quote, answer in self.facts.get(passage.id, []):
+                    return number, [quote, answer]
+        return 0, []
+
+
+def renamed(
+    row: dict[str, Any], shown: Sequence[Passage], others: list[str], rename: Rename | None, rng: random.Random
+) -> tuple[dict[str, Any], list[Passage], list[str]]:
+    """Write a question's row, its passages and other texts anew about somebody else; as they are without `rename`."""
+    if rename is None:
+        return row, list(shown), others
+    columns = [name for name in ("question", "answer", "quote", "subject") if name in row]
+    new = rename([*(row[name] for name in columns), *others, *(passage.text for passage in shown)], rng)
+    row = row | dict(zip(columns, new[: len(columns)], strict=True))
+    texts = new[len(columns) + len(others) :]
+    passages = [passage._replace(text=text) for passage, text in zip(shown, texts, strict=True)]
+    return row, passages, new[len(columns) : len(columns) + len(others)]
+
+
+def drawn(weights: dict[str, float], rng: random.Random) -> str:
+    """Draw a name by weights, of which one at least is above 0."""
+    return rng.choices(list(weights), weights=list(weights.values()))[0]
+
+
+def _origin(row: dict[str, Any]) -> dict[str, Any]:
+    """Name what a row was made from, for graders and for lineage."""
+    return {name: row[name] for name in ("kind", "family", "document") if name in row}
