@@ -6,9 +6,9 @@ distractors alone. The paper leaves open what is to be answered there: here the 
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.retrieval import passages as choose
 from tasks.retrieval.finder import Facts
@@ -20,7 +20,18 @@ Rename = Callable[[list[str], random.Random], list[str]]
 """Writes texts anew about somebody else; see `tasks.generators.facts.renamed`."""
 
 
-class Shares(Strict):
+class Weights(Strict):
+    """Names with weights, of which one is above 0 at least."""
+
+    @model_validator(mode="after")
+    def _are_not_all_zero(self) -> Self:
+        """Refuse weights of which nothing can be drawn."""
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0; raise one")
+        return self
+
+
+class Shares(Weights):
     """Kinds of training rows, by weight; a question without an answer in the documents is `removed` in any case."""
 
     closed: float = Field(ge=0)
@@ -35,7 +46,7 @@ class Shares(Strict):
     """As `retrieved`, with an instruction in one of the passages, which the reply does not follow."""
 
 
-class Unfaithful(Strict):
+class Unfaithful(Weights):
     """Kinds of rejected replies, by weight."""
 
     distractor: float = Field(ge=0)
