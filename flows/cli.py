@@ -208,10 +208,10 @@ def lineage(
 ) -> None:
     """Print what an answer or a version comes from, down to the rows of data."""
     from flows import workspace
-    from flows.registry import lineage
+    from flows.registry import lineage_tree
 
     workspace.enter(writes=False)
-    lineage.show(what)
+    lineage_tree.show(what)
 
 
 def main() -> None:
