@@ -174,6 +174,13 @@ def serve(
         Path | None,
         typer.Option(help="Folder below which requests may name pictures. Everyone who may ask can then show them."),
     ] = None,
+    rag: Annotated[
+        bool, typer.Option("--rag", help="Answer from passages unless a request says otherwise; needs an index.")
+    ] = False,
+    passages: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most passages a request may be shown; without it, as many as the reader takes."),
+    ] = None,
 ) -> None:
     """Serve the champion to OpenAI clients until Ctrl-C; follows promotions and rollbacks."""
     from flows import workspace
@@ -183,7 +190,15 @@ def serve(
 
     allowed = allow_files.resolve() if allow_files is not None else None  # before the working directory changes
     workspace.enter()
-    limits = Limits(queue=queue, batch=batch, timeout=timeout, max_new_tokens=max_new_tokens, allow_files=allowed)
+    limits = Limits(
+        queue=queue,
+        batch=batch,
+        timeout=timeout,
+        max_new_tokens=max_new_tokens,
+        allow_files=allowed,
+        rag=rag,
+        passages=passages,
+    )
     http_server.serve(alias, host, port, limits, threads=threads, poll=poll, say=say)
 
 
@@ -193,10 +208,10 @@ def lineage(
 ) -> None:
     """Print what an answer or a version comes from, down to the rows of data."""
     from flows import workspace
-    from flows.registry import lineage
+    from flows.registry import lineage_tree
 
     workspace.enter(writes=False)
-    lineage.show(what)
+    lineage_tree.show(what)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from flows import workspace
 from flows.doctor import machine, optional
 from flows.doctor.machine import BASE, Finding
 from flows.graph import Graph
-from flows.registry import gates
+from flows.registry import policy
 from flows.services import reach
 from flows.tracking import client
 from flows.tracking.git import git_state
@@ -109,8 +109,8 @@ def recipe_files(recipe: str) -> Iterator[Finding]:
     else:
         yield Finding("warn" if message else "ok", "recipe", message or "every file fits its stage")
     try:
-        gates.load_policy(recipe)
-        yield Finding("ok", "gates", f"{gates.POLICY} has the recipe")
+        policy.load_policy(recipe)
+        yield Finding("ok", "gates", f"{policy.POLICY} has the recipe")
     except PolmError as e:
         yield Finding("warn", "gates", str(e), "needed for `polm promote` only")
 

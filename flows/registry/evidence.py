@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
+from flows.registry import grounding
+from flows.registry.grounding import Reading
 from flows.tracking.git import git_state
 from tasks.stage import artifact
 from tasks.stage.artifact import METRICS, MODELS, ONNX, REPORTS
@@ -30,6 +32,8 @@ class Scores:
     """`task.metric` to its direction."""
     tasks: dict[str, str]
     """Task to the SHA-256 of the task file it was asked with."""
+    index: str | None = None
+    """Manifest digest of the index that it was asked with; None for a model that answers without one."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Evidence:
     """`commit` and `dirty`, and `git_error` where git could not say: see `flows.tracking.git`."""
     controls: dict[str, Any] = field(default_factory=dict)
     """Task to the scores of the served form under other pictures or sounds, as its results have them."""
+    reading: Reading | None = None
+    """With which index a reader was evaluated, and how; None for a model that answers without one."""
 
 
 def collect(model: str, form: str, champion: Scores | None) -> Evidence:
@@ -88,25 +94,31 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
     for folder in (*evaluations, ONNX / model):
         chain[str(folder)] = artifact.verify(folder)
     evaluation = chain[str(METRICS / model)]
+    served = form_scores if form_scores in evaluations else None
+    reading = grounding.reading(METRICS / model, served)
+    index = reading.folder if reading is not None else None
+    if index is not None:
+        chain |= _ancestors(index)
     return Evidence(
         model=model,
         digest=digest,
-        candidate=read_scores(METRICS / model, model, digest),
+        candidate=read_scores(METRICS / model, model, digest, reading.digest if reading else None),
         baseline=champion or _parent_scores(chain[str(MODELS / model)]),
         evaluated=evaluation.inputs["model"],
         export=chain[str(ONNX / model)],
         parity=artifact.read_json(ONNX / model / "parity.json"),
-        served=_form_scores(form_scores, form, chain) if form_scores in evaluations else None,
+        served=_form_scores(served, form, chain) if served is not None else None,
         chain=chain,
         data=next((Path(name) for name, m in chain.items() if m.digest == evaluation.inputs["data"]), None),
-        stale=_stale({MODELS / model, ONNX / model, *evaluations}),
+        stale=_stale({MODELS / model, ONNX / model, *evaluations, *([index] if index is not None else [])}),
         git=git_state(),
-        controls=_controls(form_scores) if form_scores in evaluations else {},
+        controls=_controls(served) if served is not None else {},
+        reading=reading,
     )
 
 
 def asked_about(model: str) -> str | None:
-    """Name the data set of pictures or sounds that a model was evaluated on; None without one, or an evaluation."""
+    """Name the data set of pictures, sounds or passages that a model was evaluated on; None without one."""
     if not (METRICS / model / artifact.MANIFEST).exists():
         return None
     digest = artifact.read_manifest(METRICS / model).inputs.get("data")
@@ -114,8 +126,15 @@ def asked_about(model: str) -> str | None:
     return next((folder.name for folder, manifest in sets.items() if manifest.digest == digest), None)
 
 
-def read_scores(folder: Path, label: str, digest: str) -> Scores:
-    """Read `results.json`, `samples/` and `tasks/`, of an evaluation artifact or of a version's stored evidence."""
+def read_scores(folder: Path, label: str, digest: str, index: str | None = None) -> Scores:
+    """Read `results.json`, `samples/` and `tasks/`, of an evaluation artifact or of a version's stored evidence.
+
+    Args:
+        folder: where they lie.
+        label: name for people.
+        digest: manifest digest of the model.
+        index: that of the index that it was asked with, if with one.
+    """
     rows: dict[str, dict[str, float]] = {}
     higher: dict[str, bool] = {}
     for task, result in artifact.read_json(folder / "results.json")["tasks"].items():
@@ -124,7 +143,7 @@ def read_scores(folder: Path, label: str, digest: str) -> Scores:
             rows[f"{task}.{metric}"] = {row["id"]: row["scores"][metric] for row in samples}
             higher[f"{task}.{metric}"] = direction
     tasks = {path.stem: artifact.sha256(path) for path in sorted(folder.glob("tasks/*.yaml"))}
-    return Scores(label=label, digest=digest, rows=rows, higher_is_better=higher, tasks=tasks)
+    return Scores(label=label, digest=digest, rows=rows, higher_is_better=higher, tasks=tasks, index=index)
 
 
 def _controls(folder: Path) -> dict[str, Any]:

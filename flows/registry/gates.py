@@ -5,97 +5,20 @@ means that the interval of a paired bootstrap over the same rows lies above the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import Field
 from rich.markup import escape
 from rich.table import Table
 
-from flows.registry import evidence, sight
+from flows.registry import evidence, grounding, sight
 from flows.registry.evidence import Evidence
-from flows.registry.sight import Sight
+from flows.registry.policy import POLICY, Policy, Verdict, bound
 from tasks.export import parity
 from tasks.grading.bootstrap import Interval, paired_difference
 from tasks.stage import artifact
-from tasks.stage.config import Strict, parse, read_yaml, suggest
+from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
-
-POLICY = Path("mlflow/gates.yaml")
-
-
-class Bootstrap(Strict):
-    """The interval that decides."""
-
-    resamples: int = Field(ge=100)
-    """Bootstrap samples."""
-    confidence: float = Field(gt=0, lt=1)
-    """Coverage of the interval, 0 to 1."""
-    seed: int
-    """Seed of the resampling."""
-
-
-class Quality(Strict):
-    """Metric that the candidate must be better at."""
-
-    metric: str
-    """Task and metric, e.g. `sums.helpful`."""
-    gain: float
-    """Least gain at the interval's low end, exclusive, in the metric's unit; 0 asks for any gain that is no chance."""
-
-
-class Policy(Strict):
-    """One recipe's section of `mlflow/gates.yaml`."""
-
-    form: str
-    """Exported form that is served: `fp32`, `int8`, `int4`."""
-    served_loss: float = Field(ge=0)
-    """Most that form may score below its PyTorch model on the quality metric, in its unit, on the same rows."""
-    quality: Quality
-    regression: dict[str, float | None]
-    """Pattern of `task.metric` to the loss that is tolerated, in the metric's unit: the first that matches counts, the
-    interval's low end must lie above minus it, null tolerates any. Every metric must match one."""
-    bootstrap: Bootstrap
-    allow_changed_evaluation: bool
-    """Permission to compare on shared rows alone when the champion was asked other rows, or with another task file."""
-    allow_dirty: bool
-    """Permission to promote from a working copy with uncommitted changes. That it was dirty is recorded either way."""
-    sight: Sight | None = None
-    """Control that the quality metric must lie above; of a section for a data set of pictures or sounds, and
-    there needed."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One gate's decision."""
-
-    gate: str
-    required: str
-    found: str
-    passed: bool
-
-
-def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Policy:
-    """Read a recipe's policy.
-
-    Args:
-        recipe: name of the recipe.
-        path: file with the policies.
-        data: data set of pictures or sounds that the candidate is compared on; None for a model of words.
-
-    Raises:
-        ConfigError: no such section, a wrong one, or one for pictures that asks for no control.
-    """
-    name = recipe if data is None else f"{recipe}/{data}"
-    sections = read_yaml(path)
-    if name not in sections:
-        what = "from this recipe" if data is None else f"a model that is asked about {data}"
-        raise ConfigError(f"{path}: no section '{name}'{suggest(name, sections)}; add one to promote {what}")
-    policy = parse(Path(f"{path}: {name}"), sections[name], Policy)
-    if data is not None and policy.sight is None:
-        raise ConfigError(f"{path}: {name}: missing key 'sight', e.g. {{control: other, gain: 0.3}}")
-    return policy
 
 
 def judge(e: Evidence, policy: Policy) -> list[Verdict]:
@@ -103,6 +26,7 @@ def judge(e: Evidence, policy: Policy) -> list[Verdict]:
     return [
         *_quality(e, policy),
         *_sight(e, policy),
+        *_grounding(e, policy),
         *_parity(e, policy),
         _served_score(e, policy),
         _contamination(e),
@@ -145,23 +69,30 @@ def _sight(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     yield Verdict("sight", required, found, passed)
 
 
-def bound(metric: str, policy: Policy) -> float | None:
-    """Find the loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
-    for pattern, tolerated in policy.regression.items():
-        if fnmatch(metric, pattern):
-            return tolerated
-    raise ConfigError(
-        f"{POLICY}: no pattern under 'regression' matches {metric}; add one with its bound, or null for none"
-    )
+def _grounding(e: Evidence, policy: Policy) -> Iterator[Verdict]:
+    """Judge a reader with its index; without a policy for one, that it has none."""
+    if policy.grounding is None:
+        if e.reading is not None:
+            missing = f"a model with an index, and {POLICY} has no 'grounding' for its rows; add it"
+            yield Verdict("index", "bounds for a reader", missing, False)
+        return
+    passed, found = grounding.together(e.reading)
+    yield Verdict("index", "the index that it was evaluated with", found, passed)
+    if e.reading is not None:
+        task = policy.quality.metric.partition(".")[0]
+        for required, found, passed in grounding.judge(e.reading, task, policy.grounding, policy.form):
+            yield Verdict("grounding", required, found, passed)
 
 
 def _above(e: Evidence, policy: Policy, gate: str, metric: str, bound: float, required: str) -> Verdict:
     """Judge whether the paired difference's low end lies above `bound`; the sign is turned where lower is better."""
     if e.evaluated != e.digest:
         return Verdict(gate, required, "the evaluation is of another version of the model; run `polm run`", False)
+    if policy.grounding is not None and (e.baseline is None or metric not in e.baseline.rows):
+        return Verdict(gate, required, "no reader before it was asked this: the bounds of `grounding` decide", True)
     if e.baseline is None:
         return Verdict(gate, required, f"{e.model} has no evaluated parent and there is no champion", False)
-    if e.baseline.digest == e.digest:
+    if e.baseline.digest == e.digest and e.baseline.index == e.candidate.index:
         return Verdict(gate, required, f"the same weights as {e.baseline.label}", True)
     difference = _difference(e, e.baseline, policy, metric)
     if isinstance(difference, str):
@@ -215,8 +146,13 @@ def _contamination(e: Evidence) -> Verdict:
         names = ", ".join(sorted(others)) or "the evaluation"
         return Verdict("contamination", required, f"{names}: made from another data artifact; run `polm run`", False)
     trained = [Path(name) for name, m in e.chain.items() if m.stage == "data"]
-    leaks, questions, rows = evidence.leaked_questions(e.data, trained)
-    removals = len(artifact.read_json(e.data / "report.json")["contaminated"])
+    # The questions of a reader show passages; as they were before, they are in the data that its rows were made from.
+    sources = {m.inputs.get("data") for m in e.chain.values() if m.digest == _data_digest(e)}
+    asked = [e.data, *(Path(name) for name, m in e.chain.items() if m.digest in sources)]
+    looked = [evidence.leaked_questions(data, [e.data, *trained]) for data in asked]
+    leaks = sorted({leak for found, _, _ in looked for leak in found})
+    questions, rows = sum(count for _, count, _ in looked), looked[0][2]
+    removals = sum(len(artifact.read_json(path / "report.json").get("contaminated", ())) for path in asked)
     if leaks:
         return Verdict("contamination", required, f"{len(leaks)} of {questions} train too, e.g. “{leaks[0]}”", False)
     found = f"0 of {questions} in {rows} rows ({removals} rows were removed)"

@@ -5,7 +5,6 @@ the workspace has moved on. Sources and licences come from the report that was l
 """
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -13,20 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.tree import Tree
-
 from flows import workspace
+from flows.registry.version import INDEX
 from flows.tracking import client
 from tasks.stage import artifact
-from tasks.stage.data_folder import MEDIA, set_folder
 from tasks.stage.errors import GateError
 
-DIGITS = 12
-"""Digits of a digest that are shown."""
 DATA = "data"
 """Stage that makes data artifacts, those of pictures too."""
+CHUNKS = "rag_chunks"
+"""Stage that cuts documents into passages."""
 REPORT = "report.json"
 """Its report."""
 ANSWER = ("request_id", "model_name", "model_version")
@@ -51,29 +46,23 @@ class Lineage:
     """Where an answer comes from."""
 
     answer: dict[str, Any] | None
-    """Trace id, request id, question, text; None when a version was asked for."""
+    """Trace id, request id, question, text, and the `passages` that were shown with the numbers of those `cited`; None
+    when a version was asked for."""
     name: str
     version: str
     tags: dict[str, str]
     run: str
     """MLflow run of the promotion."""
     steps: list[Step]
-    """Artifacts from the export down to the data."""
+    """Artifacts from the export down to the data, and of a reader those of its index."""
     reports: dict[str, dict[str, Any] | None]
-    """Data artifact, as its step is named, to its stage's report; None when neither store nor workspace has it."""
+    """Artifact of data or passages, as its step is named, to its stage's report; None when neither store nor workspace
+    has it."""
 
     @property
     def data(self) -> dict[str, Any] | None:
         """Report of the data that the model itself learnt from."""
-        return next(iter(self.reports.values()), None)
-
-
-def show(what: str) -> None:
-    """Print the lineage of an answer or a version of the active recipe. Raises GateError; see `find`."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge: nothing is cut off
-    console.print(_tree(find(what)), highlight=False)
+        return next((self.reports[step.name] for step in self.steps if step.manifest.stage == DATA), None)
 
 
 def find(what: str) -> Lineage:
@@ -104,7 +93,7 @@ def find(what: str) -> Lineage:
         what = f"tag '{missing[0]}'" if missing else "MLflow run"
         raise GateError(f"{name} v{number} has no {what}; only what `polm promote` registered has a lineage")
     steps = list(_steps(api, name, version))
-    reports = {step.name: _report(api, step) for step in steps if step.manifest.stage == DATA}
+    reports = {step.name: _report(api, step) for step in steps if step.manifest.stage in (DATA, CHUNKS)}
     return Lineage(answer, name, str(version.version), dict(version.tags), version.run_id, steps, reports)
 
 
@@ -128,12 +117,15 @@ def _answer(api: Any, name: str, what: str) -> dict[str, Any]:
             f"{what}: no such answer among the traces of {name}; they are written some seconds after it, and `polm ui` "
             f"shows them"
         )
-    span = spans[0]
+    span = next(span for span in spans if span.parent_id is None)
+    search = next((span for span in spans if span.parent_id is not None), None)
     return {
         **{key: trace.info.tags[key] for key in ANSWER},
         "trace": trace.info.trace_id,
         "asked": span.inputs["messages"][-1]["content"],
         "text": span.outputs["content"],
+        "passages": [document["metadata"] for document in search.outputs] if search is not None else [],
+        "cited": search.attributes["cited"] if search is not None else [],
     }
 
 
@@ -164,7 +156,10 @@ def _steps(api: Any, name: str, version: Any) -> Iterator[Step]:
             path.stem: artifact.Manifest.model_validate_json(path.read_text()) for path in folder.glob("*.json")
         }
     names = {manifest.digest: stem for stem, manifest in manifests.items()}
-    for manifest in artifact.chain(version.tags["export"], manifests.values()):
+    made = artifact.chain(version.tags["export"], manifests.values())
+    if INDEX in version.tags:
+        made += [m for m in artifact.chain(version.tags[INDEX], manifests.values()) if m not in made]
+    for manifest in made:
         run = _run(api, name, manifest.digest)
         dataset = run.data.params.get("dataset") if run else None
         yield Step(names[manifest.digest], manifest, run.info.run_id if run else None, dataset)
@@ -179,7 +174,7 @@ def _run(api: Any, name: str, digest: str) -> Any:
 
 
 def _report(api: Any, step: Step) -> dict[str, Any] | None:
-    """Find a data stage's own report, whose bytes are those of the manifest."""
+    """Find a stage's own report, whose bytes are those of the manifest."""
     if REPORT not in step.manifest.files:
         return None
     from mlflow.exceptions import MlflowException
@@ -196,81 +191,3 @@ def _report(api: Any, step: Step) -> dict[str, Any] | None:
                 report: dict[str, Any] = artifact.read_json(path)
                 return report
     return None
-
-
-def _tree(lineage: Lineage) -> Tree:
-    tags = lineage.tags
-    version = f"[bold]{lineage.name} v{lineage.version}[/]  {tags['model']}, {tags['form']}"
-    if lineage.answer is None:
-        tree = node = Tree(version)
-    else:
-        tree = Tree(f"answer {lineage.answer['request_id']}  trace {lineage.answer['trace']}")
-        words, pictures = _asked(lineage.answer["asked"])
-        tree.add(f"asked    {escape(json.dumps(words, ensure_ascii=False))}")
-        for picture in pictures:
-            kind = escape(f"{picture['media_type']}, {picture['bytes']} bytes")
-            verb = "shown " if picture["type"] == "image" else "played"
-            tree.add(f"{verb}   {kind}  sha256 {str(picture['sha256'])[:DIGITS]}")
-        tree.add(f"answered {escape(json.dumps(lineage.answer['text'], ensure_ascii=False))}")
-        node = tree.add(version)
-    node.add(f"promoted in MLflow run {lineage.run}, commit {tags['commit'][:DIGITS]}{_dirty(tags)}")
-    stages = node.add("stages")
-    for step in lineage.steps:
-        manifest = step.manifest
-        inputs = ", ".join(f"{name} {digest[:DIGITS]}" for name, digest in sorted(manifest.inputs.items()))
-        line = stages.add(f"{manifest.stage:<12} {step.name}  [bold]{manifest.digest[:DIGITS]}[/]")
-        if step.dataset:
-            line.add(f"trained on {set_folder(step.dataset)}/train.jsonl")
-        line.add(f"params {manifest.params[:DIGITS]}" + (f"; from {inputs}" if inputs else ""))
-        line.add(f"MLflow run {step.run}" if step.run else "no MLflow run in this store")
-    if not lineage.reports:
-        node.add("data: the artifact is not in the evidence")
-    for name, report in lineage.reports.items():
-        _add_data(node, next(step for step in lineage.steps if step.name == name), report, len(lineage.reports) > 1)
-    return tree
-
-
-def _asked(content: Any) -> tuple[str, list[dict[str, Any]]]:
-    """Take what was asked apart: its words, and what stands in a trace for each picture."""
-    if isinstance(content, str):
-        return content, []
-    words = "".join(part["text"] for part in content if part["type"] == "text")
-    return words, [part for part in content if part["type"] != "text"]
-
-
-def _dirty(tags: dict[str, str]) -> str:
-    return " and uncommitted changes" if tags["dirty"] == "true" else ""
-
-
-def _add_data(node: Tree, data: Step, report: dict[str, Any] | None, named: bool) -> None:
-    """Show the rows: each training file with its hash, the pictures, and the sources with their licences.
-
-    Args:
-        node: where.
-        data: the data artifact.
-        report: its report.
-        named: whether to say which artifact it is, as there are several.
-    """
-    which = f" of {data.name}" if named else ""
-    rows = node.add(f"training rows{which}")
-    sets = report["sets"] if report else {}
-    about = {name: (set_["files"][name]["rows"], set_) for set_ in sets.values() for name in set_["files"]}
-    for name, digest in sorted(data.manifest.files.items()):
-        if name == MEDIA:
-            kinds = [kind for kind in ("pictures", "sounds") if report and kind in report]
-            files = "".join(f"  {report[kind]['files']} {kind}" for kind in kinds) if report else ""
-            rows.add(f"{name}  sha256 {digest[:DIGITS]}{files}")
-        if not name.endswith("/train.jsonl"):
-            continue
-        count, set_ = about.get(name, (None, {}))
-        more = (
-            f"  {count} rows, {', '.join(set_['licences'])}, from {', '.join(sorted(set_['sources']))}" if set_ else ""
-        )
-        rows.add(f"{name}  sha256 {digest[:DIGITS]}{more}")
-    if report is None:
-        node.add(f"sources{which}: the data stage's report is neither in MLflow nor in the workspace")
-        return
-    sources = node.add(f"sources{which}")
-    for name, source in sorted(report["sources"].items()):
-        pinned = next((f", {key} {source[key]}" for key in ("sha256", "revision") if source.get(key)), "")
-        sources.add(f"{name}  {source['kind']} {escape(str(source['name']))}, {source['licence']}{pinned}")

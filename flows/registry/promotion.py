@@ -6,50 +6,28 @@ replaced. Commands of one working copy wait for each other; among several of the
 """
 
 import contextlib
-import json
 import logging
-import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from flows import workspace
-from flows.registry import evidence, gates
+from flows.registry import evidence, gates, policy, registration
 from flows.registry.aliases import Aliases
 from flows.registry.evidence import Evidence, Scores
-from flows.registry.gates import Policy, Verdict
+from flows.registry.policy import Policy, Verdict
+from flows.registry.registration import MEDIA
+from flows.registry.version import INDEX
 from flows.tracking import client
 from flows.tracking.git import git_state
-from tasks.export.multimodal_reader import Reader
-from tasks.export.multimodal_session import Session, is_hearing, is_seeing
-from tasks.export.prompt_reader import MediaPrompt
-from tasks.export.sound_reader import SoundReader
-from tasks.multimodal import hearing, prompts
 from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
 log = logging.getLogger("polm")
-SERVED = Path("mlflow/chat_model.py")
-"""Code of the served model: MLflow keeps the file, never a pickle."""
-SEEING = Path("mlflow/seeing_model.py")
-"""The same for a model that sees or hears, for which MLflow's chat format has no pictures and no sounds."""
-MEDIA = "media"
-"""Tag of a version that sees or hears: the data set that it was asked about."""
-PINNED = ("mlflow", "numpy", "onnxruntime", "onnxruntime-genai")
-"""Packages of the served model, pinned to the versions that it was promoted with."""
-EXAMPLE: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "Hello!"}],
-    "max_tokens": 8,
-    "temperature": 0.0,
-    "stream": False,
-}
-"""Request that the model must answer before it is registered; it stays with the version."""
 
 
 def promote(model: str) -> None:
@@ -65,7 +43,7 @@ def promote(model: str) -> None:
     """
     recipe = workspace.active_recipe()
     data = evidence.asked_about(model)
-    policy = gates.load_policy(recipe, data=data)
+    rules = policy.load_policy(recipe, data=data)
     console = Console()
     with _exclusive(), workspace.run_lock(), tempfile.TemporaryDirectory() as temp:
         api = client.client()
@@ -73,24 +51,24 @@ def promote(model: str) -> None:
         aliases = Aliases(api, name)
         state = aliases.state()
         before = state.aliases
-        proof = evidence.collect(model, policy.form, _champion_scores(api, name, before, data, Path(temp)))
-        if _is_champion(api, name, before, proof, policy):
-            console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
+        proof = evidence.collect(model, rules.form, _champion_scores(api, name, before, data, Path(temp)))
+        if _is_champion(api, name, before, proof, rules):
+            console.print(f"{name} v{before['champion']} already is this model ({model}, {rules.form}): nothing to do")
             return
-        verdicts = gates.judge(proof, policy)
+        verdicts = gates.judge(proof, rules)
         console.print(gates.table(model, verdicts))
         _refuse(model, verdicts)
-        version = _register(api, recipe, proof, policy, verdicts, data)
+        version = registration.register(api, recipe, proof, rules, verdicts, data)
         if aliases.read().get("champion") != before.get("champion"):
             raise GateError(
                 f"{name}: somebody else moved the champion meanwhile; v{version} stays unpromoted, try again"
             )
         moved = {"candidate": version, "champion": version}
         moved |= {"previous": before["champion"]} if "champion" in before else {}
-        what = f"made v{version} ({model}, {policy.form}) the champion"
+        what = f"made v{version} ({model}, {rules.form}) the champion"
         remedy = f"v{version} stays unpromoted; promote again to hold {model} against the new champion"
         aliases.move(state, moved, what, remedy)
-    console.print(f"[bold]{name} v{version}[/] is the champion: {model}, {policy.form}")
+    console.print(f"[bold]{name} v{version}[/] is the champion: {model}, {rules.form}")
 
 
 def rollback() -> None:
@@ -154,15 +132,17 @@ def _champion_scores(api: Any, name: str, aliases: dict[str, str], data: str | N
         return None
     folder = Path(api.download_artifacts(version.run_id, "evidence/evaluation", str(temp)))
     label = f"champion v{version.version} ({version.tags['model']})"
-    return evidence.read_scores(folder, label, version.tags["digest"])
+    return evidence.read_scores(folder, label, version.tags["digest"], version.tags.get(INDEX))
 
 
-def _is_champion(api: Any, name: str, aliases: dict[str, str], proof: Evidence, policy: Policy) -> bool:
-    """Tell whether this export of this model is the champion already."""
+def _is_champion(api: Any, name: str, aliases: dict[str, str], proof: Evidence, rules: Policy) -> bool:
+    """Tell whether this export of this model, with this index if it reads from one, is the champion already."""
     if "champion" not in aliases:
         return False
     tags = api.get_model_version(name, aliases["champion"]).tags
-    return (tags["digest"], tags["export"], tags["form"]) == (proof.digest, proof.export.digest, policy.form)
+    index = proof.reading.digest if proof.reading is not None else None
+    found = (tags["digest"], tags["export"], tags["form"], tags.get(INDEX))
+    return found == (proof.digest, proof.export.digest, rules.form, index)
 
 
 def _refuse(model: str, verdicts: list[Verdict]) -> None:
@@ -171,103 +151,3 @@ def _refuse(model: str, verdicts: list[Verdict]) -> None:
     if failed:
         lines = "\n".join(f"  {v.gate}: required {v.required}; found {v.found}" for v in failed)
         raise GateError(f"{model} is not promoted: {len(failed)} of {len(verdicts)} gates failed\n{lines}")
-
-
-def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: list[Verdict], data: str | None) -> str:
-    """Log the served model with its evidence and register it; returns the new version. No alias moves."""
-    import mlflow
-
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of defaults that EXAMPLE does not rely on
-    name = client.experiment(recipe)
-    tags = {
-        "model": proof.model,
-        "recipe": recipe,
-        "digest": proof.digest,
-        "export": proof.export.digest,
-        "form": policy.form,
-        **({MEDIA: data} if data is not None else {}),
-        **proof.git,
-        "gates": json.dumps({f"{v.gate}: {v.required}": v.found for v in verdicts}, ensure_ascii=False),
-    }
-    experiment = client.experiment_id(api, recipe)
-    export = artifact.ONNX / proof.model / policy.form
-    perceives = is_seeing(export) or is_hearing(export)
-    if perceives:
-        _try_out(export)
-    with mlflow.start_run(
-        experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
-    ) as run:
-        with tempfile.TemporaryDirectory() as temp:
-            _gather(Path(temp), proof, policy, verdicts)
-            mlflow.log_artifacts(temp, "evidence")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?is).*type hint", UserWarning)  # of one that refuses every request
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(SEEING if perceives else SERVED),
-                artifacts={"onnx": str(export)},
-                input_example=None if perceives else EXAMPLE,
-                pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
-            )
-    _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
-    quality = next(v for v in verdicts if v.gate == "quality")
-    version = api.create_model_version(
-        name,
-        source=logged.model_uri,
-        run_id=run.info.run_id,
-        tags=tags,
-        description=f"{proof.model}, {policy.form}. {quality.required}: {quality.found}",
-        model_id=logged.model_id,
-    )
-    return str(version.version)
-
-
-def _try_out(export: Path) -> None:
-    """Have a model answer a question about a grey picture or a second of noise. Raises ModelError when it cannot."""
-    question = [{"role": "user", "content": "Hello!"}]
-    session = Session(export)
-    prompt: MediaPrompt
-    if is_hearing(export):
-        import numpy as np
-
-        ears = SoundReader(export)
-        noise = np.random.default_rng(0).uniform(-0.1, 0.1, ears.sampling_rate).astype(np.float32)
-        prompt = ears.read(hearing.conversation(question, 1), [noise])
-    else:
-        from PIL import Image
-
-        prompt = Reader(export).read(prompts.shown(question, 1), [Image.new("RGB", (32, 32), (128, 128, 128))])
-    list(session.generate(session.embeddings(prompt), max_new_tokens=8))
-
-
-def _create(api: Any, name: str, description: str) -> None:
-    """Create the registered model unless it is there; somebody else may do so at the same time."""
-    from mlflow.exceptions import MlflowException
-
-    if not api.search_registered_models(f"name = '{name}'"):
-        try:
-            api.create_registered_model(name, description=description)
-        except MlflowException as e:
-            if e.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-
-
-def _gather(folder: Path, proof: Evidence, policy: Policy, verdicts: list[Verdict]) -> None:
-    """Lay out the evidence that stays with the version."""
-    shutil.copytree(artifact.METRICS / proof.model, folder / "evaluation")
-    artifact.write_json(folder / "parity.json", proof.parity)
-    for path, manifest in proof.chain.items():
-        (folder / "manifests").mkdir(exist_ok=True)
-        artifact.write_json(folder / "manifests" / f"{path.replace('/', '-')}.json", manifest.model_dump())
-    decision = {
-        "model": proof.model,
-        "digest": proof.digest,
-        "against": proof.baseline and {"label": proof.baseline.label, "digest": proof.baseline.digest},
-        "git": proof.git,
-        "policy": policy.model_dump(),
-        "gates": [vars(v) for v in verdicts],
-    }
-    artifact.write_json(folder / "gates.json", decision)
-    page = evidence.report_page(proof.model)
-    if page is not None:
-        shutil.copyfile(page, folder / "report.html")

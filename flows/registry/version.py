@@ -14,6 +14,10 @@ from tasks.stage.errors import GateError, ModelError
 
 TAGS = ("model", "form", "digest", "export")
 """Tags that a version must have; `polm promote` sets them."""
+INDEX = "index"
+"""Tag of a reader: digest of the index that it was evaluated with, which lies in its folder `rag/`."""
+RAG = "rag"
+"""Folder of a reader's index and of the format of its prompts, beside the exported model."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The HTTP application of `polm serve`.
 
 POST /v1/chat/completions   whole, or by server-sent events with `stream: true`
-GET  /v1/models             the registered model, with the version served now
+GET  /v1/models             the registered model, with the version served now; with an index also as polm-<recipe>-rag
 GET  /v1/models/<id>        the same, by its name or its version
 GET  /health                200 once it answers; needs no key
 GET  /metrics               for Prometheus
@@ -23,7 +23,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flows.services.loopback import foreign
 from flows.serving import chat_parser, json_body, openai_api
 from flows.serving.openai_api import Identity, RequestError
-from flows.serving.requests import Admission, RequestState
+from flows.serving.passages import SUFFIX
+from flows.serving.request_state import RequestState
+from flows.serving.requests import Admission
 
 KEY = "POLM_API_KEY"
 """Environment variable with the key that requests must carry; none is asked for without it."""
@@ -57,12 +59,12 @@ def build(admission: Admission, key: str | None) -> FastAPI:
 
     @app.api_route("/v1/models", methods=READ, dependencies=locked)
     async def _models() -> dict[str, Any]:
-        return {"object": "list", "data": [admission.model()]}
+        return {"object": "list", "data": admission.models()}
 
     @app.api_route("/v1/models/{name:path}", methods=READ, dependencies=locked)
     async def _model(name: str) -> dict[str, Any]:
         admission.check(name)
-        return admission.model()
+        return admission.model(SUFFIX if name.endswith(SUFFIX) else "")
 
     @app.api_route("/metrics", methods=READ, dependencies=locked)
     async def _metrics() -> Response:
@@ -141,7 +143,8 @@ async def _whole(admission: Admission, state: RequestState, request: Request) ->
         reading.cancel()
         leaving.cancel()
         admission.close(state, status)
-    return openai_api.completion(_identity(state), state.text, str(state.reason), state.usage)
+    more = state.annotations | state.sources
+    return openai_api.completion(_identity(state), state.text, str(state.reason), state.usage, more)
 
 
 async def _stream(admission: Admission, state: RequestState, *, usage: bool) -> AsyncIterator[bytes]:
@@ -152,9 +155,11 @@ async def _stream(admission: Admission, state: RequestState, *, usage: bool) -> 
     identity = _identity(state)
     status = 499
     try:
-        yield openai_api.chunk(identity, {"role": "assistant", "content": ""}, None)
+        yield openai_api.chunk(identity, {"role": "assistant", "content": "", **state.sources}, None)
         async for text in state.texts():
             yield openai_api.chunk(identity, {"content": text}, None)
+        if annotations := state.annotations:
+            yield openai_api.chunk(identity, annotations, None)
         yield openai_api.chunk(identity, {}, state.reason)
         if usage:
             yield openai_api.chunk(identity, None, None, usage=state.usage)

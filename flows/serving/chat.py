@@ -1,25 +1,16 @@
-"""Talking to a model: `polm chat` in a terminal, or one question and its answer.
-
-The same engine answers as in `polm serve`. The folder is an ONNX Runtime GenAI one, so nothing of PyTorch is imported
-and the first answer begins within a second. The export of a model that sees is talked to by
-`flows/serving/seeing_chat.py`, its model folder, on PyTorch, by `flows/serving/seeing.py`; of a model that hears, by
-`flows/serving/hearing_chat.py` and `flows/serving/hearing.py`.
-"""
+"""`polm chat`: talking to a model in a terminal, or one question and its answer."""
 
 import contextlib
 import os
-import queue
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
-from flows.serving.answer import Delta, Sampling
-from flows.serving.engine import Engine
-from tasks.export.multimodal_session import is_hearing, is_seeing
-from tasks.models.checks import read_object
+from flows.serving.conversation import Talk
+from flows.serving.talk import begin
 from tasks.stage.errors import DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
@@ -27,16 +18,6 @@ SHOW = "/image"
 """Command that shows a picture with the next question, to a model that sees."""
 HEAR = "/audio"
 """Command that plays a recording with the next question, to a model that hears."""
-
-
-class Talk(Protocol):
-    """A conversation with a model."""
-
-    def ask(self, question: str) -> Generator[str]:
-        """Yield the answer bit by bit."""
-
-    def forget(self) -> None:
-        """Start anew."""
 
 
 def main(
@@ -91,133 +72,6 @@ def main(
                 temperature=temperature,
                 console=Console(),
             )
-
-
-def begin(
-    folder: Path, images: Sequence[Path], max_new_tokens: int, temperature: float, sounds: Sequence[Path] = ()
-) -> Talk:
-    """Load the model of a folder.
-
-    Args:
-        folder: a form of an export, or the folder of a model that sees or hears.
-        images: pictures to show with the first question.
-        max_new_tokens: longest answer, in tokens.
-        temperature: 0 takes the likeliest token, above it samples.
-        sounds: recordings to play with the first question.
-
-    Raises:
-        DataError: a picture or recording cannot be read.
-        ModelError: no model there, an unreadable one, or pictures or recordings for one that takes none.
-    """
-    exported = is_hearing(folder)
-    hears = exported or _hears(folder)
-    if sounds and not hears:
-        raise ModelError(
-            f"{folder}: this model takes no recordings; name one that hears, e.g. --folder artifacts/models/speech"
-        )
-    if exported and not images:
-        from flows.serving.hearing_chat import HearingChat
-
-        return HearingChat(folder, sounds, max_new_tokens=max_new_tokens, temperature=temperature)
-    if hears and not images:
-        from flows.serving.hearing import HearingConversation
-
-        return HearingConversation(folder, sounds, max_new_tokens=max_new_tokens, temperature=temperature)
-    if is_seeing(folder):
-        from flows.serving.seeing_chat import SeeingChat
-
-        return SeeingChat(folder, images, max_new_tokens=max_new_tokens, temperature=temperature)
-    if (folder / "config.json").is_file() and not (folder / "genai_config.json").exists():
-        from tasks.models.multimodal import is_multimodal
-
-        if is_multimodal(folder) and not hears:
-            from flows.serving.seeing import SeeingConversation
-
-            return SeeingConversation(folder, images, max_new_tokens=max_new_tokens, temperature=temperature)
-    if images:
-        raise ModelError(
-            f"{folder}: this model takes no pictures; name one that sees, e.g. --folder artifacts/models/vlm"
-        )
-    return Conversation(folder, max_new_tokens=max_new_tokens, temperature=temperature)
-
-
-def _hears(folder: Path) -> bool:
-    """Whether a folder is that of a model which hears and does not see."""
-    path = folder / "config.json"
-    if not path.is_file() or (folder / "genai_config.json").exists():
-        return False
-    config = read_object(path)
-    return "audio_config" in config and "vision_config" not in config
-
-
-class Conversation:
-    """A model with what was said so far."""
-
-    def __init__(self, folder: Path, *, max_new_tokens: int, temperature: float) -> None:
-        """Load the model.
-
-        Args:
-            folder: an ONNX Runtime GenAI folder.
-            max_new_tokens: longest answer, in tokens.
-            temperature: 0 takes the likeliest token, above it samples.
-
-        Raises:
-            ModelError: no model there, or an unreadable one.
-        """
-        self.messages: list[dict[str, str]] = []
-        self._engine = Engine(folder, batch=1)
-        self._context = self._engine.context
-        self._max_new_tokens = max_new_tokens
-        self._temperature = temperature
-
-    def ask(self, question: str) -> Generator[str]:
-        """Yield the answer bit by bit. What was yielded stays in the conversation, also when it was stopped midway.
-
-        A question that could not be answered leaves the conversation as it was.
-
-        Raises:
-            DataError: the question alone does not fit into the model's context, or it holds a NUL or half a character.
-            ModelError: the model failed.
-        """
-        messages, ids = self._fit([*self.messages, {"role": "user", "content": question}])
-        room = min(self._max_new_tokens, self._context - len(ids))
-        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
-        generation = self._engine.submit(ids, Sampling(room, self._temperature), deltas.put)
-        text = ""
-        reason = None
-        try:
-            while reason is None:
-                delta = deltas.get()
-                text += delta.text
-                reason = delta.reason
-                if delta.text:
-                    yield delta.text
-            if reason == "failed":
-                raise ModelError("the model failed on this question; ask again")
-        finally:
-            generation.cancel()
-            if reason != "failed":
-                self.messages = [*messages, {"role": "assistant", "content": text}]
-
-    def forget(self) -> None:
-        """Start anew."""
-        self.messages.clear()
-
-    def _fit(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
-        """Cut the conversation to what fits, and tokenize it. The oldest turns go when there is no room for an answer.
-
-        That room is the longest answer, but never more than half of the context: the other half is for remembering.
-        """
-        room = min(self._max_new_tokens, self._context // 2)
-        while True:
-            ids = self._engine.encode(messages)
-            if len(ids) + room <= self._context:
-                return messages, ids
-            if len(messages) == 1:
-                if len(ids) < self._context:
-                    return messages, ids
-                raise DataError(f"the question is {len(ids)} tokens long, the context only {self._context}; shorten it")
-            messages = messages[2:]
 
 
 def question_from(words: Sequence[str], stdin: TextIO) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flows.serving import json_body
-from flows.serving.chat_request import ChatRequest, Format, Message, StreamOptions
+from flows.serving.chat_request import ChatRequest, Format, Message, RagOptions, StreamOptions
 from flows.serving.json_body import BodyError
 from flows.serving.message_parts import ImageUrl, InputAudio, TextPart
 from flows.serving.openai_api import RequestError
@@ -114,6 +114,7 @@ def _keys(path: json_body.Path) -> list[str]:
         ("messages", "content", "image_url"): ImageUrl,
         ("messages", "content", "input_audio"): InputAudio,
         ("stream_options",): StreamOptions,
+        ("rag",): RagOptions,
         ("response_format",): Format,
     }
     level = tuple(part for part in path[:-1] if isinstance(part, str))

@@ -45,6 +45,9 @@ class Message(Body):
     reasoning_content: Literal[""] | None = None
     reasoning: Literal[""] | None = None
     """Fields of an answer that a client sends back as it keeps it; they are empty in ours."""
+    annotations: list[Any] | None = None
+    sources: list[Any] | None = None
+    """Fields of an answer from passages; the model is not shown them again."""
 
     def texts(self) -> dict[json_body.Path, str]:
         """Collect the texts of the content, by their path in the message."""
@@ -85,6 +88,13 @@ class Format(Body):
     type: Literal["text"]
 
 
+class RagOptions(Body):
+    """How an answer from passages is made."""
+
+    passages: Annotated[int | None, Field(ge=1)] = None
+    """Most passages that are shown to the model."""
+
+
 class ChatRequest(Body):
     """The body of `POST /v1/chat/completions`. Absent values are OpenAI's own; they are part of the protocol."""
 
@@ -102,6 +112,8 @@ class ChatRequest(Body):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    rag: bool | RagOptions | None = None
+    """Whether to answer from passages of the version's index, and how; not OpenAI's, sent as `extra_body`."""
 
     # Here only at the value that changes nothing.
     n: Literal[1] | None = None

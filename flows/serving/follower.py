@@ -2,13 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flows.registry import version as model_version
+from flows.registry.version import INDEX, RAG
 from flows.serving.answer import Delta, Sampling
-from flows.serving.media import Media, sample
+from flows.serving.media import sample
+from flows.serving.retrieval import Retriever
 from flows.serving.sounds import sample as sound_sample
 from flows.serving.worker import Event, Worker, is_last
 from flows.tracking import client
@@ -33,6 +34,13 @@ class LoadedVersion:
     tags: dict[str, str]
     """The version's tags: `model`, `form`, `digest`, `export`, `commit`, …"""
     worker: Worker
+    retriever: Retriever | None = None
+    """The index that it was evaluated with; None for a version without one."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether all of it can answer."""
+        return self.worker.alive and (self.retriever is None or self.retriever.alive)
 
     @property
     def label(self) -> str:
@@ -41,21 +49,28 @@ class LoadedVersion:
 
     @property
     def fingerprint(self) -> str:
-        """Version, and the first digits of the export's digest."""
-        return f"{self.label}-{self.tags['export'][:12]}"
+        """Version, and the first digits of the digests of its export, and of its index if it has one."""
+        return "-".join([self.label, *(self.tags[key][:12] for key in ("export", INDEX) if key in self.tags)])
 
     @property
     def origin(self) -> dict[str, str]:
         """Tags of the version's traces."""
-        digests = {key: self.tags[key] for key in ("digest", "export")}
+        digests = {key: self.tags[key] for key in ("digest", "export", INDEX) if key in self.tags}
         return {"model_name": self.name, "model_version": self.version, **digests}
+
+    def close(self) -> None:
+        """Refuse what is new, finish what has begun, and free it. Waits for it."""
+        if self.retriever is not None:  # first: what it has found is still to be answered
+            self.retriever.close()
+        self.worker.close()
 
 
 class Follower:
     """Holds the served version and exchanges it when the alias moves.
 
-    The new version is loaded beside the old one and has answered once before it gets requests; the old one finishes
-    what it has begun, and is freed then. A version that cannot be loaded is left out, and the old one goes on.
+    The new version is loaded beside the old one, with its index if it has one, and has answered once before it gets
+    requests; the old one finishes what it has begun, and is freed then. A version that cannot be loaded is left out,
+    and the old one goes on.
     """
 
     def __init__(self, recipe: str, alias: str, *, batch: int, threads: int | None, seconds: float) -> None:
@@ -88,34 +103,11 @@ class Follower:
         self._thread = threading.Thread(target=self._watch, name="alias", daemon=True)
         self._thread.start()
 
-    def ask(
-        self,
-        messages: list[dict[str, Any]],
-        sampling: Sampling,
-        on_event: Callable[[Event], None],
-        media: Sequence[Media] = (),
-    ) -> tuple[LoadedVersion, int]:
-        """Give a conversation to the version that is served now; for the arguments see `Worker.ask`.
-
-        Returns:
-            The version, and the number to cancel the answer by.
-
-        Raises:
-            ModelError: the version has died; it is loaded again within seconds.
-        """
-        while True:
-            version = self.current
-            try:
-                return version, version.worker.ask(messages, sampling, on_event, media)
-            except ModelError:
-                if version is self.current:
-                    raise  # else it was exchanged between the two lines above
-
     def close(self) -> None:
         """End the watch and the engines; what has begun is finished. A version that is being loaded is given up."""
         self._end.set()
         self._thread.join(self._seconds)
-        self.current.worker.close()
+        self.current.close()
         for leaving in self._leaving:
             leaving.join()
 
@@ -129,7 +121,7 @@ class Follower:
                 log.warning("%s: still serving v%s: %s", self.name, self.current.version, e)
 
     def _look(self) -> None:
-        if not self.current.worker.alive:  # whatever the registry says now, this version has answered before
+        if not self.current.alive:  # whatever the registry says now, this version has answered before
             self._swap(self._load(self._registered), self._registered)
         version = self._version()
         if version is None or str(version.version) in (self._broken, self.current.version):
@@ -151,7 +143,7 @@ class Follower:
         self.swaps += 1
 
         def leave() -> None:
-            old.worker.close()
+            old.close()
             log.info("%s is freed", old.label)
 
         # A thread of its own: the watch goes on meanwhile, so that the next promotion is seen.
@@ -169,21 +161,39 @@ class Follower:
 
     def _load(self, version: Any) -> LoadedVersion:
         """Load a version and have it answer once. Raises ModelError."""
-        label = f"{self.name}/{version.version}"
         with model_version.exported(self._api, version) as folder:
             worker = Worker(folder, batch=self._batch, threads=self._threads)
-        events: list[Event] = []
-        ended = threading.Event()
-
-        def on_event(event: Event) -> None:
-            events.append(event)
-            if is_last(event):
-                ended.set()
-
-        shown = [SAMPLES[worker.takes]()] if worker.takes else []
-        question = [{"role": "user", "content": [{"type": worker.takes}, *WORDS]}] if shown else WARM_UP
-        worker.ask(question, Sampling(max_new_tokens=1, temperature=0.0), on_event, shown)
-        if not ended.wait(WARM_UP_SECONDS) or not isinstance(events[-1], Delta) or events[-1].reason == "failed":
+            try:
+                rag = folder.parent / RAG
+                retriever = Retriever(rag, folder, threads=self._threads) if INDEX in version.tags else None
+            except BaseException:
+                worker.kill()
+                raise
+        loaded = LoadedVersion(self.name, str(version.version), dict(version.tags), worker, retriever)
+        try:
+            _try_out(loaded)
+        except BaseException:
             worker.kill()
-            raise ModelError(f"{label} does not answer ({events[-1:]}); look at its run in `polm ui`, promote another")
-        return LoadedVersion(self.name, str(version.version), dict(version.tags), worker)
+            if retriever is not None:
+                retriever.kill()
+            raise
+        return loaded
+
+
+def _try_out(loaded: LoadedVersion) -> None:
+    """Have a version answer once; its index was asked when it was opened. Raises ModelError when it does not."""
+    events: list[Event] = []
+    ended = threading.Event()
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if is_last(event):
+            ended.set()
+
+    worker = loaded.worker
+    shown = [SAMPLES[worker.takes]()] if worker.takes else []
+    question = [{"role": "user", "content": [{"type": worker.takes}, *WORDS]}] if shown else WARM_UP
+    worker.ask(question, Sampling(max_new_tokens=1, temperature=0.0), on_event, shown)
+    if not ended.wait(WARM_UP_SECONDS) or not isinstance(events[-1], Delta) or events[-1].reason == "failed":
+        found = str(events[-1:])
+        raise ModelError(f"{loaded.label} does not answer ({found}); look at its run in `polm ui`, promote another")

@@ -1,6 +1,6 @@
 """What `/metrics` shows, in Prometheus's words. A registry of its own: nothing of the process's other libraries."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,6 +11,8 @@ from flows.serving.traces import Traces
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 """Bounds of the histograms' buckets."""
+SEARCHES = (0.0003, 0.001, 0.003, *SECONDS)
+"""The same of searches, which may take less."""
 
 
 class Metrics:
@@ -28,6 +30,10 @@ class Metrics:
         self._seconds = Histogram("polm_request_seconds", "Whole requests", registry=self._registry, buckets=SECONDS)
         self._first = Histogram(
             "polm_first_token_seconds", "Until the first text", registry=self._registry, buckets=SECONDS
+        )
+        self._passages = Counter("polm_passages", "Passages shown", registry=self._registry)
+        self._retrieval = Histogram(
+            "polm_retrieval_seconds", "Searches, by part", ("part",), registry=self._registry, buckets=SEARCHES
         )
         self._registry.register(_State(follower, traces, in_flight))
 
@@ -47,6 +53,17 @@ class Metrics:
         self._seconds.observe(seconds)
         if first is not None:
             self._first.observe(first)
+
+    def retrieved(self, seconds: Mapping[str, float], passages: int) -> None:
+        """Count a search.
+
+        Args:
+            seconds: how long it took, by part of the index.
+            passages: shown to the model.
+        """
+        self._passages.inc(passages)
+        for part, value in seconds.items():
+            self._retrieval.labels(part).observe(value)
 
     def refuse(self, status: int) -> None:
         """Count a request that was refused; `count` has those that the model was asked: 200, 499, 500, 504."""

@@ -14,7 +14,7 @@ from flows.serving.application import KEY, build
 from flows.serving.follower import Follower
 from flows.serving.requests import Admission, Limits
 from flows.serving.traces import Traces
-from tasks.stage.errors import ConfigError
+from tasks.stage.errors import ConfigError, GateError
 
 log = logging.getLogger("polm")
 
@@ -35,7 +35,7 @@ def serve(
 
     Raises:
         ConfigError: the port is taken, or others could reach the server and there is no key.
-        GateError: nothing is registered under the alias.
+        GateError: nothing is registered under the alias, or passages are to be shown and it has no index.
         ModelError: its model cannot be loaded.
     """
     key = os.environ.get(KEY) or None
@@ -50,6 +50,12 @@ def serve(
     with contextlib.closing(_listen(host, port)) as listener:
         recipe = workspace.active_recipe()
         follower = Follower(recipe, alias, batch=limits.batch, threads=threads, seconds=poll)
+        if limits.rag and follower.current.retriever is None:
+            follower.close()
+            raise GateError(
+                f"{follower.current.label} ({alias}) has no index to find passages in: promote a reader that was "
+                f"evaluated with one, or serve without --rag"
+            )
         traces = Traces(recipe)
         app = build(Admission(follower, traces, limits), key)
         grace = int(limits.timeout) + 5

@@ -12,11 +12,12 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http.client import BAD_REQUEST
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from flows.serving.spans import Record, spans_of
 from flows.tracking import client
 from tasks.stage import artifact, locks
 from tasks.stage.errors import ArtifactError
@@ -31,26 +32,6 @@ SECONDS = 0.5
 """Seconds between two looks at the spool."""
 FLUSH_SECONDS = 20.0
 """Seconds that the last traces have when the server ends; later ones stay in the spool."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One answered request."""
-
-    request: str
-    """Id of the answer: `chatcmpl-` and 32 hexadecimal digits."""
-    model: dict[str, str]
-    """`model_name`, `model_version`, `digest` and `export` of the version that answered."""
-    messages: list[dict[str, Any]]
-    """The conversation; in place of a picture stand its hash, size and type."""
-    settings: dict[str, Any]
-    text: str
-    reason: str
-    usage: dict[str, int]
-    start: int
-    """Arrival of the request, in nanoseconds since 1970."""
-    end: int
-    """End of the answer, in nanoseconds since 1970."""
 
 
 class Traces:
@@ -163,7 +144,7 @@ class Traces:
 
         experiment = client.experiment_id(api, self._recipe)
         try:
-            spans = [_span(Record(**json.loads(line))) for line in lines]
+            spans = [span for line in lines for span in spans_of(Record(**json.loads(line)))]
             TracingClient(api.tracking_uri).log_spans(experiment, spans)
             return len(lines)
         except (ValueError, TypeError, MlflowException) as e:  # of the former: half a line, as a full disk leaves it
@@ -196,35 +177,3 @@ def _size(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def _span(record: Record) -> Any:
-    """Build the trace's one span; MLflow makes the trace and its tags from it."""
-    from mlflow.entities import Span
-    from mlflow.tracing.constant import SpanAttributeKey as Key
-
-    number = record.request.removeprefix("chatcmpl-")
-    trace = f"tr-{number}"
-    tags = {"mlflow.traceName": "chat", "request_id": record.request, **record.model}
-    attributes = {
-        Key.REQUEST_ID: trace,
-        Key.SPAN_TYPE: "CHAT_MODEL",
-        Key.INPUTS: {"messages": record.messages, **record.settings},
-        Key.OUTPUTS: {"role": "assistant", "content": record.text},
-        "model": f"{record.model['model_name']}/{record.model['model_version']}",
-        "finish_reason": record.reason,
-        **record.usage,
-        **{f"{Key.TRACE_TAG_PREFIX}{name}": value for name, value in tags.items()},
-    }
-    return Span.from_dict(
-        {
-            "trace_id": trace,
-            "span_id": number[:16],
-            "parent_span_id": None,
-            "name": "chat",
-            "start_time_unix_nano": record.start,
-            "end_time_unix_nano": record.end,
-            "status": {"code": "ERROR" if record.reason == "failed" else "OK"},
-            "attributes": {name: json.dumps(value) for name, value in attributes.items()},
-        }
-    )

@@ -4,7 +4,8 @@ import time
 from typing import Any, cast
 
 from flows.serving.follower import LoadedVersion
-from flows.serving.traces import Record, Traces
+from flows.serving.spans import Record
+from flows.serving.traces import Traces
 from flows.tracking import client
 
 NAME = "polm-tiny"

@@ -11,7 +11,7 @@ import pytest
 
 from flows.doctor import checks, machine
 from flows.doctor.machine import Finding
-from flows.registry import gates
+from flows.registry import policy
 from flows.runners import slots
 from flows.services import dashboards
 from tasks.check import recipe as recipe_check
@@ -195,7 +195,7 @@ def test_a_recipe_without_gates_is_told(project: Path) -> None:
     shutil.copytree("params/tiny", "params/mine")
     shutil.copyfile(".polm/checked/tiny", ".polm/checked/mine")
     finding = found(checks.recipe_files("mine"), "gates")
-    assert finding.level == "warn" and str(gates.POLICY) in finding.found
+    assert finding.level == "warn" and str(policy.POLICY) in finding.found
 
 
 def test_a_state_that_is_no_folder(project: Path) -> None:

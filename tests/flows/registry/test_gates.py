@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows.registry import gates, sight
+from flows.registry import policy as policies
+from flows.registry import sight
 from flows.registry.evidence import Evidence, leaked_questions
 from tasks.stage import artifact
 from tasks.stage.config import read_yaml
@@ -117,19 +118,19 @@ def test_a_misspelt_policy_is_named(workspace: Path, old: str, new: str, said: s
     path = workspace / "gates.yaml"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ConfigError, match=said):
-        gates.load_policy("tiny", path)
+        policies.load_policy("tiny", path)
 
 
 def test_every_recipe_has_a_policy_that_fits_its_evaluation() -> None:
     recipes = sorted((REPO / "params").glob("*/evaluate.yaml"))
     assert recipes
     for path in recipes:
-        policy = gates.load_policy(path.parent.name, REPO / "mlflow/gates.yaml")
+        policy = policies.load_policy(path.parent.name, REPO / "mlflow/gates.yaml")
         tasks = [read_yaml(path.parent / task["file"]) for task in read_yaml(path)["tasks"]]
         metrics = {f"{task['task']}.{m['metric']}" for task in tasks for m in task["metric_list"]}
         assert policy.quality.metric in metrics
         for metric in metrics - {policy.quality.metric}:
-            gates.bound(metric, policy)
+            policies.bound(metric, policy)
         export = path.with_name("export_onnx.yaml")
         if export.exists():
             assert read_yaml(export)["forms"][policy.form]["thresholds"]["kl_per_token"] is not None
@@ -139,7 +140,7 @@ def test_every_data_set_that_an_export_is_compared_on_has_a_policy_that_fits_its
     sections = 0
     for path in sorted((REPO / "params").glob("*/recipe.yaml")):
         for data in set((read_yaml(path).get("export_media") or {}).values()):
-            policy = gates.load_policy(path.parent.name, REPO / "mlflow/gates.yaml", data)
+            policy = policies.load_policy(path.parent.name, REPO / "mlflow/gates.yaml", data)
             choices = read_yaml(path.parent / f"evaluate_{data}.yaml")["tasks"]
             tasks = {read_yaml(path.parent / choice["file"])["task"]: choice["controls"] for choice in choices}
             assert policy.sight is not None and policy.sight.control in tasks[policy.quality.metric.split(".")[0]]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.registry import lineage, promotion
+from flows.registry import lineage, lineage_tree, promotion
 from flows.tracking import client
 from tasks.stage import artifact
 from tasks.stage.errors import GateError
@@ -39,7 +39,7 @@ def test_an_answer_leads_to_the_same(project: Path, capsys: pytest.CaptureFixtur
     found = lineage.find(ANSWER)
     assert found.answer is not None and found.answer["text"] == "It is 5."
     assert lineage.find(found.answer["trace"]) == found
-    lineage.show(ANSWER)
+    lineage_tree.show(ANSWER)
     said = capsys.readouterr().out
     rows = artifact.read_manifest(Path("artifacts/data")).files["sft/train.jsonl"]
     for part in ("What is 2 + 3?", f"{NAME} v1  dpo, int8", f"sft/train.jsonl  sha256 {rows[:12]}  1 rows, CC0-1.0"):
@@ -49,7 +49,7 @@ def test_an_answer_leads_to_the_same(project: Path, capsys: pytest.CaptureFixtur
 
 def test_it_can_be_told_when_the_workspace_has_moved_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree("artifacts")
-    lineage.show("champion")
+    lineage_tree.show("champion")
     said = capsys.readouterr().out
     assert "sft/train.jsonl  sha256" in said and "neither in MLflow nor in the workspace" in said
 
@@ -96,5 +96,5 @@ def test_traces_of_others_are_no_answers(project: Path) -> None:
 
 def test_stages_without_runs_are_shown_as_such(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client.client().rename_experiment(client.client().get_experiment_by_name(NAME).experiment_id, "moved")
-    lineage.show("champion")
+    lineage_tree.show("champion")
     assert "no MLflow run in this store" in capsys.readouterr().out

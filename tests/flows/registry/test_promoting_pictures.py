@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.registry import lineage, promotion
+from flows.registry import lineage, lineage_tree, promotion
 from flows.registry.aliases import Aliases
 from flows.registry.version import champion
 from flows.tracking import client
@@ -61,7 +61,7 @@ def _lineage_shows_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     found = lineage.find(ANSWER)
     assert [step.manifest.stage for step in found.steps] == ["export_onnx", "vlm", "vlm", "sft", "base", "data", "data"]
     capsys.readouterr()
-    lineage.show(ANSWER)
+    lineage_tree.show(ANSWER)
     said = capsys.readouterr().out
     archive = artifact.sha256(Path("artifacts/media/pictures/media.zip"))
     for part in (

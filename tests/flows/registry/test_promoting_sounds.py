@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.registry import gates, promotion
+from flows.registry import policy as policies
+from flows.registry import promotion
 from flows.registry.evidence import leaked_questions
 from flows.registry.version import champion
 from flows.tracking import client
@@ -46,7 +47,7 @@ def test_a_sound_that_trains_is_found_whatever_is_asked_about_it(tmp_path: Path)
 
 
 def test_the_recipes_policy_names_every_metric_of_its_sounds() -> None:
-    policy = gates.load_policy("tiny", REPO / "mlflow/gates.yaml", data="spoken")
+    policy = policies.load_policy("tiny", REPO / "mlflow/gates.yaml", data="spoken")
     assert policy.sight is not None and policy.sight.control == "other"
     for metric in ("transcripts.wer", "transcripts.exact_match", "spoken_sums.adds_up"):
-        gates.bound(metric, policy)
+        policies.bound(metric, policy)

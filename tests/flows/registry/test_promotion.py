@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flows.graph import Graph
-from flows.registry import promotion
+from flows.registry import promotion, registration
 from flows.registry.version import champion
 from flows.tracking import client
 from tasks.stage import artifact
@@ -66,7 +66,7 @@ def test_a_rollback_says_its_seconds_and_loads_no_more_than_it_needs(project: Pa
     promotion.promote("dpo")
     code = """
 import sys
-from flows.registry import promotion
+from flows.registry import promotion, registration
 promotion.rollback()
 print([name for name in ("torch", "transformers", "prefect", "dvc", "onnxruntime") if name in sys.modules])
 """
@@ -203,14 +203,14 @@ def test_a_champion_moved_during_the_gates_is_not_overwritten(project: Path, mon
     promotion.promote("sft")
     promotion.promote("dpo")
     promotion.rollback()
-    true = promotion._register
+    true = registration.register
 
     def slow(api: Any, *args: Any) -> str:
         version = true(api, *args)
         api.set_registered_model_alias(NAME, "champion", "2")
         return version
 
-    monkeypatch.setattr(promotion, "_register", slow)
+    monkeypatch.setattr(registration, "register", slow)
     with pytest.raises(GateError, match="somebody else moved the champion"):
         promotion.promote("dpo")
     assert aliases()["champion"] == "2"

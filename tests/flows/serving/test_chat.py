@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flows.serving import chat
 from flows.serving.answer import Delta, Generation, Sampling
+from flows.serving.conversation import Conversation
 from flows.serving.engine import Engine
 from tasks.export import genai
 from tasks.stage.errors import DataError, ModelError
@@ -97,7 +98,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folder: Path, monkeypatch: py
 
 
 def test_the_oldest_turns_go_when_the_context_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    conversation = chat.Conversation(folder, max_new_tokens=500, temperature=0.0)
+    conversation = Conversation(folder, max_new_tokens=500, temperature=0.0)
     submit = Engine.submit
 
     def short(engine: Engine, ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], None]) -> Any:
@@ -118,7 +119,7 @@ def test_the_oldest_turns_go_when_the_context_is_full(folder: Path, monkeypatch:
 
 
 def test_a_question_that_fails_leaves_the_conversation_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    conversation = chat.Conversation(folder, max_new_tokens=4, temperature=0.0)
+    conversation = Conversation(folder, max_new_tokens=4, temperature=0.0)
     list(conversation.ask(QUESTION))
     before = [*conversation.messages]
 
@@ -163,7 +164,7 @@ def test_the_question_comes_from_the_words_or_the_pipe(words: list[str], piped: 
 def test_what_would_not_reach_the_model_is_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, question: str, message: str
 ) -> None:
-    conversation = chat.Conversation(folder, max_new_tokens=4, temperature=0.0)
+    conversation = Conversation(folder, max_new_tokens=4, temperature=0.0)
     with pytest.raises(DataError, match=message):
         list(conversation.ask(question))
     assert not conversation.messages and list(conversation.ask(QUESTION)), "the conversation goes on"

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from bench.serve import make_registry, serving
 from flows.serving import chat
+from flows.serving.conversation import Conversation
 from tasks import base, evaluate
 from tasks.export import builder, genai
 from tasks.models.chat_template import CHATML
@@ -155,7 +156,7 @@ def test_a_folder_that_no_stage_took_in_is_evaluated_the_same(case: dict[str, An
 
 def test_polm_chat_answers_as_pytorch_does(case: dict[str, Any]) -> None:
     answers = []
-    conversation = chat.Conversation(Path("onnx/fp32"), max_new_tokens=LONGEST, temperature=0)
+    conversation = Conversation(Path("onnx/fp32"), max_new_tokens=LONGEST, temperature=0)
     for question in QUESTIONS:
         conversation.forget()
         answers.append("".join(conversation.ask(question)))

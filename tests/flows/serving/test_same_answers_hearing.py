@@ -18,7 +18,7 @@ from openai import BadRequestError, OpenAI
 from rich.console import Console
 
 from bench.serve import NAME, client, make_registry, promote, serving
-from flows.serving import chat
+from flows.serving import chat, talk
 from flows.serving.hearing import HearingConversation
 from flows.serving.hearing_chat import HearingChat
 from tasks.multimodal.images import Archive
@@ -77,7 +77,7 @@ def test_polm_chat_answers_as_pytorch_does(
     case: dict[str, Any], lively_ears: Path, hearing_onnx: Path, exported: bool
 ) -> None:
     folder = hearing_onnx / "fp32" if exported else lively_ears
-    conversation = chat.begin(folder, [], LONGEST, 0.0)
+    conversation = talk.begin(folder, [], LONGEST, 0.0)
     assert isinstance(conversation, HearingChat if exported else HearingConversation)
     found = []
     for row in case["rows"]:
@@ -97,7 +97,7 @@ def test_polm_chat_answers_as_pytorch_does(
 
 def test_an_export_that_hears_takes_no_pictures(hearing_onnx: Path) -> None:
     with pytest.raises(ModelError, match="this model takes no pictures"):
-        chat.begin(hearing_onnx / "fp32", [Path("a.png")], LONGEST, 0.0)
+        talk.begin(hearing_onnx / "fp32", [Path("a.png")], LONGEST, 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from openai import OpenAI
 from rich.console import Console
 
 from bench.serve import NAME, make_registry, serving
-from flows.serving import chat
+from flows.serving import chat, talk
 from flows.serving.seeing import SeeingConversation
 from flows.serving.seeing_chat import SeeingChat
 from tasks.multimodal.images import Archive
@@ -68,7 +68,7 @@ def test_polm_chat_answers_as_pytorch_does(
     case: dict[str, Any], lively_model: Path, seeing_onnx: Path, exported: bool
 ) -> None:
     folder = seeing_onnx / "fp32" if exported else lively_model
-    conversation = chat.begin(folder, [], LONGEST, 0.0)
+    conversation = talk.begin(folder, [], LONGEST, 0.0)
     assert isinstance(conversation, SeeingChat if exported else SeeingConversation)
     found = []
     for row in case["rows"]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from flows.serving import chat
+from flows.serving import chat, talk
 from flows.serving.seeing import SeeingConversation, read_image
 from tasks.models.multimodal import load_multimodal
 from tasks.stage import artifact
@@ -121,7 +121,7 @@ def test_a_conversation_that_is_too_long_says_so(seeing: Path, digit: Path) -> N
 
 def test_a_picture_for_a_model_without_eyes_is_refused(chat_onnx: Path, digit: Path) -> None:
     with pytest.raises(ModelError, match="this model takes no pictures"):
-        chat.begin(chat_onnx / "fp32", [digit], 8, 0.0)
+        talk.begin(chat_onnx / "fp32", [digit], 8, 0.0)
 
 
 def test_the_terminal_shows_a_picture(seeing: Path, digit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from flows.serving import traces as trace_store
-from flows.serving.traces import Record, Traces
+from flows.serving.spans import Record
+from flows.serving.traces import Traces
 from flows.tracking import client
 
 MODEL = {"model_name": "polm-tiny", "model_version": "1", "digest": "d", "export": "e"}
