@@ -45,10 +45,6 @@ def _label(graph: recipe.Graph, name: str, model: recipe.Model | None) -> str:
         if "claim" in model.values:
             over = f" over {model.values['over']}" if "over" in model.values else ""
             parts.append(f"[green]claims {escape(model.values['claim'] + over)}[/]")
-    uses = [
-        word
-        for word, names in (("evaluated", _evaluated(graph)), ("exported", graph.exported))
-        if name in names
-    ]
+    uses = [word for word, names in (("evaluated", _evaluated(graph)), ("exported", graph.exported)) if name in names]
     parts += [f"[dim]({', '.join(uses)})[/]"] if uses else ["[yellow](not evaluated)[/]"]
     return "  ".join(parts)

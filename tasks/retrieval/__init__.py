@@ -1,1 +1,1 @@
-"""How documents reach a prompt: read, cut into chunks, found by their words and their meaning, and shown to a reader."""
+"""How documents reach a prompt: read, cut into chunks, found by words and by meaning, and shown to a reader."""
