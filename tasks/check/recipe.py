@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tasks.check import graph as graph_check
+from tasks.check import media, questions
 from tasks.check.rows import BASE, DATA, check_rows
 from tasks.ingestion.sources import GeneratorSource, find_generator
 from tasks.rewards.composite import RewardSpec, named_graders
@@ -65,12 +66,15 @@ def check(folder: Path) -> list[str]:
             errors.append(str(e))
     if errors := errors or list(graph_check.check_methods(graph, blocks)):
         return errors
-    for unused in graph_check.unused_methods(graph):
-        log.warning("warning: %s", unused)
+    for noticed in (graph_check.unused_methods, media.unused_sections, media.other_rates):
+        for notice in noticed(graph):
+            log.warning("warning: %s", notice)
     for compared in (
-        graph_check.check_datasets, graph_check.check_sounds, graph_check.check_metrics, graph_check.check_forms,
+        graph_check.check_datasets, graph_check.check_sounds, media.check_architectures, graph_check.check_metrics,
+        graph_check.check_forms,
     ):  # fmt: skip
         errors += compared(graph)
+    errors += [] if errors else questions.check_questions(graph)
     others = {f"{name}.yaml" for name, model in graph.models.items() if recipe.DATA_KEY in model.values}
     return errors or check_rows(folder, {file: stage for file, stage in readers.items() if file not in others})
 

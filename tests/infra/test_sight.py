@@ -50,9 +50,10 @@ def run(tmp_path: Path) -> Artifacts:
 
 
 def test_what_is_seen_stands_beside_the_controls_and_what_was_not_asked_is_a_dash(run: Artifacts) -> None:
-    assert sight.sight(run).splitlines()[2:] == [
-        "| `vlm` | `digits.exact_match` | all | 0.900 | 0.100 | – | 0.050 | – | – | – | seen |",
-        "| `vlm` | `digits.exact_match` | kind=which | 0.950 | 0.900 | – | 0.060 | – | – | – | no better than with noise |",
+    rows = [row.removeprefix("| `vlm` | `digits.exact_match` | ") for row in sight.sight(run).splitlines()[2:]]
+    assert rows == [
+        "all | 0.900 | 0.100 | – | 0.050 | – | – | – | seen |",
+        "kind=which | 0.950 | 0.900 | – | 0.060 | – | – | – | no better than with noise |",
     ]
 
 

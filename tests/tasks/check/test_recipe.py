@@ -266,7 +266,7 @@ def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == (
         "warning: params/tiny/recipe.yaml: left out here, without no_such_module_of_polm: spoken; "
-        "`pip install no_such_module_of_polm`\n"
+        "no_such_module_of_polm is in no extra of polm: install the package that has it, or correct `needs`\n"
     )
 
 
