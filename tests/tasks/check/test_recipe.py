@@ -29,8 +29,10 @@ def recipes(workspace: Path) -> Path:
 
 
 def write(path: Path, data: dict[str, Any]) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # within braces, DVC's parser takes no plain `sft:rationales`
     with path.open("w") as f:
-        YAML(typ="safe", pure=True).dump(data, f)
+        yaml.dump(data, f)
 
 
 def only_error(path: Path) -> str:
