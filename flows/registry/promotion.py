@@ -11,7 +11,6 @@ import logging
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -20,17 +19,14 @@ from typing import Any
 from rich.console import Console
 
 from flows import workspace
-from flows.registry import evidence, gates
+from flows.registry import evidence, gates, trial, verdict
 from flows.registry.aliases import Aliases
 from flows.registry.evidence import Evidence, Scores
-from flows.registry.gates import Policy, Verdict
+from flows.registry.gates import Policy
+from flows.registry.verdict import Verdict
 from flows.tracking import client
 from flows.tracking.git import git_state
-from tasks.export.multimodal_reader import Reader
-from tasks.export.multimodal_session import Session, is_hearing, is_seeing
-from tasks.export.prompt_reader import MediaPrompt
-from tasks.export.sound_reader import SoundReader
-from tasks.multimodal import hearing, prompts
+from tasks.export.multimodal_session import is_hearing, is_seeing
 from tasks.stage import artifact, locks
 from tasks.stage.errors import GateError
 
@@ -78,7 +74,7 @@ def promote(model: str) -> None:
             console.print(f"{name} v{before['champion']} already is this model ({model}, {policy.form}): nothing to do")
             return
         verdicts = gates.judge(proof, policy)
-        console.print(gates.table(model, verdicts))
+        console.print(verdict.table(model, verdicts))
         _refuse(model, verdicts)
         version = _register(api, recipe, proof, policy, verdicts, data)
         if aliases.read().get("champion") != before.get("champion"):
@@ -193,22 +189,20 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
     export = artifact.ONNX / proof.model / policy.form
     perceives = is_seeing(export) or is_hearing(export)
     if perceives:
-        _try_out(export)
+        trial.try_out(export)
     with mlflow.start_run(
         experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
     ) as run:
         with tempfile.TemporaryDirectory() as temp:
             _gather(Path(temp), proof, policy, verdicts)
             mlflow.log_artifacts(temp, "evidence")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?is).*type hint", UserWarning)  # of one that refuses every request
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(SEEING if perceives else SERVED),
-                artifacts={"onnx": str(export)},
-                input_example=None if perceives else EXAMPLE,
-                pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
-            )
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(SEEING if perceives else SERVED),
+            artifacts={"onnx": str(export)},
+            input_example=None if perceives else EXAMPLE,
+            pip_requirements=[f"{package}=={installed(package)}" for package in PINNED],
+        )
     _create(api, name, f"What recipe {recipe} serves: the alias `champion`.")
     quality = next(v for v in verdicts if v.gate == "quality")
     version = api.create_model_version(
@@ -220,24 +214,6 @@ def _register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: 
         model_id=logged.model_id,
     )
     return str(version.version)
-
-
-def _try_out(export: Path) -> None:
-    """Have a model answer a question about a grey picture or a second of noise. Raises ModelError when it cannot."""
-    question = [{"role": "user", "content": "Hello!"}]
-    session = Session(export)
-    prompt: MediaPrompt
-    if is_hearing(export):
-        import numpy as np
-
-        ears = SoundReader(export)
-        noise = np.random.default_rng(0).uniform(-0.1, 0.1, ears.sampling_rate).astype(np.float32)
-        prompt = ears.read(hearing.conversation(question, 1), [noise])
-    else:
-        from PIL import Image
-
-        prompt = Reader(export).read(prompts.shown(question, 1), [Image.new("RGB", (32, 32), (128, 128, 128))])
-    list(session.generate(session.embeddings(prompt), max_new_tokens=8))
 
 
 def _create(api: Any, name: str, description: str) -> None:
