@@ -7,6 +7,7 @@ any other model's; asked through MLflow, it says where it answers.
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -23,8 +24,11 @@ class SeeingChat(PythonModel):
             if not (folder / name).is_file():
                 raise MlflowException.invalid_parameter_value(f"{folder}: no {name}; promote the model again")
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
-        """Refuse every request. Raises MlflowException, which the server turns into status 400."""
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+        """Refuse every request. Raises MlflowException, which the server turns into status 400.
+
+        The type of `model_input` is one of which MLflow infers no signature: of `Any`, or of none, it warns.
+        """
         raise MlflowException.invalid_parameter_value(
             "this model sees or hears, and MLflow's chat format has no pictures and no sounds: `polm serve` answers "
             "OpenAI's requests with `image_url` or `input_audio` parts"

@@ -1,5 +1,6 @@
 """The worked example of CONTRIBUTING.md, as it stands there: the method runs, and its own test passes."""
 
+import contextlib
 import importlib.util
 import inspect
 import re
@@ -39,15 +40,27 @@ def load(path: Path, code: str, name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.usefixtures("lowrank")
-def test_the_test_of_the_example_passes(make_run: Callable[[str], Any], chat_model: Path, tmp_path: Path) -> None:
+RANK = "config.rank * len(s)"
+"""What the example's method keeps."""
+
+
+@pytest.mark.parametrize("kept", [RANK, "len(s)"])
+def test_the_test_of_the_example_passes_and_fails_where_the_method_is_broken(
+    kept: str, make_run: Callable[[str], Any], chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert METHOD.count(RANK) == 1
+    module = load(tmp_path / "lowrank.py", METHOD.replace(RANK, kept), "tasks.lowrank")
+    monkeypatch.setitem(sys.modules, "tasks.lowrank", module)
+    monkeypatch.setattr("tasks.lowrank", module, raising=False)
     example = load(tmp_path / "test_lowrank.py", TEST, "test_lowrank")
     (test,) = [function for name, function in vars(example).items() if name.startswith("test_")]
-    test(make_run, chat_model)
+    with contextlib.nullcontext() if kept == RANK else pytest.raises(AssertionError):
+        test(make_run, chat_model)
 
 
 def test_the_settings_of_the_example_are_valid(lowrank: ModuleType) -> None:
-    lowrank.Config(**YAML(typ="safe").load(SETTINGS))
+    settings = YAML(typ="safe").load(SETTINGS)
+    assert lowrank.Config(**settings).model_dump() == settings
 
 
 def test_the_block_of_the_example_gives_the_flags_that_the_method_takes(lowrank: ModuleType) -> None:

@@ -6,17 +6,13 @@ means that the interval of a paired bootstrap over the same rows lies above the 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
-from flows.registry import evidence, grounding, sight
+from flows.registry import evidence, grounding, provenance, sight
 from flows.registry.evidence import Evidence
-from flows.registry.policy import POLICY, Policy, Verdict, bound
+from flows.registry.policy import POLICY, Policy, bound
+from flows.registry.verdict import Verdict
 from tasks.export import parity
 from tasks.grading.bootstrap import Interval, paired_difference
-from tasks.stage import artifact
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
 
@@ -29,21 +25,11 @@ def judge(e: Evidence, policy: Policy) -> list[Verdict]:
         *_grounding(e, policy),
         *_parity(e, policy),
         _served_score(e, policy),
-        _contamination(e),
-        _lineage(e),
-        _workspace(e),
-        _commit(e, policy),
+        provenance.contamination(e),
+        provenance.lineage(e),
+        provenance.workspace(e),
+        provenance.commit(e, policy.allow_dirty),
     ]
-
-
-def table(model: str, verdicts: list[Verdict]) -> Table:
-    """Show the verdicts as a table for the terminal."""
-    shown = Table(title=f"gates for {model}", title_justify="left")
-    for column in ("gate", "required", "found", ""):
-        shown.add_column(column, overflow="fold")
-    for v in verdicts:
-        shown.add_row(v.gate, v.required, escape(v.found), "[green]pass[/]" if v.passed else "[red]FAIL[/]")
-    return shown
 
 
 def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
@@ -135,56 +121,6 @@ def _served_score(e: Evidence, policy: Policy) -> Verdict:
         return Verdict("served score", required, difference, False)
     found = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
     return Verdict("served score", required, found, difference.value >= -policy.served_loss)
-
-
-def _contamination(e: Evidence) -> Verdict:
-    """Judge whether an evaluation question trains, by the rows themselves; all stages must have used the same split."""
-    required = "no evaluation question among the training rows"
-    known = {_data_digest(e), *(m.digest for m in e.chain.values() if m.stage == "data")}
-    others = {name for name, m in e.chain.items() if "data" in m.inputs and m.inputs["data"] not in known}
-    if others or e.data is None:
-        names = ", ".join(sorted(others)) or "the evaluation"
-        return Verdict("contamination", required, f"{names}: made from another data artifact; run `polm run`", False)
-    trained = [Path(name) for name, m in e.chain.items() if m.stage == "data"]
-    # The questions of a reader show passages; as they were before, they are in the data that its rows were made from.
-    sources = {m.inputs.get("data") for m in e.chain.values() if m.digest == _data_digest(e)}
-    asked = [e.data, *(Path(name) for name, m in e.chain.items() if m.digest in sources)]
-    looked = [evidence.leaked_questions(data, [e.data, *trained]) for data in asked]
-    leaks = sorted({leak for found, _, _ in looked for leak in found})
-    questions, rows = sum(count for _, count, _ in looked), looked[0][2]
-    removals = sum(len(artifact.read_json(path / "report.json").get("contaminated", ())) for path in asked)
-    if leaks:
-        return Verdict("contamination", required, f"{len(leaks)} of {questions} train too, e.g. “{leaks[0]}”", False)
-    found = f"0 of {questions} in {rows} rows ({removals} rows were removed)"
-    return Verdict("contamination", required, found, questions > 0)
-
-
-def _data_digest(e: Evidence) -> str:
-    return e.chain[str(artifact.METRICS / e.model)].inputs["data"]
-
-
-def _lineage(e: Evidence) -> Verdict:
-    """Judge whether all that the candidate was made from is still there, down to something made from no artifact."""
-    present = {m.digest for m in e.chain.values()}
-    gone = [
-        f"{name}: {key}" for name, m in e.chain.items() for key, digest in m.inputs.items() if digest not in present
-    ]
-    found = f"not in the workspace: {', '.join(gone)}" if gone else f"{len(e.chain)} verified artifacts"
-    return Verdict("lineage", "every input down to the data, verified", found, not gone)
-
-
-def _workspace(e: Evidence) -> Verdict:
-    found = f"changed since: {', '.join(e.stale)}; run `polm run`" if e.stale else "equal"
-    return Verdict("workspace", "code, params and artifacts as in dvc.lock", found, not e.stale)
-
-
-def _commit(e: Evidence, policy: Policy) -> Verdict:
-    required = "a git commit" + ("" if policy.allow_dirty else ", nothing uncommitted")
-    if e.git["commit"] == "none":
-        return Verdict("commit", required, e.git["git_error"], False)
-    dirty = e.git["dirty"] == "true"
-    changes = f" and {e.git.get('git_error', 'changes')}" if dirty else ""
-    return Verdict("commit", required, e.git["commit"][:12] + changes, policy.allow_dirty or not dirty)
 
 
 def _parity(e: Evidence, policy: Policy) -> Iterator[Verdict]:

@@ -1,6 +1,5 @@
 """What a model must show before it becomes the champion: one section of `mlflow/gates.yaml` for each recipe."""
 
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -55,16 +54,6 @@ class Policy(Strict):
     there needed."""
     grounding: Bounds | None = None
     """Bounds of a reader, which answers from the passages of an index; of a section for its rows, and there needed."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One gate's decision."""
-
-    gate: str
-    required: str
-    found: str
-    passed: bool
 
 
 def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Policy:

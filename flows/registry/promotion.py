@@ -16,11 +16,12 @@ from typing import Any
 from rich.console import Console
 
 from flows import workspace
-from flows.registry import evidence, gates, policy, registration
+from flows.registry import evidence, gates, policy, registration, verdict
 from flows.registry.aliases import Aliases
 from flows.registry.evidence import Evidence, Scores
-from flows.registry.policy import Policy, Verdict
+from flows.registry.policy import Policy
 from flows.registry.registration import MEDIA
+from flows.registry.verdict import Verdict
 from flows.registry.version import INDEX
 from flows.tracking import client
 from flows.tracking.git import git_state
@@ -56,7 +57,7 @@ def promote(model: str) -> None:
             console.print(f"{name} v{before['champion']} already is this model ({model}, {rules.form}): nothing to do")
             return
         verdicts = gates.judge(proof, rules)
-        console.print(gates.table(model, verdicts))
+        console.print(verdict.table(model, verdicts))
         _refuse(model, verdicts)
         version = registration.register(api, recipe, proof, rules, verdicts, data)
         if aliases.read().get("champion") != before.get("champion"):

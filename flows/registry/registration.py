@@ -9,16 +9,13 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from flows.registry import evidence, grounding
+from flows.registry import evidence, grounding, trial
 from flows.registry.evidence import Evidence
-from flows.registry.policy import Policy, Verdict
+from flows.registry.policy import Policy
+from flows.registry.verdict import Verdict
 from flows.registry.version import INDEX, RAG
 from flows.tracking import client
-from tasks.export.multimodal_reader import Reader
-from tasks.export.multimodal_session import Session, is_hearing, is_seeing
-from tasks.export.prompt_reader import MediaPrompt
-from tasks.export.sound_reader import SoundReader
-from tasks.multimodal import hearing, prompts
+from tasks.export.multimodal_session import is_hearing, is_seeing
 from tasks.stage import artifact
 
 SERVED = Path("mlflow/chat_model.py")
@@ -74,7 +71,7 @@ def register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: l
     export = artifact.ONNX / proof.model / policy.form
     perceives = is_seeing(export) or is_hearing(export)
     if perceives:
-        _try_out(export)
+        trial.try_out(export)
     with mlflow.start_run(
         experiment_id=experiment, run_name=f"promote {proof.model}", tags={"kind": "promotion", **tags}
     ) as run:
@@ -104,24 +101,6 @@ def register(api: Any, recipe: str, proof: Evidence, policy: Policy, verdicts: l
         model_id=logged.model_id,
     )
     return str(version.version)
-
-
-def _try_out(export: Path) -> None:
-    """Have a model answer a question about a grey picture or a second of noise. Raises ModelError when it cannot."""
-    question = [{"role": "user", "content": "Hello!"}]
-    session = Session(export)
-    prompt: MediaPrompt
-    if is_hearing(export):
-        import numpy as np
-
-        ears = SoundReader(export)
-        noise = np.random.default_rng(0).uniform(-0.1, 0.1, ears.sampling_rate).astype(np.float32)
-        prompt = ears.read(hearing.conversation(question, 1), [noise])
-    else:
-        from PIL import Image
-
-        prompt = Reader(export).read(prompts.shown(question, 1), [Image.new("RGB", (32, 32), (128, 128, 128))])
-    list(session.generate(session.embeddings(prompt), max_new_tokens=8))
 
 
 def _create(api: Any, name: str, description: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tasks.stage.errors import DataError, ModelError
+
 Reason = Literal["stop", "length", "cancelled", "failed"]
 
 
@@ -90,28 +92,63 @@ def overlap(text: str, stops: Sequence[str]) -> int:
     return max((n for s in stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])), default=0)
 
 
-def collect(
-    inbox: queue.SimpleQueue[Generation | None], waiting: list[Generation], closing: bool, *, idle: bool
-) -> bool:
-    """Move what is in an engine's inbox to those that wait, and end those that were cancelled meanwhile.
+class Inbox:
+    """Answers that wait for the thread of an engine, and whether it takes more."""
 
-    Args:
-        inbox: of the engine; None says that there will be no more.
-        waiting: answers that wait for their turn; changed in place.
-        closing: whether there will be no more already.
-        idle: whether to sleep until something comes.
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
 
-    Returns:
-        Whether there will be no more.
-    """
-    with contextlib.suppress(queue.Empty):
-        while not closing:
-            generation = inbox.get(block=idle and not waiting)
-            if generation is None:
-                closing = True
-            else:
-                waiting.append(generation)
-    for generation in [generation for generation in waiting if generation.cancelled.is_set()]:
-        waiting.remove(generation)
-        generation.end("cancelled")
-    return closing
+    def put(self, generation: Generation, context: int) -> Generation:
+        """Let an answer wait for its turn.
+
+        Args:
+            generation: the answer, whose prompt says by `len` how many tokens it has.
+            context: tokens that the model can see.
+
+        Raises:
+            DataError: prompt and answer are longer than the context.
+            ModelError: the engine is closed.
+        """
+        length, longest = len(generation.ids), generation.sampling.max_new_tokens
+        if length + longest > context:
+            raise DataError(
+                f"{length} tokens of messages and {longest} of the answer are more than the model's context of "
+                f"{context}; shorten one of them"
+            )
+        with self._lock:
+            if self._closed:
+                raise ModelError("this model is no longer served; ask again")
+            self._queue.put(generation)
+        return generation
+
+    def close(self) -> None:
+        """Take no more; what waits is still answered."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+
+    def collect(self, waiting: list[Generation], closing: bool, *, idle: bool) -> bool:
+        """Take out what is there, and end those that were cancelled meanwhile; called by the engine's thread.
+
+        Args:
+            waiting: answers that wait for their turn; changed in place.
+            closing: whether there will be no more already.
+            idle: whether to sleep until something comes.
+
+        Returns:
+            Whether there will be no more.
+        """
+        with contextlib.suppress(queue.Empty):
+            while not closing:
+                generation = self._queue.get(block=idle and not waiting)
+                if generation is None:
+                    closing = True
+                else:
+                    waiting.append(generation)
+        for generation in [generation for generation in waiting if generation.cancelled.is_set()]:
+            waiting.remove(generation)
+            generation.end("cancelled")
+        return closing

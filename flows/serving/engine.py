@@ -9,17 +9,15 @@ paged cache, which these graphs do not have: 16 rows at once give 1.6 times its 
 
 import json
 import logging
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.serving.answer import Delta, Generation, Sampling, collect
+from flows.serving.answer import Delta, Generation, Inbox, Sampling
 from flows.serving.media import Media, MediaError
 from tasks.export import genai
-from tasks.stage.errors import DataError, ModelError
 
 log = logging.getLogger("polm")
 GROUPS = 2
@@ -52,9 +50,8 @@ class Engine:
         settings = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self._vocabulary = int(settings["model"]["vocab_size"])
         self._ends = {int(i) for i in self._tokenizer.eos_token_ids}
-        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._lock = threading.Lock()
-        self._closed = False
         self._thread = threading.Thread(target=self._work, args=(model, batch), name="engine", daemon=True)
         self._thread.start()
 
@@ -84,26 +81,15 @@ class Engine:
             DataError: prompt and answer are longer than the context.
             ModelError: the engine is closed.
         """
-        if len(ids) + sampling.max_new_tokens > self.context:
-            raise DataError(
-                f"{len(ids)} tokens of messages and {sampling.max_new_tokens} of the answer are more than the model's "
-                f"context of {self.context}; shorten one of them"
-            )
         if sampling.top_k is not None:  # beyond the vocabulary ONNX Runtime GenAI reads what is not there
             sampling = replace(sampling, top_k=min(sampling.top_k, self._vocabulary))
         with self._lock:
-            if self._closed:
-                raise ModelError("this model is no longer served; ask again")
-            generation = Generation(ids, sampling, on_delta, genai.Stream(self._tokenizer, self._drops_space))
-            self._inbox.put(generation)
-        return generation
+            stream = genai.Stream(self._tokenizer, self._drops_space)
+        return self._inbox.put(Generation(ids, sampling, on_delta, stream), self.context)
 
     def close(self) -> None:
         """Refuse new requests, finish those on their way, and free the model. Waits for it."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._inbox.put(None)
+        self._inbox.close()
         self._thread.join()
 
     def _work(self, model: Any, batch: int) -> None:
@@ -111,7 +97,7 @@ class Engine:
         waiting: list[Generation] = []
         closing = False
         while not closing or waiting or groups:
-            closing = collect(self._inbox, waiting, closing, idle=not groups and not waiting)
+            closing = self._inbox.collect(waiting, closing, idle=not groups and not waiting)
             if waiting and len(groups) < GROUPS:
                 members = together(waiting, batch - sum(group.size for group in groups), self.context)
                 waiting = [generation for generation in waiting if generation not in members]

@@ -33,8 +33,13 @@ class HearingConversation(SeeingConversation):
         self.show(path)
 
     def _read(self, path: Path) -> Any:
-        """Read a recording as the data stage does. Raises DataError."""
-        return read_sound(path, self._processor.feature_extractor.sampling_rate)
+        """Read a recording as the data stage does. Raises DataError, also where the model would not hear it whole."""
+        samples = read_sound(path, self._processor.feature_extractor.sampling_rate)
+        try:
+            hearing.counted(self._processor, [samples], str(path))
+        except DataError as e:
+            raise DataError(str(e).replace("leave the row out of the data", "record it again")) from None
+        return samples
 
     def _encoded(self, text: str, shown: Sequence[Any]) -> Any:
         """Return the tensors of a conversation. Raises DataError where it has several recordings."""

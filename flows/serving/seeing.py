@@ -79,8 +79,8 @@ class SeeingConversation:
         room = min(self._max_new_tokens, self._context - length)
         if room < 1:
             raise DataError(
-                f"the conversation is {length} tokens long, pictures among them, the context only {self._context}; "
-                f"/reset forgets it"
+                f"the conversation is {length} tokens long, with all that is shown or played in it, the context only "
+                f"{self._context}; /reset forgets it"
             )
         stop = threading.Event()
         streamer = TextIteratorStreamer(self._processor.tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -6,19 +6,18 @@ nothing is gained by answering together.
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.serving.answer import Delta, Generation, Sampling, collect
+from flows.serving.answer import Delta, Generation, Inbox, Sampling
 from flows.serving.engine import COLD, NARROW
 from flows.serving.media import Media, MediaError, decoded
 from tasks.export.multimodal_reader import Pictured, Reader
 from tasks.export.multimodal_session import Drawing, Session
 from tasks.export.prompt_reader import MediaPrompt
-from tasks.stage.errors import DataError, ModelError
+from tasks.stage.errors import DataError
 
 log = logging.getLogger("polm")
 
@@ -43,9 +42,7 @@ class SeeingEngine:
         self._reader = self._open(folder)
         session = Session(folder, threads)
         self.context = session.context
-        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._closed = False
+        self._inbox = Inbox()
         self._thread = threading.Thread(target=self._work, args=(session, batch), name="engine", daemon=True)
         self._thread.start()
 
@@ -77,24 +74,11 @@ class SeeingEngine:
 
     def submit(self, prompt: MediaPrompt, sampling: Sampling, on_delta: Callable[[Delta], None]) -> Generation:
         """Let a prompt be answered; for the arguments and what is raised see `Engine.submit`."""
-        if len(prompt) + sampling.max_new_tokens > self.context:
-            raise DataError(
-                f"{len(prompt)} tokens of messages and {sampling.max_new_tokens} of the answer are more than the "
-                f"model's context of {self.context}; shorten one of them"
-            )
-        with self._lock:
-            if self._closed:
-                raise ModelError("this model is no longer served; ask again")
-            generation = Generation(prompt, sampling, on_delta, self._reader.stream())
-            self._inbox.put(generation)
-        return generation
+        return self._inbox.put(Generation(prompt, sampling, on_delta, self._reader.stream()), self.context)
 
     def close(self) -> None:
         """Refuse new requests, finish those on their way, and free the model. Waits for it."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._inbox.put(None)
+        self._inbox.close()
         self._thread.join()
 
     def _work(self, session: Session, batch: int) -> None:
@@ -102,7 +86,7 @@ class SeeingEngine:
         drawn: list[tuple[Generation, Iterator[int]]] = []
         closing = False
         while not closing or waiting or drawn:
-            closing = collect(self._inbox, waiting, closing, idle=not waiting and not drawn)
+            closing = self._inbox.collect(waiting, closing, idle=not waiting and not drawn)
             while waiting and len(drawn) < batch:
                 generation = waiting.pop(0)
                 drawn.append((generation, _tokens(session, generation)))

@@ -21,10 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tasks.check import graph as graph_check
+from tasks.check import media, questions
 from tasks.check.rows import BASE, DATA, check_rows
 from tasks.ingestion.sources import GeneratorSource, find_generator
 from tasks.rewards.composite import RewardSpec, named_graders
-from tasks.stage import artifact, dag, needs, recipe
+from tasks.stage import artifact, dag, devices, needs, recipe, value_types
 from tasks.stage.config import StageConfig, check_trainer, load, nearest, suggest
 from tasks.stage.errors import ConfigError, DataError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
@@ -65,12 +66,15 @@ def check(folder: Path) -> list[str]:
             errors.append(str(e))
     if errors := errors or list(graph_check.check_methods(graph, blocks)):
         return errors
-    for unused in graph_check.unused_methods(graph):
-        log.warning("warning: %s", unused)
+    for noticed in (graph_check.unused_methods, media.unused_sections, media.other_rates):
+        for notice in noticed(graph):
+            log.warning("warning: %s", notice)
     for compared in (
-        graph_check.check_datasets, graph_check.check_sounds, graph_check.check_metrics, graph_check.check_forms,
+        graph_check.check_datasets, graph_check.check_sounds, media.check_architectures, graph_check.check_metrics,
+        graph_check.check_forms,
     ):  # fmt: skip
         errors += compared(graph)
+    errors += [] if errors else questions.check_questions(graph)
     others = {f"{name}.yaml" for name, model in graph.models.items() if recipe.DATA_KEY in model.values}
     return errors or check_rows(folder, {file: stage for file, stage in readers.items() if file not in others})
 
@@ -90,6 +94,7 @@ def _check_file(path: Path, module_name: str) -> None:
         raise ConfigError(f"dvc.yaml: a stage runs tasks.{module_name}, which cannot be imported ({e})") from None
     config = load(path, module.Config)
     _check_names(path, config)
+    devices.check_names(path, config)
     if isinstance(config, TrlConfig):
         _check_verbatim(path, config.verbatim(module.trainer_class()))
 
@@ -103,9 +108,12 @@ def _check_names(path: Path, config: StageConfig) -> None:
         for name, source in sections.items():
             if isinstance(source, GeneratorSource):
                 try:
-                    find_generator(source, path.parent)
+                    function = find_generator(source, path.parent)
                 except DataError as e:
                     raise ConfigError(f"{path}: sources.{name}: {e}") from None
+                for option, expected in value_types.wrong(source.options, function):
+                    value = source.options[option]
+                    raise ConfigError(f"{path}: sources.{name}.options.{option} is {value!r}; expected {expected}")
 
 
 def _check_verbatim(path: Path, sections: list[Verbatim]) -> None:
@@ -118,6 +126,15 @@ def _check_verbatim(path: Path, sections: list[Verbatim]) -> None:
             wrong.append(str(e))
     if wrong:
         raise ConfigError("\n".join(wrong))
+
+
+def _lacking(folder: Path) -> list[str]:
+    """Name the devices that a recipe's files name and this machine lacks; the files passed the check."""
+    readers = dag.files(recipe.read(folder / recipe.FILE), dag.blocks())
+    configs = {
+        name: load(folder / name, importlib.import_module(f"tasks.{stage}").Config) for name, stage in readers.items()
+    }
+    return [message for name, config in sorted(configs.items()) for message in devices.lacking(folder / name, config)]
 
 
 def fingerprint(folder: Path) -> str:
@@ -152,7 +169,7 @@ def main() -> None:
             log.warning("warning: %s: %s", folder / recipe.FILE, notice)
         if kind(passed) == "a file" and passed.read_text() == state:
             return
-        errors = check(folder)
+        errors = check(folder) or _lacking(folder)
     except PolmError as e:
         errors = [str(e)]
     except OSError as e:

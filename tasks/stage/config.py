@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from tasks.stage import value_types
 from tasks.stage.errors import ConfigError, kind, refusal
 
 M = TypeVar("M", bound=BaseModel)
@@ -135,7 +136,8 @@ def check_trainer(
     """Check a `trainer:` (or `peft:`) mapping against the library's own config class, before anything expensive.
 
     Raises:
-        ConfigError: naming every key that the class does not have, or that the stage sets itself.
+        ConfigError: naming every key that the class does not have, that the stage sets itself, or that has text, a list
+            or a mapping in the place of a number.
     """
     fields = set(config_class.__dataclass_fields__)
     wrong = []
@@ -145,6 +147,8 @@ def check_trainer(
         elif key not in fields:
             hint = suggest(key, fields)
             wrong.append(f"{path}: unknown key '{section}.{key}'{hint} ({config_class.__name__})")
+    for key, expected in value_types.wrong(trainer, config_class):
+        wrong.append(f"{path}: {section}.{key} is {trainer[key]!r}; expected {expected} ({config_class.__name__})")
     if wrong:
         raise ConfigError("\n".join(wrong))
 

@@ -191,8 +191,8 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
                 yield f"{model.method}.{name}{problem}"
     if circle := sorted(name for name in graph.models if _circular(graph, name)):
         yield f"{', '.join(circle)}: each is made from itself, by way of the others; start the chain at '{BASE}'"
-    if not graph.evaluate:
-        yield "'evaluate' names no model; a report needs one, e.g. `evaluate: [base]`"
+    if not (graph.evaluate or graph.asked_about):
+        yield f"'evaluate' and '{ASKED}' name no model; a report needs one, e.g. `evaluate: [base]`"
     answering = {name for name in outs if outs[name] == "artifacts/models" and _role(graph, name) is None}
     for key in ("evaluate", "export"):
         for name in getattr(graph, key):

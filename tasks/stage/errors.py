@@ -35,6 +35,8 @@ _REFUSED = {
     errno.ELOOP: "a loop of symbolic links; remove it",
     errno.ENAMETOOLONG: "the name is too long for the file system; shorten it",
 }
+_TORN = re.compile(r"inline_container\.cc:\d+\] \. unexpected pos|PytorchStreamWriter failed")
+"""What `torch.save` raises, as a RuntimeError, where the system did not take all that it wrote."""
 
 
 class PolmError(Exception):
@@ -95,8 +97,14 @@ def refusal(error: Exception) -> str | None:
 
     A write to a full disk does not say which file it was for: then the folders are named that have no room. Libraries
     in Rust (safetensors, tokenizers) raise errors of their own, which end with the system's number: `(os error 28)`.
+    `torch.save` says that its archive has another length than it wrote, and not why.
     """
     if not isinstance(error, OSError):
+        if _TORN.search(str(error)):
+            return (
+                f"{_crammed()}: torch could not write all of a file: no room is left on the disk, or a file may not be "
+                f"as large here (see `ulimit -f`); make room and run again, nothing was lost"
+            )
         match = re.search(r"\(os error (\d+)\)", str(error))
         return refusal(OSError(int(match[1]), os.strerror(int(match[1])))) if match else None
     number = error.errno or 0

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.stage import artifact, launch
+from tasks.stage import artifact, devices, launch
 from tasks.stage.config import StageConfig, TrainingConfig, digest, load, suggest
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, kind, refusal
 from tasks.stage.progress import Progress
@@ -117,6 +117,7 @@ def _run(main: Callable[..., None], config_class: type[C]) -> None:
         config = choose_method(config, args.method, args.params)
     wanted = _launched(config, main, args.params)
     _environment(config.threads)
+    devices.require(args.params, config)
     inputs = {flag.name: path for flag in flags if (path := getattr(args, flag.name)) is not None}
     rank = int(os.environ.get("RANK", "0"))
     if rank != 0:

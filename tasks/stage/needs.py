@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.stage import recipe
+from tasks.stage.config import nearest
 from tasks.stage.errors import ConfigError
 from tasks.stage.recipe import MEDIA, NEEDS, OWN_KEYS, Graph
 
-EXTRAS = {"espeakng_loader": "speech"}
+EXTRAS = {"espeakng_loader": "speech", "num2words": "vision", "torchvision": "vision"}
 """Modules to the extra of `polm` that installs them."""
 
 
@@ -36,9 +37,14 @@ def _is_here(module: str) -> bool:
 
 
 def remedy(modules: tuple[str, ...]) -> str:
-    """Say how modules are installed."""
-    wanted = dict.fromkeys(f"'polm[{EXTRAS[module]}]'" if module in EXTRAS else module for module in modules)
-    return f"`pip install {' '.join(wanted)}`"
+    """Say how modules are installed: by an extra of `polm`. Of others neither package nor spelling is known."""
+    extras = dict.fromkeys(f"'polm[{EXTRAS[module]}]'" for module in modules if module in EXTRAS)
+    said = [f"`pip install {' '.join(extras)}`"] if extras else []
+    for module in (module for module in modules if module not in EXTRAS):
+        near = nearest(module, EXTRAS)
+        hint = f"; did you mean {near}?" if near else f": install the package that has it, or correct `{NEEDS}`"
+        said.append(f"{module} is in no extra of polm{hint}")
+    return "; ".join(said)
 
 
 def left_out(graph: Graph) -> dict[str, tuple[str, ...]]:

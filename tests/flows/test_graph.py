@@ -77,7 +77,9 @@ def test_what_needs_a_missing_module_is_no_stage_here(project: toy.Toy) -> None:
     assert graph.stages["all"].upstreams == {"media@photos", "vlm@seeing", "evaluate_media@seeing"}
     assert graph.closure(["all"]) == ["media@photos", "vlm@seeing", "evaluate_media@seeing", "all"]
     assert graph.resolve("vlm") == ["vlm@seeing"]
-    said = "left out here, without no_such_module_of_polm: spoken, hearing; `pip install no_such_module_of_polm`"
+    absent = "no_such_module_of_polm"
+    remedy = f"{absent} is in no extra of polm: install the package that has it, or correct `needs`"
+    said = f"left out here, without {absent}: spoken, hearing; {remedy}"
     assert graph.notices == [said]
     for target in ("hearing", "spoken", *HEARING):
         with pytest.raises(ConfigError, match=f"'{target}' is not made here: {said}"):

@@ -7,7 +7,8 @@ from typing import Any
 
 from flows.registry import gates
 from flows.registry.evidence import Evidence, Scores
-from flows.registry.policy import Policy, Verdict
+from flows.registry.policy import Policy
+from flows.registry.verdict import Verdict
 from tasks.export import parity
 from tasks.stage import artifact
 

@@ -122,8 +122,8 @@ def test_a_misspelt_policy_is_named(workspace: Path, old: str, new: str, said: s
 
 
 def test_every_recipe_has_a_policy_that_fits_its_evaluation() -> None:
-    recipes = sorted((REPO / "params").glob("*/evaluate.yaml"))
-    assert recipes
+    recipes = [path for path in sorted((REPO / "params").glob("*/evaluate.yaml")) if read_yaml(path)["tasks"]]
+    assert len(recipes) >= 3
     for path in recipes:
         policy = policies.load_policy(path.parent.name, REPO / "mlflow/gates.yaml")
         tasks = [read_yaml(path.parent / task["file"]) for task in read_yaml(path)["tasks"]]

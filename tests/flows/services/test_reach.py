@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,13 +75,18 @@ def test_the_users_bound_counts(quick: Path, mute: int, monkeypatch: pytest.Monk
 def test_a_server_that_has_answered_is_not_asked_again(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    client.client()
+    asked = []
+    search = MlflowClient.search_experiments
 
-    def search_experiments(*_: object, **__: object) -> None:
-        raise AssertionError("asked again")
+    def search_experiments(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        return search(self, *args, **kwargs)
 
     monkeypatch.setattr(MlflowClient, "search_experiments", search_experiments)
     client.client()
+    assert len(asked) == 1, "what is not asked at first is not asked again either"
+    client.client()
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,13 @@ def test_polm_chat_answers_as_pytorch_does(
     assert console.file.getvalue() == case["pytorch"][0] + "\n"  # type: ignore[attr-defined]
 
 
+def test_a_recording_that_is_too_short_for_a_token_is_refused_at_once(lively_ears: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.wav").write_bytes(encoded(played(1, 0.05)))
+    said = r"short\.wav: its sound lasts 50 ms, too short to become a token .*; record it again"
+    with pytest.raises(DataError, match=said):
+        chat.begin(lively_ears, [], LONGEST, 0.0, [tmp_path / "short.wav"])
+
+
 def test_an_export_that_hears_takes_no_pictures(hearing_onnx: Path) -> None:
     with pytest.raises(ModelError, match="this model takes no pictures"):
         talk.begin(hearing_onnx / "fp32", [Path("a.png")], LONGEST, 0.0)

@@ -238,6 +238,19 @@ def test_a_full_disk_is_found_behind_the_errors_of_libraries(tmp_path: Path) -> 
     assert refusal(SafetensorError("header too large")) is None
 
 
+def test_a_checkpoint_that_torch_could_not_write_whole_is_no_bug(tmp_path: Path) -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as full:
+        torch.save({"weight": torch.zeros(100_000)}, "/dev/full")
+    said = refusal(full.value)
+    assert said is not None and "torch could not write all of a file: no room is left" in said
+    (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04" + bytes(500))
+    with pytest.raises(RuntimeError, match="PytorchStreamReader") as torn:
+        torch.load(tmp_path / "torn.pt", weights_only=True)
+    assert refusal(torn.value) is None, "a file that cannot be read is no full disk"
+
+
 def test_a_file_system_without_locks_is_not_another_process(project: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -29,8 +29,10 @@ def recipes(workspace: Path) -> Path:
 
 
 def write(path: Path, data: dict[str, Any]) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # within braces, DVC's parser takes no plain `sft:rationales`
     with path.open("w") as f:
-        YAML(typ="safe", pure=True).dump(data, f)
+        yaml.dump(data, f)
 
 
 def only_error(path: Path) -> str:
@@ -266,7 +268,7 @@ def test_the_command_exits_2_and_remembers_what_passed(recipes: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == (
         "warning: params/tiny/recipe.yaml: left out here, without no_such_module_of_polm: spoken; "
-        "`pip install no_such_module_of_polm`\n"
+        "no_such_module_of_polm is in no extra of polm: install the package that has it, or correct `needs`\n"
     )
 
 

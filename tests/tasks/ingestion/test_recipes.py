@@ -14,6 +14,7 @@ from tasks.ingestion.cleaning import same
 from tasks.ingestion.mapping import first_prompt
 from tasks.ingestion.sources import GeneratorSource
 from tasks.ingestion.sources import read as read_source
+from tasks.stage import recipe
 from tasks.stage.config import load
 from tests.support.data_stage import read, report, run_file
 
@@ -22,12 +23,16 @@ RECIPES = sorted(path.parent.name for path in PARAMS.glob("*/data.yaml"))
 
 
 def test_every_recipe_is_valid_and_licensed() -> None:
-    assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES)
-    for recipe in RECIPES:
-        config = load(PARAMS / recipe / "data.yaml", Config)
-        assert all(source.licence for source in config.sources.values())
-        assert {"sft", "preferences"} <= set(config.sets)
-        assert any(name.startswith("eval:") for name in config.sets)
+    assert {"tiny", "smollm2", "qwen3", "qwen3_vl"} <= set(RECIPES)
+    for name in RECIPES:
+        graph = recipe.read(PARAMS / name / recipe.FILE)
+        media = [entry for entry, model in graph.models.items() if model.method == recipe.MEDIA]
+        words = ["data"] if graph.evaluate else ["data", *media]  # no words: all rows have pictures
+        configs = {file: load(PARAMS / name / f"{file}.yaml", Config) for file in {*words, *media}}
+        assert all(source.licence for config in configs.values() for source in config.sources.values())
+        sets = {made for file in words for made in configs[file].sets}
+        assert {"sft", "preferences"} <= sets
+        assert any(made.startswith("eval:") for made in sets)
 
 
 @pytest.fixture(scope="module")

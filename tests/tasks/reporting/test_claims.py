@@ -79,6 +79,15 @@ def test_unknown_headline_is_an_error(tree: Path, tmp_path: Path) -> None:
         report(tree, params)
 
 
+def test_a_run_that_asked_the_headlines_task_nowhere_is_reported(tree: Path, tmp_path: Path) -> None:
+    params = tmp_path / "report.yaml"
+    shutil.copy(PARAMS.parent / recipe.FILE, tmp_path)
+    text = PARAMS.read_text().replace("{task: sums, metric: helpful}", "{task: digits, metric: exact_match}")
+    assert "task: digits" in text
+    params.write_text(text)
+    assert artifact.read_json(report(tree, params) / "leaderboard.json")["models"]["dpo"]["tasks"]["sums"]
+
+
 def test_forms_are_compared_with_pytorch_and_the_front_is_marked(tree: Path) -> None:
     out = report(tree)
     board = artifact.read_json(out / "leaderboard.json")

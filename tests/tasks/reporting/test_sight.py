@@ -68,7 +68,9 @@ def test_what_was_not_made_here_is_said_and_nothing_waits_for_it(seeing_tree: Pa
     values["evaluate_media"] |= {"hearing": "spoken"}
     artifact.write_json(file, values)
     html = (report(seeing_tree) / "index.html").read_text()
-    notice = "left out here, without no_such_module_of_polm: spoken, hearing; `pip install no_such_module_of_polm`"
+    absent = "no_such_module_of_polm"
+    remedy = f"{absent} is in no extra of polm: install the package that has it, or correct `needs`"
+    notice = f"left out here, without {absent}: spoken, hearing; {remedy}"
     assert re.findall(r"Not made[^\n]*", Page(html).text) == [f"Not made: {notice}"]
     board = artifact.read_json(seeing_tree / "reports" / "leaderboard.json")
     assert board["left_out"] == [notice]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+from dvc.utils.serialize import load_yaml
 from pydantic import Tag
 
-from tasks.stage.config import StageConfig, Strict, digest, load, one_of, suggest
+from tasks.stage.config import StageConfig, Strict, digest, load, one_of, read_yaml, suggest
 from tasks.stage.errors import ConfigError
 
 REPO = Path(__file__).parents[3]
@@ -41,6 +42,20 @@ def error(tmp_path: Path, text: str) -> str:
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD)
     assert load(tmp_path / "a.yaml", Outer).inner.beta == 1e-4
+
+
+YAMLS = sorted(path.relative_to(REPO) for path in (REPO / "params").rglob("*.yaml") if not path.is_symlink())
+
+
+def test_there_are_files_of_every_recipe() -> None:
+    recipes = {path.name for path in (REPO / "params").iterdir() if path.is_dir()}
+    assert {path.parts[1] for path in YAMLS} == recipes and len(YAMLS) > 10 * len(recipes)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=str)
+def test_every_file_of_every_recipe_is_what_dvc_reads(path: Path) -> None:
+    """DVC takes the values out of the files itself, and refuses what another parser lets pass."""
+    assert read_yaml(REPO / path) == load_yaml(REPO / path)
 
 
 def test_layout_and_comments_do_not_change_the_digest(tmp_path: Path) -> None:

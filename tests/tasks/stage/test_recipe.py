@@ -104,7 +104,7 @@ def test_mermaid_draws_every_input(tmp_path: Path) -> None:
         ({"rejection": {"rft": {"from": "grpo_again"}}}, "grpo_again, rft: each is made from itself"),
         ({"evaluate": ["base", "stf"]}, "evaluate: 'stf' is no model that answers in this graph; did you mean 'sft'?"),
         ({"evaluate": ["scorer"]}, "evaluate: 'scorer' is no model that answers"),
-        ({"evaluate": []}, "'evaluate' names no model"),
+        ({"evaluate": []}, "'evaluate' and 'evaluate_media' name no model"),
         ({"evaluate": ["base", "sft", "grpo_again"]}, "claim of 'grpo_again' needs the scores of 'grpo'"),
         ({"recipe": "yours"}, "recipe is 'yours', and the file is in 'mine'"),
         ({"sft": {"sft": {"from": "base", "over": "base"}}}, "'over' says with what a claim is compared"),
