@@ -7,14 +7,17 @@ One row of `chunks.parquet`:
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from tasks.stage.errors import ArtifactError
 
 FILE = "chunks.parquet"
 """Name of the chunks' file in an artifact."""
+GROUP = 10_000
+"""Rows of the file that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,30 @@ class Chunk:
     """The document's extracted text from `start` to `end`."""
 
 
-def write_chunks(chunks: Sequence[Chunk], folder: Path) -> None:
-    """Write `chunks.parquet`: equal bytes for equal chunks. They are sorted by document and start."""
+def write_chunks(chunks: Iterable[Chunk], folder: Path) -> int:
+    """Write `chunks.parquet`, group by group, and return the number of rows. Equal chunks give equal bytes.
+
+    Args:
+        chunks: sorted by document and start.
+        folder: where the file goes.
+    """
     import pyarrow
     from pyarrow import parquet
 
     text, number = pyarrow.string(), pyarrow.int64()
-    schema = pyarrow.schema(
-        [
-            ("id", text),
-            ("document", text),
-            ("source", text),
-            ("title", pyarrow.list_(text)),
-            ("start", number),
-            ("end", number),
-            ("text", text),
-        ]
-    )
-    parquet.write_table(pyarrow.Table.from_pylist([asdict(chunk) for chunk in chunks], schema), folder / FILE)
+    kinds = {"title": pyarrow.list_(text), "start": number, "end": number}
+    schema = pyarrow.schema([(name, kinds.get(name, text)) for name in Chunk.__dataclass_fields__])
+    count = 0
+    remaining = iter(chunks)
+    with parquet.ParquetWriter(folder / FILE, schema) as writer:
+        while group := list(islice(remaining, GROUP)):
+            writer.write_table(pyarrow.Table.from_pylist([asdict(chunk) for chunk in group], schema))
+            count += len(group)
+    return count
 
 
-def read_chunks(folder: Path) -> list[Chunk]:
-    """Read the chunks of an artifact of `tasks/rag_chunks.py`, or of an index made from one, in the order of the rows.
+def iterate_chunks(folder: Path) -> Iterator[Chunk]:
+    """Yield the chunks of an artifact in the order of the rows, of which a group at a time is in memory.
 
     Raises:
         ArtifactError: there are none, or the file is none of chunks.
@@ -69,16 +74,24 @@ def read_chunks(folder: Path) -> list[Chunk]:
 
     path = folder / FILE
     try:
-        table = parquet.read_table(path)
-        columns = [table[name].to_pylist() for name in Chunk.__dataclass_fields__]
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(GROUP):
+                columns = [batch.column(name).to_pylist() for name in Chunk.__dataclass_fields__]
+                for name, document, source, title, start, end, text in zip(*columns, strict=True):
+                    yield Chunk(name, document, source, tuple(title), start, end, text)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder of chunks") from None
     except (pyarrow.ArrowException, KeyError, OSError) as e:
         raise ArtifactError(f"{path}: no file of chunks ({e}); delete its folder and run `polm run`") from None
-    return [
-        Chunk(name, document, source, tuple(title), start, end, text)
-        for name, document, source, title, start, end, text in zip(*columns, strict=True)
-    ]
+
+
+def read_chunks(folder: Path) -> list[Chunk]:
+    """Read the chunks of an artifact of `tasks/rag_chunks.py`, or of an index made from one, in the order of the rows.
+
+    Raises:
+        ArtifactError: there are none, or the file is none of chunks.
+    """
+    return list(iterate_chunks(folder))
 
 
 def gold(chunks: Sequence[Chunk], document: str, quote: str) -> list[int]:
