@@ -5,8 +5,8 @@ passage among distractors, distractors alone (then the reply abstains, which is 
 leaves open), and now and then a passage with an instruction planted in it. One row of `sft/train.jsonl`:
 
     {"id": "…", "messages": [
-        {"role": "user", "content": "Bexot lives in Olvar. [1]\\nBexot has a pet: Zumi. [2]\\nWhere does Bexot live?"},
-        {"role": "assistant", "content": "Bexot lives in Olvar. [1] Olvar"}], "condition": "retrieved", …}
+        {"role": "user", "content": "Bedot lives in Lovar. [1]\\nBedot has a pet: Zumi. [2]\\nWhere does Bedot live?"},
+        {"role": "assistant", "content": "Bedot lives in Lovar. [1] Lovar"}], "condition": "retrieved", …}
 
 `eval/facts.jsonl` holds every test question once in each condition: with no passage (`closed`), with what the index
 finds (`retrieved`), with the right passage alone (`gold`), with others (`wrong`), with what it finds but the right one
@@ -21,13 +21,13 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from tasks.ingestion.sources import GeneratorSource, find_generator
 from tasks.retrieval.finder import Facts, Finder, Searches
-from tasks.retrieval.passages import Distractors, Question
+from tasks.retrieval.passages import LURE, Distractors, Question
 from tasks.retrieval.prompts import PROMPT, PromptFormat
 from tasks.retrieval.raft_rows import Asked, Rename, Shares, Unfaithful
 from tasks.retrieval.raft_tests import Condition
@@ -35,7 +35,7 @@ from tasks.retrieval.raft_tests import row as test_row
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig, Strict
 from tasks.stage.data_folder import split_file
-from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import rows
 
@@ -47,6 +47,32 @@ class Planted(Strict):
     """Wordings of the training rows."""
     test: list[str] = Field(min_length=1)
     """Wordings of the test rows, none of which may be one of the training's."""
+
+    @field_validator("train", "test")
+    @classmethod
+    def _have_a_lure(cls, wordings: list[str]) -> list[str]:
+        """Refuse a wording that asks for nothing."""
+        for wording in wordings:
+            if LURE not in wording:
+                raise ValueError(f"'{wording}' has no {LURE}, the answer that it wants")
+        return wordings
+
+    @model_validator(mode="after")
+    def _share_none(self) -> Self:
+        """Refuse a wording of the test that was trained."""
+        both = sorted(set(self.train) & set(self.test))
+        if both:
+            raise ValueError(f"planted.test has '{both[0]}', a wording of planted.train; reword one")
+        return self
+
+
+class Turns(Strict):
+    """Further questions in a training row, which the passages are read once for."""
+
+    most: int = Field(ge=1)
+    """Most questions, the first among them."""
+    untold: float = Field(ge=0, le=1)
+    """Share of the rows, 0 to 1, with a further question that the passages do not answer, where there is room."""
 
 
 class Renaming(Strict):
@@ -86,6 +112,8 @@ class Config(StageConfig):
     """Kinds of training rows."""
     unfaithful: Unfaithful
     """Kinds of rejected replies."""
+    turns: Turns
+    """Questions about the same passages in a training row; the passages stand before the first."""
     planted: Planted
     """Instructions in passages."""
     renaming: Renaming | None
@@ -96,6 +124,13 @@ class Config(StageConfig):
     """Most test questions, from the first; null takes all of them."""
     conditions: list[Condition] = Field(min_length=1)
     """In which conditions each test question is asked."""
+
+    @model_validator(mode="after")
+    def _poison_fits(self) -> Self:
+        """Refuse a prompt without room for the truth beside its false copy."""
+        if "poisoned" in self.conditions and self.prompt.passages < 2:
+            raise ValueError("conditions has poisoned, which shows two passages; set prompt.passages to at least 2")
+        return self
 
 
 def main(config: Config, run: Run, *, index: Path, data: Path) -> None:
@@ -109,12 +144,8 @@ def make(config: Config, run: Run, index: Searches, data: Path) -> None:
     """Make the artifact from what `index` finds.
 
     Raises:
-        ConfigError: a wording of the test is one of the training's.
-        DataError: a set is missing, or no row of one can be made.
+        DataError: a set or the function of `renaming` is missing, or no row of a set can be made.
     """
-    both = sorted(set(config.planted.train) & set(config.planted.test))
-    if both:
-        raise ConfigError(f"{run.params_file}: planted.test has '{both[0]}', a wording of planted.train; reword one")
     tests = artifact.read_jsonl(data / "eval" / f"{config.task}.jsonl")
     held_out = {row["document"] for row in tests}
     rename = _renaming(config, run, {row["subject"] for row in tests if "subject" in row})
@@ -127,6 +158,8 @@ def make(config: Config, run: Run, index: Searches, data: Path) -> None:
         questions, report[split] = finder.questions(asked, held_out)
         for name, made in taught(config, finder.facts(questions), questions, rename, split).items():
             report[split][name] = _write(run, split_file(run.out, name, split), made)
+            if name == "preferences":
+                report[split]["no pair"] = len(questions) * config.rounds.preferences - len(made)
         learnt += questions
     run.progress.update(2, 3, "test")
     questions, report["test"] = finder.questions(tests[: config.questions], set())
@@ -142,14 +175,14 @@ def taught(
 ) -> dict[str, list[dict[str, Any]]]:
     """Make the rows of one split, `sft` and `preferences`; a pair that cannot be made is left out."""
     rng = random.Random(f"{config.seed} {split}")
-    asked = Asked(config.prompt, config.distractors, config.planted.train, facts)
+    asked = Asked(config.prompt, config.distractors, config.planted.train, facts, config.turns.untold)
     share = config.renaming.share if config.renaming else 0.0
 
     def renaming() -> Rename | None:
         return rename if rng.random() < share else None
 
     lessons = [
-        asked.taught(question, config.shares, renaming(), rng)
+        asked.taught(question, config.shares, config.turns.most, renaming(), rng)
         for _ in range(config.rounds.sft)
         for question in questions
     ]

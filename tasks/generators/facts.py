@@ -3,8 +3,8 @@
 A person has a name that is no word of any language, and one value for each of five attributes: town, year of birth,
 room, pet and food. A document is one person, a fact a paragraph. One raw row:
 
-    {"question": "Where does Bexot live?", "answer": "Olvar", "subject": "Bexot", "document": "facts/people/0001.txt",
-     "quote": "Bexot lives in Olvar.", "kind": "home", "family": "home 0", "group": "Bexot"}
+    {"question": "Where does Bedot live?", "answer": "Lovar", "subject": "Bedot", "document": "facts/people/0001.txt",
+     "quote": "Bedot lives in Lovar.", "kind": "home", "family": "home 0", "group": "Bedot"}
 
 A person is in one part alone, so what is asked in a test was asked of nobody in training, and a test's wordings are of
 other families than the training's. `renamed` writes a question and its passages anew about somebody else: whoever
@@ -184,8 +184,8 @@ def renamed(texts: Sequence[str], rng: random.Random, avoid: Collection[str]) ->
     """Yield texts written anew about other people with other values; a word is the same new word in all of them.
 
     Args:
-        texts: e.g. a question, its answer, its quotation and its passages. Each invented word and number in them is
-            replaced by one of its shape, and the wording stays.
+        texts: e.g. a question, its answer, its quotation and its passages. Each word and number in them that has the
+            shape of a name or a value, and is no word of the wordings, is replaced by one of its shape.
         rng: of the new words.
         avoid: words that are not taken: the names that a test asks about.
     """
@@ -193,7 +193,7 @@ def renamed(texts: Sequence[str], rng: random.Random, avoid: Collection[str]) ->
 
     def fresh(match: re.Match[str]) -> str:
         word = match[0]
-        if word in _WORDS:
+        if word in _WORDS or not _INVENTED.fullmatch(word):
             return word
         while word not in new or new[word] in avoid:
             new[word] = invented(_shape(word), rng)
@@ -211,6 +211,14 @@ def _shape(word: str) -> str:
     return places[0].upper() + places[1:] if word[0].isupper() else places
 
 
+def _pattern(shape: str) -> str:
+    """Write a shape as a regular expression."""
+    places = {"c": f"[{CONSONANTS}]", "C": f"[{CONSONANTS.upper()}]", "v": f"[{VOWELS}]", "#": "[0-9]"}
+    return "".join(places.get(place, place) for place in shape)
+
+
+_INVENTED = re.compile("|".join(_pattern(shape) for shape in (NAME, *(a.value for a in ATTRIBUTES.values()))))
+"""Names and values of every shape."""
 _WORDS = {
     word
     for attribute in ATTRIBUTES.values()

@@ -7,9 +7,9 @@ of an evaluation are made alike. Nothing here reads a file or a model.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.stage.config import Strict
 
@@ -24,6 +24,13 @@ class Distractors(Strict):
     """Share that is the best hit of those left, 0 to 1."""
     random: float = Field(ge=0, le=1)
     """Share drawn among all passages, 0 to 1; the rest is drawn among the hits."""
+
+    @model_validator(mode="after")
+    def _leave_a_rest(self) -> Self:
+        """Refuse shares of more than the whole."""
+        if self.nearest + self.random > 1:
+            raise ValueError(f"nearest {self.nearest:g} and random {self.random:g} are together above 1; lower one")
+        return self
 
 
 class Passage(NamedTuple):

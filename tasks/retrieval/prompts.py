@@ -3,11 +3,11 @@
 Training rows, evaluation and serving go through `PromptFormat`, so a reader is asked as it was trained. With the tiny
 recipe's format, one question and its answer read:
 
-    Bexot lives in Olvar. [1]
-    Bexot has a pet called Zumi. [2]
-    Where does Bexot live?
+    Bedot lives in Lovar. [1]
+    Bedot has a pet called Zumi. [2]
+    Where does Bedot live?
 
-    Bexot lives in Olvar. [1] Olvar
+    Bedot lives in Lovar. [1] Lovar
 """
 
 import re

@@ -9,7 +9,7 @@ from tasks.retrieval.passages import Passage, Question
 from tasks.retrieval.prompts import PromptFormat
 
 Condition = Literal["closed", "retrieved", "gold", "wrong", "removed", "planted", "contradicting", "poisoned"]
-KEPT = ("document", "quote", "kind", "family", "group")
+KEPT = ("subject", "document", "quote", "kind", "family")
 """Columns of a question that its test rows keep, where it has them."""
 
 
