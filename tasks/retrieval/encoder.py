@@ -18,6 +18,7 @@ from pydantic import Field, Tag
 
 from tasks.ingestion.wheels import download_wheel
 from tasks.models.folder import PICKLES, refuse_code
+from tasks.retrieval.chunks import Chunk
 from tasks.retrieval.scratch import Scratch, build
 from tasks.retrieval.snapshot import snapshot
 from tasks.stage import artifact
@@ -209,6 +210,11 @@ def copy(folder: Path, to: Path) -> None:
     for path in files(folder):
         (to / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, to / path)
+
+
+def passage(chunk: Chunk, titles: bool) -> str:
+    """Return the text of a chunk that is embedded: with the headings above it before it, or without."""
+    return " ".join((*chunk.title, chunk.text)) if titles else chunk.text
 
 
 def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDArray[float32]":

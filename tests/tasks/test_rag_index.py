@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
     "threads": 1,
     "dataset": "prompts",
+    "embed_titles": False,
     "batch_size": 8,
     "dimensions": None,
     "dense": {"kind": "flat", "shard_rows": 50},
@@ -147,6 +148,19 @@ def test_vectors_may_be_cut(make_run: Any, inputs: dict[str, Path]) -> None:
     assert index.search([index.chunks[3].text], 1, "dense")[0][0].score == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ConfigError, match="dimensions is 64, and the encoder has 32"):
         built(make_run, "wide", inputs, dimensions=64)
+
+
+def test_headings_are_embedded_where_the_encoder_was_trained_with_them(
+    make_run: Any, inputs: dict[str, Path], make_artifact: Any, asked: list[str], tmp_path: Path
+) -> None:
+    titled = [replace(chunk, title=("People", "Ada")) for chunk in people()]
+    again = inputs | {"chunks": write(titled, tmp_path / "chunks", make_artifact)}
+    built(make_run, "index", again, embed_titles=True)
+    assert sorted(asked) == sorted(f"People Ada {chunk.text}" for chunk in titled)
+    shutil.copytree(inputs["encoder"], tmp_path / "plain")
+    artifact.write_json(tmp_path / "plain" / "report.json", {"embed_titles": False})
+    with pytest.raises(ConfigError, match=r"embed_titles is True, and .*plain was trained with False"):
+        built(make_run, "other", again | {"encoder": tmp_path / "plain"}, embed_titles=True)
 
 
 def test_no_chunk_is_refused(make_run: Any, inputs: dict[str, Path], tmp_path: Path) -> None:
