@@ -145,7 +145,7 @@ def without_pooler(model: Any) -> Any:
     """
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    network = getattr(model[0], "auto_model", None)
+    network: Any = getattr(model[0], "auto_model", None)
     if getattr(network, "pooler", None) is not None and any(isinstance(part, Pooling) for part in model):
         network.pooler = None
     return model
