@@ -249,8 +249,9 @@ def _split(paragraph: str) -> list[str]:
 
 
 def _is_silent(entry: Entry) -> bool:
-    """Whether an entry of a function says nothing of versions; a method may have come with its class."""
-    return entry.callable and "version" not in entry.text.lower() and entry.signatures[0].count(".") <= 1
+    """Whether the entry of a function says nothing of versions; a method may have come with its class."""
+    function = entry.callable and not entry.signatures[0].startswith("class ") and entry.name.count(".") <= 1
+    return function and "version" not in entry.text.lower()
 
 
 def _place(name: str) -> float:
