@@ -1,7 +1,7 @@
 """Readers with their evaluations, for the report's tests: two models asked the same questions with passages."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,7 +82,7 @@ class Found:
             for n, (name, text) in enumerate(texts().items())
         ]
 
-    def search(self, queries: list[str], k: int, by: Leg = "fused") -> list[list[Any]]:
+    def search(self, queries: Sequence[str], k: int, by: Leg = "fused") -> list[list[Any]]:
         """Find two chunks, the right one first if the leg finds it."""
         found = []
         for query in queries:

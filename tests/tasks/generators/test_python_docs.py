@@ -54,7 +54,7 @@ def ask(tmp_path: Path) -> Callable[..., Rows]:
     (tmp_path / "demo.rst.txt").write_text(PAGE)
 
     def asked(**options: Any) -> Rows:
-        defaults = {
+        defaults: dict[str, Any] = {
             "part": "train", "test_share": 0.0, "seed": 1, "wordings": 1, "longest": 60, "unanswerable": 0.0,
         }  # fmt: skip
         return list(python_docs.questions(folder=str(tmp_path), modules=["demo"], **(defaults | options)))
