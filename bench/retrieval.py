@@ -173,7 +173,7 @@ def main() -> None:
     for half in HALVES if args.only is None else [args.only]:
         command = [sys.executable, "-m", "bench.retrieval", "--chunks", str(args.chunks), "--half", half]
         done = subprocess.run(command, env=os.environ | one, stdout=subprocess.PIPE, text=True, check=True)
-        measured = json.loads(done.stdout)
+        measured = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # FAISS talks
         print(f"{half:<8} " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()), flush=True)
 
 
