@@ -101,7 +101,8 @@ ENOUGH = 0.95
 def dense(chunks: int, folder: Path) -> dict[str, float]:
     """Build the dense index by vectors of actual text, exact and in cells, and search it."""
     from bench.lsa import DIMENSIONS, QUESTIONS
-    from tasks.retrieval.dense import Dense, Flat, Ivf, build
+    from tasks.retrieval.dense import Dense, build
+    from tasks.retrieval.dense_settings import Flat, Ivf
 
     path = Path(os.environ.get(VECTORS) or folder / "vectors.npy")
     if not path.exists():

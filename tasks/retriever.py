@@ -18,7 +18,7 @@ from pydantic import Field
 
 from tasks.retrieval import chunks as stored
 from tasks.retrieval import encoder as encoders
-from tasks.retrieval import fusion, questions
+from tasks.retrieval import fusion, origins, questions
 from tasks.retrieval.comparison import compare
 from tasks.retrieval.dense import Dense
 from tasks.retrieval.fusion import FusionSettings, Leg
@@ -43,7 +43,7 @@ class Config(TrlConfig):
 
     test: str
     """Test questions that are measured besides: `facts` for `eval/facts.jsonl` of the data artifact."""
-    encoder: encoders.Source
+    encoder: origins.Source
     """Where training begins."""
     embed_titles: bool
     """Whether the headings above a chunk are embedded with it; the index that uses the encoder says the same."""
@@ -84,7 +84,7 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     texts = [encoders.passage(chunk, config.embed_titles) for chunk in found]
     asked, report = _read(config, data, found)
     with tempfile.TemporaryDirectory(prefix="polm-encoder-") as place:
-        model = encoders.fetch(config.encoder, texts, config.seed, Path(place))
+        model = origins.fetch(config.encoder, texts, config.seed, Path(place))
     _check(config, run, model)
     rows = {}
     for split in ("train", "validation"):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tasks.retrieval import dense
-from tasks.retrieval.dense import Dense, Flat, Ivf, IvfPq, Sq8
+from tasks.retrieval.dense import Dense
+from tasks.retrieval.dense_settings import Flat, Ivf, IvfPq, Sq8
 from tasks.stage.errors import ArtifactError, ConfigError
 
 COUNT, WIDTH = 900, 32
