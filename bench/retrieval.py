@@ -92,7 +92,7 @@ def lexical(chunks: int, folder: Path) -> dict[str, float]:
     }
 
 
-CELLS, PROBES = 1_024, (4, 8, 16, 32, 64, 128)
+CELLS, PROBES = 1_024, (8, 16, 32, 48, 64, 96, 128)
 """Cells of the inverted file, and how many of them are tried."""
 ENOUGH = 0.95
 """Share of exact search's ten best that an inverted file has to find."""
@@ -115,7 +115,7 @@ def dense(chunks: int, folder: Path) -> dict[str, float]:
     before = peak_memory()
     shape = {"shard_rows": 25_000, "train_rows": 40 * CELLS, "iterations": 10, "nlist": CELLS}
     measured: dict[str, float] = {"before_mb": before / 1e6}
-    kinds = {"flat": Flat(kind="flat", shard_rows=25_000), "ivf": Ivf(kind="ivf", **shape, nprobe=1)}
+    kinds = {"flat": Flat(kind="flat", shard_rows=25_000), "ivf": Ivf(kind="ivf", codes="int8", **shape, nprobe=1)}
     for name, settings in kinds.items():
         start, cpu = time.perf_counter(), time.process_time()
         (folder / name).mkdir()

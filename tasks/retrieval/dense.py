@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.retrieval.dense_settings import Cells, Flat, IvfPq, Settings, Sq8
+from tasks.retrieval.dense_settings import Cells, Flat, Ivf, IvfPq, Settings, Sq8
 from tasks.stage.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def _empty(settings: Settings, dimensions: int, count: int, seed: int) -> Any:
             raise ConfigError(f"dense.m is {settings.m}, which does not divide {dimensions} dimensions; change it")
         index: Any = faiss.IndexIVFPQ(cells, dimensions, settings.nlist, settings.m, settings.nbits, by)
         index.pq.cp.seed, index.pq.cp.min_points_per_centroid = seed, 1
+    elif isinstance(settings, Ivf) and settings.codes != "float32":
+        code = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}[settings.codes]
+        index = faiss.IndexIVFScalarQuantizer(cells, dimensions, settings.nlist, code, by)
     else:
         index = faiss.IndexIVFFlat(cells, dimensions, settings.nlist, by)
     index.cp.seed, index.cp.niter, index.cp.spherical = seed, settings.iterations, True

@@ -45,6 +45,8 @@ class Ivf(Cells):
     """Search in some cells of an inverted file on the disk."""
 
     kind: Literal["ivf"]
+    codes: Literal["float32", "float16", "int8"]
+    """Form of a number of a vector; `int8` reads a quarter of the bytes, and is as much faster."""
 
 
 class IvfPq(Cells):
