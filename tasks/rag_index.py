@@ -18,7 +18,8 @@ from pydantic import Field
 from tasks.retrieval import chunks as stored
 from tasks.retrieval import embeddings, questions
 from tasks.retrieval import encoder as encoders
-from tasks.retrieval.dense import Dense, Settings, build
+from tasks.retrieval.dense import Dense, build
+from tasks.retrieval.dense_settings import Settings
 from tasks.retrieval.fusion import FusionSettings, Leg, choose
 from tasks.retrieval.index import ENCODER, FILE, LEXICAL, TITLES, Description, legs
 from tasks.retrieval.lexical import Lexical

@@ -82,23 +82,6 @@ def pairs(
     return rows, counts
 
 
-def reworded(rows: Sequence[dict[str, Any]], dropped_words: float, seed: int) -> list[dict[str, Any]]:
-    """Leave words out of the questions, so that a wording is not learnt by heart, and other ones are understood.
-
-    Args:
-        rows: as `pairs` makes them.
-        dropped_words: probability, 0 to 1, that a word is left out; a question keeps one of them at least.
-        seed: of the draw.
-    """
-    rng = random.Random(seed)
-    made = []
-    for row in rows:
-        words = row["anchor"].split()
-        kept = [word for word in words if rng.random() >= dropped_words] or [rng.choice(words)]
-        made.append({**row, "anchor": " ".join(kept) if len(kept) < len(words) else row["anchor"]})
-    return made
-
-
 def _other(texts: Sequence[str], taken: set[str], rng: random.Random) -> str | None:
     """Draw a text that is not taken; None where there seems to be no other."""
     drawn = (rng.choice(texts) for _ in range(100))

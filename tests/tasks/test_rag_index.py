@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "dense": {"kind": "flat", "shard_rows": 50},
     "fusion": FUSION,
 }
-IVF = {"kind": "ivf", "shard_rows": 50, "train_rows": 500, "iterations": 5, "nlist": 4, "nprobe": 4}
+IVF = {"kind": "ivf", "codes": "float32", "shard_rows": 50, "train_rows": 500, "iterations": 5, "nlist": 4, "nprobe": 4}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tasks import retriever
 from tasks.retrieval import encoder as encoders
+from tasks.retrieval import origins
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError, DataError
 from tests.support.indexed import FUSION, SCRATCH, people, save_encoder, write, write_questions
@@ -35,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "encoder": {"scratch": SCRATCH},
     "embed_titles": False,
     "negatives": {"count": 1, "skip": 0, "among": 4},
-    "dropped_words": 0.2,
+    "rewording": {"dropped_words": 0.2, "added_words": 1, "longest": 3},
     "scale": 20.0,
     "dimensions": None,
     "teacher": None,
@@ -93,8 +94,8 @@ def test_every_weight_moves_and_the_folder_is_an_encoder(
 ) -> None:
     texts = [chunk.text for chunk in people()]
     (tmp_path / "place").mkdir()
-    source = encoders.ScratchEncoder.model_validate({"scratch": SCRATCH})
-    encoders.save(encoders.fetch(source, texts, SETTINGS["seed"], tmp_path / "place"), tmp_path / "before")
+    source = origins.ScratchEncoder.model_validate({"scratch": SCRATCH})
+    encoders.save(origins.fetch(source, texts, SETTINGS["seed"], tmp_path / "place"), tmp_path / "before")
     out = trained(make_run, inputs, trainer=TRAINER | {"max_steps": 8})
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "before", out))
     assert before.keys() == after.keys()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.retrieval.lexical import Lexical, build
-from tasks.retrieval.pairs import Negatives, cut, documents, judged, pairs, reworded
+from tasks.retrieval.pairs import Negatives, cut, documents, judged, pairs
 from tasks.retrieval.questions import Question
 from tests.support.indexed import LEXICAL
 
@@ -72,14 +72,3 @@ def test_rows_with_a_text_that_is_not_read_to_its_end_are_counted() -> None:
 
     rows = [{"anchor": "a b", "positive": "a b c d", "negative_1": text} for text in ("a", "a b c d e")]
     assert cut(rows, Model()) == 1
-
-
-def test_words_are_left_out_of_questions_and_one_stays(lexical: Lexical) -> None:
-    rows = [{"anchor": "Where does Ada live?", "positive": "Ada lives in Olvar."}] * 200
-    made = reworded(rows, 0.5, seed=0)
-    words = [row["anchor"].split() for row in made]
-    assert 350 < sum(map(len, words)) < 500
-    assert min(map(len, words)) == 1
-    assert len({tuple(kept) for kept in words}) > 10
-    assert {row["positive"] for row in made} == {"Ada lives in Olvar."}
-    assert reworded(rows, 0.0, seed=0) == rows
