@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks import raft, rag_chunks, rag_index
 from tasks.generators import facts
-from tasks.retrieval import encoder
+from tasks.retrieval import encoder, origins
 from tasks.retrieval.scratch import Scratch
 from tasks.stage import artifact
 from tasks.stage.config import parse, read_yaml
@@ -59,8 +59,8 @@ def untrained(chunks: Path, make: Any) -> Path:
     place, folder = Path("scratch"), Path("artifacts/models/retriever")
     place.mkdir()
     bert = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    source = encoder.ScratchEncoder(scratch=Scratch(vocab_size=300, max_tokens=64, bert=bert))
-    encoder.save(encoder.fetch(source, [chunk.text for chunk in read_chunks(chunks)], 0, place), folder)
+    source = origins.ScratchEncoder(scratch=Scratch(vocab_size=300, max_tokens=64, bert=bert))
+    encoder.save(origins.fetch(source, [chunk.text for chunk in read_chunks(chunks)], 0, place), folder)
     make(folder, stage="retriever")
     return folder
 
