@@ -37,6 +37,8 @@ PLUMBING = PACKAGE / "stage"
 GENERATORS = PACKAGE / "generators"
 OWN = ("generators", "graders")
 """Modules that a recipe's folder may have, for generators and graders of the user's own."""
+QUESTIONS = {"evaluate": "eval", "evaluate_rag": "rag"}
+"""Stage module to the folder of a recipe with the tasks that it asks, each of which names a grader."""
 _NAMED = re.compile(r"(?<![\w/])([a-z]\w*)\.[A-Za-z_]\w*")  # `eval/digits.yaml` names a file
 
 
@@ -161,8 +163,8 @@ def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
     prints = {}
     for module in sorted({block.module for block in blocks.values()}):
         files = [folder / name for name, reader in readers.items() if reader == module]
-        if module == "evaluate":
-            files += sorted((folder / "eval").glob("*.yaml"))
+        if module in QUESTIONS:
+            files += sorted((folder / QUESTIONS[module]).glob("*.yaml"))
         prints[module] = fingerprint(module, folder, [path for path in files if path.exists()])
     return prints
 

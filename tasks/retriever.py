@@ -18,14 +18,15 @@ from pydantic import Field
 
 from tasks.retrieval import chunks as stored
 from tasks.retrieval import encoder as encoders
-from tasks.retrieval import fusion, questions
+from tasks.retrieval import fusion, origins, questions
 from tasks.retrieval.comparison import compare
 from tasks.retrieval.dense import Dense
 from tasks.retrieval.fusion import FusionSettings, Leg
-from tasks.retrieval.index import LEXICAL, legs
+from tasks.retrieval.index import LEXICAL, TITLES, legs
 from tasks.retrieval.lexical import Lexical
 from tasks.retrieval.pairs import Negatives, cut, judged, pairs
 from tasks.retrieval.questions import Question
+from tasks.retrieval.rewording import Rewording, reworded
 from tasks.retrieval.teacher import Teacher
 from tasks.retrieval.teacher import load as load_teacher
 from tasks.stage import artifact
@@ -35,7 +36,6 @@ from tasks.stage.trainer_config import TrlConfig
 from tasks.training import trainer as training
 
 row_rule = None
-SPLITS = ("train", "validation", "test")
 
 
 class Config(TrlConfig):
@@ -43,10 +43,15 @@ class Config(TrlConfig):
 
     test: str
     """Test questions that are measured besides: `facts` for `eval/facts.jsonl` of the data artifact."""
-    encoder: encoders.Source
+    encoder: origins.Source
     """Where training begins."""
+    embed_titles: bool
+    """Whether the headings above a chunk are embedded with it; the index that uses the encoder says the same."""
     negatives: Negatives
     """How hard negatives are mined."""
+    rewording: Rewording | None
+    """How the words of training questions are changed, so that other wordings are understood; null learns them as they
+    are."""
     scale: float = Field(gt=0)
     """Factor of the cosines in the cross-entropy, 1 / temperature. Of no use with a teacher."""
     dimensions: list[int] | None
@@ -76,16 +81,18 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
         arguments = training.arguments(trainer_class(), config, run)
     found = stored.read_chunks(chunks)
     lexical = Lexical.open(chunks / LEXICAL)
+    texts = [encoders.passage(chunk, config.embed_titles) for chunk in found]
     asked, report = _read(config, data, found)
     with tempfile.TemporaryDirectory(prefix="polm-encoder-") as place:
-        model = encoders.fetch(config.encoder, [chunk.text for chunk in found], config.seed, Path(place))
+        model = origins.fetch(config.encoder, texts, config.seed, Path(place))
     _check(config, run, model)
     rows = {}
     for split in ("train", "validation"):
-        rows[split], mined = pairs(asked[split], found, lexical, config.negatives, config.seed)
+        rows[split], mined = pairs(asked[split], texts, lexical, config.negatives, config.seed)
         report[split] |= mined | {"cut": cut(rows[split], model)}
         _hold(config, run, split, report[split])
-    texts = [chunk.text for chunk in found]
+    if config.rewording is not None:
+        rows["train"] = reworded(rows["train"], config.rewording, texts, config.seed)
     measured = {split: asked[split] for split in ("validation", "test")}
     before = _dense(config, model, texts, measured)
     if config.teacher is not None:
@@ -100,7 +107,7 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     if run.main_process:
         encoders.save(model, run.out)
         artifact.write_json(run.out / "retrieval.json", retrieval)
-        artifact.write_json(run.out / "report.json", {"chunks": len(found), **report})
+        artifact.write_json(run.out / "report.json", {"chunks": len(found), TITLES: config.embed_titles, **report})
         headline = {name: of["value"] for name, of in retrieval["test"]["scores"]["after"].items()}
         artifact.write_json(run.out / "metrics.json", {**figures, **headline})
 

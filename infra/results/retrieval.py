@@ -16,7 +16,7 @@ def readers(artifacts: Artifacts) -> str:
     """Write what each reader scores under each condition, and the change from its parent."""
     rows = [
         [
-            code(row["model"]),
+            code(row["name"]),
             row["condition"],
             count(row["rows"]),
             *(_interval(row[key]) for key in ("exact_match", "f1", "abstained")),
@@ -31,11 +31,11 @@ def readers(artifacts: Artifacts) -> str:
 def grounding(artifacts: Artifacts) -> str:
     """Write how well each reader cites and abstains, and what false passages make it say."""
     rows = []
-    for model, _, result in retrieval.read(_board(artifacts)):
-        rag = result["rag"]
+    for reading in retrieval.read(_board(artifacts)):
+        rag = reading.result["rag"]
         rows.append(
             [
-                code(model),
+                code(reading.name),
                 *(_interval(rag["citations"][key]) for key in CITATIONS),
                 *(_interval(rag["abstention"][key]) for key in ABSTENTION),
                 *(_interval(rag.get(attack, {}).get("lure")) for attack in ("contradicting", "poisoned")),
@@ -58,7 +58,7 @@ def attacks(artifacts: Artifacts) -> str:
     """Write how often instructions in passages were followed, and what they cost."""
     rows = [
         [
-            code(row["model"]),
+            code(row["name"]),
             row["group"].replace("|", "\\|"),
             count(row["rows"]),
             _interval(row["followed"]),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tasks.retrieval import grading
+
 
 def chosen(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
     """Return `accuracy`: whether the right one of the row's `choices` is the likeliest.
@@ -12,3 +14,8 @@ def chosen(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, 
     """
     best = max(range(len(results)), key=lambda i: results[i][0])
     return {"accuracy": float(doc["choices"][best] == doc["answer"])}
+
+
+def rag(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Grade an answer from passages, as `tasks.retrieval.grading.rag` does."""
+    return grading.rag(doc, results)

@@ -60,6 +60,7 @@ def build(config: Config, graph: Graph, folders: Mapping[str, Path], path: Path)
         confidence=config.confidence,
         seed=config.seed,
     )
+    retrieval.add_untrained(board, folders)
     retrieval.compare(board, folders, config.seed)
     board["forms"] = frontier.exported(board, folders, config.seed)
     board["frontier"] = frontier.frontier(board, config.frontier.task, config.frontier.metric)

@@ -14,11 +14,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from tasks.stage.config import Strict
+from tasks.retrieval.dense_settings import Cells, Flat, Ivf, IvfPq, Settings, Sq8
 from tasks.stage.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -29,60 +27,6 @@ FILE, LISTS = "dense.faiss", "dense.ivfdata"
 """The index, and its inverted lists where it has some."""
 Take = Callable[[int, int], "NDArray[float32]"]
 """Start and end of a range of rows to their vectors, float32 of shape [end - start, dimensions], of length 1."""
-
-
-class Stored(Strict):
-    """What every kind has."""
-
-    shard_rows: int = Field(gt=0)
-    """Vectors that are added at a time, and of an inverted file those of one shard."""
-
-
-class Flat(Stored):
-    """Exact search."""
-
-    kind: Literal["flat"]
-
-
-class Sq8(Stored):
-    """Search over a byte a dimension (scalar quantisation)."""
-
-    kind: Literal["sq8"]
-    train_rows: int = Field(gt=0)
-    """Vectors, drawn by the seed, from which the ranges of the dimensions are learnt."""
-
-
-class Cells(Stored):
-    """What both kinds of inverted file have."""
-
-    train_rows: int = Field(gt=0)
-    """Vectors, drawn by the seed, from which the cells are learnt; k-means wants 40 a cell or more."""
-    iterations: int = Field(gt=0)
-    """Iterations of k-means."""
-    nlist: int = Field(gt=0)
-    """Cells; about the square root of the number of chunks, or some times that."""
-    nprobe: int = Field(gt=0)
-    """Cells that are searched for a query."""
-
-
-class Ivf(Cells):
-    """Search in some cells of an inverted file on the disk."""
-
-    kind: Literal["ivf"]
-
-
-class IvfPq(Cells):
-    """The same with product quantisation."""
-
-    kind: Literal["ivfpq"]
-    m: int = Field(gt=0)
-    """Parts of a vector that are quantised apart; divides the number of dimensions."""
-    nbits: int = Field(ge=1, le=16)
-    """Bits of a part's code; 2 to its power is the number of its codes."""
-
-
-Settings = Annotated[Flat | Sq8 | Ivf | IvfPq, Field(discriminator="kind")]
-"""How vectors are stored and searched."""
 
 
 def build(take: Take, count: int, dimensions: int, settings: Settings, folder: Path, seed: int) -> None:
@@ -133,6 +77,9 @@ def _empty(settings: Settings, dimensions: int, count: int, seed: int) -> Any:
             raise ConfigError(f"dense.m is {settings.m}, which does not divide {dimensions} dimensions; change it")
         index: Any = faiss.IndexIVFPQ(cells, dimensions, settings.nlist, settings.m, settings.nbits, by)
         index.pq.cp.seed, index.pq.cp.min_points_per_centroid = seed, 1
+    elif isinstance(settings, Ivf) and settings.codes != "float32":
+        code = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}[settings.codes]
+        index = faiss.IndexIVFScalarQuantizer(cells, dimensions, settings.nlist, code, by)
     else:
         index = faiss.IndexIVFFlat(cells, dimensions, settings.nlist, by)
     index.cp.seed, index.cp.niter, index.cp.spherical = seed, settings.iterations, True
@@ -205,8 +152,16 @@ class Dense:
         return int(self._index.d)
 
     @classmethod
-    def open(cls, folder: Path) -> "Dense":
-        """Map an index that `build` wrote into memory. Raises ArtifactError where there is none, or a broken one."""
+    def open(cls, folder: Path, nprobe: int | None = None) -> "Dense":
+        """Map an index that `build` wrote into memory.
+
+        Args:
+            folder: where it lies.
+            nprobe: cells of an inverted file that are searched; None searches as many as it was built for.
+
+        Raises:
+            ArtifactError: there is none, or a broken one.
+        """
         import faiss
 
         path = folder / FILE
@@ -214,9 +169,12 @@ class Dense:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder that holds an index")
         try:
-            return cls(faiss.read_index(os.fspath(path), mapped | faiss.IO_FLAG_READ_ONLY))
+            index = faiss.read_index(os.fspath(path), mapped | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as e:
             raise ArtifactError(f"{path}: no dense index ({e}); delete {folder} and run `polm run`") from None
+        if nprobe is not None:
+            index.nprobe = nprobe
+        return cls(index)
 
     @classmethod
     def of(cls, vectors: "NDArray[float32]") -> "Dense":

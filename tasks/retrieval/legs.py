@@ -38,10 +38,13 @@ class Searched(Protocol):
 
 
 def questions(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """List one row of each question that has an answer in the documents, in the order of the rows."""
+    """List one row of each question that has an answer in the documents, in the order of the rows.
+
+    Those of `contradicting` are left out: they are the training's.
+    """
     first: dict[str, Mapping[str, Any]] = {}
     for row in rows:
-        if row["quote"]:
+        if row["quote"] and row["condition"] != "contradicting":
             first.setdefault(row["asked"], row)
     return list(first.values())
 

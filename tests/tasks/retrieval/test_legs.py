@@ -76,8 +76,9 @@ def test_a_question_whose_sentence_no_chunk_holds_is_counted_and_not_scored() ->
     assert compare(Ranked(RANKINGS), [cut], resamples=200, seed=0) == {"questions": 0, "without_passage": 1}
 
 
-def test_a_question_is_asked_once_and_one_without_an_answer_never() -> None:
-    rows = [asked("a", "c1"), {**asked("a", "c1"), "condition": "gold"}, row(asked="x", quote="", document="")]
+def test_a_question_is_asked_once_and_one_without_an_answer_or_of_the_training_never() -> None:
+    learnt = {**asked("b", "c2"), "condition": "contradicting"}
+    rows = [asked("a", "c1"), {**asked("a", "c1"), "condition": "gold"}, row(asked="x", quote="", document=""), learnt]
     assert [found["asked"] for found in questions(rows)] == ["a"]
 
 

@@ -7,28 +7,26 @@ import pytest
 from tasks.retrieval.lexical import Lexical, build
 from tasks.retrieval.pairs import Negatives, cut, documents, judged, pairs
 from tasks.retrieval.questions import Question
-from tests.support.indexed import LEXICAL, chunks_of
+from tests.support.indexed import LEXICAL
 
-CHUNKS = chunks_of(
-    [
-        ("a/1", "Ada lives in Olvar."),
-        ("a/2", "Ada lives in Olvar."),
-        ("a/3", "Ada was born in 1923."),
-        ("a/4", "Bex lives in Tidun."),
-        ("a/5", "Cheese is yellow."),
-    ]
-)
+TEXTS = [
+    "Ada lives in Olvar.",
+    "Ada lives in Olvar.",
+    "Ada was born in 1923.",
+    "Bex lives in Tidun.",
+    "Cheese is yellow.",
+]
 ASKED = [Question("q", "Where does Ada live, Ada who lives?", (0,))]
 
 
 @pytest.fixture
 def lexical(tmp_path: Any) -> Lexical:
-    build([chunk.text for chunk in CHUNKS], tmp_path / "lexical", LEXICAL)
+    build(TEXTS, tmp_path / "lexical", LEXICAL)
     return Lexical.open(tmp_path / "lexical")
 
 
 def test_negatives_share_words_and_are_no_copy_of_the_answer(lexical: Lexical) -> None:
-    rows, counts = pairs(ASKED, CHUNKS, lexical, Negatives(count=2, skip=0, among=2), seed=0)
+    rows, counts = pairs(ASKED, TEXTS, lexical, Negatives(count=2, skip=0, among=2), seed=0)
     assert rows[0]["anchor"] == ASKED[0].text
     assert rows[0]["positive"] == "Ada lives in Olvar."
     assert {rows[0]["negative_1"], rows[0]["negative_2"]} == {"Ada was born in 1923.", "Bex lives in Tidun."}
@@ -36,29 +34,29 @@ def test_negatives_share_words_and_are_no_copy_of_the_answer(lexical: Lexical) -
 
 
 def test_the_best_hits_may_be_skipped(lexical: Lexical) -> None:
-    rows, _ = pairs(ASKED, CHUNKS, lexical, Negatives(count=1, skip=1, among=1), seed=0)
-    first, _ = pairs(ASKED, CHUNKS, lexical, Negatives(count=1, skip=0, among=1), seed=0)
+    rows, _ = pairs(ASKED, TEXTS, lexical, Negatives(count=1, skip=1, among=1), seed=0)
+    first, _ = pairs(ASKED, TEXTS, lexical, Negatives(count=1, skip=0, among=1), seed=0)
     assert {rows[0]["negative_1"], first[0]["negative_1"]} == {"Ada was born in 1923.", "Bex lives in Tidun."}
 
 
 def test_where_the_index_finds_too_few_others_are_drawn(lexical: Lexical) -> None:
-    rows, counts = pairs(ASKED, CHUNKS, lexical, Negatives(count=3, skip=0, among=9), seed=0)
+    rows, counts = pairs(ASKED, TEXTS, lexical, Negatives(count=3, skip=0, among=9), seed=0)
     assert sorted(documents(rows[0])[1:]) == ["Ada was born in 1923.", "Bex lives in Tidun.", "Cheese is yellow."]
     assert counts["negatives drawn at random"] == 1
 
 
 def test_a_question_with_too_few_other_texts_is_counted_out(lexical: Lexical) -> None:
-    rows, counts = pairs(ASKED, CHUNKS, lexical, Negatives(count=4, skip=0, among=9), seed=0)
+    rows, counts = pairs(ASKED, TEXTS, lexical, Negatives(count=4, skip=0, among=9), seed=0)
     assert (rows, counts["pairs"], counts["left out"]) == ([], 0, 1)
 
 
 def test_no_negatives_at_all(lexical: Lexical) -> None:
-    rows, _ = pairs(ASKED, CHUNKS, lexical, Negatives(count=0, skip=0, among=1), seed=0)
+    rows, _ = pairs(ASKED, TEXTS, lexical, Negatives(count=0, skip=0, among=1), seed=0)
     assert set(rows[0]) == {"anchor", "positive"}
 
 
 def test_a_teacher_scores_every_document_of_a_row(lexical: Lexical) -> None:
-    rows, _ = pairs(ASKED, CHUNKS, lexical, Negatives(count=2, skip=0, among=2), seed=0)
+    rows, _ = pairs(ASKED, TEXTS, lexical, Negatives(count=2, skip=0, among=2), seed=0)
     told = judged(rows, lambda asked: [len(text) for _, text in asked])
     assert told[0]["label"] == [len(text) for text in documents(rows[0])]
     assert documents(told[0]) == documents(rows[0])

@@ -1,0 +1,37 @@
+"""What a recipe says of documents: one kind a source, known keys, a licence, an XPath that is one."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.retrieval.documents import DocumentSource, FolderDocuments
+
+FOLDER = {"folder": "docs", "files": ["**/*"], "sha256": None, "format": None, "within": None, "licence": "MIT"}
+
+
+def parsed(keys: dict[str, Any]) -> Any:
+    return TypeAdapter(DocumentSource).validate_python(keys)
+
+
+def test_a_source_is_told_by_its_keys() -> None:
+    source = parsed(FOLDER | {"within": "//*[@role='main']"})
+    assert isinstance(source, FolderDocuments)
+    assert source.within == "//*[@role='main']"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"licence": ...}, "licence"),
+        ({"folder": ...}, "a source of documents needs one of the keys 'folder', 'package', 'hub', 'generator'"),
+        ({"fils": []}, "Extra inputs"),
+        ({"files": []}, "at least 1 item"),
+        ({"format": "word"}, "'text', 'markdown', 'rst', 'html', 'pdf' or 'docx'"),
+        ({"within": "//p["}, "is no XPath"),
+    ],
+)
+def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
+    keys = {key: value for key, value in (FOLDER | changes).items() if value is not ...}
+    with pytest.raises(ValidationError, match=message.replace("(", r"\(")):
+        parsed(keys)
