@@ -1,7 +1,7 @@
 """HTML: the text that a person would see, by lxml. Nothing is fetched, no script runs.
 
 Left out: scripts, styles, templates, navigation (`nav`), what is hidden, and the `¶` links that Sphinx puts beside
-headings. Pictures count by their `alt`.
+headings. Pictures count by their `alt`. What Sphinx describes (`<dt class="sig">`) is a heading above its description.
 """
 
 import re
@@ -23,6 +23,8 @@ BLOCKS = {
 """Elements that begin and end a block."""
 CELLS = {"td", "th"}
 _HEADING = re.compile(r"h([1-6])")
+_LOWEST = 6
+"""Level of `h6`; what is described stands below every heading of the page."""
 _CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
 _LOOKED_AT = 4096
 """Bytes at the start of a page among which its encoding is looked for."""
@@ -74,6 +76,7 @@ class _Page:
         self._inline: list[str] = []
         self._row: list[str] | None = None
         self._code = 0
+        self._lists = 0
 
     def read(self, root: Any) -> None:
         """Walk the tree; not by recursion, for pages may be nested by the thousand."""
@@ -107,6 +110,8 @@ class _Page:
             self._cell()
         elif tag == "pre":
             self._code += 1
+        elif tag == "dl":
+            self._lists += 1
         elif tag == "br":
             self._inline.append("\n")
         elif tag == "img":
@@ -117,6 +122,8 @@ class _Page:
         tag = element.tag
         if heading := _HEADING.fullmatch(str(tag)):
             self.draft.heading(int(heading[1]), self._taken())
+        elif tag == "dt" and "sig" in (element.get("class") or "").split():
+            self.draft.heading(_LOWEST + self._lists, self._taken())
         elif tag in CELLS:
             self._cell()
         elif tag in BLOCKS:
@@ -125,6 +132,9 @@ class _Page:
             self._row = None
         elif tag == "pre":
             self._code -= 1
+        elif tag == "dl":
+            self.draft.heading(_LOWEST + self._lists, "")
+            self._lists -= 1
 
     def _tail(self, element: Any, root: Any) -> None:
         if element is not root:

@@ -36,5 +36,5 @@ def read_pdf(data: bytes, limit: int) -> Extracted:
             draft.block(text)
     extracted = draft.finish()
     if not extracted.text:
-        raise Unreadable("PDF without text", "its pages are pictures; run text recognition on it first")
+        raise Unreadable("PDF without text", "if its pages are scans, run text recognition on it first")
     return extracted

@@ -1,11 +1,14 @@
 """What a recipe says of documents: one kind a source, known keys, a licence, an XPath that is one."""
 
+import re
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
 
 from tasks.retrieval.documents import DocumentSource, FolderDocuments
+from tests.conftest import REPO
 
 FOLDER = {"folder": "docs", "files": ["**/*"], "sha256": None, "format": None, "within": None, "licence": "MIT"}
 
@@ -18,6 +21,13 @@ def test_a_source_is_told_by_its_keys() -> None:
     source = parsed(FOLDER | {"within": "//*[@role='main']"})
     assert isinstance(source, FolderDocuments)
     assert source.within == "//*[@role='main']"
+
+
+def test_the_sources_of_the_page_are_valid() -> None:
+    blocks = re.findall(r"```yaml\n(sources:.*?)```", (REPO / "docs/retrieval.md").read_text(encoding="utf-8"), re.S)
+    sources = [source for block in blocks for source in YAML(typ="safe").load(block)["sources"].values()]
+    assert sources
+    assert all(parsed(source).within == "//*[@role='main']" for source in sources)
 
 
 @pytest.mark.parametrize(

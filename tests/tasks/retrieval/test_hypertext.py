@@ -42,6 +42,20 @@ def test_an_element_alone_is_read() -> None:
         read_html(PAGE, 10_000, "//article")
 
 
+def test_what_sphinx_describes_is_a_heading_above_its_description() -> None:
+    page = """<h1>json</h1><dl class="py class"><dt class="sig sig-object py"><em>class</em> Encoder</dt>
+    <dd><p>Encodes.</p><dl><dt class="sig">encode(o)<a class="headerlink">¶</a></dt><dd><p>Says it.</p></dd></dl>
+    <p>More.</p></dd></dl><p>After.</p><dl><dt>term</dt><dd>meaning</dd></dl>"""
+    assert shown(read_html(page, 1000)) == [
+        ("json > class Encoder", "Encodes."),
+        ("json > class Encoder > encode(o)", "Says it."),
+        ("json > class Encoder", "More."),
+        ("json", "After."),
+        ("json", "term"),
+        ("json", "meaning"),
+    ]
+
+
 def test_an_entity_that_names_a_file_brings_nothing_in() -> None:
     page = '<!DOCTYPE html [<!ENTITY x SYSTEM "file:///etc/hostname">]><p>before &x; after</p>'
     assert read_html(page, 1000).text.replace("&x;", "").split() in (
