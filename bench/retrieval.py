@@ -103,7 +103,7 @@ def dense(chunks: int, folder: Path) -> dict[str, float]:
     """Build the dense index by vectors of actual text, exact and in cells, and search it."""
     from bench.lsa import DIMENSIONS, QUESTIONS
     from tasks.retrieval.dense import Dense, build
-    from tasks.retrieval.dense_settings import Flat, Ivf
+    from tasks.retrieval.dense_settings import Flat, Ivf, Settings
 
     path = Path(os.environ.get(VECTORS) or folder / "vectors.npy")
     if not path.exists():
@@ -116,7 +116,10 @@ def dense(chunks: int, folder: Path) -> dict[str, float]:
     before = peak_memory()
     shape = {"shard_rows": 25_000, "train_rows": 40 * CELLS, "iterations": 10, "nlist": CELLS}
     measured: dict[str, float] = {"before_mb": before / 1e6}
-    kinds = {"flat": Flat(kind="flat", shard_rows=25_000), "ivf": Ivf(kind="ivf", codes="int8", **shape, nprobe=1)}
+    kinds: dict[str, Settings] = {
+        "flat": Flat(kind="flat", shard_rows=25_000),
+        "ivf": Ivf(kind="ivf", codes="int8", **shape, nprobe=1),
+    }
     for name, settings in kinds.items():
         start, cpu = time.perf_counter(), time.process_time()
         (folder / name).mkdir()

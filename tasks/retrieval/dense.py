@@ -169,7 +169,7 @@ class Dense:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder that holds an index")
         try:
-            index = faiss.read_index(os.fspath(path), mapped | faiss.IO_FLAG_READ_ONLY)
+            index: Any = faiss.read_index(os.fspath(path), mapped | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as e:
             raise ArtifactError(f"{path}: no dense index ({e}); delete {folder} and run `polm run`") from None
         if nprobe is not None:
