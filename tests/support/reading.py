@@ -64,13 +64,18 @@ def digest(name: str) -> str:
     return artifact.read_manifest(Path("artifacts", name)).digest
 
 
-def add_readers(make: Make) -> None:
-    """Give the project in the working directory two readers, made from its `sft`, and the index they read from."""
+def add_readers(make: Make, taught: str = "Where does Ada live?") -> None:
+    """Give the project in the working directory two readers, made from its `sft`, and the index they read from.
+
+    Args:
+        make: writes manifests.
+        taught: the one question that trains.
+    """
     facts, grounded = Path("artifacts/media/facts"), Path("artifacts/media/grounded")
     chunks, retriever = Path("artifacts/chunks/passages"), Path("artifacts/models/retriever")
     asked = [{"id": f"row{i}", "question": f"Where does number {i} live?", "answer": "Olvar"} for i in range(200)]
     artifact.write_jsonl(facts / "eval/facts.jsonl", asked)
-    question = {"role": "user", "content": "Where does Ada live?"}
+    question = {"role": "user", "content": taught}
     artifact.write_jsonl(facts / "prompts/train.jsonl", [{"id": "t", "prompt": [question]}])
     source = {"kind": "generator", "name": "facts.questions", "licence": "CC0-1.0"}
     artifact.write_json(facts / "report.json", {"contaminated": [], "sets": {}, "sources": {"invented": source}})

@@ -20,13 +20,19 @@ from tests.support.traces import ANSWER, NAME, trace
 
 
 @pytest.fixture
-def project(tracking: Path, promotable: Path, make_artifact: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with models of words and two readers."""
+def words(tracking: Path, promotable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with models of words alone."""
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tracking / ".polm/dvc"))
     monkeypatch.setenv("COLUMNS", "250")
     shutil.copytree(promotable, tracking, dirs_exist_ok=True, symlinks=True)
-    add_readers(make_artifact)
     return tracking
+
+
+@pytest.fixture
+def project(words: Path, make_artifact: Make) -> Path:
+    """A project with models of words and two readers."""
+    add_readers(make_artifact)
+    return words
 
 
 def test_a_reader_is_registered_with_its_index_and_one_with_words_alone_after_it(
@@ -99,14 +105,9 @@ def test_a_reader_below_its_bounds_is_refused(
         promotion.promote("reader")
 
 
-def test_a_question_that_trains_is_found_behind_its_passages(project: Path, make_artifact: Make) -> None:
-    facts = Path("artifacts/media/facts")
-    prompt = [{"role": "user", "content": "Where does NUMBER 7 live?"}]
-    inputs = artifact.read_manifest(facts).inputs
-    (facts / artifact.MANIFEST).unlink()
-    artifact.write_jsonl(facts / "prompts/train.jsonl", [{"id": "t", "prompt": prompt}])
-    make_artifact(facts, stage="data", **inputs)
-    with pytest.raises(GateError, match=r"contamination: .*lineage: "):
+def test_a_question_that_trains_is_found_behind_its_passages(words: Path, make_artifact: Make) -> None:
+    add_readers(make_artifact, taught="Where does NUMBER 7 live?")
+    with pytest.raises(GateError, match=r"contamination: .*1 of 400 train too, e.g. “where does number 7 live\?”"):
         promotion.promote("reader")
 
 
