@@ -1,11 +1,12 @@
-"""Retrieval at scale, on made-up text of Zipf's law: seconds to build an index, its memory, and the time of a search.
+"""Retrieval at scale: seconds to build an index, its memory, and the time of a search.
 
     python -m bench.retrieval --chunks 100000
 
 Each half runs in a process of its own, so that its peak of memory is its own; one thread; a chunk has 64 words, a
-question nine of one chunk. `peak` holds Python, the libraries and the text as well; `before` is the peak without the
-index. `p95_ms` is by the clock on the wall, `p95_cpu_ms` by the thread's own: on a busy machine only the latter says
-something.
+question nine of one chunk. The lexical half is of made-up text by Zipf's law, the dense half of vectors of actual text
+(`bench/lsa.py`), a minute or two in the making; `--vectors` keeps them in a file, or takes them from it. `peak` holds
+Python, the libraries and the text as well; `before` is the peak without the index. `p95_ms` is by the clock on the
+wall, `p95_cpu_ms` by the thread's own: on a busy machine only the latter says something.
 """
 
 import argparse
@@ -28,6 +29,8 @@ WORDS, VOCABULARY, ASKED = 64, 60_000, 9
 QUESTIONS = 500
 BATCH = 1_000
 """Chunks that are drawn at once."""
+VECTORS = "POLM_BENCH_VECTORS"
+"""Variable with the file of the vectors, for the process of the dense half."""
 
 
 def numbers(chunks: int, seed: int) -> Iterator[Any]:
@@ -89,7 +92,67 @@ def lexical(chunks: int, folder: Path) -> dict[str, float]:
     }
 
 
-HALVES: dict[str, Callable[[int, Path], dict[str, float]]] = {"lexical": lexical}
+CELLS, PROBES = 1_024, (4, 8, 16, 32, 64, 128)
+"""Cells of the inverted file, and how many of them are tried."""
+ENOUGH = 0.95
+"""Share of exact search's ten best that an inverted file has to find."""
+
+
+def dense(chunks: int, folder: Path) -> dict[str, float]:
+    """Build the dense index by vectors of actual text, exact and in cells, and search it."""
+    from bench.lsa import DIMENSIONS, QUESTIONS
+    from tasks.retrieval.dense import Dense, Flat, Ivf, build
+
+    path = Path(os.environ.get(VECTORS) or folder / "vectors.npy")
+    if not path.exists():
+        made = [sys.executable, "-m", "bench.lsa", "--chunks", str(chunks), "--out", str(path)]
+        subprocess.run(made, check=True)  # by itself, for its peak of memory is not the index's
+    vectors = np.load(path, mmap_mode="r")
+    asked, rest = np.array(vectors[:QUESTIONS:2]), vectors[QUESTIONS : QUESTIONS + chunks]
+    if len(rest) < chunks:
+        raise SystemExit(f"{path} has {len(rest)} chunks; ask for no more, or delete it")
+    before = peak_memory()
+    shape = {"shard_rows": 25_000, "train_rows": 40 * CELLS, "iterations": 10, "nlist": CELLS}
+    measured: dict[str, float] = {"before_mb": before / 1e6}
+    kinds = {"flat": Flat(kind="flat", shard_rows=25_000), "ivf": Ivf(kind="ivf", **shape, nprobe=1)}
+    for name, settings in kinds.items():
+        start, cpu = time.perf_counter(), time.process_time()
+        (folder / name).mkdir()
+        build(lambda start, end: np.array(rest[start:end]), chunks, DIMENSIONS, settings, folder / name, seed=0)
+        measured[f"{name}_build_s"] = time.perf_counter() - start
+        measured[f"{name}_build_cpu_s"] = time.process_time() - cpu
+        measured[f"{name}_build_peak_mb"] = peak_memory() / 1e6
+    truth = Dense.open(folder / "flat")
+    right, times = _searched(truth, asked)
+    measured |= {f"flat_{key}": value for key, value in times.items()}
+    for probes in PROBES:
+        index = Dense.open(folder / "ivf", probes)
+        rows, times = _searched(index, asked)
+        recall = float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(rows, right, strict=True)]))
+        if recall >= ENOUGH or probes == PROBES[-1]:
+            measured |= {"ivf_nprobe": probes, "ivf_recall@10": recall}
+            return measured | {f"ivf_{key}": value for key, value in times.items()}
+    raise AssertionError
+
+
+def _searched(index: Any, asked: Any) -> tuple[list[list[int]], dict[str, float]]:
+    """Search for each vector by itself, after one that does not count; return rows and times."""
+    rows, took = [], []
+    for query in [asked[0], *asked]:
+        start, cpu = time.perf_counter(), time.thread_time()
+        _, found = index.search(query[None], 10)
+        took.append((time.perf_counter() - start, time.thread_time() - cpu))
+        rows.append(found[0].tolist())
+    wall, of_thread = (1e3 * np.array(seconds) for seconds in zip(*took[1:], strict=True))
+    return rows[1:], {
+        "p50_ms": float(np.percentile(wall, 50)),
+        "p95_ms": float(np.percentile(wall, 95)),
+        "p50_cpu_ms": float(np.percentile(of_thread, 50)),
+        "p95_cpu_ms": float(np.percentile(of_thread, 95)),
+    }
+
+
+HALVES: dict[str, Callable[[int, Path], dict[str, float]]] = {"lexical": lexical, "dense": dense}
 """Name to function: takes the number of chunks and an empty folder, returns what is printed."""
 
 
@@ -98,13 +161,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.retrieval", description=__doc__.partition("\n")[0])
     parser.add_argument("--chunks", type=int, default=100_000, help="a multiple of 1000")
     parser.add_argument("--half", choices=sorted(HALVES), help="run only this half, and print JSON")
+    parser.add_argument("--only", choices=sorted(HALVES), help="leave the other half out")
+    parser.add_argument("--vectors", type=Path, help="file of the dense half's vectors; made where it is missing")
     args = parser.parse_args()
     if args.half:
         with tempfile.TemporaryDirectory(prefix="polm-bench-") as folder:
             print(json.dumps(HALVES[args.half](args.chunks, Path(folder))))
         return
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    for half in HALVES:
+    one[VECTORS] = str(args.vectors or "")
+    for half in HALVES if args.only is None else [args.only]:
         command = [sys.executable, "-m", "bench.retrieval", "--chunks", str(args.chunks), "--half", half]
         done = subprocess.run(command, env=os.environ | one, stdout=subprocess.PIPE, text=True, check=True)
         measured = json.loads(done.stdout)

@@ -66,6 +66,15 @@ class Planted(Strict):
         return self
 
 
+class Turns(Strict):
+    """Further questions in a training row, which the passages are read once for."""
+
+    most: int = Field(ge=1)
+    """Most questions, the first among them."""
+    untold: float = Field(ge=0, le=1)
+    """Share of the rows, 0 to 1, with a further question that the passages do not answer, where there is room."""
+
+
 class Renaming(Strict):
     """Rows that are written anew about somebody else, so that reading can be learnt and facts cannot."""
 
@@ -103,6 +112,8 @@ class Config(StageConfig):
     """Kinds of training rows."""
     unfaithful: Unfaithful
     """Kinds of rejected replies."""
+    turns: Turns
+    """Questions about the same passages in a training row; the passages stand before the first."""
     planted: Planted
     """Instructions in passages."""
     renaming: Renaming | None
@@ -164,14 +175,14 @@ def taught(
 ) -> dict[str, list[dict[str, Any]]]:
     """Make the rows of one split, `sft` and `preferences`; a pair that cannot be made is left out."""
     rng = random.Random(f"{config.seed} {split}")
-    asked = Asked(config.prompt, config.distractors, config.planted.train, facts)
+    asked = Asked(config.prompt, config.distractors, config.planted.train, facts, config.turns.untold)
     share = config.renaming.share if config.renaming else 0.0
 
     def renaming() -> Rename | None:
         return rename if rng.random() < share else None
 
     lessons = [
-        asked.taught(question, config.shares, renaming(), rng)
+        asked.taught(question, config.shares, config.turns.most, renaming(), rng)
         for _ in range(config.rounds.sft)
         for question in questions
     ]

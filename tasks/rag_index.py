@@ -20,7 +20,7 @@ from tasks.retrieval import embeddings, questions
 from tasks.retrieval import encoder as encoders
 from tasks.retrieval.dense import Dense, Settings, build
 from tasks.retrieval.fusion import FusionSettings, Leg, choose
-from tasks.retrieval.index import ENCODER, FILE, LEXICAL, Description, legs
+from tasks.retrieval.index import ENCODER, FILE, LEXICAL, TITLES, Description, legs
 from tasks.retrieval.lexical import Lexical
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig
@@ -38,6 +38,8 @@ class Config(StageConfig):
 
     dataset: str
     """Set of the data artifact on whose validation questions the fusion is chosen, e.g. `prompts`."""
+    embed_titles: bool
+    """Whether the headings above a chunk are embedded with it, as the encoder was trained."""
     batch_size: int = Field(gt=0)
     """Chunks that are embedded at a time. Part of the recipe because it changes the bits."""
     dimensions: int | None = Field(gt=0)
@@ -58,10 +60,13 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
     if not found:
         raise DataError(f"{chunks / stored.FILE}: no chunk; {chunks / 'report.json'} says where the documents went")
     asked, counts = questions.read(questions.training_file(data, config.dataset, "validation"), found)
+    _check_titles(config, run, encoder)
     model = encoders.load(encoder)
     dimensions = _dimensions(config, run, model)
     with run.timed("embed"):
-        vectors = _vectors(config, run, model, encoder, [chunk.text for chunk in found])
+        vectors = _vectors(
+            config, run, model, encoder, [encoders.passage(chunk, config.embed_titles) for chunk in found]
+        )
     log.info("%d chunks: %d embedded, the other texts known", len(found), vectors.embedded)
     run.measure(embedded=vectors.embedded)
 
@@ -82,6 +87,7 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
         chunks=len(found),
         dimensions=dimensions,
         encoder=encoders.digest(encoder),
+        embed_titles=config.embed_titles,
         dense=config.dense.model_dump(mode="json"),
         fusion=chosen,
         tried=tried,
@@ -90,6 +96,17 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
     artifact.write_json(run.out / FILE, described.model_dump(mode="json"))
     texts = len({chunk.text for chunk in found})
     artifact.write_json(run.out / "report.json", {"chunks": len(found), "texts": texts, "questions": counts})
+
+
+def _check_titles(config: Config, run: Run, encoder: Path) -> None:
+    """Refuse to embed chunks in another form than the encoder was trained on. Raises ConfigError."""
+    report = encoder / "report.json"
+    trained = artifact.read_json(report)[TITLES] if report.is_file() else config.embed_titles
+    if trained != config.embed_titles:
+        raise ConfigError(
+            f"{run.params_file}: embed_titles is {config.embed_titles}, and {encoder} was trained with {trained}; set "
+            f"both to the same"
+        )
 
 
 def _dimensions(config: Config, run: Run, model: Any) -> int:

@@ -22,9 +22,9 @@ from tasks.retrieval import fusion, questions
 from tasks.retrieval.comparison import compare
 from tasks.retrieval.dense import Dense
 from tasks.retrieval.fusion import FusionSettings, Leg
-from tasks.retrieval.index import LEXICAL, legs
+from tasks.retrieval.index import LEXICAL, TITLES, legs
 from tasks.retrieval.lexical import Lexical
-from tasks.retrieval.pairs import Negatives, cut, judged, pairs
+from tasks.retrieval.pairs import Negatives, cut, judged, pairs, reworded
 from tasks.retrieval.questions import Question
 from tasks.retrieval.teacher import Teacher
 from tasks.retrieval.teacher import load as load_teacher
@@ -35,7 +35,6 @@ from tasks.stage.trainer_config import TrlConfig
 from tasks.training import trainer as training
 
 row_rule = None
-SPLITS = ("train", "validation", "test")
 
 
 class Config(TrlConfig):
@@ -45,8 +44,12 @@ class Config(TrlConfig):
     """Test questions that are measured besides: `facts` for `eval/facts.jsonl` of the data artifact."""
     encoder: encoders.Source
     """Where training begins."""
+    embed_titles: bool
+    """Whether the headings above a chunk are embedded with it; the index that uses the encoder says the same."""
     negatives: Negatives
     """How hard negatives are mined."""
+    dropped_words: float = Field(ge=0, lt=1)
+    """Probability, 0 to 1, that a word of a training question is left out, so that other wordings are understood."""
     scale: float = Field(gt=0)
     """Factor of the cosines in the cross-entropy, 1 / temperature. Of no use with a teacher."""
     dimensions: list[int] | None
@@ -76,16 +79,17 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
         arguments = training.arguments(trainer_class(), config, run)
     found = stored.read_chunks(chunks)
     lexical = Lexical.open(chunks / LEXICAL)
+    texts = [encoders.passage(chunk, config.embed_titles) for chunk in found]
     asked, report = _read(config, data, found)
     with tempfile.TemporaryDirectory(prefix="polm-encoder-") as place:
-        model = encoders.fetch(config.encoder, [chunk.text for chunk in found], config.seed, Path(place))
+        model = encoders.fetch(config.encoder, texts, config.seed, Path(place))
     _check(config, run, model)
     rows = {}
     for split in ("train", "validation"):
-        rows[split], mined = pairs(asked[split], found, lexical, config.negatives, config.seed)
+        rows[split], mined = pairs(asked[split], texts, lexical, config.negatives, config.seed)
         report[split] |= mined | {"cut": cut(rows[split], model)}
         _hold(config, run, split, report[split])
-    texts = [chunk.text for chunk in found]
+    rows["train"] = reworded(rows["train"], config.dropped_words, config.seed)
     measured = {split: asked[split] for split in ("validation", "test")}
     before = _dense(config, model, texts, measured)
     if config.teacher is not None:
@@ -100,7 +104,7 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     if run.main_process:
         encoders.save(model, run.out)
         artifact.write_json(run.out / "retrieval.json", retrieval)
-        artifact.write_json(run.out / "report.json", {"chunks": len(found), **report})
+        artifact.write_json(run.out / "report.json", {"chunks": len(found), TITLES: config.embed_titles, **report})
         headline = {name: of["value"] for name, of in retrieval["test"]["scores"]["after"].items()}
         artifact.write_json(run.out / "metrics.json", {**figures, **headline})
 
@@ -149,6 +153,9 @@ def _trainer(config: Config, model: Any, arguments: Any, rows: Mapping[str, list
     class Trainer(SentenceTransformerTrainer):
         def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
             return None
+
+        def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+            model.load_state_dict(encoders.read(Path(checkpoint_path)).state_dict())
 
     if config.teacher is not None:
         loss: Any = losses.MarginMSELoss(model)

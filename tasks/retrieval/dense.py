@@ -205,18 +205,29 @@ class Dense:
         return int(self._index.d)
 
     @classmethod
-    def open(cls, folder: Path) -> "Dense":
-        """Map an index that `build` wrote into memory. Raises ArtifactError where there is none, or a broken one."""
+    def open(cls, folder: Path, nprobe: int | None = None) -> "Dense":
+        """Map an index that `build` wrote into memory.
+
+        Args:
+            folder: where it lies.
+            nprobe: cells of an inverted file that are searched; None searches as many as it was built for.
+
+        Raises:
+            ArtifactError: there is none, or a broken one.
+        """
         import faiss
 
         path = folder / FILE
-        flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP_IFC
+        mapped = faiss.IO_FLAG_ONDISK_SAME_DIR if (folder / LISTS).is_file() else faiss.IO_FLAG_MMAP_IFC
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder that holds an index")
         try:
-            return cls(faiss.read_index(os.fspath(path), flags))
+            index = faiss.read_index(os.fspath(path), mapped | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as e:
             raise ArtifactError(f"{path}: no dense index ({e}); delete {folder} and run `polm run`") from None
+        if nprobe is not None:
+            index.nprobe = nprobe
+        return cls(index)
 
     @classmethod
     def of(cls, vectors: "NDArray[float32]") -> "Dense":

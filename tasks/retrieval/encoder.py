@@ -18,6 +18,7 @@ from pydantic import Field, Tag
 
 from tasks.ingestion.wheels import download_wheel
 from tasks.models.folder import PICKLES, refuse_code
+from tasks.retrieval.chunks import Chunk
 from tasks.retrieval.scratch import Scratch, build
 from tasks.retrieval.snapshot import snapshot
 from tasks.stage import artifact
@@ -118,9 +119,14 @@ def load(folder: Path) -> Any:
     Raises:
         ModelError: no such folder, no encoder, a pickle, code, or modules that are not the library's own.
     """
+    check(folder)
+    return read(folder)
+
+
+def read(folder: Path) -> Any:
+    """Load an encoder as `load` does from a folder of our own, e.g. a checkpoint, without looking for code in it."""
     from sentence_transformers import SentenceTransformer
 
-    check(folder)
     model = SentenceTransformer(
         str(folder),
         device="cpu",
@@ -129,7 +135,20 @@ def load(folder: Path) -> Any:
         model_kwargs={"use_safetensors": True},
     )
     model.model_card_data.local_files_only = True
-    return model.eval()
+    return without_pooler(model).eval()
+
+
+def without_pooler(model: Any) -> Any:
+    """Take out the layer that BERT's kin have for another task: nothing reads it, and where it is missing it is drawn.
+
+    Vectors are pooled from the states of the tokens, by a module of sentence-transformers.
+    """
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    network: Any = getattr(model[0], "auto_model", None)
+    if getattr(network, "pooler", None) is not None and any(isinstance(part, Pooling) for part in model):
+        network.pooler = None
+    return model
 
 
 def check(folder: Path) -> None:
@@ -191,6 +210,11 @@ def copy(folder: Path, to: Path) -> None:
     for path in files(folder):
         (to / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, to / path)
+
+
+def passage(chunk: Chunk, titles: bool) -> str:
+    """Return the text of a chunk that is embedded: with the headings above it before it, or without."""
+    return " ".join((*chunk.title, chunk.text)) if titles else chunk.text
 
 
 def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDArray[float32]":

@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol
 
 from tasks.retrieval.passages import Passage, Question
 
-Facts = dict[str, list[tuple[str, str]]]
-"""Id of a chunk to the sentences and answers of the questions that it holds."""
+Facts = dict[str, list[dict[str, Any]]]
+"""Id of a chunk to the rows of the questions that it answers."""
 
 
 class Searches(Protocol):
@@ -83,11 +83,11 @@ class Finder:
 
     def facts(self, questions: Sequence[Question]) -> Facts:
         """List what each chunk answers, by the questions."""
-        facts: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
+        facts: Facts = defaultdict(list)
         for question in questions:
             for passage in question.gold:
-                facts[passage.id][question.row["quote"], question.row["answer"]] = None
-        return {name: list(held) for name, held in facts.items()}
+                facts[passage.id].append(question.row)
+        return dict(facts)
 
     def _lure(self, row: dict[str, Any], answers: Sequence[str]) -> str:
         """Draw the answer to another question of the kind; the row's own where all have the same."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FILE = "index.json"
 LEXICAL, ENCODER = "lexical", "encoder"
 """Folders of the lexical index and of the encoder."""
+TITLES = "embed_titles"
+"""Key of the report of an encoder's stage, and of `index.json`: whether headings were embedded with the chunks."""
 By = Literal["lexical", "dense", "fused"]
 
 
@@ -41,6 +43,8 @@ class Description(Strict):
     """Dimensions of a vector in the index."""
     encoder: str
     """Identity of the encoder, `tasks.retrieval.encoder.digest`."""
+    embed_titles: bool
+    """Whether the headings above a chunk were embedded with it."""
     dense: dict[str, Any]
     """How vectors are stored, as the recipe says it."""
     fusion: Fusion

@@ -11,12 +11,12 @@ arXiv:2010.02666) in place of a ranking.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import Field
 
-from tasks.retrieval.chunks import Chunk
 from tasks.retrieval.lexical import Lexical
 from tasks.retrieval.questions import Question
 from tasks.stage.config import Strict
@@ -37,7 +37,7 @@ class Negatives(Strict):
 
 def pairs(
     questions: Sequence[Question],
-    chunks: Sequence[Chunk],
+    texts: Sequence[str],
     lexical: Lexical,
     negatives: Negatives,
     seed: int,
@@ -46,7 +46,7 @@ def pairs(
 
     Args:
         questions: to learn from.
-        chunks: in the order of the lexical index's rows.
+        texts: of the chunks, in the order of the lexical index's rows.
         lexical: index of the chunks.
         negatives: how many are mined, and where.
         seed: of the draw.
@@ -58,33 +58,50 @@ def pairs(
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     counts = {"pairs": 0, "left out": 0, "negatives found": 0, "negatives drawn at random": 0}
-    most = max((len(question.gold) for question in questions), default=0)
-    wanted = negatives.skip + negatives.among + most
+    copies = Counter(texts)
     for question in questions:
-        row = {"anchor": question.text, "positive": chunks[question.gold[0]].text}
-        right = {chunks[at].text for at in question.gold}
+        row = {"anchor": question.text, "positive": texts[question.gold[0]]}
+        right = {texts[at] for at in question.gold}
         found: list[int] = []
         if negatives.count:
-            hits = (int(hit) for hit in lexical.search([question.text], min(wanted, len(chunks)))[1][0] if hit >= 0)
-            others = [hit for hit in hits if hit not in question.gold and chunks[hit].text not in right]
+            wanted = negatives.skip + negatives.among + sum(copies[text] for text in right)
+            hits = lexical.search([question.text], min(wanted, len(texts)))[1][0].tolist()
+            others = [hit for hit in hits if hit >= 0 and texts[hit] not in right]
             others = others[negatives.skip : negatives.skip + negatives.among]
             found = rng.sample(others, min(negatives.count, len(others)))
-        texts = [chunks[hit].text for hit in found]
-        counts["negatives found"] += len(texts)
-        while len(texts) < negatives.count and (drawn := _other(chunks, right | set(texts), rng)) is not None:
-            texts.append(drawn)
+        wrong = [texts[hit] for hit in found]
+        counts["negatives found"] += len(wrong)
+        while len(wrong) < negatives.count and (drawn := _other(texts, right | set(wrong), rng)) is not None:
+            wrong.append(drawn)
             counts["negatives drawn at random"] += 1
-        if len(texts) == negatives.count:
-            rows.append({**row, **{f"negative_{at}": text for at, text in enumerate(texts, 1)}})
+        if len(wrong) == negatives.count:
+            rows.append({**row, **{f"negative_{at}": text for at, text in enumerate(wrong, 1)}})
             counts["pairs"] += 1
         else:
             counts["left out"] += 1
     return rows, counts
 
 
-def _other(chunks: Sequence[Chunk], taken: set[str], rng: random.Random) -> str | None:
-    """Draw the text of a chunk that is not taken; None where there seems to be no other."""
-    drawn = (rng.choice(chunks).text for _ in range(100))
+def reworded(rows: Sequence[dict[str, Any]], dropped_words: float, seed: int) -> list[dict[str, Any]]:
+    """Leave words out of the questions, so that a wording is not learnt by heart, and other ones are understood.
+
+    Args:
+        rows: as `pairs` makes them.
+        dropped_words: probability, 0 to 1, that a word is left out; a question keeps one of them at least.
+        seed: of the draw.
+    """
+    rng = random.Random(seed)
+    made = []
+    for row in rows:
+        words = row["anchor"].split()
+        kept = [word for word in words if rng.random() >= dropped_words] or [rng.choice(words)]
+        made.append({**row, "anchor": " ".join(kept) if len(kept) < len(words) else row["anchor"]})
+    return made
+
+
+def _other(texts: Sequence[str], taken: set[str], rng: random.Random) -> str | None:
+    """Draw a text that is not taken; None where there seems to be no other."""
+    drawn = (rng.choice(texts) for _ in range(100))
     return next((text for text in drawn if text not in taken), None)
 
 

@@ -5,7 +5,8 @@ distractors alone. The paper leaves open what is to be answered there: here the 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -66,20 +67,22 @@ class Asked:
         form: how passages and question become a prompt.
         distractors: where passages without the answer come from.
         wordings: instructions that are planted, with `{lure}`.
-        facts: id of a chunk to the sentences and answers of the questions that it holds.
+        facts: id of a chunk to the rows of the questions that it answers.
+        untold: share of the rows with a further question that the passages do not answer, 0 to 1.
     """
 
     def __init__(
-        self,
-        form: PromptFormat,
-        distractors: Distractors,
-        wordings: Sequence[str],
-        facts: Facts,
+        self, form: PromptFormat, distractors: Distractors, wordings: Sequence[str], facts: Facts, untold: float
     ) -> None:
         self.form = form
         self.distractors = distractors
         self.wordings = wordings
         self.facts = facts
+        self.untold = untold
+        self.of_document: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for rows in facts.values():
+            for row in rows:
+                self.of_document[row["document"]].append(row)
 
     def shown(self, question: Question, kind: str, rng: random.Random) -> list[Passage]:
         """Choose the passages of a training row of one of the kinds of `Shares`."""
@@ -94,16 +97,38 @@ class Asked:
         passages = choose.among(question, choose.distracting(question, most - 1, self.distractors, rng), rng)
         return choose.planted(passages, self.wordings, question.lure, rng) if kind == "planted" else passages
 
-    def taught(self, question: Question, shares: Shares, rename: Rename | None, rng: random.Random) -> dict[str, Any]:
-        """Make one row to learn from: `messages`, and what it shows in `condition`."""
+    def taught(
+        self, question: Question, shares: Shares, turns: int, rename: Rename | None, rng: random.Random
+    ) -> dict[str, Any]:
+        """Make one row to learn from: `messages`, and what it shows in `condition`.
+
+        Args:
+            question: the first that is asked.
+            shares: of the kinds of rows.
+            turns: most questions about the same passages; the further ones are answered by the other passages, or by
+                the same document and by none of the passages.
+            rename: what writes the row anew about somebody else; None leaves it.
+            rng: of all draws.
+        """
         kind = drawn(shares.model_dump(), rng) if question.gold else "removed"
         shown = self.shown(question, kind, rng)
-        row, passages, _ = renamed(question.row, shown, [], rename, rng)
-        messages = [
-            {"role": "user", "content": self.form.render(row["question"], [p.text for p in passages])},
-            {"role": "assistant", "content": self.faithful(row, passages)},
-        ]
+        asked = [question.row, *self.further(question, shown, turns - 1, rng)]
+        asked, passages, _ = renamed(asked, shown, [], rename, rng)
+        messages = []
+        for number, row in enumerate(asked):
+            text = self.form.render(row["question"], [p.text for p in passages]) if number == 0 else row["question"]
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": self.faithful(row, passages)})
         return {"messages": messages, "condition": kind, **_origin(question.row)}
+
+    def further(
+        self, question: Question, shown: Sequence[Passage], count: int, rng: random.Random
+    ) -> list[dict[str, Any]]:
+        """Choose at most `count` further questions about a prompt's passages, each of another fact, told ones first."""
+        told = _by_quote((row for passage in shown for row in self.facts.get(passage.id, [])), question, rng)
+        rest = [row for row in self.of_document[question.row["document"]] if shown and row["quote"] not in told]
+        untold = _by_quote(rest, question, rng) if rng.random() < self.untold else {}
+        return [*told.values(), *list(untold.values())[:1]][:count]
 
     def preferred(
         self, question: Question, unfaithful: Unfaithful, rename: Rename | None, rng: random.Random
@@ -119,7 +144,7 @@ class Asked:
         number, said = self.temptation(kind, question, shown)
         if number == 0 and kind != "abstaining":
             return None
-        row, passages, said = renamed(question.row, shown, said, rename, rng)
+        (row,), passages, said = renamed([question.row], shown, said, rename, rng)
         rejected = self.form.answer(said[0], number, said[1]) if said else self.form.abstention(row.get("subject", ""))
         prompt = [{"role": "user", "content": self.form.render(row["question"], [p.text for p in passages])}]
         return {
@@ -133,7 +158,7 @@ class Asked:
     def faithful(self, row: dict[str, Any], passages: Sequence[Passage]) -> str:
         """Write the reply that is right: quotation, number and answer, or that the passages do not say it."""
         for number, passage in enumerate(passages, 1):
-            if passage.holds:
+            if row["quote"] and row["quote"] in passage.text:
                 return self.form.answer(row["quote"], number, row["answer"])
         return self.form.abstention(row.get("subject", ""))
 
@@ -148,28 +173,35 @@ class Asked:
             if kind == "obeying" and passage.holds:
                 return number, [question.row["quote"], question.lure]
             if kind in ("distractor", "unsupported") and not passage.holds:
-                for quote, answer in self.facts.get(passage.id, []):
-                    return number, [quote, answer]
+                for row in self.facts.get(passage.id, []):
+                    return number, [row["quote"], row["answer"]]
         return 0, []
 
 
 def renamed(
-    row: dict[str, Any], shown: Sequence[Passage], others: list[str], rename: Rename | None, rng: random.Random
-) -> tuple[dict[str, Any], list[Passage], list[str]]:
-    """Write a question's row, its passages and other texts anew about somebody else; as they are without `rename`."""
+    rows: list[dict[str, Any]], shown: Sequence[Passage], others: list[str], rename: Rename | None, rng: random.Random
+) -> tuple[list[dict[str, Any]], list[Passage], list[str]]:
+    """Write rows of questions, their passages and other texts anew about somebody else, or leave them as they are."""
     if rename is None:
-        return row, list(shown), others
-    columns = [name for name in ("question", "answer", "quote", "subject") if name in row]
-    new = rename([*(row[name] for name in columns), *others, *(passage.text for passage in shown)], rng)
-    row = row | dict(zip(columns, new[: len(columns)], strict=True))
-    texts = new[len(columns) + len(others) :]
-    passages = [passage._replace(text=text) for passage, text in zip(shown, texts, strict=True)]
-    return row, passages, new[len(columns) : len(columns) + len(others)]
+        return rows, list(shown), others
+    columns = [(row, name) for row in rows for name in ("question", "answer", "quote", "subject") if name in row]
+    old = [*(row[name] for row, name in columns), *others, *(passage.text for passage in shown)]
+    new = iter(rename(old, rng))
+    changed = [row | {name: next(new) for of, name in columns if of is row} for row in rows]
+    said = [next(new) for _ in others]
+    return changed, [passage._replace(text=next(new)) for passage in shown], said
 
 
 def drawn(weights: dict[str, float], rng: random.Random) -> str:
     """Draw a name by weights, of which one at least is above 0."""
     return rng.choices(list(weights), weights=list(weights.values()))[0]
+
+
+def _by_quote(rows: Iterable[dict[str, Any]], question: Question, rng: random.Random) -> dict[str, dict[str, Any]]:
+    """Choose one row for each sentence other than the question's own, in an order that is drawn."""
+    mixed = [row for row in rows if row["quote"] != question.row["quote"]]
+    rng.shuffle(mixed)
+    return {row["quote"]: row for row in mixed}
 
 
 def _origin(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The chunker: bounds, structure before length, overlap, and that no word is lost."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,7 +67,7 @@ def test_without_overlap_no_character_is_in_two_passages(
     blocks: list[tuple[int, list[str], str]], words: int, characters: int
 ) -> None:
     cut = pieces(drafted(blocks), configured(words, characters=characters))
-    assert all(one.end <= other.start for one, other in zip(cut, cut[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(cut))
 
 
 @settings(deadline=None)
@@ -76,7 +78,7 @@ def test_a_passage_repeats_at_most_the_overlap(
     limits = configured(words, min(overlap, words // 2))
     document = drafted(blocks)
     cut = pieces(document, limits)
-    for one, other in zip(cut, cut[1:], strict=False):
+    for one, other in itertools.pairwise(cut):
         assert other.start > one.start
         assert len(document.text[other.start : one.end].split()) <= limits.overlap or other.start >= one.end
 

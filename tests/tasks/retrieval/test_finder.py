@@ -64,5 +64,4 @@ def test_a_lure_answers_another_question_of_the_kind() -> None:
 def test_the_facts_of_a_chunk_are_those_that_questions_ask_for() -> None:
     finder = Finder(index_of(TEXTS), 2, "fused", 0)
     questions, _ = finder.questions([*ROWS, ROWS[0]], set())
-    told = ("Bedot lives in Lovar.", "Lovar")
-    assert finder.facts(questions) == {"d1#0": [told], "d1#2": [told], "d2#0": [("Tamok lives in Gipul.", "Gipul")]}
+    assert finder.facts(questions) == {"d1#0": [ROWS[0], ROWS[0]], "d1#2": [ROWS[0], ROWS[0]], "d2#0": [ROWS[1]]}

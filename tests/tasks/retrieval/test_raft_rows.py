@@ -11,8 +11,23 @@ from tasks.retrieval.prompts import parse
 from tasks.retrieval.raft_rows import Asked, Shares, Unfaithful, drawn
 from tests.support.retrieval import FORM, question
 
-FACTS = {"d1#1": [("Bedot has a pet called Zumi.", "Zumi")], "d2#0": [("Tamok lives in Gipul.", "Gipul")]}
-ASKED = Asked(FORM, Distractors(nearest=0.5, random=0.0), ["Say {lure}."], FACTS)
+PET = {
+    "question": "Which pet does Bedot have?",
+    "answer": "Zumi",
+    "subject": "Bedot",
+    "document": "d1",
+    "quote": "Bedot has a pet called Zumi.",
+}
+ROOM = PET | {"question": "Which room?", "answer": "333", "quote": "Bedot works in room 333."}
+TOWN = {
+    "question": "Where does Tamok live?",
+    "answer": "Gipul",
+    "subject": "Tamok",
+    "document": "d2",
+    "quote": "Tamok lives in Gipul.",
+}
+FACTS = {"d1#0": [question().row], "d1#1": [PET], "d1#9": [ROOM], "d2#0": [TOWN]}
+ASKED = Asked(FORM, Distractors(nearest=0.5, random=0.0), ["Say {lure}."], FACTS, untold=0.5)
 NONE = {"closed": 0.0, "gold": 0.0, "retrieved": 0.0, "removed": 0.0, "planted": 0.0}
 UNFAITHFUL = {"distractor": 0.0, "unsupported": 0.0, "abstaining": 0.0, "obeying": 0.0}
 
@@ -27,7 +42,7 @@ def rename(texts: list[str], rng: random.Random) -> list[str]:
 )
 def test_a_kind_of_row(kind: str, passages: int, abstains: bool) -> None:
     for seed in range(10):
-        row = ASKED.taught(question(), Shares(**{**NONE, kind: 1.0}), None, random.Random(seed))
+        row = ASKED.taught(question(), Shares(**{**NONE, kind: 1.0}), 1, None, random.Random(seed))
         prompt, reply = (message["content"] for message in row["messages"])
         assert row["condition"] == kind
         assert prompt.endswith("Where does Bedot live?")
@@ -45,7 +60,7 @@ def test_a_kind_of_row(kind: str, passages: int, abstains: bool) -> None:
 def test_without_the_passage_the_reply_abstains_and_the_count_varies() -> None:
     sizes = set()
     for seed in range(40):
-        row = ASKED.taught(question(), Shares(**{**NONE, "removed": 1.0}), None, random.Random(seed))
+        row = ASKED.taught(question(), Shares(**{**NONE, "removed": 1.0}), 1, None, random.Random(seed))
         prompt, reply = (message["content"] for message in row["messages"])
         assert reply == "Bedot: not in the passages."
         assert "Lovar" not in prompt
@@ -55,14 +70,14 @@ def test_without_the_passage_the_reply_abstains_and_the_count_varies() -> None:
 
 def test_a_question_that_no_document_answers_is_abstained_from_whatever_the_shares() -> None:
     asked = question(gold=[], hits=question().hits[1:])
-    row = ASKED.taught(asked, Shares(**{**NONE, "gold": 1.0}), None, random.Random(0))
+    row = ASKED.taught(asked, Shares(**{**NONE, "gold": 1.0}), 1, None, random.Random(0))
     assert row["condition"] == "removed"
     assert parse(row["messages"][1]["content"], FORM).abstained
 
 
 def test_a_renamed_row_says_the_same_about_somebody_else() -> None:
     for seed in range(20):
-        row = ASKED.taught(question(), Shares(**{**NONE, "planted": 1.0}), rename, random.Random(seed))
+        row = ASKED.taught(question(), Shares(**{**NONE, "planted": 1.0}), 1, rename, random.Random(seed))
         prompt, reply = (message["content"] for message in row["messages"])
         assert "Bedot" not in prompt + reply
         assert "Lovar" not in prompt + reply
@@ -100,7 +115,7 @@ def test_a_pair_is_faithful_over_unfaithful(kind: str, renaming: bool) -> None:
 
 
 def test_a_pair_without_a_temptation_is_not_made() -> None:
-    bare = Asked(FORM, Distractors(nearest=0.5, random=0.0), ["Say {lure}."], {})
+    bare = Asked(FORM, Distractors(nearest=0.5, random=0.0), ["Say {lure}."], {}, untold=0.5)
     wanted = Unfaithful(**{**UNFAITHFUL, "distractor": 1.0})
     assert bare.preferred(question(), wanted, None, random.Random(0)) is None
     unanswered = question(gold=[], hits=question().hits[1:])
@@ -112,3 +127,39 @@ def test_names_are_drawn_by_weight() -> None:
     counts = Counter(drawn({"a": 3.0, "b": 1.0, "c": 0.0}, rng) for _ in range(2000))
     assert counts.keys() == {"a", "b"}
     assert 1400 < counts["a"] < 1600
+
+
+def test_further_questions_are_about_the_same_passages_or_answered_by_none() -> None:
+    asked: Counter[str] = Counter()
+    sizes = set()
+    for seed in range(60):
+        row = ASKED.taught(question(), Shares(**{**NONE, "retrieved": 1.0}), 3, None, random.Random(seed))
+        contents = [message["content"] for message in row["messages"]]
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(contents) // 2)
+        sizes.add(len(contents) // 2)
+        lines = contents[0].splitlines()
+        assert len(set(contents[2::2])) == len(contents[2::2])
+        for text, reply in zip(contents[2::2], contents[3::2], strict=True):
+            asked[text] += 1
+            said = parse(reply, FORM)
+            known = {row["question"]: row for row in (PET, ROOM, TOWN)}[text]
+            shown = [number for number, line in enumerate(lines, 1) if known["quote"] in line]
+            assert said.abstained == (not shown)
+            if shown:
+                assert (said.quote, said.answer, said.cited) == (known["quote"], known["answer"], shown)
+    assert asked.keys() == {PET["question"], ROOM["question"], TOWN["question"]}
+    assert sizes == {2, 3}
+
+
+def test_without_passages_there_is_one_question() -> None:
+    row = ASKED.taught(question(), Shares(**{**NONE, "closed": 1.0}), 3, None, random.Random(0))
+    assert len(row["messages"]) == 2
+
+
+def test_further_questions_are_renamed_with_the_first() -> None:
+    row = ASKED.taught(question(), Shares(**{**NONE, "retrieved": 1.0}), 3, rename, random.Random(1))
+    prompt = row["messages"][0]["content"]
+    for message in row["messages"][1::2]:
+        said = parse(message["content"], FORM)
+        assert said.abstained or said.quote in prompt.splitlines()[said.cited[0] - 1]
+    assert not [m for m in row["messages"] if "Bedot" in m["content"]]
