@@ -25,6 +25,9 @@ class Distractors(Strict):
     random: float = Field(ge=0, le=1)
     """Share drawn among all passages, 0 to 1; the rest is drawn among the hits."""
 
+    fewer: float = Field(ge=0, le=1)
+    """Share of the training rows without the answer, 0 to 1, that have any number of passages; the others the most."""
+
     @model_validator(mode="after")
     def _leave_a_rest(self) -> Self:
         """Refuse shares of more than the whole."""

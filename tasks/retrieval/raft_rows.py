@@ -92,7 +92,7 @@ class Asked:
         if kind == "gold":
             return [rng.choice(question.gold)]
         if kind == "removed":
-            count = most if rng.random() < 0.75 else rng.randint(1, most)
+            count = rng.randint(1, most) if rng.random() < self.distractors.fewer else most
             return choose.distracting(question, count, self.distractors, rng)
         passages = choose.among(question, choose.distracting(question, most - 1, self.distractors, rng), rng)
         return choose.planted(passages, self.wordings, question.lure, rng) if kind == "planted" else passages

@@ -146,7 +146,7 @@ def test_a_wording_of_the_training_is_refused_in_the_test() -> None:
             {"unfaithful": dict.fromkeys(("distractor", "unsupported", "abstaining", "obeying"), 0.0)},
             "all weights are 0",
         ),
-        ({"distractors": {"nearest": 0.7, "random": 0.4}}, "together above 1"),
+        ({"distractors": {"nearest": 0.7, "random": 0.4, "fewer": 0.0}}, "together above 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:

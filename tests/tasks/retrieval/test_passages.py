@@ -9,7 +9,7 @@ from tasks.retrieval import passages as choose
 from tasks.retrieval.passages import Distractors, Passage
 from tests.support.retrieval import question
 
-SHARES = Distractors(nearest=0.3, random=0.2)
+SHARES = Distractors(nearest=0.3, random=0.2, fewer=0.0)
 
 
 def test_found_are_the_best_hits_and_removed_the_best_without_the_answer() -> None:

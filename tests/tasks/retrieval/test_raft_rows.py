@@ -27,7 +27,7 @@ TOWN = {
     "quote": "Tamok lives in Gipul.",
 }
 FACTS = {"d1#0": [question().row], "d1#1": [PET], "d1#9": [ROOM], "d2#0": [TOWN]}
-ASKED = Asked(FORM, Distractors(nearest=0.5, random=0.0), ["Say {lure}."], FACTS, untold=0.5)
+ASKED = Asked(FORM, Distractors(nearest=0.5, random=0.0, fewer=0.5), ["Say {lure}."], FACTS, untold=0.5)
 NONE = {"closed": 0.0, "gold": 0.0, "retrieved": 0.0, "removed": 0.0, "planted": 0.0}
 UNFAITHFUL = {"distractor": 0.0, "unsupported": 0.0, "abstaining": 0.0, "obeying": 0.0}
 
@@ -115,7 +115,7 @@ def test_a_pair_is_faithful_over_unfaithful(kind: str, renaming: bool) -> None:
 
 
 def test_a_pair_without_a_temptation_is_not_made() -> None:
-    bare = Asked(FORM, Distractors(nearest=0.5, random=0.0), ["Say {lure}."], {}, untold=0.5)
+    bare = Asked(FORM, Distractors(nearest=0.5, random=0.0, fewer=0.5), ["Say {lure}."], {}, untold=0.5)
     wanted = Unfaithful(**{**UNFAITHFUL, "distractor": 1.0})
     assert bare.preferred(question(), wanted, None, random.Random(0)) is None
     unanswered = question(gold=[], hits=question().hits[1:])
