@@ -10,7 +10,7 @@ A table of the page stands between two comments, which a reader does not see:
 import re
 from collections.abc import Callable, Mapping
 
-from infra.results import compression, methods, sight
+from infra.results import compression, methods, retrieval, sight
 from infra.results.artifacts import Artifacts
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
@@ -37,6 +37,10 @@ TABLES: Mapping[str, Callable[[Artifacts], str]] = {
     "sight": sight.sight,
     "word_error_rates": sight.word_error_rates,
     "hearing": sight.heard,
+    "readers": retrieval.readers,
+    "grounding": retrieval.grounding,
+    "attacks": retrieval.attacks,
+    "retrieval": retrieval.legs,
 }
 """Name in the marker to the function that writes the table."""
 BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->\n", re.S)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.reporting import frontier, leaderboard
+from tasks.reporting import frontier, leaderboard, retrieval
 from tasks.stage import needs
 from tasks.stage.config import StageConfig, Strict, suggest
 from tasks.stage.errors import ConfigError
@@ -60,6 +60,7 @@ def build(config: Config, graph: Graph, folders: Mapping[str, Path], path: Path)
         confidence=config.confidence,
         seed=config.seed,
     )
+    retrieval.compare(board, folders, config.seed)
     board["forms"] = frontier.exported(board, folders, config.seed)
     board["frontier"] = frontier.frontier(board, config.frontier.task, config.frontier.metric)
     board["page"] = {"samples": config.samples, "listed": config.listed}

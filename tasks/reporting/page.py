@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tasks.reporting import charts, frontier, hearing, sight, svg
+from tasks.reporting import charts, frontier, hearing, retrieval, sight, svg
 from tasks.stage import artifact
 from tasks.stage.recipe import Graph
 
@@ -77,6 +77,7 @@ def render(
         "sight": sight.controls(leaderboard, models),
         "hearing": hearing.controls(leaderboard, models),
         "error_rates": hearing.rates(leaderboard, models),
+        "retrieval": retrieval.section(artifacts, leaderboard, models),
         "charts": charts.charts(artifacts, models) + charts.rewards_beside_gold(artifacts, models, rewards),
         "rewards": {model: rewards[model] for model in models if model in rewards},
         "rounds": _files(artifacts, "models", "rounds.json"),
@@ -92,7 +93,7 @@ def render(
                 "rejects": artifact.read_jsonl(folder / "rejects.jsonl"),
             }
             for name, folder in artifacts.items()
-            if name == "data" or name.startswith("media/")
+            if (name == "data" or name.startswith("media/")) and (folder / "rejects.jsonl").exists()
         },
         "parity": _files(artifacts, "onnx", "parity.json"),
         "frontier": charts.size_chart(leaderboard["frontier"]["rows"], models),

@@ -30,10 +30,10 @@ def build(root: Path, make: Make, rows: int = 200) -> Path:
     """Write `artifacts/` with data, four models, three evaluations and an export below `root`."""
     folder = root / "artifacts"
     data = _data(folder / "data", make)
-    base = _model(folder / "models" / "base", make, data=data)
-    sft = _model(folder / "models" / "sft", make, data=data, model=base)
-    dpo = _model(folder / "models" / "dpo", make, data=data, model=sft)
-    _model(folder / "models" / "reward", make, data=data, model=sft)
+    base = model(folder / "models" / "base", make, data=data)
+    sft = model(folder / "models" / "sft", make, data=data, model=base)
+    dpo = model(folder / "models" / "dpo", make, data=data, model=sft)
+    model(folder / "models" / "reward", make, data=data, model=sft)
     (folder / "labels" / "label").mkdir(parents=True)
     make(folder / "labels" / "label", stage="label", data=data, model=sft)
     for name, digest in (("base", base), ("sft", sft), ("dpo", dpo)):
@@ -97,7 +97,8 @@ def _evaluation(folder: Path, make: Make, rows: int, form: str | None = None, **
     make(folder, stage="evaluate", **inputs)
 
 
-def _model(folder: Path, make: Make, **inputs: str) -> str:
+def model(folder: Path, make: Make, **inputs: str) -> str:
+    """Write a model folder with its curves. Returns the digest of its manifest."""
     folder.mkdir(parents=True)
     header = json.dumps(
         {"w": {"dtype": "F32", "shape": [30, 40], "data_offsets": [0, 4800]}, "__metadata__": {}}
@@ -225,8 +226,8 @@ def add_sight(folder: Path, make: Make, sft: str) -> None:
     facts = {"files": 6, "bytes": 420, "pixels_of_longer_side": sizes, "converted": {"palette": 2}}
     artifact.write_json(media / "report.json", report | {"pictures": facts})
     data = make(media, stage="data").digest
-    sight = _model(folder / "models" / "sight", make, model=sft, data=data)
-    vlm = _model(folder / "models" / "vlm", make, model=sight, data=data)
+    sight = model(folder / "models" / "sight", make, model=sft, data=data)
+    vlm = model(folder / "models" / "vlm", make, model=sight, data=data)
     for name, digest, right in (("sight", sight, 0.2), ("vlm", vlm, 0.9)):
         _seen(folder / "metrics" / name, make, names, right, model=digest, data=data)
 
@@ -277,8 +278,8 @@ def add_hearing(folder: Path, make: Make, sft: str) -> None:
         for i, name in enumerate(names):
             archive.writestr(name, recordings.flac(i))
     data = make(media, stage="data").digest
-    hearing = _model(folder / "models" / "hearing", make, model=sft, data=data)
-    tuned = _model(folder / "models" / "speech", make, model=hearing, data=data)
+    hearing = model(folder / "models" / "hearing", make, model=sft, data=data)
+    tuned = model(folder / "models" / "speech", make, model=hearing, data=data)
     for name, digest, right in (("hearing", hearing, 0.0), ("speech", tuned, 0.9)):
         _heard(folder / "metrics" / name, make, names, right, model=digest, data=data)
 

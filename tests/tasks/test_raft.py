@@ -8,7 +8,7 @@ import pytest
 
 from tasks import raft
 from tasks.generators import facts
-from tasks.grading.rag import rag
+from tasks.retrieval.grading import rag
 from tasks.retrieval.prompts import read_format
 from tasks.stage.artifact import read_json, read_jsonl, write_jsonl
 from tasks.stage.config import read_yaml

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tasks.grading.rag import rag
+from tasks.retrieval.grading import rag
 from tasks.retrieval.raft_tests import Condition, row
 from tests.support.retrieval import FORM, question
 

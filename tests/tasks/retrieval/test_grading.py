@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.grading.rag import f1, normalised, rag
+from tasks.retrieval.grading import f1, normalised, rag
 
 ROW: dict[str, Any] = {
     "answer": "Lovar",

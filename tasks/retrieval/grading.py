@@ -1,4 +1,7 @@
-"""Graders of answers from passages, named in a task's YAML as those of `tasks/grading/answers.py` are."""
+"""The grader of answers from passages, which a recipe's `graders.py` names.
+
+It is no module of `tasks/grading/`, on which retrieval itself depends.
+"""
 
 import re
 import string
