@@ -15,7 +15,7 @@ from tasks.stage import artifact
 from tasks.stage.errors import ConfigError, GateError
 from tests.support.promotable import Make
 from tests.support.rag import FORM
-from tests.support.reading import INDEX, add_readers, commit, digest, evaluated, rag
+from tests.support.readers import INDEX, add_readers, commit, digest, evaluated, rag
 from tests.support.traces import ANSWER, NAME, trace
 
 
