@@ -141,11 +141,7 @@ def _evaluated(model: str) -> grounding.Reading:
         if grounding.INPUT in artifact.read_manifest(folder).inputs and (artifact.MODELS / name).is_dir()
     }
     if model not in readers:
-        there = ", ".join(readers) or "none"
-        raise GateError(
-            f"'{model}' was not evaluated with an index{suggest(model, readers)}; readers here: {there} (made by "
-            f"`polm run`)"
-        )
+        raise GateError(f"'{model}' was not evaluated with an index{suggest(model, readers)} (made by `polm run`)")
     found = grounding.reading(readers[model], None)
     assert found is not None
     return found

@@ -38,6 +38,7 @@ def project(tracking: Path, index: Path, chat_model: Path, make_artifact: Make) 
     shutil.copytree(index, "artifacts/indexes/index")
     for name in ("reader", "words"):
         shutil.copytree(chat_model, f"artifacts/models/{name}")
+        Path(f"artifacts/metrics/{name}").mkdir(parents=True)
     model = artifact.read_manifest(Path("artifacts/models/reader")).digest
     folder = Path("artifacts/metrics/reader")
     artifact.write_json(folder / "results.json", {"model": "reader", "tasks": {}})
@@ -78,7 +79,7 @@ def test_another_index_may_be_named_and_one_that_is_gone_is_said(project: Path) 
     for model, index, message in (
         ("reader", None, "was evaluated with the index .* and there is none"),
         ("reader", "othe", "no index 'othe' in artifacts/indexes"),
-        ("words", None, "'words' was not evaluated with an index; readers here: reader"),
+        ("words", None, "'words' was not evaluated with an index; there are: reader"),
         ("raeder", None, "did you mean 'reader'"),
         (None, "other", "name a reader with --model too"),
         (None, None, "no champion yet"),
