@@ -39,7 +39,7 @@ def lines(answer: str, form: PromptFormat, sources: Sequence[Source]) -> Iterato
         text = Text(source.text.strip(), style="" if source.number in marked else "dim")
         if reply.quote and source.number in marked:
             text.highlight_words([reply.quote], style="bold green")
-        yield Padding(text, (0, 0, 0, 4))
+        yield Padding(text, (0, 0, 0, 4), expand=False)
 
 
 def _score(source: Source) -> str:
