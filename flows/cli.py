@@ -17,6 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 JOBS = 2
+Model = Annotated[str | None, typer.Option(help="Reader of the workspace, e.g. reader; without it, the champion.")]
+Index = Annotated[str | None, typer.Option(help="Index of the workspace, in place of the reader's own.")]
+Longest = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")]
 
 
 @app.command()
@@ -148,13 +152,43 @@ def chat(
     audio: Annotated[
         list[Path] | None, typer.Option(help="Play a recording with the first question, to a model that hears.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")] = 0,
+    rag: Annotated[
+        bool, typer.Option("--rag", help="Answer from passages, which are shown under each answer.")
+    ] = False,
+    model: Model = None,
+    index: Index = None,
+    max_new_tokens: Longest = 256,
+    temperature: Temperature = 0,
 ) -> None:
     """Talk to the champion."""
     from flows.serving import chat
 
-    chat.main(question or [], folder, image or [], audio or [], max_new_tokens=max_new_tokens, temperature=temperature)
+    chat.main(
+        question or [],
+        folder,
+        image or [],
+        audio or [],
+        rag=rag,
+        model=model,
+        index=index,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
+
+
+@app.command()
+def ask(
+    question: Annotated[list[str] | None, typer.Argument(help="Question; without it, it comes from a pipe.")] = None,
+    model: Model = None,
+    index: Index = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    max_new_tokens: Longest = 256,
+    temperature: Temperature = 0,
+) -> None:
+    """Ask a reader one question; prints the answer and the passages that it was given from."""
+    from flows.terminal import ask
+
+    ask.main(question or [], model, index, as_json=as_json, max_new_tokens=max_new_tokens, temperature=temperature)
 
 
 @app.command()
@@ -167,7 +201,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get status 429.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Requests that are answered together.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take, waiting included.")] = 120,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    max_new_tokens: Longest = 1024,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; without it, every core.")] = None,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2,
     allow_files: Annotated[

@@ -74,7 +74,7 @@ def _above(e: Evidence, policy: Policy, gate: str, metric: str, bound: float, re
     """Judge whether the paired difference's low end lies above `bound`; the sign is turned where lower is better."""
     if e.evaluated != e.digest:
         return Verdict(gate, required, "the evaluation is of another version of the model; run `polm run`", False)
-    if policy.grounding is not None and (e.baseline is None or metric not in e.baseline.rows):
+    if policy.grounding is not None and (e.baseline is None or not _shared(e, e.baseline, metric)):
         return Verdict(gate, required, "no reader before it was asked this: the bounds of `grounding` decide", True)
     if e.baseline is None:
         return Verdict(gate, required, f"{e.model} has no evaluated parent and there is no champion", False)
@@ -86,6 +86,11 @@ def _above(e: Evidence, policy: Policy, gate: str, metric: str, bound: float, re
     found = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
     passed = difference.low > bound
     return Verdict(gate, required, found if passed else f"{found}: {bound - difference.low:.4f} short", passed)
+
+
+def _shared(e: Evidence, baseline: evidence.Scores, metric: str) -> set[str]:
+    """List the rows that both were scored on; a row of a reader is another one once its passages are others."""
+    return e.candidate.rows[metric].keys() & baseline.rows.get(metric, {}).keys()
 
 
 def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: str) -> Interval | str:

@@ -9,9 +9,11 @@ from typing import TextIO
 
 from rich.console import Console
 
+from flows.serving import source_view
 from flows.serving.conversation import Talk
+from flows.serving.reading import Reader, reader
 from flows.serving.talk import begin
-from tasks.stage.errors import DataError, ModelError
+from tasks.stage.errors import ConfigError, DataError, ModelError
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 SHOW = "/image"
@@ -26,6 +28,9 @@ def main(
     images: Sequence[Path],
     sounds: Sequence[Path],
     *,
+    rag: bool,
+    model: str | None,
+    index: str | None,
     max_new_tokens: int,
     temperature: float,
 ) -> None:
@@ -36,24 +41,39 @@ def main(
         folder: an ONNX Runtime GenAI folder, or that of a model that sees or hears; None takes the champion.
         images: pictures to show with the first question.
         sounds: recordings to play with it.
+        rag: whether to answer from passages, with a reader and its index; `folder` is None then.
+        model: name of that reader in the workspace; None takes the champion.
+        index: name of another index in the workspace; None takes the reader's own.
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the likeliest token, above it samples.
 
     Raises:
+        ConfigError: options that exclude each other.
         DataError: the question is empty or too long, or a picture or recording cannot be read.
-        GateError: there is no champion.
+        GateError: there is no champion, or none with an index.
         ModelError: no model there, an unreadable one, one that takes no pictures or recordings, or a champion that
             `polm promote` did not register.
     """
     from flows import workspace
     from flows.registry import version as model_version
 
+    if rag and (folder is not None or images or sounds):
+        raise ConfigError("--rag answers words from the index of a reader: leave --folder, --image and --audio out")
+    if not rag and (model is not None or index is not None):
+        raise ConfigError("--model and --index name a reader and its index: add --rag, or name a --folder")
     # Before the working directory becomes the project's:
     folder = folder.resolve() if folder is not None else None
     images, sounds = ([path.resolve() for path in paths] for paths in (images, sounds))
     start = Path(os.environ.get("PWD", ""))
     workspace.enter(writes=False)
     question = question_from(words, sys.stdin)
+    if rag:
+        with reader(model, index, max_new_tokens=max_new_tokens, temperature=temperature) as opened:
+            if question is not None:
+                _say(opened, question, Console())
+            else:
+                converse(opened, start, title=opened.title, console=Console())
+        return
     export = contextlib.nullcontext((folder, str(folder))) if folder is not None else model_version.champion()
     with export as (path, title):
         if question is not None:
@@ -124,7 +144,7 @@ def chat(
     temperature: float,
     console: Console,
 ) -> None:
-    """Talk until the person leaves.
+    """Talk to the model of a folder until the person leaves.
 
     Args:
         folder: as `begin` takes it.
@@ -141,6 +161,11 @@ def chat(
         ModelError: as `begin`.
     """
     conversation = begin(folder, images, max_new_tokens, temperature, sounds)
+    converse(conversation, start, title=title, console=console)
+
+
+def converse(conversation: Talk, start: Path, *, title: str, console: Console) -> None:
+    """Talk until the person leaves; for the arguments see `chat`."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and history in input(); not on every platform)
     console.print(title, style="bold", markup=False, highlight=False)
@@ -193,10 +218,12 @@ def _command(conversation: Talk) -> tuple[str, Callable[[Path], None]] | None:
 
 
 def _say(conversation: Talk, question: str, console: Console) -> None:
-    """Print an answer as it comes. Ctrl-C ends the answer, and in a conversation only that."""
+    """Print an answer as it comes, and a reader's passages. Ctrl-C ends the answer, and in a conversation only that."""
     texts = conversation.ask(question)
+    answer = ""
     try:
         for text in texts:
+            answer += text
             console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
             console.file.flush()
     except KeyboardInterrupt:
@@ -204,3 +231,5 @@ def _say(conversation: Talk, question: str, console: Console) -> None:
     finally:
         texts.close()  # puts what was said into the conversation
         console.print()
+    if isinstance(conversation, Reader) and conversation.grounded is not None:
+        source_view.show(console, answer, conversation.form, conversation.grounded.sources)

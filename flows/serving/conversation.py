@@ -40,16 +40,20 @@ class Conversation:
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
 
-    def ask(self, question: str) -> Generator[str]:
+    def ask(self, question: str, prompt: str | None = None) -> Generator[str]:
         """Yield the answer bit by bit. What was yielded stays in the conversation, also when it was stopped midway.
 
         A question that could not be answered leaves the conversation as it was.
+
+        Args:
+            question: what the person said, which stays in the conversation.
+            prompt: what the model is asked in its place, once, e.g. with passages; None asks the question itself.
 
         Raises:
             DataError: the question alone does not fit into the model's context, or it holds a NUL or half a character.
             ModelError: the model failed.
         """
-        messages, ids = self._fit([*self.messages, {"role": "user", "content": question}])
+        messages, ids = self._fit([*self.messages, {"role": "user", "content": prompt or question}])
         room = min(self._max_new_tokens, self._context - len(ids))
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         generation = self._engine.submit(ids, Sampling(room, self._temperature), deltas.put)
@@ -67,7 +71,8 @@ class Conversation:
         finally:
             generation.cancel()
             if reason != "failed":
-                self.messages = [*messages, {"role": "assistant", "content": text}]
+                said = [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+                self.messages = [*messages[:-1], *said]
 
     def forget(self) -> None:
         """Start anew."""

@@ -92,8 +92,12 @@ class Grounding:
             ArtifactError: no index there, or a broken one.
             ModelError: its encoder cannot be loaded.
         """
+        from transformers.utils import logging
+
         from tasks.retrieval.index import Index
 
+        logging.set_verbosity_error()  # who asks is told nothing of an encoder's layers, and sees no bar
+        logging.disable_progress_bar()
         self.form = form
         self._index = Index.open(index)
         self._documents = _documents(index)

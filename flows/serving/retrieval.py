@@ -61,7 +61,6 @@ class Retriever:
         """In which words the reader is asked."""
         self._lock = threading.Lock()
         self._closed = False
-        self._last: Future[Grounded] | None = None
         self._searches = ThreadPoolExecutor(1, thread_name_prefix="to the index")
 
     @property
@@ -81,15 +80,14 @@ class Retriever:
         with self._lock:
             if self._closed:
                 raise ModelError("this index is no longer served; ask again")
-            self._last = self._searches.submit(self._ask, question, passages)
-            return self._last
+            return self._searches.submit(self._ask, question, passages)
 
     def close(self) -> None:
         """Refuse new questions, answer those on their way, and end the process. Waits for it."""
         with self._lock:
             self._closed = True
-        if self._last is not None:
-            wait([self._last], CLOSE_SECONDS)
+        with contextlib.suppress(RuntimeError):  # of one that was killed
+            wait([self._searches.submit(lambda: None)], CLOSE_SECONDS)
         self.kill()
 
     def kill(self) -> None:

@@ -4,12 +4,12 @@ The pictures go with the next question, and stay in the conversation. Answers ar
 is sampled: the processor writes the prompt, and the model's own end tokens end it.
 """
 
-import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.serving.media import MAX_PIXELS
+from flows.serving.torch_stream import stream
 from tasks.models.multimodal import load_multimodal
 from tasks.models.turn_ends import end_tokens
 from tasks.multimodal.picture_files import Unfit, decode
@@ -68,8 +68,6 @@ class SeeingConversation:
             DataError: the conversation does not fit into the model's context.
             ModelError: the model failed.
         """
-        from transformers import TextIteratorStreamer
-
         parts = [{"type": self.part} for _ in self._shown] + [{"type": "text", "text": question}]
         messages = [*self.messages, {"role": "user", "content": parts}]
         pictures = [*self._pictures, *self._shown]
@@ -82,22 +80,24 @@ class SeeingConversation:
                 f"the conversation is {length} tokens long, with all that is shown or played in it, the context only "
                 f"{self._context}; /reset forgets it"
             )
-        stop = threading.Event()
-        streamer = TextIteratorStreamer(self._processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failed: list[Exception] = []
-        thread = threading.Thread(target=self._generate, args=(inputs, room, streamer, stop, failed), daemon=True)
-        thread.start()
-        answer = ""
+        texts = stream(
+            self._model,
+            self._processor.tokenizer,
+            inputs,
+            room=room,
+            ends=self._ends,
+            temperature=self._temperature,
+        )
+        answer, failed = "", False
         try:
-            for piece in streamer:
+            for piece in texts:
                 answer += piece
-                if piece:
-                    yield piece
-            if failed:
-                raise ModelError(f"the model failed on this question ({failed[0]}); ask again")
+                yield piece
+        except ModelError:
+            failed = True
+            raise
         finally:
-            stop.set()
-            thread.join()
+            texts.close()
             if not failed:
                 said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
                 self.messages, self._pictures, self._shown = [*messages, said], pictures, []
@@ -105,30 +105,6 @@ class SeeingConversation:
     def forget(self) -> None:
         """Start anew, without pictures."""
         self.messages, self._pictures, self._shown = [], [], []
-
-    def _generate(self, inputs: Any, room: int, streamer: Any, stop: threading.Event, failed: list[Exception]) -> None:
-        """Answer in a thread of its own, until the end, or until nobody listens any more."""
-        import torch
-        from transformers import StoppingCriteriaList
-
-        def stopped(ids: Any, scores: Any, **kwargs: Any) -> Any:
-            return torch.full((len(ids),), stop.is_set())
-
-        sampling = {"do_sample": True, "temperature": self._temperature, "top_k": 0} if self._temperature else {}
-        try:
-            with torch.inference_mode():
-                self._model.generate(
-                    **inputs,
-                    **(sampling or {"do_sample": False}),
-                    max_new_tokens=room,
-                    eos_token_id=self._ends,
-                    pad_token_id=self._processor.tokenizer.pad_token_id,
-                    streamer=streamer,
-                    stopping_criteria=StoppingCriteriaList([stopped]),
-                )
-        except Exception as e:  # it must reach whoever waits for the answer
-            failed.append(e)
-            streamer.end()
 
 
 def read_image(path: Path) -> Any:

@@ -64,7 +64,8 @@ def _search(record: Record, number: str) -> Any:
         "seconds": retrieval["seconds"],
     }
     end = min(record.end, record.start + int(retrieval["seconds"]["all"] * 1e9))
-    return _span(record, "retrieve", number[16:], number[:16], end, attributes)
+    whole = number[:16]
+    return _span(record, "retrieve", f"{int(whole, 16) ^ 1:016x}", whole, end, attributes)
 
 
 def _span(record: Record, name: str, span: str, parent: str | None, end: int, attributes: dict[str, Any]) -> Any:

@@ -63,6 +63,7 @@ def make_index(folder: Path, documents: Mapping[str, str] = DOCUMENTS) -> Path:
         chunks=len(texts),
         dimensions=16,
         encoder=encoder.digest(folder / ENCODER),
+        embed_titles=False,
         dense={"kind": "flat", "shard_rows": 8},
         fusion=Fusion(method="weights", depth=10, lexical=1.0, c=None),
         tried=[],

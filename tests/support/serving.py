@@ -38,9 +38,9 @@ def counter(url: str, name: str) -> float:
     return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
 
 
-def wait_for(condition: Any) -> None:
-    """Look until it holds, for a minute."""
-    deadline = time.monotonic() + 60
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    """Look until it holds, for a minute; for longer where PyTorch is loaded beside a load."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

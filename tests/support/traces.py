@@ -12,7 +12,12 @@ NAME = "polm-tiny"
 ANSWER = "chatcmpl-0123456789abcdef0123456789abcdef"
 
 
-def trace(request: str, version: str = "1", messages: list[dict[str, Any]] | None = None) -> None:
+def trace(
+    request: str,
+    version: str = "1",
+    messages: list[dict[str, Any]] | None = None,
+    retrieval: dict[str, Any] | None = None,
+) -> None:
     """Write the trace of an answer as the server does."""
     tags = dict(client.client().get_model_version(NAME, "1").tags)
     model = LoadedVersion(NAME, version, tags, cast(Any, None)).origin
@@ -20,6 +25,7 @@ def trace(request: str, version: str = "1", messages: list[dict[str, Any]] | Non
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
     traces = Traces("tiny")
     now = time.time_ns()
-    traces.put(Record(request, model, messages, {"temperature": 0.0}, "It is 5.", "stop", usage, now, now + 10**6))
+    end = now + 10**6
+    traces.put(Record(request, model, messages, {"temperature": 0.0}, "It is 5.", "stop", usage, now, end, retrieval))
     traces.close()
     assert (traces.written, traces.failed, traces.dropped) == (1, 0, 0)

@@ -112,3 +112,18 @@ def test_the_same_weights_in_another_form_need_no_gain(evidence: Evidence) -> No
 
 def test_an_evaluation_of_other_weights_is_refused(evidence: Evidence) -> None:
     assert {v.gate for v in failed(replace(evidence, evaluated="older"))} == {"quality", "regression"}
+
+
+def test_a_reader_with_no_row_in_common_is_judged_by_its_bounds_alone(workspace: Path) -> None:
+    """A rebuilt index shows other passages, which makes other rows."""
+    evidence = passing()
+    assert evidence.baseline is not None
+    renamed = {metric: {f"new {row}": s for row, s in rows.items()} for metric, rows in evidence.baseline.rows.items()}
+    other = replace(evidence, baseline=replace(evidence.baseline, rows=renamed))
+    bounds = {"retrieved": 0.8, "abstention_f1": 0.8, "followed": 0.05}
+    assert {v.gate for v in failed(other)} == {"quality", "regression"}
+    assert {v.gate for v in failed(other, grounding=bounds)} == {"index"}
+    worse = replace(evidence, baseline=replace(scores("champion v1 (reader)", 0.95), index="a"))
+    assert "quality" in {v.gate for v in failed(worse, grounding=bounds)}, "rows in common are compared"
+    same = replace(worse, baseline=replace(worse.baseline, digest=evidence.digest))  # type: ignore[type-var]
+    assert "quality" in {v.gate for v in failed(same)}, "the same weights with another index are not the same reader"

@@ -105,7 +105,7 @@ def test_the_evidence_stays_with_the_version_and_the_model_loads(project: Path) 
     assert artifact.read_json(folder / "parity.json")["prompts"] == 8
     kept = {path.stem for path in (folder / "manifests").iterdir()}
     assert {"artifacts-data", "artifacts-models-base", "artifacts-models-sft"} <= kept
-    assert mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(promotion.EXAMPLE) == ["sft in int8"]
+    assert mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(registration.EXAMPLE) == ["sft in int8"]
 
 
 def test_what_is_registered_answers_a_chat_request(project: Path, chat_model: Path, make_artifact: Make) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from bench.serve import serving
-from flows.registry import lineage, promotion
+from flows.registry import lineage, promotion, registration
 from flows.registry.version import champion
 from flows.services import moved
 from flows.serving import chat
@@ -119,7 +119,7 @@ def test_every_command_works_after_a_move(
         chat.answer(folder, "What is 2 + 3?", max_new_tokens=4, temperature=0.0, console=console)
     with serving(after, "--threads", "1") as (url, _):
         assert ask(url).json()["model"] == f"{NAME}/1"
-    assert "genai_config.json" in mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(promotion.EXAMPLE)
+    assert "genai_config.json" in mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(registration.EXAMPLE)
     promotion.promote("dpo")
     promotion.rollback()
     assert lineage.find("champion").tags["model"] == "sft" and lineage.find("previous").tags["model"] == "dpo"
