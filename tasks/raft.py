@@ -39,6 +39,9 @@ from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.training import rows
 
+SETS = ("sft", "preferences")
+"""Sets of the artifact, as a trainer's `dataset:` names them."""
+
 
 class Planted(Strict):
     """Instructions that are planted in passages; each has `{lure}`, the answer that it wants."""

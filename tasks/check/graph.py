@@ -18,6 +18,8 @@ from tasks.stage.errors import ConfigError, PolmError
 
 TASKS = Path("eval")
 """Folder of a recipe's evaluation tasks, on which every evaluation depends."""
+WITH_PASSAGES = Path("rag")
+"""Folder of those for readers, on which no other evaluation depends."""
 HEARING = ("align_speech", "speech")
 """Methods that learn of sounds."""
 
@@ -93,12 +95,13 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     for file, data in data_of.items():
         try:
             if _with_passages(graph, data):
-                asked = load(folder / file, EvaluateRagConfig)
-                by_file[file] = _metrics(folder, file, f"{data}.yaml", asked.tasks, set(raft.ROW_FILES))
+                choices = load(folder / file, EvaluateRagConfig).tasks
+                rows = {f"eval/{load(folder / f'{data}.yaml', raft.Config).task}.jsonl"}
+                by_file[file] = _metrics(folder, file, f"{data}.yaml", WITH_PASSAGES, choices, rows)
             else:
-                asked = load(folder / file, EvaluateConfig)
+                choices = load(folder / file, EvaluateConfig).tasks
                 rows = set(_row_files(load(folder / f"{data}.yaml", DataConfig)))
-                by_file[file] = _metrics(folder, file, f"{data}.yaml", asked.tasks, rows)
+                by_file[file] = _metrics(folder, file, f"{data}.yaml", TASKS, choices, rows)
         except PolmError as e:
             yield str(e)
             return
@@ -114,8 +117,10 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
             yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
 
 
-def _metrics(folder: Path, file: str, data: str, choices: list[TaskChoice], rows: set[str]) -> set[str]:
+def _metrics(folder: Path, file: str, data: str, home: Path, choices: list[TaskChoice], rows: set[str]) -> set[str]:
     """List the metrics, `task.metric`, of one evaluation file, whose `rows` are made by the file `data`.
+
+    The tasks have to lie in `home`, the folder that the evaluation depends on.
 
     Raises:
         ConfigError: a task that is wrong, that stands twice, or whose rows are in no set of `data`.
@@ -124,10 +129,8 @@ def _metrics(folder: Path, file: str, data: str, choices: list[TaskChoice], rows
     files: dict[str, str] = {}
     for choice in choices:
         path = folder / choice.file
-        if Path(choice.file).parent != TASKS:
-            raise ConfigError(
-                f"{folder / file}: tasks names '{choice.file}'; only files in {folder / TASKS} are hashed"
-            )
+        if Path(choice.file).parent != home:
+            raise ConfigError(f"{folder / file}: tasks names '{choice.file}'; only files in {folder / home} are hashed")
         task = load_task(path)
         if task["task"] in files:
             raise ConfigError(f"{path}: task '{task['task']}' is that of {files[task['task']]} too; rename one")

@@ -52,8 +52,9 @@ def _check_activation(act: str, path: Path) -> None:
 def other_rates(graph: recipe.Graph) -> Iterator[str]:
     """Name the data sets of sounds whose rate is another than that of a model that learns from them or is asked."""
     folder = graph.path.parent
-    uses = [(name, model.values[recipe.DATA_KEY]) for name, model in graph.models.items() if "from" in model.values
-            and recipe.DATA_KEY in model.values]  # fmt: skip
+    sets = {name for name, model in graph.models.items() if model.method == recipe.MEDIA}
+    sources = {name: model.values.get(recipe.DATA_KEY) for name, model in graph.models.items()}
+    uses = [(name, data) for name, data in sources.items() if data in sets and "from" in graph.models[name].values]
     said = set()
     for name, data in dict.fromkeys([*uses, *graph.evaluate_media.items()]):
         sounds = load(folder / f"{data}.yaml", DataConfig).sounds

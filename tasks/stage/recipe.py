@@ -117,7 +117,7 @@ class Graph:
 
     @property
     def asked_about(self) -> dict[str, str]:
-        """Name under `artifacts/metrics` to the data set that it is asked about, where that is not the recipe's `data`."""
+        """Name under `artifacts/metrics` to the data set that it is asked about, where that is not `data`."""
         with_passages = {name: asked["data"] for name, asked in self.evaluate_rag.items()}
         return {**self.evaluate_media, **with_passages}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.retrieval import dense, encoder, lexical
+from tasks.retrieval import dense, dense_settings, encoder, lexical
 from tasks.retrieval.chunks import Chunk, write_chunks
 from tasks.retrieval.fusion import Fusion
 from tasks.retrieval.index import ENCODER, FILE, LEXICAL, Description
@@ -57,7 +57,12 @@ def make_index(folder: Path, documents: Mapping[str, str] = DOCUMENTS) -> Path:
     encoder.save(model, _empty(folder / ENCODER))
     vectors = encoder.embed(model, [*texts.values()], 1, queries=False)
     dense.build(
-        lambda start, end: vectors[start:end], len(texts), 16, dense.Flat(kind="flat", shard_rows=8), folder, seed=0
+        lambda start, end: vectors[start:end],
+        len(texts),
+        16,
+        dense_settings.Flat(kind="flat", shard_rows=8),
+        folder,
+        seed=0,
     )
     described = Description(
         chunks=len(texts),

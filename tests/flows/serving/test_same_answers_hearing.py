@@ -99,7 +99,7 @@ def test_a_recording_that_is_too_short_for_a_token_is_refused_at_once(lively_ear
     (tmp_path / "short.wav").write_bytes(encoded(played(1, 0.05)))
     said = r"short\.wav: its sound lasts 50 ms, too short to become a token .*; record it again"
     with pytest.raises(DataError, match=said):
-        chat.begin(lively_ears, [], LONGEST, 0.0, [tmp_path / "short.wav"])
+        talk.begin(lively_ears, [], LONGEST, 0.0, [tmp_path / "short.wav"])
 
 
 def test_an_export_that_hears_takes_no_pictures(hearing_onnx: Path) -> None:
