@@ -84,7 +84,8 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     texts = [encoders.passage(chunk, config.embed_titles) for chunk in found]
     asked, report = _read(config, data, found)
     with tempfile.TemporaryDirectory(prefix="polm-encoder-") as place:
-        model = origins.fetch(config.encoder, texts, config.seed, Path(place))
+        words = [*texts, *(question.text for question in asked["train"])]
+        model = origins.fetch(config.encoder, words, config.seed, Path(place))
     _check(config, run, model)
     rows = {}
     for split in ("train", "validation"):

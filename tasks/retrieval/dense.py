@@ -174,6 +174,9 @@ class Dense:
             raise ArtifactError(f"{path}: no dense index ({e}); delete {folder} and run `polm run`") from None
         if nprobe is not None:
             index.nprobe = nprobe
+        if (folder / LISTS).is_file():
+            lists: Any = faiss.downcast_InvertedLists(index.invlists)
+            lists.prefetch_nthread = 0  # 32 threads a search, which cost more than what they read
         return cls(index)
 
     @classmethod

@@ -73,7 +73,7 @@ def fetch(source: Source, texts: Sequence[str], seed: int, place: Path) -> Any:
 
     Args:
         source: of the recipe.
-        texts: to train the tokenizer of a new one on: the chunks.
+        texts: to train the tokenizer of a new one on: chunks and training questions.
         seed: of a new one's weights.
         place: empty folder for a new one's files.
 

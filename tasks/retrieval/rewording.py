@@ -20,6 +20,8 @@ from tasks.stage.config import Strict
 class Rewording(Strict):
     """How questions are changed."""
 
+    copies: int = Field(ge=1)
+    """Rows made of each row, each with a draw of its own."""
     dropped_words: float = Field(ge=0, lt=1)
     """Probability, 0 to 1, that a word that the chunk does not have is left out."""
     added_words: int = Field(ge=0)
@@ -31,7 +33,7 @@ class Rewording(Strict):
 def reworded(
     rows: Sequence[dict[str, Any]], settings: Rewording, texts: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
-    """Return the rows with other `anchor`s, which begin with a capital letter where they did.
+    """Return `copies` times the rows, with other `anchor`s, which begin with a capital letter where they did.
 
     Args:
         rows: with `anchor`, the question, and `positive`, its chunk's text.
@@ -42,7 +44,7 @@ def reworded(
     rng = random.Random(seed)
     letters = [letter for text in texts for letter in text.lower() if letter.isalpha()] or ["x"]
     made = []
-    for row in rows:
+    for row in [row for _ in range(settings.copies) for row in rows]:
         kept = _left(row["anchor"], row["positive"], settings.dropped_words, rng)
         for _ in range(rng.randint(0, settings.added_words)):
             word = "".join(rng.choices(letters, k=rng.randint(1, settings.longest)))

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "encoder": {"scratch": SCRATCH},
     "embed_titles": False,
     "negatives": {"count": 1, "skip": 0, "among": 4},
-    "rewording": {"dropped_words": 0.2, "added_words": 1, "longest": 3},
+    "rewording": {"copies": 1, "dropped_words": 0.2, "added_words": 1, "longest": 3},
     "scale": 20.0,
     "dimensions": None,
     "teacher": None,

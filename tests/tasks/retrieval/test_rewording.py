@@ -7,7 +7,7 @@ TEXTS = ["Ada lives in Olvar."]
 
 
 def anchors(**settings: float) -> list[list[str]]:
-    made = reworded(ROWS, Rewording.model_validate({"longest": 4, **settings}), TEXTS, seed=0)
+    made = reworded(ROWS, Rewording.model_validate({"longest": 4, "copies": 1, **settings}), TEXTS, seed=0)
     assert {row["positive"] for row in made} == {"Ada lives in Olvar."}
     return [row["anchor"].split() for row in made]
 
@@ -30,15 +30,23 @@ def test_words_are_made_up_of_the_chunks_letters() -> None:
 def test_a_question_begins_with_a_capital_letter_where_it_did() -> None:
     assert all(kept[0][0].isupper() for kept in anchors(dropped_words=0.5, added_words=2))
     lower = [{"anchor": "who is ada", "positive": "Ada."}] * 50
-    made = reworded(lower, Rewording(dropped_words=0.0, added_words=1, longest=2), TEXTS, seed=0)
+    made = reworded(lower, Rewording(copies=1, dropped_words=0.0, added_words=1, longest=2), TEXTS, seed=0)
     assert all(row["anchor"][0].islower() for row in made)
 
 
 def test_nothing_asked_for_is_nothing_done() -> None:
-    assert reworded(ROWS, Rewording(dropped_words=0.0, added_words=0, longest=1), TEXTS, seed=0) == ROWS
+    assert reworded(ROWS, Rewording(copies=1, dropped_words=0.0, added_words=0, longest=1), TEXTS, seed=0) == ROWS
 
 
 def test_a_question_keeps_a_word() -> None:
     rows = [{"anchor": "Who? When?", "positive": "Ada."}] * 100
-    made = reworded(rows, Rewording(dropped_words=0.99, added_words=0, longest=1), [], seed=0)
+    made = reworded(rows, Rewording(copies=1, dropped_words=0.99, added_words=0, longest=1), [], seed=0)
     assert {row["anchor"] for row in made} == {"Who?", "When?"}
+
+
+def test_copies_are_drawn_each_for_itself() -> None:
+    rows = [{"anchor": f"Where does Ada live in {at}?", "positive": "Ada lives in Olvar."} for at in range(40)]
+    made = reworded(rows, Rewording(copies=3, dropped_words=0.3, added_words=2, longest=4), TEXTS, seed=0)
+    assert len(made) == 120
+    first, second = ([row["anchor"] for row in made[at : at + 40]] for at in (0, 40))
+    assert sum(one != other for one, other in zip(first, second, strict=True)) > 30
