@@ -16,7 +16,7 @@ KEPT = ("subject", "document", "quote", "kind", "family")
 def shown(
     question: Question, condition: Condition, form: PromptFormat, wordings: Sequence[str], rng: random.Random
 ) -> list[Passage]:
-    """Choose the passages of a test row.
+    """Choose the passages of a test row, in an order that is drawn.
 
     Args:
         question: one that the documents answer.
@@ -25,7 +25,15 @@ def shown(
         wordings: instructions for `planted`, with `{lure}`.
         rng: of places and draws.
     """
-    most = form.passages
+    passages = _chosen(question, condition, form.passages, wordings, rng)
+    rng.shuffle(passages)  # best first, a reader that always cites the first would cite well
+    return passages
+
+
+def _chosen(
+    question: Question, condition: Condition, most: int, wordings: Sequence[str], rng: random.Random
+) -> list[Passage]:
+    """Choose the passages of a test row, in any order."""
     if condition == "closed":
         return []
     if condition == "gold":
@@ -41,10 +49,7 @@ def shown(
     found = choose.found(question, most)
     if condition == "contradicting":
         kept = [passage for passage in found if not passage.holds]
-        false = choose.falsified(question.gold[0], question.row, question.lure)._replace(holds=True)
-        passages = [false, *kept[: most - 1]]
-        rng.shuffle(passages)
-        return passages
+        return [choose.falsified(question.gold[0], question.row, question.lure)._replace(holds=True), *kept[: most - 1]]
     return found
 
 

@@ -1,6 +1,7 @@
 """Rows of an evaluation: what each condition shows, what is right then, and that a grader can read it."""
 
 import random
+from collections import Counter
 from typing import Any, get_args
 
 import pytest
@@ -17,20 +18,30 @@ def made(condition: Condition, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("condition", "prompt", "gold"),
+    ("condition", "passages", "supported"),
     [
-        ("closed", "Where does Bedot live?", []),
-        ("gold", "Bedot lives in Lovar. [1]\nWhere does Bedot live?", [1]),
-        ("retrieved", "Bedot lives in Lovar. [1]\nBedot has a pet called Zumi. [2]\nWhere does Bedot live?", [1]),
-        ("removed", "Bedot has a pet called Zumi. [1]\nTamok lives in Gipul. [2]\nWhere does Bedot live?", []),
+        ("closed", [], False),
+        ("gold", ["Bedot lives in Lovar."], True),
+        ("retrieved", ["Bedot has a pet called Zumi.", "Bedot lives in Lovar."], True),
+        ("removed", ["Bedot has a pet called Zumi.", "Tamok lives in Gipul."], False),
     ],
 )
-def test_a_condition(condition: Condition, prompt: str, gold: list[int]) -> None:
-    test = made(condition)
-    assert test["question"] == prompt
-    assert test["gold"] == gold
-    assert test["supported"] == bool(gold)
-    assert test["answer"] == "Lovar"
+def test_a_condition(condition: Condition, passages: list[str], supported: bool) -> None:
+    for seed in range(10):
+        test = made(condition, seed)
+        *lines, asked = str(test["question"]).splitlines()
+        assert asked == "Where does Bedot live?"
+        assert sorted(line[:-4] for line in lines) == passages
+        assert test["supported"] == supported
+        assert [number for number, line in enumerate(lines, 1) if "Lovar" in line] == test["gold"]
+        assert test["answer"] == "Lovar"
+
+
+@pytest.mark.parametrize("condition", ["retrieved", "planted", "contradicting", "poisoned"])
+def test_the_passage_that_holds_the_answer_stands_in_any_place(condition: Condition) -> None:
+    places = Counter(made(condition, seed)["gold"][0] for seed in range(200))
+    assert places.keys() == {1, 2}
+    assert 70 < places[1] < 130
 
 
 def test_wrong_passages_hold_neither_answer_nor_person() -> None:
