@@ -92,7 +92,7 @@ def test_a_generator_of_pictures_changes_data_alone(edit: Edit) -> None:
 
 def test_code_of_models_that_see_changes_those_who_take_them(edit: Edit) -> None:
     assert edit("tasks/multimodal/alignment.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"align", "align_speech"}
-    assert edit("tasks/multimodal/controls.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"evaluate", "report"}
+    assert edit("tasks/multimodal/controls.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"evaluate", "evaluate_rag", "report"}
     assert edit("tasks/reporting/sight.py", "\ndef ", "\nX = 1\n\n\ndef ") == {"report"}
 
 
@@ -106,7 +106,7 @@ def test_what_learns_to_hear_changes_no_stage_that_does_not(edit: Edit) -> None:
     assert edit("tasks/multimodal/ctc.py", "TEMPERATURE = 0.07", "TEMPERATURE = 0.08") == {"align_speech"}
     assert edit("tasks/training/spoken.py", "same += 1", "same += 2") == {"speech"}
     assert edit("tasks/multimodal/hearing.py", "AUDIO, sound\n", "AUDIO, sound\n\nX = 1\n") <= {
-        "align_speech", "speech", "evaluate", "export_onnx",
+        "align_speech", "speech", "evaluate", "evaluate_rag", "export_onnx",
     }  # fmt: skip
 
 
