@@ -99,8 +99,11 @@ def test_a_recipe_names_no_path_of_our_code(name: str) -> None:
     assert not [text for text in texts if re.search(r"\btasks[./]\w", text)]
 
 
-def test_tiny_uses_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {model.method for model in read("tiny", monkeypatch).models.values()} == set(METHODS)
+def test_tiny_uses_every_method_but_those_of_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 0.9 M model does not learn to read passages in the time that a stage of `tiny` may take."""
+    used = {model.method for model in read("tiny", monkeypatch).models.values()}
+    assert set(METHODS) - used == {"raft", "reader", "reader_dpo"}
+    assert set(METHODS) - used <= {model.method for model in read("smollm2", monkeypatch).models.values()}
 
 
 def test_the_library_mlflow_is_not_shadowed() -> None:

@@ -11,9 +11,8 @@ from tasks.generators import facts
 from tasks.retrieval.grading import rag
 from tasks.retrieval.prompts import read_format
 from tasks.stage.artifact import read_json, read_jsonl, write_jsonl
-from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError, DataError
-from tests.conftest import REPO
+from tests.support import retrieval_chain
 from tests.support.retrieval import WordIndex, index_of
 
 PEOPLE = {"count": 24, "seed": 3}
@@ -41,7 +40,7 @@ def index() -> WordIndex:
 
 
 def config(**changes: Any) -> raft.Config:
-    return raft.Config.model_validate(read_yaml(REPO / "params/tiny/grounded.yaml") | changes)
+    return raft.Config.model_validate(retrieval_chain.settings("grounded", **changes))
 
 
 def test_every_question_is_in_every_condition_and_counted(
