@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
 
 KEY = "device"
@@ -33,7 +32,7 @@ def _named(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 def check_names(path: Path, config: BaseModel) -> None:
     """Check that every device of a recipe file is one, wherever it may be. Raises ConfigError."""
     wrong = [
-        f"{path}: {key} is '{device}', no device{suggest(device, KINDS)} (a number may follow: cuda:1)"
+        f"{path}: {key} is '{device}', no device; write {', '.join(KINDS)}, or one of several, e.g. cuda:1"
         for key, device in named(config).items()
         if not _NAME.fullmatch(device)
     ]

@@ -191,7 +191,7 @@ def test_no_dvc_folder_has_a_remedy(project: toy.Toy, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stages: [", r"dvc\.yaml:1: "),
+        ("stages: [", r"dvc\.yaml:[12]: "),
         ("stages:\n  a:\n   cmd: x\n  b: [\n", r"dvc\.yaml:[45]: "),
         ("- a\n", r"dvc\.yaml: expected a mapping of keys to values, found list"),
         ("", r"dvc\.yaml: .*nothing|dvc\.yaml: no stages; restore it with `git checkout dvc\.yaml`"),

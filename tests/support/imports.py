@@ -10,12 +10,16 @@ def _for_types_alone(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk the tree without what only type checkers read."""
-    children = node.orelse if _for_types_alone(node) else ast.iter_child_nodes(node)  # type: ignore[attr-defined]
-    for child in children:
-        yield child
-        yield from _nodes(child)
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk the statements of a tree without what only type checkers read; an import is in no expression."""
+    ahead = [tree]
+    while ahead:
+        node = ahead.pop()
+        children = node.orelse if _for_types_alone(node) else ast.iter_child_nodes(node)  # type: ignore[attr-defined]
+        for child in children:
+            if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+                yield child
+                ahead.append(child)
 
 
 def imports(path: Path) -> set[str]:

@@ -1,6 +1,5 @@
 """Models that see or hear, before anything runs: architectures, controls, columns, rates and sections without use."""
 
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tasks.check import media, questions
 from tasks.check import recipe as recipe_check
+from tasks.stage import recipe
 from tasks.stage.config import read_yaml
 from tests.conftest import REPO
 
@@ -35,6 +36,10 @@ def change(name: str, by: Change) -> Path:
     with path.open("w") as f:
         yaml.dump(values, f)
     return path
+
+
+def graph() -> recipe.Graph:
+    return recipe.read(TINY / recipe.FILE)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_an_architecture_that_transformers_does_not_know_is_named(
     recipes: Path, name: str, by: Change, said: str
 ) -> None:
     path = change(name, by)
-    (error,) = recipe_check.check(TINY)
+    (error,) = media.check_architectures(graph())
     assert error.startswith(f"{path}: ") and said in error
 
 
@@ -105,37 +110,43 @@ def test_an_architecture_that_transformers_does_not_know_is_named(
 )
 def test_questions_that_cannot_be_asked_are_named(recipes: Path, name: str, by: Change, said: str) -> None:
     path = change(name, by)
-    (error,) = recipe_check.check(TINY)
+    (error,) = questions.check_questions(graph())
     assert error.startswith(f"{path}: tasks.") and said in error
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the check of the recipe `tiny` warns of; it finds nothing wrong."""
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        assert recipe_check.check(TINY) == []
-    return [record.getMessage() for record in caplog.records]
-
-
-def test_a_rate_that_is_not_the_models_is_named_once(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rate_that_is_not_the_models_is_named_once(recipes: Path) -> None:
+    assert list(media.other_rates(graph())) == []
     change("spoken", lambda v: v["sounds"].update(sampling_rate=8000))
-    (said,) = warnings(caplog)
+    (said,) = media.other_rates(graph())
     assert said.startswith(
-        "warning: params/tiny/spoken.yaml: sounds.sampling_rate is 8000 Hz, and params/tiny/hearing.yaml has "
+        "params/tiny/spoken.yaml: sounds.sampling_rate is 8000 Hz, and params/tiny/hearing.yaml has "
         "architecture.features.sampling_rate 16000: the model hears them without the upper part of their band"
     )
     change("spoken", lambda v: v["sounds"].update(sampling_rate=48000))
-    (said,) = warnings(caplog)
+    (said,) = media.other_rates(graph())
     assert "has them resampled each time; write the same rate in both" in said
 
 
-def test_a_section_that_nothing_looks_at_is_named(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_section_that_nothing_looks_at_is_named(recipes: Path) -> None:
+    assert list(media.unused_sections(graph())) == []
     bounds = read_yaml(TINY / "pictures.yaml")["pictures"]
     change("data", lambda v: v.update(pictures=bounds))
     change("pictures", lambda v: v.update(videos={"fps": 2, "max_frames": 16}))
-    assert warnings(caplog) == [
-        "warning: params/tiny/data.yaml: pictures: no set has pictures, so nothing looks at this; a map names them in "
+    assert list(media.unused_sections(graph())) == [
+        "params/tiny/data.yaml: pictures: no set has pictures, so nothing looks at this; a map names them in "
         "`images` or `video`",
-        "warning: params/tiny/pictures.yaml: videos: no set has clips, so nothing looks at this; a map names them in "
-        "`video`",
+        "params/tiny/pictures.yaml: videos: no set has clips, so nothing looks at this; a map names them in `video`",
     ]
+
+
+def test_the_check_of_a_recipe_asks_for_all_of_it(recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change("spoken", lambda v: v["sounds"].update(sampling_rate=8000))
+    change("pictures", lambda v: v.update(videos={"fps": 2, "max_frames": 16}))
+    path = change("evaluate_pictures", lambda v: v["tasks"][0].update(group_by=["kid"]))
+    (error,) = recipe_check.check(TINY)
+    assert error.startswith(f"{path}: tasks.0.group_by")
+    assert "spoken.yaml: sounds.sampling_rate is 8000 Hz" in caplog.text
+    assert "pictures.yaml: videos: no set has clips" in caplog.text
+    path = change("hearing", lambda v: v["architecture"].update(act="rellu"))
+    (error,) = recipe_check.check(TINY)
+    assert error.startswith(f"{path}: architecture.act is 'rellu'")

@@ -1,4 +1,4 @@
-"""Property: recipes on hub data sets of pictures and sounds run with local folders in place of the hub.
+"""Property: the recipes on hub data of pictures and sounds run, with local folders in the place of the hub.
 
 The folders have the columns of the data sets, and small untrained models of the architectures stand for the published
 weights.

@@ -39,14 +39,11 @@ def test_devices_that_torch_knows_pass(device: str) -> None:
     assert str(torch.device(device)) == device
 
 
-@pytest.mark.parametrize(
-    ("device", "hint"),
-    [("gpu", "; did you mean 'cpu'?"), ("cdua", "; did you mean 'cuda'?"), ("cuda:x", ""), ("cuda 1", ""), ("", "")],
-)
-def test_a_misspelt_device_is_named_wherever_it_stands(device: str, hint: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^params/mine/label\.yaml: judge\.device is '{device}', no device") as e:
+@pytest.mark.parametrize("device", ["gpu", "cdua", "cuda:x", "cuda 1", ""])
+def test_a_misspelt_device_is_named_wherever_it_stands(device: str) -> None:
+    said = rf"^params/mine/label\.yaml: judge\.device is '{device}', no device; write cpu, cuda, mps, xpu, or one of"
+    with pytest.raises(ConfigError, match=said):
         devices.check_names(PATH, configured("cpu", device))
-    assert hint in str(e.value)
 
 
 def test_a_device_that_the_machine_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,5 +65,5 @@ def test_a_stage_refuses_the_device_before_its_work(workspace: Path) -> None:
     command = [sys.executable, "-m", "tasks.align", "sight.yaml", "--model", "m", "--data", "d", "--out", "o"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
-        2, "error: sight.yaml: device is 'gpu', no device; did you mean 'cpu'? (a number may follow: cuda:1)\n",
+        2, "error: sight.yaml: device is 'gpu', no device; write cpu, cuda, mps, xpu, or one of several, e.g. cuda:1\n",
     )  # fmt: skip
