@@ -37,6 +37,7 @@ TABLES: Mapping[str, Callable[[Artifacts], str]] = {
     "sight": sight.sight,
     "word_error_rates": sight.word_error_rates,
     "hearing": sight.heard,
+    "retrievers": retrieval.retrievers,
     "readers": retrieval.readers,
     "grounding": retrieval.grounding,
     "attacks": retrieval.attacks,

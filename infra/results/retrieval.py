@@ -7,9 +7,33 @@ from infra.results.artifacts import Artifacts
 from infra.results.markdown import bracket, change, code, count, table
 from tasks.reporting import retrieval
 from tasks.retrieval.scores import METRICS
+from tasks.stage.recipe import RETRIEVER
 
+SEARCHES = {
+    "lexical": "BM25",
+    "before": "encoder, untrained",
+    "after": "encoder, trained",
+    "fused": "trained, with BM25",
+}
+"""Searches of `retrieval.json` to their titles."""
 CITATIONS = ("precision", "recall", "quoted")
 ABSTENTION = ("precision", "recall", "f1", "wrongly", "invented")
+
+
+def retrievers(artifacts: Artifacts) -> str:
+    """Write what each retriever finds for the test questions, before and after its training, beside and with BM25."""
+    rows = []
+    for name, model in artifacts.graph.models.items():
+        path = f"models/{name}/retrieval.json"
+        if model.method != RETRIEVER or not (artifacts.folder / path).is_file():
+            continue
+        test = artifacts.read(path)["test"]
+        for leg, title in SEARCHES.items():
+            scores = test["scores"][leg]
+            over = test["differences"].get(f"{leg} - lexical", {}).get("ndcg@10")
+            cells = (_interval(scores[metric]) for metric in METRICS)
+            rows.append([code(name), title, *cells, change(over) if over else "–"])
+    return table(["retriever", "search", *METRICS, "over BM25, ndcg@10, paired, 95 %"], rows)
 
 
 def readers(artifacts: Artifacts) -> str:

@@ -8,7 +8,7 @@ import pytest
 from infra.results import retrieval
 from infra.results.artifacts import Artifacts
 from tasks.retrieval.answered import CONDITIONS
-from tasks.stage import artifact
+from tasks.stage import artifact, recipe
 from tests.support import reading, reporting
 
 
@@ -60,3 +60,23 @@ def test_legs_of_an_index_stand_once_with_what_the_fusion_adds(run: Artifacts) -
     assert rows[0][-1].endswith("▲")
     assert rows[1][-1].endswith("▼")
     assert rows[2][-1] == "–"
+
+
+def test_a_retriever_has_a_row_for_each_search(run: Artifacts) -> None:
+    def scores(value: float) -> dict[str, dict[str, float]]:
+        return {metric: {"value": value, "low": value - 0.1, "high": value + 0.1} for metric in retrieval.METRICS}
+
+    better = {"ndcg@10": {"value": 0.1, "low": 0.05, "high": 0.2, "verdict": "better"}}
+    legs = {leg: scores(0.2 + 0.1 * place) for place, leg in enumerate(retrieval.SEARCHES)}
+    test = {"scores": legs, "differences": {"after - lexical": better}}
+    file = reporting.PARAMS.parent / recipe.FILE
+    graph = artifact.read_json(file) | {"retriever": {"retriever": {"chunks": "passages", "data": "facts"}}}
+    artifact.write_json(file, graph)
+    run = Artifacts(run.folder, file.parent)
+    assert cells(retrieval.retrievers(run)) == [], "one that was not made here is left out"
+    folder = run.folder / "models" / "retriever"
+    folder.mkdir()
+    artifact.write_json(folder / "retrieval.json", {"test": test})
+    rows = cells(retrieval.retrievers(run))
+    assert [row[1] for row in rows] == [*retrieval.SEARCHES.values()]
+    assert rows[2][2] == "0.400 [0.300, 0.500]" and rows[2][-1].endswith("▲") and rows[0][-1] == "–"
