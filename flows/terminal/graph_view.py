@@ -46,5 +46,7 @@ def _label(graph: recipe.Graph, name: str, model: recipe.Model | None) -> str:
             over = f" over {model.values['over']}" if "over" in model.values else ""
             parts.append(f"[green]claims {escape(model.values['claim'] + over)}[/]")
     uses = [word for word, names in (("evaluated", _evaluated(graph)), ("exported", graph.exported)) if name in names]
+    if model is not None and model.method == recipe.RETRIEVER:
+        uses.append("measured by itself")
     parts += [f"[dim]({', '.join(uses)})[/]"] if uses else ["[yellow](not evaluated)[/]"]
     return "  ".join(parts)
