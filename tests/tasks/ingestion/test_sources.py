@@ -198,7 +198,7 @@ def test_generator() -> None:
         (generator("arithmetics.texts"), "no such generator; did you mean 'arithmetic'"),
         (
             generator("os.walk", top="."),
-            "no such generator; there are: arithmetic, critiques, digits, espeak, generators",
+            "no such generator; there are: arithmetic, critiques, digits, espeak, facts, generators",
         ),
         (generator("generators.mine"), "expected a file generators.py with a function 'mine'"),
         (

@@ -135,7 +135,7 @@ def test_parameters_are_read_from_safetensors(chat_model: Path) -> None:
 
 
 def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
-    from tasks import evaluate
+    from tasks import evaluate, evaluate_rag
     from tasks.stage.config import read_yaml
 
     recipes = sorted((REPO / "params").glob("*/report.yaml"))
@@ -145,6 +145,8 @@ def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
         graph = recipe.read(path.with_name(recipe.FILE))
         files = ["evaluate.yaml", *(f"evaluate_{data}.yaml" for data in set(graph.evaluate_media.values()))]
         choices = [choice for file in files for choice in load(path.parent / file, evaluate.Config).tasks]
+        for data in {asked["data"] for asked in graph.evaluate_rag.values()}:
+            choices += load(path.parent / f"evaluate_{data}.yaml", evaluate_rag.Config).tasks
         tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
         wanted = {f"{score.task}.{score.metric}" for score in (config.headline, config.frontier)}
         given = {f"{name}.{m['metric']}" for name, task in tasks.items() for m in task["metric_list"]}
