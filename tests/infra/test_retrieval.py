@@ -8,6 +8,7 @@ import pytest
 from infra.results import retrieval
 from infra.results.artifacts import Artifacts
 from tasks.retrieval.answered import CONDITIONS
+from tasks.retrieval.scores import METRICS
 from tasks.stage import artifact, recipe
 from tests.support import reading, reporting
 
@@ -64,7 +65,7 @@ def test_legs_of_an_index_stand_once_with_what_the_fusion_adds(run: Artifacts) -
 
 def test_a_retriever_has_a_row_for_each_search(run: Artifacts) -> None:
     def scores(value: float) -> dict[str, dict[str, float]]:
-        return {metric: {"value": value, "low": value - 0.1, "high": value + 0.1} for metric in retrieval.METRICS}
+        return {metric: {"value": value, "low": value - 0.1, "high": value + 0.1} for metric in METRICS}
 
     better = {"ndcg@10": {"value": 0.1, "low": 0.05, "high": 0.2, "verdict": "better"}}
     legs = {leg: scores(0.2 + 0.1 * place) for place, leg in enumerate(retrieval.SEARCHES)}
