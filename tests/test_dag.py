@@ -100,7 +100,7 @@ def test_a_recipe_names_no_path_of_our_code(name: str) -> None:
 
 
 def test_tiny_uses_every_method_but_those_of_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its 0.9 M model does not learn to read passages in the time that a stage of `tiny` may take."""
+    """The 0.9 M model of `tiny` does not learn to read passages in the time that a stage of `tiny` may take."""
     used = {model.method for model in read("tiny", monkeypatch).models.values()}
     assert set(METHODS) - used == {"raft", "reader", "reader_dpo"}
 

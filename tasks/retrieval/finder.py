@@ -16,7 +16,7 @@ class Searches(Protocol):
 
     @property
     def chunks(self) -> Sequence[Any]:
-        """Its chunks, each with `id`, `document` and `text`."""
+        """Chunks of the index, each with `id`, `document` and `text`."""
 
     def search(self, queries: Sequence[str], k: int, by: Literal["lexical", "dense", "fused"]) -> list[list[Any]]:
         """Find the best `k` chunks of each query: objects with a `chunk`, best first."""

@@ -27,7 +27,7 @@ class Searched(Protocol):
 
     @property
     def chunks(self) -> Sequence[Chunk]:
-        """Its chunks, sorted by document."""
+        """Chunks of the index, sorted by document."""
 
     @property
     def seconds(self) -> Mapping[str, float]:
