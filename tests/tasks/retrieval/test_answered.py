@@ -12,8 +12,11 @@ from tests.support.grounded import FORM, TEXTS, row
 FILE = Path("artifacts/media/grounded/eval/facts.jsonl")
 
 
-def test_rows_of_several_conditions_pass() -> None:
-    check([row("retrieved"), row("closed", passages=[], gold=[]), row("retrieved", asked="Where is Tamok?")], FILE)
+def test_one_question_under_several_conditions_passes_and_twice_under_one_does_not() -> None:
+    rows = [row("retrieved"), row("closed", passages=[], gold=[]), row("retrieved", asked="Where is Tamok?")]
+    check(rows, FILE)
+    with pytest.raises(ArtifactError, match=r"facts.jsonl:4: asks 'Where does Bedot live\?' under 'closed' as line 2"):
+        check([*rows, rows[1]], FILE)
 
 
 @pytest.mark.parametrize(
