@@ -1,4 +1,4 @@
-"""Pre-training from scratch: a byte-level BPE tokenizer and a small Llama, for recipes that start from nothing.
+"""Pre-training from scratch: a byte-level BPE tokenizer and a small decoder, for recipes that start from nothing.
 
 Documents are tokenised, joined with an end-of-text token and cut into blocks; attention runs across documents, as is
 usual in pre-training. Muon (Jordan et al., 2024; `tasks/base_models/muon.py`) updates the matrices inside the blocks,
@@ -6,13 +6,18 @@ AdamW the embeddings and norms; both follow one warm-up, hold and linear decay (
 """
 
 import math
+import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from tasks.models.chat_template import CHATML
 from tasks.stage import artifact
 from tasks.stage.config import Strict
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tasks.stage.lifecycle import Run
@@ -27,6 +32,9 @@ class TokenizerConfig(Strict):
     """Number of tokens, special ones included. At least 260: every byte is a token."""
     split_digits: bool
     """One token a digit. Without it a model learns sums of frequent numbers by heart and no others."""
+    common_words: float | None = Field(gt=0, le=1)
+    """Share of the texts, 0 to 1, that a word must stand in for the merges to be learnt from it; null: from all words.
+    With it a rare word, e.g. a name, is spelt letter by letter, which a small model copies sooner than syllables."""
 
 
 class Pretraining(Strict):
@@ -34,7 +42,8 @@ class Pretraining(Strict):
 
     tokenizer: TokenizerConfig
     model: dict[str, Any]
-    """Passed verbatim to `transformers.LlamaConfig`."""
+    """Passed verbatim to the configuration class of transformers whose `model_type` it names, e.g. `lfm2`; `llama`
+    where it names none."""
     block_size: int
     """Tokens in one training sequence."""
     batch_size: int
@@ -71,10 +80,17 @@ def train_tokenizer(texts: list[str], config: TokenizerConfig) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(texts if config.common_words is None else _common(texts, config.common_words), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=TURN_END, pad_token=PAD)
     tokenizer.chat_template = CHATML
     return tokenizer
+
+
+def _common(texts: list[str], share: float) -> list[str]:
+    """Take the words out of texts that stand in less than `share` of them, 0 to 1, with the space before them."""
+    found = Counter(word for text in texts for word in set(re.findall(r"\w+", text)))
+    common = {word for word, count in found.items() if count >= share * len(texts)}
+    return [re.sub(r" ?\w+", lambda word: word[0] if word[0].strip() in common else "", text) for text in texts]
 
 
 def pretrain(config: Pretraining, seed: int, data: Path, run: "Run") -> tuple[Any, Any, dict[str, float]]:
@@ -89,7 +105,6 @@ def pretrain(config: Pretraining, seed: int, data: Path, run: "Run") -> tuple[An
         DataError: the data hold fewer tokens than one step needs.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     texts = [row["text"] for row in artifact.read_jsonl(data / "pretrain" / "train.jsonl")]
     turns = [m["content"] for row in artifact.read_jsonl(data / "sft" / "train.jsonl") for m in row["messages"]]
@@ -101,20 +116,29 @@ def pretrain(config: Pretraining, seed: int, data: Path, run: "Run") -> tuple[An
             f"{config.batch_size}; add rows or lower batch_size"
         )
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            **config.model,
-        )
-    )
+    model = _model(tokenizer, config.model)
     curve = _train(model, blocks, config, seed, run)
     artifact.write_jsonl(run.out / "curves.jsonl", curve)
     tokens = config.steps * config.batch_size * config.block_size
     figures = {"loss": curve[-1]["loss"], "tokens": tokens, "parameters": model.num_parameters()}
     return model, tokenizer, figures
+
+
+def _model(tokenizer: Any, shape: Mapping[str, Any]) -> Any:
+    """Make a decoder with random weights. Raises ConfigError where transformers has none of that `model_type`."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = shape.get("model_type", "llama")
+    if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"source.scratch.model.model_type is '{kind}', which transformers has no decoder for")
+    settings = CONFIG_MAPPING[kind](
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        **{name: value for name, value in shape.items() if name != "model_type"},
+    )
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)](settings)
 
 
 def _blocks(tokenizer: Any, texts: list[str], size: int) -> Any:

@@ -90,7 +90,7 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
     folder = graph.path.parent
     by_file: dict[str, set[str]] = {}
     data_of = {"evaluate.yaml": "data"}
-    asked_about = [*graph.asked_about.values(), *(form["data"] for form in graph.evaluate_onnx_media.values())]
+    asked_about = [*graph.asked_about.values(), *(form["data"] for form in graph.forms_asked.values())]
     data_of |= {f"evaluate_{data}.yaml": data for data in asked_about}
     for file, data in data_of.items():
         try:
@@ -156,9 +156,9 @@ def check_forms(graph: recipe.Graph) -> Iterator[str]:
     """Check that the forms that are evaluated are forms of the export."""
     folder = graph.path.parent
     asked = [("forms", folder / "export_onnx.yaml", form) for form in graph.forms] if graph.export else []
-    for name, said in graph.evaluate_onnx_media.items():
+    for name, said in graph.forms_asked.items():
         path = folder / f"export_{graph.export_media[said['model']]}.yaml"
-        asked.append((f"{recipe.FORMS_ASKED}.{name}", path, said["form"]))
+        asked.append((f"forms of {said['model']}: {name}", path, said["form"]))
     for key, path, form in asked:
         forms = load(path, ExportConfig).forms
         if form not in forms:

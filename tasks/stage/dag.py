@@ -20,6 +20,7 @@ from tasks.stage.recipe import (
     EXPORTED,
     FILE,
     FORMS_ASKED,
+    FORMS_WITH_PASSAGES,
     LISTS,
     MAPPINGS,
     MEDIA,
@@ -132,6 +133,7 @@ def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str
                 EXPORTED: graph.export_media.values(),
                 FORMS_ASKED: [form["data"] for form in graph.evaluate_onnx_media.values()],
                 ASKED_WITH_PASSAGES: [asked["data"] for asked in graph.evaluate_rag.values()],
+                FORMS_WITH_PASSAGES: [form["data"] for form in graph.evaluate_onnx_rag.values()],
             }
             for data in dict.fromkeys(of_block[block.name]):
                 yield block.file.replace("${item}", data).replace("${item.data}", data), block.module, block.name
@@ -203,7 +205,7 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
     yield from _shared_files(graph, stages)
     for name in graph.claims:
         yield from _claim_problems(graph, name, (answering | set(graph.evaluate_rag)) - {name})
-    forms = {f"{model}_{form}" for model in graph.export for form in graph.forms} | set(graph.evaluate_onnx_media)
+    forms = {f"{model}_{form}" for model in graph.export for form in graph.forms} | set(graph.forms_asked)
     for name in sorted(forms & {*graph.evaluate, *graph.evaluate_media, *graph.evaluate_rag}):
         yield f"'{name}' is a model and the form of an export; rename the model"
 
@@ -233,10 +235,12 @@ def _reader_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
         "index": {name for name, model in graph.models.items() if model.method == INDEX},
         "data": {name for name, model in graph.models.items() if model.method == RAFT},
     }
+    for where, readers in ((ASKED_WITH_PASSAGES, graph.evaluate_rag), (FORMS_WITH_PASSAGES, graph.evaluate_onnx_rag)):
+        for name, asked in readers.items():
+            for key, names in fitting.items():
+                if asked[key] not in names:
+                    yield f"{where}.{name}.{key} is '{asked[key]}'{suggest(asked[key], names)}"
     for name, asked in graph.evaluate_rag.items():
-        for key, names in fitting.items():
-            if asked[key] not in names:
-                yield f"{ASKED_WITH_PASSAGES}.{name}.{key} is '{asked[key]}'{suggest(asked[key], names)}"
         if name in graph.models and name != asked["model"]:
             yield f"{ASKED_WITH_PASSAGES}.{name} is another model than its '{asked['model']}'; take a name of its own"
         for other in ("evaluate", ASKED):
@@ -247,22 +251,25 @@ def _reader_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
 def _media_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
     """What is wrong with the models that are asked about pictures or sounds, and with their exports."""
     data = {name for name, model in graph.models.items() if model.method == MEDIA}
-    for key, used in ((ASKED, graph.evaluate_media), (EXPORTED, graph.export_media)):
+    exported = data | {name for name, model in graph.models.items() if model.method == RAFT}
+    for key, used, fitting in ((ASKED, graph.evaluate_media, data), (EXPORTED, graph.export_media, exported)):
         for name, asked in used.items():
             if name not in answering:
                 yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
-            if asked not in data:
-                yield f"{key}.{name} is '{asked}'{suggest(asked, data)}; the data sets stand under '{MEDIA}'"
+            if asked not in fitting:
+                yield f"{key}.{name} is '{asked}'{suggest(asked, fitting)}; the data sets stand under '{MEDIA}'"
     for name in graph.evaluate_media:
         if name in graph.evaluate:
             yield f"'{name}' stands in 'evaluate' and in '{ASKED}'; its scores have one place, so take one out"
     for name in graph.export_media:
         if name in graph.export:
             yield f"'{name}' stands in 'export' and in '{EXPORTED}'; its forms have one place, so take one out"
-    for name, form in graph.evaluate_onnx_media.items():
+    for name, form in graph.forms_asked.items():
         if form["model"] not in graph.export_media:
             known = suggest(form["model"], graph.export_media)
-            yield f"{FORMS_ASKED}.{name}.model is '{form['model']}'{known}; name it under '{EXPORTED}'"
+            where = FORMS_ASKED if name in graph.evaluate_onnx_media else FORMS_WITH_PASSAGES
+            yield f"{where}.{name}.model is '{form['model']}'{known}; name it under '{EXPORTED}'"
+    for name, form in graph.evaluate_onnx_media.items():
         if form["data"] not in data:
             known = suggest(form["data"], data)
             yield f"{FORMS_ASKED}.{name}.data is '{form['data']}'{known}; the data sets stand under '{MEDIA}'"

@@ -90,6 +90,9 @@ def without(graph: Graph) -> Graph:
         evaluate_onnx_media={
             name: form for name, form in graph.evaluate_onnx_media.items() if _is_made(form, graph, gone, causes)
         },
+        evaluate_onnx_rag={
+            name: form for name, form in graph.evaluate_onnx_rag.items() if _is_made(form, graph, gone, causes)
+        },
         evaluate_rag={
             name: asked for name, asked in graph.evaluate_rag.items() if not set(asked.values()) & {*gone, *causes}
         },

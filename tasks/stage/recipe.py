@@ -52,10 +52,13 @@ FORMS_ASKED = "evaluate_onnx_media"
 """Key of a graph that names the evaluated forms of such exports, each `{model, form, data}`; may be missing."""
 ASKED_WITH_PASSAGES = "evaluate_rag"
 """Key of a graph that names the readers that are asked with passages, each `{model, index, data}`; may be missing."""
-MAPPINGS = (ASKED, EXPORTED, FORMS_ASKED, ASKED_WITH_PASSAGES)
+FORMS_WITH_PASSAGES = "evaluate_onnx_rag"
+"""Key of a graph that names the evaluated forms of exported readers, each `{model, form, index, data}`; may be missing.
+"""
+MAPPINGS = (ASKED, EXPORTED, FORMS_ASKED, ASKED_WITH_PASSAGES, FORMS_WITH_PASSAGES)
 """Keys of a graph that are no methods and need not be there."""
-FORM_KEYS = ("model", "form", "data")
-"""Keys of an entry of `FORMS_ASKED`, whose name is `<model>_<form>`."""
+FORM_KEYS = {FORMS_ASKED: ("model", "form", "data"), FORMS_WITH_PASSAGES: ("model", "form", "index", "data")}
+"""Keys of an entry of a list of forms, whose name is `<model>_<form>`."""
 READER_KEYS = ("model", "index", "data")
 """Keys of an entry of `ASKED_WITH_PASSAGES`, whose name is its model's, or another where that is asked otherwise too.
 """
@@ -114,6 +117,8 @@ class Graph:
     """Form of such an export, `<model>_<form>`, to `model`, `form`, and the `data` that it is asked about."""
     evaluate_rag: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name under `artifacts/metrics` to the `model` that reads, the `index` it reads from, and its `data`."""
+    evaluate_onnx_rag: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Form of an exported reader, `<model>_<form>`, to `model`, `form`, `index` and `data`."""
 
     @property
     def asked_about(self) -> dict[str, str]:
@@ -146,7 +151,12 @@ class Graph:
     def scored(self) -> list[str]:
         """Names under `artifacts/metrics`: evaluated models, then the forms of exported ones."""
         forms = (f"{model}_{form}" for model in self.export for form in self.forms)
-        return [*self.evaluate, *self.evaluate_media, *self.evaluate_rag, *forms, *self.evaluate_onnx_media]
+        return [*self.evaluate, *self.evaluate_media, *self.evaluate_rag, *forms, *self.forms_asked]
+
+    @property
+    def forms_asked(self) -> dict[str, Mapping[str, str]]:
+        """Form of an export that is asked about data of its own, to its `model`, `form` and `data`."""
+        return {**self.evaluate_onnx_media, **self.evaluate_onnx_rag}
 
 
 def read(path: Path) -> Graph:
@@ -181,9 +191,12 @@ def read(path: Path) -> Graph:
             models[name] = model
     evaluate, export, forms = (_names(path, key, values[key]) for key in LISTS)
     asked, exported = (_data_of(path, key, values.get(key, {})) for key in (ASKED, EXPORTED))
-    forms_asked = _forms_asked(path, values.get(FORMS_ASKED, {}))
+    forms_asked, forms_with_passages = (_forms_asked(path, key, values.get(key, {})) for key in FORM_KEYS)
     readers = _readers_asked(path, values.get(ASKED_WITH_PASSAGES, {}))
-    return Graph(path, values["recipe"], models, evaluate, export, forms, asked, exported, forms_asked, readers)
+    return Graph(
+        path, values["recipe"], models, evaluate, export, forms, asked, exported, forms_asked, readers,
+        forms_with_passages,
+    )  # fmt: skip
 
 
 def _data_of(path: Path, key: str, values: Any) -> dict[str, str]:
@@ -192,16 +205,23 @@ def _data_of(path: Path, key: str, values: Any) -> dict[str, str]:
     return values
 
 
-def _forms_asked(path: Path, values: Any) -> dict[str, dict[str, str]]:
-    example = "vlm_int8: {model: vlm, form: int8, data: pictures}"
+def _forms_asked(path: Path, key: str, values: Any) -> dict[str, dict[str, str]]:
+    example = f"vlm_int8: {{{', '.join(f'{name}: {_FORM_EXAMPLE[name]}' for name in FORM_KEYS[key])}}}"
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: '{FORMS_ASKED}' is {values!r}; expected forms, e.g. {{{example}}}")
+        raise ConfigError(f"{path}: '{key}' is {values!r}; expected forms, e.g. {{{example}}}")
     for name, said in values.items():
-        if not isinstance(said, dict) or sorted(said) != sorted(FORM_KEYS) or not all(map(_is_name, said.values())):
-            raise ConfigError(f"{path}: {FORMS_ASKED}.{name} is {said!r}; write it like this: {example}")
+        if (
+            not isinstance(said, dict)
+            or sorted(said) != sorted(FORM_KEYS[key])
+            or not all(map(_is_name, said.values()))
+        ):
+            raise ConfigError(f"{path}: {key}.{name} is {said!r}; write it like this: {example}")
         if name != f"{said['model']}_{said['form']}":
-            raise ConfigError(f"{path}: {FORMS_ASKED}.{name}: call it {said['model']}_{said['form']}, after its form")
+            raise ConfigError(f"{path}: {key}.{name}: call it {said['model']}_{said['form']}, after its form")
     return values
+
+
+_FORM_EXAMPLE = {"model": "vlm", "form": "int8", "index": "index", "data": "pictures"}
 
 
 def _readers_asked(path: Path, values: Any) -> dict[str, dict[str, str]]:
