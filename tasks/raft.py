@@ -123,8 +123,6 @@ class Config(StageConfig):
     """Training rows about invented others; null leaves every row as the documents have it."""
     rounds: Rounds
     """Rows of each question."""
-    pretrain: bool
-    """Whether the rows of `sft` are written as plain texts too, in the set `pretrain`, for a base model from scratch."""
     questions: int | None = Field(ge=1)
     """Most test questions, from the first; null takes all of them."""
     conditions: list[Condition] = Field(min_length=1)
@@ -163,8 +161,6 @@ def make(config: Config, run: Run, index: Searches, data: Path) -> None:
         questions, report[split] = finder.questions(asked, held_out)
         for name, made in taught(config, finder.facts(questions), questions, rename, split).items():
             report[split][name] = _write(run, split_file(run.out, name, split), made)
-            if config.pretrain and (name, split) == ("sft", "train"):
-                _write(run, split_file(run.out, "pretrain", split), [_text(row) for row in made])
             if name == "preferences":
                 report[split]["no pair"] = len(questions) * config.rounds.preferences - len(made)
         learnt += questions
@@ -234,11 +230,6 @@ def _renaming(config: Config, run: Run, avoid: set[str]) -> Rename | None:
         return [str(text) for text in function(texts, rng, avoid)]
 
     return rename
-
-
-def _text(row: dict[str, Any]) -> dict[str, Any]:
-    """Write a row to learn from as plain text."""
-    return {"text": "\n".join(turn["content"] for turn in row["messages"]), "condition": row["condition"]}
 
 
 def _write(run: Run, path: Path, made: list[dict[str, Any]]) -> dict[str, Any]:

@@ -99,10 +99,9 @@ def test_a_recipe_names_no_path_of_our_code(name: str) -> None:
     assert not [text for text in texts if re.search(r"\btasks[./]\w", text)]
 
 
-def test_tiny_uses_every_method_but_those_of_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The 0.9 M model of `tiny` does not learn to read passages in the time that a stage of `tiny` may take."""
+def test_tiny_uses_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
     used = {model.method for model in read("tiny", monkeypatch).models.values()}
-    assert set(METHODS) - used == {"raft", "reader", "reader_dpo"}
+    assert used == set(METHODS)
 
 
 def test_the_library_mlflow_is_not_shadowed() -> None:

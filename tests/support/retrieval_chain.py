@@ -15,17 +15,14 @@ from tasks.stage.progress import Progress
 from tests.conftest import REPO
 
 TINY = REPO / "params" / "tiny"
-READERS = Path(__file__).parent / "readers_of_facts"
-"""Settings of readers of the invented people's documents, which no shipped recipe has."""
 PEOPLE = {"count": 16, "seed": 5}
 TESTED = 4
 """People of the test."""
 
 
 def settings(name: str, **changes: Any) -> dict[str, Any]:
-    """A recipe file of `tiny`, or of the readers of its documents, with changes."""
-    path = READERS / f"{name}.yaml"
-    return read_yaml(path if path.exists() else TINY / path.name) | changes
+    """A recipe file of `tiny`, with changes."""
+    return read_yaml(TINY / f"{name}.yaml") | changes
 
 
 def made(module: Any, path: str, values: dict[str, Any], out: str, **inputs: Path) -> Path:
