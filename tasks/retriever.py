@@ -9,6 +9,7 @@ With `dimensions`, the leading ones of a vector are trained to do alone (Matryos
 and in fusion with it. What it leaves out: negatives that are mined anew with the encoder while it learns (ANCE).
 """
 
+import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     if config.rewording is not None:
         rows["train"] = reworded(rows["train"], config.rewording, texts, config.seed)
     measured = {split: asked[split] for split in ("validation", "test")}
-    before = _dense(config, model, texts, measured)
+    before = _dense(config, run, model, texts, measured, "embedding before")
     if config.teacher is not None:
         with run.timed("teacher"):
             score = load_teacher(config.teacher)
@@ -103,7 +104,7 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     torch.manual_seed(config.seed)
     figures = training.train(_trainer(config, model, arguments, rows), run)
     model = model.cpu().eval()
-    after = _dense(config, model, texts, measured)
+    after = _dense(config, run, model, texts, measured, "embedding after")
     retrieval = _compared(config, lexical, measured, before, after)
     if run.main_process:
         encoders.save(model, run.out)
@@ -177,10 +178,11 @@ def _trainer(config: Config, model: Any, arguments: Any, rows: Mapping[str, list
 
 
 def _dense(
-    config: Config, model: Any, texts: Sequence[str], asked: Mapping[str, Sequence[Question]]
+    config: Config, run: Run, model: Any, texts: Sequence[str], asked: Mapping[str, Sequence[Question]], what: str
 ) -> dict[str, dict[str, Leg]]:
     """Search for each split's questions by an encoder: exactly, by question id."""
-    nearest = Dense.of(encoders.embed(model, texts, config.batch_size, queries=False))
+    told = functools.partial(run.progress.update, label=what)
+    nearest = Dense.of(encoders.embed(model, texts, config.batch_size, queries=False, told=told))
     found = {}
     for split, of in asked.items():
         vectors = encoders.embed(model, [question.text for question in of], 1, queries=True)

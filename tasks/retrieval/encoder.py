@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,9 @@ def passage(chunk: Chunk, titles: bool) -> str:
     return " ".join((*chunk.title, chunk.text)) if titles else chunk.text
 
 
-def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDArray[float32]":
+def embed(
+    model: Any, texts: Sequence[str], size: int, *, queries: bool, told: Callable[[int, int], None] | None = None
+) -> "NDArray[float32]":
     """Embed texts to vectors of length 1, float32 of shape [texts, dimensions].
 
     Texts of one length in tokens are embedded together, `size` at a time; a group that is not full is filled up with
@@ -146,6 +148,7 @@ def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDA
         texts: to embed.
         size: texts at a time.
         queries: whether they are questions; an encoder may put another prompt before questions than before documents.
+        told: is called after each group with the texts embedded so far, and all of them.
     """
     import numpy as np
 
@@ -156,12 +159,16 @@ def embed(model: Any, texts: Sequence[str], size: int, *, queries: bool) -> "NDA
         for row, ids in enumerate(tokens, start):
             by_length[min(len(ids), model.max_seq_length)].append(row)
     encode = model.encode_query if queries else model.encode_document
+    done = 0
     for _, rows in sorted(by_length.items()):
         for start in range(0, len(rows), size):
             group = rows[start : start + size]
             full = group + [group[-1]] * (size - len(group))
             made = encode([texts[row] for row in full], batch_size=size, show_progress_bar=False, convert_to_numpy=True)
             vectors[group] = made[: len(group)]
+            done += len(group)
+            if told is not None:
+                told(done, len(texts))
     return unit(vectors)
 
 
