@@ -1,8 +1,9 @@
 """Pre-training from scratch: a byte-level BPE tokenizer and a small decoder, for recipes that start from nothing.
 
 Documents are tokenised, joined with an end-of-text token and cut into blocks; attention runs across documents, as is
-usual in pre-training. Conversations are rows of their own (`tasks/base_models/blocks.py`). Muon (Jordan et al., 2024; `tasks/base_models/muon.py`) updates the matrices inside the blocks,
-AdamW the embeddings and norms; both follow one warm-up, hold and linear decay ("WSD", Hu et al., arXiv:2404.06395).
+usual in pre-training. A conversation is a row of its own (`tasks/base_models/blocks.py`). Muon (Jordan et al., 2024;
+`tasks/base_models/muon.py`) updates the matrices inside the blocks, AdamW the embeddings and norms; both follow one
+warm-up, hold and linear decay ("WSD", Hu et al., arXiv:2404.06395).
 """
 
 from collections.abc import Mapping
