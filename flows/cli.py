@@ -46,6 +46,46 @@ def run(
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the recipe: a folder under params/ that is not there yet.")],
+    model: Annotated[str, typer.Option(help="Hub id, or folder, of the model to start from.")],
+    data: Annotated[
+        list[str], typer.Option(help="File of rows, folder of `save_to_disk`, or hub id of a data set. Repeatable.")
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(help="Methods with commas between, e.g. `sft,dpo`, or `name=method@parent` for another graph."),
+    ] = "sft",
+    benchmarks: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness with commas between, e.g. `gsm8k,ifeval`.")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(help="Licence of the data and of a local model, for the report; an SPDX identifier.")
+    ] = "unknown",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+) -> None:
+    """Write a recipe for a model and data of your own."""
+    from flows import workspace
+    from flows.authoring import command
+
+    given = command.found(model, data)  # before the working directory changes
+    workspace.enter()
+    command.main(name, *given, methods, benchmarks, licence, yes=yes)
+
+
+@app.command()
+def check(
+    recipe: Annotated[str | None, typer.Option(help="Recipe to check; without it, the active one.")] = None,
+) -> None:
+    """Find what would fail later in the recipe, its data and this machine, all at once."""
+    from flows import workspace
+    from flows.terminal import check
+
+    workspace.enter(writes=False)
+    check.main(recipe)
+
+
+@app.command()
 def show() -> None:
     """Print the leaderboard of the last report."""
     from flows import workspace
