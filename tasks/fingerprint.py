@@ -2,10 +2,10 @@
 
     python -m tasks.fingerprint params/tiny --out artifacts/code
 
-writes `<stage module>.json`: the SHA-256 of every file that the module imports, directly or through others, of the generators
-and graders that the recipe names, and of recipe files that may be missing (`report.yaml`); each stage of `dvc.yaml` depends on its file. A Python file counts by its
-syntax tree without docstrings and comments, so a better sentence changes no fingerprint, and a changed line changes
-those of the stages that import it. One raw file, shortened:
+writes `<stage module>.json`: the SHA-256 of every file that the module imports, directly or through others, of the
+generators and graders that the recipe names, and of recipe files that may be missing (`report.yaml`); each stage of
+`dvc.yaml` depends on its file. A Python file counts by its syntax tree without docstrings and comments, so a better
+sentence changes no fingerprint, and a changed line changes those of the stages that import it. One raw file, shortened:
 
     {"stage": "data", "sha256": "9a0c…", "files": {"tasks/data.py": "51f2…", "tasks/generators/arithmetic.py": "77b1…"}}
 

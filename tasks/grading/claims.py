@@ -10,15 +10,14 @@ order that is among them is its claim. What a metric is, its name and direction 
     other                          a metric by any other name, e.g. of the recipe's own grader
     likelihood  lower is better    nats_per_byte, bits_per_byte, perplexity, …
 
-The choice looks at names and directions, at the order of the tasks in the recipe, and never at a score. A name stands for all of lm-evaluation-harness's
-filters: `exact_match[strict-match]` is an `exact_match`. No source is followed; the kinds are those of this pipeline's
-graders and of the harness's metrics.
+The choice looks at names and directions, at the order of the tasks in the recipe, and never at a score. A name stands
+for all of lm-evaluation-harness's filters: `exact_match[strict-match]` is an `exact_match`. No paper is followed; the
+kinds are those of this pipeline's graders and of the harness's metrics.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from tasks.stage.config import read_yaml

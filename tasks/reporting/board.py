@@ -91,9 +91,7 @@ def build(config: Config, graph: Graph, folders: Mapping[str, Path], path: Path)
     scored = {model for model, entry in board["models"].items() if entry["tasks"]}
     over = {model: other for model, other in graph.over.items() if model in scored and other in scored}
     claims = {
-        model: metric
-        for model, metric in stated.items()
-        if model in scored and graph.over.get(model, model) in scored
+        model: metric for model, metric in stated.items() if model in scored and graph.over.get(model, model) in scored
     }
     _check_metrics(headline, path, claims, graph.path, board)
     board["claims"] = leaderboard.claims(board, claims, over, folders, config.seed)
@@ -118,7 +116,7 @@ def _headline(
     """Choose the headline of a recipe that names none. Raises ConfigError where nothing was evaluated."""
     chosen = claims_by_default.headline(claims, graph, results)
     if chosen is None:
-        raise ConfigError(f"{path}: no headline, and no model was evaluated to choose one of; evaluate one, then report")
+        raise ConfigError(f"{path}: no headline, and no model was evaluated to choose one of; evaluate one first")
     task, _, metric = chosen.partition(".")
     return Headline(task=task, metric=metric)
 
