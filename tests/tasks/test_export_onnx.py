@@ -11,8 +11,9 @@ import pytest
 from tasks.export import builder, genai
 from tasks.export import parity as onnx_parity
 from tasks.export.divergence import Divergence
+from tasks.export.held_out import conversations
 from tasks.export.reference import Prompt, Reference, render_prompts
-from tasks.export_onnx import Config, held_out, main
+from tasks.export_onnx import Config, main
 from tasks.stage import artifact
 from tasks.stage.config import load
 from tasks.stage.errors import ConfigError, DataError, ModelError, ParityError
@@ -280,12 +281,12 @@ def test_held_out_takes_every_shape_of_row(tmp_path: Path) -> None:
     answered = [*question, {"role": "assistant", "content": "a"}]
     rows: list[dict[str, Any]] = [{"prompt": question}, {"question": "q"}, {"messages": answered}]
     artifact.write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert held_out(tmp_path / "rows.jsonl") == [question] * 3
+    assert conversations(tmp_path / "rows.jsonl") == [question] * 3
     artifact.write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": "no question"}])
     with pytest.raises(DataError, match=r"rows.jsonl:4: neither"):
-        held_out(tmp_path / "rows.jsonl")
+        conversations(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match=r"parity\.rows"):
-        held_out(tmp_path / "absent.jsonl")
+        conversations(tmp_path / "absent.jsonl")
 
 
 def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:
