@@ -25,8 +25,8 @@ from tasks.ingestion import cleaning as clean
 from tasks.ingestion import splits
 from tasks.ingestion.duplicates import unique
 from tasks.ingestion.evaluation_rows import EvaluationRows, evaluation_files, training_files
-from tasks.ingestion.files import Reject
 from tasks.ingestion.ledger import Item, Ledger
+from tasks.ingestion.lines import Reject
 from tasks.ingestion.mapping import (
     HONOURED_ELSEWHERE,
     MEDIA,

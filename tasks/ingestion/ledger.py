@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tasks.ingestion.cleaning import Kind, same, walk
-from tasks.ingestion.files import Reject
+from tasks.ingestion.lines import Reject
 from tasks.ingestion.mapping import kind_of, parts
 from tasks.ingestion.pictures import Picture
 from tasks.ingestion.sounds import Sound
