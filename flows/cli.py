@@ -86,13 +86,17 @@ def check(
 
 
 @app.command()
-def show() -> None:
+def show(
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Print the claims, report and gates that nobody wrote, as YAML to copy.")
+    ] = False,
+) -> None:
     """Print the leaderboard of the last report."""
     from flows import workspace
     from flows.terminal import summary
 
     workspace.enter(writes=False)
-    summary.show()
+    summary.show_defaults() if defaults else summary.show()
 
 
 @app.command()

@@ -10,7 +10,7 @@ from tasks.evaluate_rag import Config as EvaluateRagConfig
 from tasks.evaluation.task_files import TaskChoice, load_task, rows_file
 from tasks.export_onnx import Config as ExportConfig
 from tasks.multimodal.sounds import AUDIO
-from tasks.reporting.board import Config as ReportConfig
+from tasks.reporting.board import settings as report_settings
 from tasks.stage import dag, recipe
 from tasks.stage.config import load, read_yaml, suggest
 from tasks.stage.data_folder import set_folder
@@ -111,9 +111,9 @@ def check_metrics(graph: recipe.Graph) -> Iterator[str]:
         if claim not in metrics:
             yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{suggest(claim, metrics)}"
     metrics = set().union(*by_file.values())
-    report = load(folder / "report.yaml", ReportConfig)
+    report = report_settings(folder / "report.yaml")
     for key, score in (("headline", report.headline), ("frontier", report.frontier)):
-        if (named := f"{score.task}.{score.metric}") not in metrics:
+        if score is not None and (named := f"{score.task}.{score.metric}") not in metrics:
             yield f"{folder / 'report.yaml'}: {key} is '{named}', which no evaluation task has{suggest(named, metrics)}"
 
 
