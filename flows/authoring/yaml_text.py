@@ -35,7 +35,7 @@ def line(key: str, value: Any = None, comment: str = "", indent: int = 0) -> str
         indent: blanks before it.
     """
     text = f"{' ' * indent}{key}:" + ("" if value is ... else f" {flow(value)}")
-    return f"{text.ljust(COLUMN)}# {comment}" if comment else text
+    return f"{text.ljust(COLUMN - 1)} # {comment}" if comment else text
 
 
 def section(key: str, entries: Mapping[str, Any], comments: Mapping[str, str], comment: str = "") -> list[str]:
