@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.authoring import choices
 from flows.authoring.choices import Machine
-from flows.authoring.graph import Planned
+from flows.authoring.graph import ROWS, Planned
 from flows.authoring.model import Model
 from flows.authoring.rows import Plan
 from flows.authoring.stages import settings
@@ -64,9 +64,10 @@ def _claim(method: str, plan: Plan) -> str | None:
     """Choose the metric that a method is there to improve."""
     if method in ("dpo", "kto"):
         return "pairs.accuracy" if "pairs" in plan.tasks else None
-    if "answers" in plan.tasks:
-        return "answers.exact_match"
-    return next((f"{task}.nats_per_byte" for task in ("replies", "pairs") if task in plan.tasks), None)
+    learnt = [source for source, _ in plan.sets[ROWS[method]]]
+    rows = {task: sum(s.sample.total for s in asked if s in learnt) for task, asked in plan.tasks.items()}
+    task = max(rows, key=lambda name: rows[name], default=None)
+    return f"{task}.{'exact_match' if task == 'answers' else 'nats_per_byte'}" if task is not None else None
 
 
 def _graph(name: str, models: Sequence[Planned], plan: Plan, benchmarks: Sequence[str]) -> str:
@@ -87,7 +88,7 @@ def _base(model: Model, here: Machine) -> str:
     size = f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "size unknown"
     dtype = "bfloat16" if here.gpu else "float32"
     lines = [
-        f"# {model.name}: {model.family}, {size}, {model.layers} layers, {model.context} tokens of context, {model.dtype}.",
+        f"# {model.name}: {model.family}, {size}, {model.layers} layers, context of {model.context} tokens, {model.dtype}.",
         f"# It {model.special}. Chat template: {model.template}.",
         line("seed", 1),
         line("threads", here.threads, "threads of torch and BLAS; changes the bits"),
@@ -111,9 +112,9 @@ def _data(plan: Plan, here: Machine, benchmarks: Sequence[str]) -> str:
         line("threads", here.threads),
         line("split", {"validation": plan.validation, "test": plan.test}, "shares of the groups, 0 to 1"),
         line("scrub", ["email", "key"], "add phone and card where numbers are not the subject"),
-        line("near_duplicates", {"threshold": 0.8, "permutations": 128, "ngram": 3}, "Jaccard similarity, hashes, words"),
+        line("near_duplicates", {"threshold": 0.8, "permutations": 128, "ngram": 3}, "Jaccard, hashes, words"),
         line("decontamination", {"ngram": 8, "overlap": 0.8}, "words, share of an evaluation text's n-grams"),
-        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), f"{bad:.1%} of the rows looked at are bad"),
+        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), f"of the rows looked at, {bad:.1%} are"),
         line("report_examples", 5),
     ]  # fmt: skip
     if benchmarks:
@@ -205,10 +206,11 @@ _TASKS = {"answers": _answers, "replies": _replies, "pairs": _pairs}
 
 
 def _export(model: Model, plan: Plan, here: Machine) -> str:
+    free = dict.fromkeys(("max_logprob_difference", "kl_per_token", "argmax_agreement", "greedy_agreement"))
     thresholds = {
-        "fp32": {"max_logprob_difference": 1e-2, "kl_per_token": 1e-4, "argmax_agreement": 0.99, "greedy_agreement": None},
-        "int8": {"max_logprob_difference": None, "kl_per_token": 0.1, "argmax_agreement": None, "greedy_agreement": None},
-    }  # fmt: skip
+        "fp32": {**free, "max_logprob_difference": 1e-2, "kl_per_token": 1e-4, "argmax_agreement": 0.99},
+        "int8": {**free, "kl_per_token": 0.1},
+    }
     int8 = {
         "method": "default", "block_size": 32, "symmetric": True, "accuracy_level": 4, "op_types": ["MatMul"],
         "overrides": [],
