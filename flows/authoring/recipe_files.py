@@ -88,7 +88,7 @@ def _base(model: Model, here: Machine) -> str:
     size = f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "size unknown"
     dtype = "bfloat16" if here.gpu else "float32"
     lines = [
-        f"# {model.name}: {model.family}, {size}, {model.layers} layers, context of {model.context} tokens, {model.dtype}.",
+        f"# {model.name}: {model.family}, {size}, {model.layers} layers, {model.context} tokens, {model.dtype}.",
         f"# It {model.special}. Chat template: {model.template}.",
         line("seed", 1),
         line("threads", here.threads, "threads of torch and BLAS; changes the bits"),
@@ -114,7 +114,7 @@ def _data(plan: Plan, here: Machine, benchmarks: Sequence[str]) -> str:
         line("scrub", ["email", "key"], "add phone and card where numbers are not the subject"),
         line("near_duplicates", {"threshold": 0.8, "permutations": 128, "ngram": 3}, "Jaccard, hashes, words"),
         line("decontamination", {"ngram": 8, "overlap": 0.8}, "words, share of an evaluation text's n-grams"),
-        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), f"of the rows looked at, {bad:.1%} are"),
+        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), f"of those looked at, {bad:.1%} are"),
         line("report_examples", 5),
     ]  # fmt: skip
     if benchmarks:
