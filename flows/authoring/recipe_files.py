@@ -197,7 +197,7 @@ def _replies(plan: Plan, model: Model) -> str:
 
 
 def _pairs(plan: Plan, model: Model) -> str:
-    own = [line("doc_to_choice", "{{[answer, rejected]}}")]
+    own = [line("doc_to_choice", "{{[answer, worse]}}")]
     about = "Held-out pairs: whether the better reply is the likelier one, and how likely it is."
     return _task("pairs", about, "multiple_choice", own, "preferred", {"accuracy": True, "nats_per_byte": False})
 

@@ -125,7 +125,7 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
     for s in used:
         maps = s.format.maps.get("eval", [])
         if maps:
-            tasks.setdefault("pairs" if "rejected" in maps[0] else "answers" if s.short else "replies", []).append(s)
+            tasks.setdefault("pairs" if "worse" in maps[0] else "answers" if s.short else "replies", []).append(s)
     fewest = min(s.sample.total for s in used)
     shares = [_rounded(max(least, rows / fewest), most) for least, rows, most in ((0.05, 8, 0.15), (0.1, 15, 0.25))]
     lengths = {kind: _lengths(kind, entries, model, 1 - sum(shares)) for kind, entries in sets.items()}

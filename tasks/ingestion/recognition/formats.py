@@ -127,7 +127,7 @@ def _pairs(
         maps["feedback"] = [{"prompt": prompt, "completion": side, "label": label} for side, label in sides]
     else:
         maps["sft"] = [{"messages": chosen}]
-    maps["eval"] = [{"question": question, "answer": better, "rejected": worse, "group": group}]
+    maps["eval"] = [{"question": question, "answer": better, "worse": worse, "group": group}]
     return maps
 
 

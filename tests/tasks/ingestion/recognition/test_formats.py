@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tasks.ingestion.mapping import check_map
 from tasks.ingestion.recognition.formats import mapped, recognise
 from tasks.ingestion.recognition.sample import look
 from tasks.stage.errors import DataError
@@ -56,7 +57,9 @@ def test_a_format_is_recognised_and_its_maps_make_rows(workspace: Path, name: st
     assert found.sure == 1
     for other, maps in found.maps.items():
         for template in maps:
-            assert mapped("eval:x" if other == "eval" else other, template, row)
+            name_of_set = "eval:x" if other == "eval" else other
+            check_map("map", name_of_set, template, set(row))
+            assert mapped(name_of_set, template, row)
 
 
 def test_a_pair_is_the_right_way_round_whatever_its_form(workspace: Path) -> None:
@@ -66,7 +69,7 @@ def test_a_pair_is_the_right_way_round_whatever_its_form(workspace: Path) -> Non
         assert found.after["chosen"] == [SAID], name
         assert found.after["rejected"] == [OTHER], name
         asked = mapped("eval:x", found.maps["eval"][0], FORMATS[name][0])
-        assert (asked["question"], asked["answer"], asked["rejected"]) == ("q", "a", "b"), name
+        assert (asked["question"], asked["answer"], asked["worse"]) == ("q", "a", "b"), name
 
 
 def test_the_answer_behind_four_hashes_is_what_is_checked(workspace: Path) -> None:
