@@ -45,7 +45,21 @@ def run(
         launch.run(target or [], jobs, force or [])
 
 
-@app.command()
+NEW = """Preferences, with a benchmark that others publish:
+
+    polm new tone --model Qwen/Qwen3-0.6B --data data/pairs.jsonl --methods sft,dpo --benchmarks ifeval
+
+Questions whose answers can be checked:
+
+    polm new sums --model Qwen/Qwen3-0.6B --data openai/gsm8k:main:train --methods sft,rft,grpo@rft
+
+Replies to your customers, and a smaller model for the same:
+
+    polm new desk --model models/llama --data data/tickets.jsonl --data data/more.csv.gz --methods sft,student=distill
+"""
+
+
+@app.command(epilog=NEW)
 def new(
     name: Annotated[str, typer.Argument(help="Name of the recipe: a folder under params/ that is not there yet.")],
     model: Annotated[str, typer.Option(help="Hub id, or folder, of the model to start from.")],
