@@ -61,6 +61,7 @@ def prepare(folder: Path, model: Path) -> None:
     """Make a folder one to write a recipe in: `dvc.yaml`, the link to a recipe, the data, and a model's folder."""
     shutil.copy(REPO / "dvc.yaml", folder)
     (folder / "params/tiny").mkdir(parents=True)
+    shutil.copy(REPO / "params/report.yaml", folder / "params")
     shutil.copy(REPO / "params/tiny/recipe.yaml", folder / "params/tiny")
     (folder / "params/recipe.yaml").symlink_to("tiny/recipe.yaml")
     (folder / "models").mkdir()
