@@ -23,6 +23,11 @@ IFEVAL = {
 LAMBADA = {"lambada_openai": {"higher_is_better": {"acc": True, "perplexity": False}}}
 WIKITEXT = {"wikitext": {"higher_is_better": {"bits_per_byte": False, "word_perplexity": False}}}
 SPOKEN = {"spoken": {"higher_is_better": {"exact_match": True, "wer": False}}}
+PAIRS = {
+    "answers": {"higher_is_better": {"exact_match": True}},
+    "pairs": {"higher_is_better": {"accuracy": True}},
+    "replies": {"higher_is_better": {"nats_per_byte": False}},
+}
 POLITE = {"faq": {"higher_is_better": {"politeness": True, "nats_per_byte": False}}}
 
 
@@ -76,6 +81,8 @@ def test_a_method_claims_its_kind_of_metric(
         ("sft", POLITE, "faq.politeness"),
         ("sft", {"faq": {"higher_is_better": {"followed": False, "nats_per_byte": False}}}, "faq.followed"),
         ("dpo", POLITE, "faq.politeness"),
+        ("dpo", PAIRS, "pairs.accuracy"),
+        ("sft", PAIRS, "answers.exact_match"),
     ],
 )
 def test_metrics_of_benchmarks_and_of_own_graders(
@@ -86,9 +93,11 @@ def test_metrics_of_benchmarks_and_of_own_graders(
 
 
 def test_a_name_in_the_other_direction_is_of_no_known_kind() -> None:
-    assert claims.kind("followed", True) is claims.ANSWER
-    assert claims.kind("followed", False) is claims.OTHER, "instructions of a passage, which should not be followed"
-    assert claims.kind("nats_per_byte", True) is claims.OTHER
+    assert claims.kind("faq", "followed", True) is claims.ANSWER
+    assert claims.kind("faq", "followed", False) is claims.OTHER, (
+        "instructions of a passage, which should not be followed"
+    )
+    assert claims.kind("faq", "nats_per_byte", True) is claims.OTHER
 
 
 def test_the_methods_of_the_table_are_those_of_the_graph() -> None:
