@@ -81,9 +81,10 @@ def draw(
     candidates = [(prompt, row) for prompt, row in pairs if len(prompt.ids) + longest <= context]
     wanted = parity.prompts if parity.rows is not None else max(1, min(parity.prompts, len(candidates)))
     if len(candidates) < wanted:
+        place = data if parity.rows is None else data / parity.rows
         raise DataError(
-            f"{data / (parity.rows or '')}: {len(candidates)} of {len(prompts)} prompts leave room for {longest} tokens "
-            f"in the context of {context}, and {wanted} are wanted; lower `parity.prompts` or the tokens of an answer"
+            f"{place}: {len(candidates)} of {len(prompts)} prompts leave room for {longest} tokens "
+            f"in the context of {context}; {wanted} are wanted: lower `parity.prompts`, or the tokens of an answer"
         )
     drawn = random.Random(seed).sample(candidates, wanted)
     record = available.record([row for _, row in drawn], by_default=parity.rows is None)

@@ -5,7 +5,7 @@ learning to hear fewer wrong words. Of the metrics that a model's own evaluation
 order that is among them is its claim. What a metric is, its name and direction say:
 
     answer      higher is better   exact_match, correct, acc, acc_norm, f1, followed, …
-    preference  higher is better   helpful, preferred, win_rate, courteous, …
+    preference  higher is better   helpful, preferred, win_rate, courteous, accuracy of a task `pairs`, …
     error       lower is better    wer, cer
     other                          a metric by any other name, e.g. of the recipe's own grader
     likelihood  lower is better    nats_per_byte, bits_per_byte, perplexity, …
@@ -31,17 +31,25 @@ class Kind:
     higher_is_better: bool | None
     """Direction of its metrics; None for either."""
     names: tuple[str, ...]
-    """Patterns of their names, the one to take first in front."""
+    """Patterns of their names, or of `task.metric` with a dot, the one to take first in front."""
+
+    def place(self, task: str, metric: str) -> int | None:
+        """Find the first of its names that a metric has, whatever the harness's filter; None where it has none."""
+        stem = metric.partition("[")[0]
+        of = (i for i, known in enumerate(self.names) if fnmatchcase(f"{task}.{stem}" if "." in known else stem, known))
+        return next(of, None)
 
 
 ANSWER = Kind(
     True, ("exact_match", "correct", "accuracy", "acc", "acc_norm", "*_acc", "pass@*", "mc2", "mc1", "followed", "f1")
 )
-PREFERENCE = Kind(True, ("helpful", "preferred", "chosen*", "*win_rate", "courteous"))
+PREFERENCE = Kind(
+    True, ("helpful", "preferred", "chosen*", "*win_rate", "pairs*.accuracy", "preferences*.accuracy", "courteous")
+)
 ERROR = Kind(False, ("wer", "cer"))
 OTHER = Kind(None, ("*",))
 LIKELIHOOD = Kind(False, ("nats_per_*", "bits_per_byte", "*perplexity", "*loss"))
-KINDS = (ANSWER, PREFERENCE, ERROR, LIKELIHOOD, OTHER)
+KINDS = (PREFERENCE, ANSWER, ERROR, LIKELIHOOD, OTHER)
 """Every kind; a metric is of the first that it fits."""
 RIGHT_ANSWERS = (ANSWER, OTHER, ERROR, PREFERENCE, LIKELIHOOD)
 """Order of a method that is not named in `ORDERS`."""
@@ -57,14 +65,10 @@ Tasks = Mapping[str, Mapping[str, Any]]
 """Task to its results, as `results.json` has them: `higher_is_better` is read."""
 
 
-def kind(metric: str, higher_is_better: bool) -> Kind:
-    """Say which kind a metric is, by its name without the harness's filter, and by its direction."""
-    name = metric.partition("[")[0]
-    return next(
-        kind
-        for kind in KINDS
-        if kind.higher_is_better in (None, higher_is_better) and any(fnmatchcase(name, known) for known in kind.names)
-    )
+def kind(task: str, metric: str, higher_is_better: bool) -> Kind:
+    """Say which kind a metric of a task is, by its name and direction."""
+    fitting = (kind for kind in KINDS if kind.higher_is_better in (None, higher_is_better))
+    return next(kind for kind in fitting if kind.place(task, metric) is not None)
 
 
 def choose(order: Sequence[Kind], tasks: Tasks) -> str | None:
@@ -83,10 +87,8 @@ def choose(order: Sequence[Kind], tasks: Tasks) -> str | None:
     found = []
     for number, (task, result) in enumerate(tasks.items()):
         for metric, higher_is_better in result["higher_is_better"].items():
-            of = kind(metric, higher_is_better)
-            stem = metric.partition("[")[0]
-            place = next(i for i, known in enumerate(of.names) if fnmatchcase(stem, known))
-            found.append((order.index(of), number, place, "strict" not in metric, metric, task))
+            of = kind(task, metric, higher_is_better)
+            found.append((order.index(of), number, of.place(task, metric), "strict" not in metric, metric, task))
     if not found:
         return None
     *_, metric, task = min(found)

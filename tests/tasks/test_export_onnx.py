@@ -87,6 +87,7 @@ def test_parity_is_written_per_form_and_speeds_stay_outside(exported: tuple[Path
     out, run = exported
     parity = artifact.read_json(out / "parity.json")
     assert parity["prompts"] == 4
+    assert parity["held_out"] == {"files": {"prompts/validation.jsonl": 4}, "rows": 4, "by_default": False}
     assert parity["thresholds"]["fp32"]["argmax_agreement"] == 0.999
     fp32, int8, int4 = (parity["forms"][form] for form in FORMS)
     assert fp32["max_logprob_difference"] < 1e-5
@@ -274,6 +275,24 @@ def test_too_few_prompts_are_refused_before_building(chat_model: Path, data: Pat
     with pytest.raises(DataError, match="8 of 9 prompts leave room"):
         export(config, chat_model, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_that_nobody_named_are_those_there_are(
+    exported: tuple[Path, Run], chat_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Fewer than are asked for are enough, and the report counts them."""
+    rows = artifact.read_jsonl(data / "prompts/validation.jsonl")
+    asked = [{"id": row["id"], "question": row["prompt"][0]["content"], "answer": "0"} for row in rows]
+    artifact.write_jsonl(tmp_path / "data/eval/faq.jsonl", asked)
+    config = config_for(parity={"rows": None, "prompts": 99, "max_new_tokens": 8})
+    config = config.model_copy(update={"forms": {"fp32": config.forms["fp32"]}})
+    export(config, chat_model, tmp_path / "data", tmp_path / "out")
+    parity = artifact.read_json(tmp_path / "out/parity.json")
+    assert parity["held_out"] == {"files": {"eval/faq.jsonl": 8}, "rows": 8, "by_default": True}, "one is too long"
+    assert parity["prompts"] == 8
+    artifact.write_jsonl(tmp_path / "long/eval/faq.jsonl", asked[-1:])
+    with pytest.raises(DataError, match=r"long: 0 of 1 prompts leave room for 8 tokens"):
+        export(config, chat_model, tmp_path / "long", tmp_path / "none")
 
 
 def test_held_out_takes_every_shape_of_row(tmp_path: Path) -> None:
