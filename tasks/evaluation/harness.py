@@ -4,8 +4,10 @@ Imports torch and the harness, so a stage imports it inside its `main`. `lm_eval
 `simple_evaluate`, which also starts half a dozen processes to describe the machine.
 """
 
+import contextlib
 import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.progress import Progress
 
+log = logging.getLogger("polm")
 logging.getLogger("lm_eval").setLevel(logging.WARNING)
 
 
@@ -56,10 +59,21 @@ class ReportingLM(HFLM):
         super().__init__(*args, **kwargs)
         self._progress = progress
         self._too_long = too_long
-        self.unanswered: set[tuple[str, str]] = set()
+        self.unanswered: set[tuple[str, int]] = set()
         self._total = 0
         self._done = 0
         self._ends = end_tokens(self.model, self.tokenizer)
+        self._published = False
+
+    @contextlib.contextmanager
+    def as_published(self) -> Iterator[None]:
+        """Render and tokenize as the harness's own class inside the block, for scores that others publish too."""
+        added = self.add_bos_token
+        self._published, self.add_bos_token = True, None
+        try:
+            yield
+        finally:
+            self._published, self.add_bos_token = False, added
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Answer the requests, greedily or as the task says; one that is left out as too long gets "".
@@ -83,6 +97,12 @@ class ReportingLM(HFLM):
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Score whole texts, in nats, in windows as long as the context."""
+        self._begin(len(requests))
+        scores: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return scores
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a conversation by the model's template. The harness would leave out a system message it refuses.
 
@@ -101,6 +121,8 @@ class ReportingLM(HFLM):
             )
         except (TemplateError, *RAISED) as e:
             roles = ", ".join(message["role"] for message in chat_history)
+            if self._published and "system" in roles:
+                return without_system(self, chat_history, add_generation_prompt)
             raise ModelError(f"the chat template refuses a conversation of {roles} ({e})") from e
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -109,6 +131,9 @@ class ReportingLM(HFLM):
         The harness moves white space at the end of the prompt into the answer. In a chat template that is the line
         break after `assistant`, which no model is trained to write: it doubled the loss of short answers.
         """
+        if self._published:
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
         return self.tok_encode(context), self.tok_encode(continuation)
 
     def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
@@ -133,6 +158,15 @@ class ReportingLM(HFLM):
         self._progress.update(min(self._done, self._total), self._total, label)
 
 
+def without_system(lm: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    """Render a conversation without its system message, as the harness does where a template refuses it."""
+    left = [message for message in chat_history if message["role"] != "system"]
+    if not getattr(lm, "said", False):
+        log.warning("warning: the chat template takes no system message; the benchmark's own is left out")
+        lm.said = True
+    return str(lm.apply_chat_template(left, add_generation_prompt))
+
+
 def generation_lengths(lm: Any, requests: list[Any], default: int) -> tuple[list[int], list[int]]:
     """Count the tokens of each prompt, and those that each answer may have: the task's `max_gen_toks`, or `default`."""
     prompts = [len(lm.tok_encode(request.args[0])) for request in requests]
@@ -141,7 +175,10 @@ def generation_lengths(lm: Any, requests: list[Any], default: int) -> tuple[list
 
 def pair_lengths(lm: Any, requests: list[Any]) -> tuple[list[int], list[int]]:
     """Count the tokens of each prompt and of each given answer."""
-    pairs = [lm._encode_pair(*request.args) for request in requests]
+    pairs = [
+        lm._encode_pair(*request.args) if request.args[0] else ([0], lm.tok_encode(request.args[1]))
+        for request in requests
+    ]  # an empty prompt is one token, which begins a text
     return [len(prompt) for prompt, _ in pairs], [len(answer) for _, answer in pairs]
 
 
@@ -212,11 +249,12 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
     return {task.task_name: [_row(task, sample, left_out) for sample in samples[task.task_name]] for task in tasks}
 
 
-def _row(task: RowsTask, sample: dict[str, Any], left_out: dict[str, set[tuple[str, str]]]) -> dict[str, Any]:
+def _row(task: RowsTask, sample: dict[str, Any], left_out: dict[str, set[tuple[str, Any]]]) -> dict[str, Any]:
     """Return one question with its answer and scores, as `ask` describes it."""
     doc = sample["doc"]
     response = sample["filtered_resps"][0]
-    marks = {mark: True for mark, rows in left_out.items() if (task.task_name, doc["id"]) in rows}
+    names = {"unanswered": sample["doc_id"], "uncontrolled": doc["id"]}
+    marks = {mark: True for mark, rows in left_out.items() if (task.task_name, names[mark]) in rows}
     return {
         "id": doc["id"],
         "question": str(task.doc_to_text(doc)).replace(MARK, ""),

@@ -48,8 +48,8 @@ def find(benchmarks: Mapping[str, Benchmark], params_file: Path) -> dict[str, ha
         for leaf in found[name].leaves:
             if leaf.config.get("unsafe_code") and not settings.unsafe_code:
                 raise ConfigError(
-                    f"{place}: the task {leaf.name} runs code that the model writes; set `unsafe_code: true` here where "
-                    f"the machine that evaluates may run it, or leave the benchmark out"
+                    f"{place}: the task {leaf.name} runs code that the model writes; set `unsafe_code: true` here "
+                    f"where the machine that evaluates may run it, or leave the benchmark out"
                 )
             if leaf.config.get("doc_to_image") or leaf.config.get("doc_to_audio"):
                 raise ConfigError(f"{place}: the task {leaf.name} shows pictures or sounds; only words are asked")

@@ -1,6 +1,7 @@
 """Helpers: published benchmarks as small local folders in the layout of their hub ids, and recipes that ask them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,104 @@ def mmlu(root: Path, subjects: tuple[str, ...] = SOCIAL, rows: int = 2) -> None:
         for k, subject in enumerate(subjects)
     }
     publish(root / "cais/mmlu", configs, features)
+
+
+def settings(tasks: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """An evaluate.yaml that asks `tasks`."""
+    base: dict[str, Any] = {
+        "seed": 3,
+        "threads": 1,
+        "tasks": tasks,
+        "batch_size": 4,
+        "device": "cpu",
+        "dtype": "float32",
+        "chat_template_args": {},
+        "resamples": 200,
+        "confidence": 0.95,
+    }
+    return base | changes
+
+
+def freeze(root: Path, benchmarks: dict[str, dict[str, Any]], make_artifact: Callable[..., Any]) -> Path:
+    """Run the data stage's step for benchmarks, whose data sets lie below the current folder, into an artifact."""
+    from tasks.ingestion import benchmarks as stage
+    from tasks.ingestion.evaluation_rows import EvaluationRows
+
+    chosen = {name: stage.Benchmark(**said) for name, said in benchmarks.items()}
+    params = Path("params/mine/data.yaml")
+    for name, known in stage.find(chosen, params).items():
+        stage.freeze(known, chosen[name], root, params, 3, EvaluationRows(8, 0.8))
+    make_artifact(root, stage="data")
+    return root
+
+
+def wide(chat_model: Path, folder: Path, make_artifact: Callable[..., Any], context: int = 2048) -> Path:
+    """The chat model with larger weights and a longer context: it says something else to every question."""
+    import torch
+
+    from tasks.models.folder import load_causal_lm, load_tokenizer, save_model
+
+    model, tokenizer = load_causal_lm(chat_model), load_tokenizer(chat_model)
+    model.config.max_position_embeddings = context
+    texts = [tokenizer.decode([token]) for token in range(model.config.vocab_size)]
+    silent = [token for token, text in enumerate(texts) if not (text.isascii() and text.isprintable())]
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(4)
+        model.get_output_embeddings().weight[silent] = 0
+    save_model(model, tokenizer, folder)
+    make_artifact(folder)
+    return folder
+
+
+def evaluate(model: Path, data: Path, tasks: list[dict[str, Any]], name: str = "mine", **changes: Any) -> Path:
+    """Run the evaluate stage's `main` in this process, its output becoming an artifact."""
+    from tasks.evaluate import Config, main
+    from tasks.stage import artifact
+    from tasks.stage.config import parse
+    from tasks.stage.lifecycle import Run
+    from tasks.stage.progress import Progress
+
+    recipe = Path("params/mine/evaluate.yaml")
+    out = Path("artifacts/metrics") / name
+    manifests = {"model": artifact.verify(model), "data": artifact.verify(data)}
+    config = parse(recipe, settings(tasks, **changes), Config)
+    with artifact.writing(out, stage="evaluate", params="0" * 64, inputs={}) as temp:
+        run = Run(temp, recipe, name, Path(".checkpoints"), manifests, Progress(name), main_process=True)
+        main(config, run, model=model, data=data)
+    return out
+
+
+def by_harness(model: Path, task: str, folder: str, shots: int | None, limit: int | None, chat: bool) -> Any:
+    """What `lm_eval` itself says of a model folder, as its command would: its own class, its own downloads.
+
+    Args:
+        model: a model folder.
+        task: name of a task or group.
+        folder: of the harness's task files that has it; reading all of them takes long.
+        shots: `--num_fewshot`.
+        limit: `--limit`.
+        chat: `--apply_chat_template`.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from tasks.ingestion.harness_index import home
+
+    return simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32"},
+        tasks=[task],
+        num_fewshot=shots,
+        batch_size=4,
+        device="cpu",
+        limit=limit,
+        bootstrap_iters=0,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=True,
+        random_seed=3,
+        numpy_random_seed=3,
+        torch_random_seed=3,
+        fewshot_random_seed=3,
+        task_manager=TaskManager(include_defaults=False, include_path=str(home() / folder)),
+    )
