@@ -94,7 +94,12 @@ def freeze(
 
     built = frozen_tasks.build(known, download, seed)["tasks"]
     for task in built.values():
-        frozen_tasks.set_examples(task, settings.num_fewshot)
+        shown, there = frozen_tasks.set_examples(task, settings.num_fewshot), len(task.sampler.df)
+        if shown > there:
+            raise DataError(
+                f"{place}: num_fewshot is {shown}, and the split '{task.fewshot_cfg.split}' of the task "
+                f"{task.config.task} has {there}; ask for fewer examples"
+            )
     sources = {
         name: {**identity(tasks[name][0], loaded[name]), "splits": _write(folder / name, splits, tasks[name], settings)}
         for name, splits in loaded.items()

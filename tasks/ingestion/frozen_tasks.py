@@ -9,6 +9,7 @@ splits, the harness builds the same prompts, draws the same few-shot examples an
 
 import contextlib
 import hashlib
+import json
 import logging
 import random
 import re
@@ -124,8 +125,8 @@ def set_examples(task: Any, asked: int | None) -> int:
     return int(shown or 0)
 
 
-def write_split(path: Path, rows: Any) -> dict[str, Any]:
-    """Write a split, and return its `features`, which a JSON line cannot say.
+def write_split(path: Path, rows: Any) -> str:
+    """Write a split, and return its `features` as JSON text, in which the order of columns and keys is kept.
 
     Raises:
         DataError: a column holds something else than text, numbers, lists and mappings.
@@ -134,8 +135,7 @@ def write_split(path: Path, rows: Any) -> dict[str, Any]:
         if bad := _binary(feature):
             raise DataError(f"{path.parent.name}: the column '{column}' holds {bad}; only benchmarks in text are asked")
     write_jsonl(path, [dict(row) for row in rows])
-    features: dict[str, Any] = rows.features.to_dict()
-    return features
+    return json.dumps(rows.features.to_dict())
 
 
 def _binary(feature: Any) -> str | None:
@@ -174,7 +174,7 @@ def replay(folder: Path) -> Source:
             loaded[name] = {
                 split: datasets.Dataset.from_list(
                     read_jsonl(folder / name / f"{split}.jsonl"),
-                    features=datasets.Features.from_dict(facts["features"]),
+                    features=datasets.Features.from_dict(json.loads(facts["features"])),
                 )
                 for split, facts in sources[name]["splits"].items()
             }
