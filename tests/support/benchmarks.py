@@ -102,6 +102,31 @@ def mmlu(root: Path, subjects: tuple[str, ...] = SOCIAL, rows: int = 2) -> None:
     publish(root / "cais/mmlu", configs, features)
 
 
+def ifeval(root: Path, kinds: tuple[str, ...] = ("punctuation:no_comma", "keywords:existence")) -> None:
+    """Write instructions that a program checks; each document has the `kinds` and one that no answer breaks."""
+    arguments = {"num_sentences": Value("int64"), "relation": TEXT, "keywords": List(TEXT)}
+    features = {
+        "key": Value("int64"),
+        "prompt": TEXT,
+        "instruction_id_list": List(TEXT),
+        "kwargs": List(arguments),
+    }
+    said = {
+        "keywords:existence": {"keywords": ["e"]},
+        "length_constraints:number_sentences": {"num_sentences": 2, "relation": "less than"},
+    }
+    rows = [
+        {
+            "key": n,
+            "prompt": f"Write about {FRUIT[n]}. Do what instruction {n} says.",
+            "instruction_id_list": list(kinds),
+            "kwargs": [{**dict.fromkeys(arguments), **said.get(kind, {})} for kind in kinds],
+        }
+        for n in range(4)
+    ]
+    publish(root / "google/IFEval", {"default": {"train": rows}}, features)
+
+
 def settings(tasks: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     """An evaluate.yaml that asks `tasks`."""
     base: dict[str, Any] = {
