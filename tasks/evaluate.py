@@ -63,12 +63,16 @@ class Config(StageConfig):
     confidence: float
     """Coverage of the intervals, 0 to 1."""
 
+    @property
+    def own(self) -> list[TaskChoice]:
+        """Tasks that the recipe writes, without the benchmarks."""
+        return [choice for choice in self.tasks if isinstance(choice, TaskChoice)]
+
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Write `results.json`, `samples/<task>.jsonl` and the task files that were used (`tasks/<task>.yaml`)."""
     tasks = []
-    own = [choice for choice in config.tasks if isinstance(choice, TaskChoice)]
-    for choice in own:
+    for choice in config.own:
         path = run.params_file.parent / choice.file
         tasks.append((path, task := load_task(path), read_rows(path, task, choice, data)))
         _check_too_long(config, run.params_file, path, task)
@@ -82,12 +86,12 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     )
     heard = any(has_audio(rows) for _, _, rows in tasks)
     lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data, heard)
-    check_media(own, tasks, lm, model)
+    check_media(config.own, tasks, lm, model)
     with run.timed("answering"):
         answered = harness.ask(lm, built, config.seed) if built else {}
-        controlled = _ask_controls(config, own, lm, tasks, built)
+        controlled = _ask_controls(config, lm, tasks, built)
     results = {}
-    for choice, (path, task, rows) in zip(own, tasks, strict=True):
+    for choice, (path, task, rows) in zip(config.own, tasks, strict=True):
         name = task["task"]
         results[name] = _summarise(config, choice, task, rows, answered[name])
         write_jsonl(run.out / "samples" / f"{name}.jsonl", answered[name])
@@ -128,16 +132,16 @@ def _check_too_long(config: Config, params_file: Path, path: Path, task: dict[st
 
 
 def _ask_controls(
-    config: Config, own: list[TaskChoice], lm: Any, tasks: list[Any], built: list[Any]
+    config: Config, lm: Any, tasks: list[Any], built: list[Any]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Ask the tasks that have controls again, once for each. Returns control to task to answers."""
     from tasks.evaluation import harness
 
     controlled: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for control in sorted({control for choice in own for control in choice.controls}):
+    for control in sorted({control for choice in config.own for control in choice.controls}):
         lm.control = control
         lm.uncontrolled.clear()
-        chosen = [i for i, choice in enumerate(own) if control in choice.controls]
+        chosen = [i for i, choice in enumerate(config.own) if control in choice.controls]
         asked = [built[i] for i in chosen]
         if control == REVERSED:  # another answer is right where time runs backwards
             turned = [[{**row, "answer": row[REVERSED]} for row in tasks[i][2]] for i in chosen]
