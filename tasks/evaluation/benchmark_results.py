@@ -1,10 +1,4 @@
-"""A benchmark is asked, and what the harness says of it becomes rows, scores and intervals as our own tasks have them.
-
-One row of `samples/gsm8k.jsonl`:
-
-    {"id": "0-3f…", "question": "Question: Ann has …", "answer": "…\\n#### 12", "response": "… #### 12",
-     "scores": {"exact_match[strict-match]": 1.0, "exact_match[flexible-extract]": 1.0}}
-"""
+"""A benchmark is asked, and what the harness says of it becomes rows, scores and intervals as our own tasks have them."""
 
 import os
 import random
@@ -15,24 +9,21 @@ from typing import Any, Protocol
 import lm_eval
 import numpy as np
 import torch
-from lm_eval.api.metrics import mean
 from ruamel.yaml import YAML
 
-from tasks.evaluation import harness_files
+from tasks.evaluation import benchmark_rows, harness_files
+from tasks.evaluation.benchmark_rows import Rows
 from tasks.evaluation.benchmarks import Asked, named_scores
 from tasks.evaluation.harness_files import portable
 from tasks.evaluation.pictures import Resampling
-from tasks.evaluation.row_scores import row_scores, weighted
+from tasks.evaluation.row_scores import weighted
 from tasks.grading.bootstrap import mean_interval
 from tasks.ingestion import harness_index
 from tasks.stage.artifact import write_jsonl
 from tasks.stage.errors import DataError
 
-PLAIN = "none"
-"""Name of the filter that a task has where it names none; metrics are not named after it."""
 TOLERANCE = 1e-9
 """Relative difference up to which two sums of the same scores, in another order, count as one."""
-Rows = list[dict[str, Any]]
 
 
 class Settings(Resampling, Protocol):
@@ -114,7 +105,10 @@ def write(
     """
     entries = {}
     for name, group, tasks in named_scores(asked):
-        by_task = {task.task_name: _rows(task, answered["samples"][task.task_name], lm.unanswered) for task in tasks}
+        by_task = {
+            task.task_name: benchmark_rows.rows_of(task, answered["samples"][task.task_name], lm.unanswered)
+            for task in tasks
+        }
         if group is None:
             entry = _entry(tasks[0], by_task[name], settings)
         else:
@@ -142,72 +136,6 @@ def _named(task: str, row: dict[str, Any], group: Any) -> dict[str, Any]:
     """Return what a row of a file says beside its id; in a group, which task it is of."""
     said = {key: value for key, value in row.items() if key not in ("id", "own")}
     return said if group is None else {"task": task, **said}
-
-
-def _rows(task: Any, samples: Sequence[Mapping[str, Any]], left_out: set[tuple[str, int]]) -> Rows:
-    """Return a task's questions in order, each with its answer, and its scores under every filter."""
-    by_filter: dict[str, list[Mapping[str, Any]]] = {}
-    for sample in samples:
-        by_filter.setdefault(sample["filter"], []).append(sample)
-    first = next(iter(by_filter.values()))
-    rows: Rows = []
-    for sample in first:
-        number = sample["doc_id"]
-        missed = {"unanswered": True} if (task.task_name, number) in left_out else {}
-        rows.append(
-            {
-                "id": f"{task.task_name}-{number}-{sample['doc_hash'][:12]}",
-                "question": _question(task, sample["doc"]),
-                "answer": str(sample["target"]),
-                "response": _response(task, sample),
-                "scores": {},
-                **missed,
-            }
-        )
-    for name, column, aggregate in _columns(task, by_filter):
-        values = [sample[column] for sample in by_filter[name[1]]]
-        scores = row_scores(values, aggregate, mean=aggregate is mean)
-        for row, score in zip(rows, scores, strict=True):
-            row["scores"][name[0]] = 0.0 if "unanswered" in row and aggregate is mean else score
-    return rows
-
-
-def _columns(task: Any, by_filter: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[tuple[str, str], str, Any]]:
-    """List the metrics that every row of a task has: name and filter, column of the samples, aggregate.
-
-    Raises:
-        DataError: some rows have a metric and others lack it, so that it is no score of the task.
-    """
-    columns = []
-    for filter_name, samples in by_filter.items():
-        for metric in dict.fromkeys(metric for sample in samples for metric in sample["metrics"]):
-            have = sum(metric in sample["metrics"] for sample in samples)
-            if have != len(samples):
-                raise DataError(
-                    f"task {task.task_name}: {have} of {len(samples)} documents have the metric {metric}; a score of "
-                    f"some of them cannot be compared; set `limit`, or leave the benchmark out"
-                )
-            name = metric if filter_name == PLAIN else f"{metric}[{filter_name}]"
-            columns.append(((name, filter_name), metric, task.aggregation().get(metric, mean)))
-    return columns
-
-
-def _question(task: Any, document: Mapping[str, Any]) -> str:
-    """Return the question of a document: the prompt, or the choices where each is a prompt of its own."""
-    text = task.doc_to_text(document)
-    return "\n".join(task.doc_to_choice(document)) if isinstance(text, int) else str(text)
-
-
-def _response(task: Any, sample: Mapping[str, Any]) -> str:
-    """Return what a model said: its text, or the likeliest choice; empty where only a text's likelihood was asked."""
-    if task.OUTPUT_TYPE == "generate_until":
-        said = sample["resps"][0]
-        return str(said[0] if isinstance(said, list) else said)
-    if task.OUTPUT_TYPE == "multiple_choice":
-        choices = task.doc_to_choice(sample["doc"])
-        scores = [likelihood for likelihood, _ in sample["filtered_resps"][: len(choices)]]
-        return str(choices[int(np.argmax(scores))])
-    return ""
 
 
 def _higher(task: Any, names: Sequence[str]) -> dict[str, bool]:
@@ -257,7 +185,7 @@ def _joined(
             metric, _, filter_name = key.partition(",")
             if metric != wanted.metric or not filter_name:
                 continue
-            name = metric if filter_name == PLAIN else f"{metric}[{filter_name}]"
+            name = benchmark_rows.metric_name(metric, filter_name)
             if lacking := [task for task, rows in by_task.items() if name not in rows[0]["scores"]]:
                 raise DataError(f"group {group.name}: {', '.join(lacking[:3])} have no {name}, by which it is joined")
             columns = [[row["scores"][name] for row in rows] for rows in by_task.values()]

@@ -19,11 +19,12 @@ from jinja2.exceptions import TemplateError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
+from lm_eval.models.utils import resolve_max_length
 
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
 from tasks.evaluation.pictures import MARK
+from tasks.evaluation.requests import generation_lengths, pair_lengths, without_system
 from tasks.evaluation.shown import media
 from tasks.models.folder import PROMPT, load_causal_lm, load_tokenizer
 from tasks.models.turn_ends import RAISED, end_tokens
@@ -31,7 +32,6 @@ from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.progress import Progress
 
-log = logging.getLogger("polm")
 logging.getLogger("lm_eval").setLevel(logging.WARNING)
 
 
@@ -68,12 +68,13 @@ class ReportingLM(HFLM):
     @contextlib.contextmanager
     def as_published(self) -> Iterator[None]:
         """Render and tokenize as the harness's own class inside the block, for scores that others publish too."""
-        added = self.add_bos_token
-        self._published, self.add_bos_token = True, None
+        self._published = True
+        self.add_bos_token = None  # as the tokenizer has it
         try:
             yield
         finally:
-            self._published, self.add_bos_token = False, added
+            self._published = False
+            self.add_bos_token = False
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Answer the requests, greedily or as the task says; one that is left out as too long gets "".
@@ -156,30 +157,6 @@ class ReportingLM(HFLM):
     def _report(self, rows: int, label: str) -> None:
         self._done += rows
         self._progress.update(min(self._done, self._total), self._total, label)
-
-
-def without_system(lm: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool) -> str:
-    """Render a conversation without its system message, as the harness does where a template refuses it."""
-    left = [message for message in chat_history if message["role"] != "system"]
-    if not getattr(lm, "said", False):
-        log.warning("warning: the chat template takes no system message; the benchmark's own is left out")
-        lm.said = True
-    return str(lm.apply_chat_template(left, add_generation_prompt))
-
-
-def generation_lengths(lm: Any, requests: list[Any], default: int) -> tuple[list[int], list[int]]:
-    """Count the tokens of each prompt, and those that each answer may have: the task's `max_gen_toks`, or `default`."""
-    prompts = [len(lm.tok_encode(request.args[0])) for request in requests]
-    return prompts, [normalize_gen_kwargs(dict(r.args[1]), default)["max_gen_toks"] for r in requests]
-
-
-def pair_lengths(lm: Any, requests: list[Any]) -> tuple[list[int], list[int]]:
-    """Count the tokens of each prompt and of each given answer."""
-    pairs = [
-        lm._encode_pair(*request.args) if request.args[0] else ([0], lm.tok_encode(request.args[1]))
-        for request in requests
-    ]  # an empty prompt is one token, which begins a text
-    return [len(prompt) for prompt, _ in pairs], [len(answer) for _, answer in pairs]
 
 
 def build_task(path: Path, task: dict[str, Any], rows: list[dict[str, Any]]) -> RowsTask:

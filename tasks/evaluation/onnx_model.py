@@ -20,7 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
-from tasks.evaluation.harness import generation_lengths, pair_lengths, without_system
+from tasks.evaluation.requests import generation_lengths, pair_lengths, without_system
 from tasks.export import genai
 from tasks.export.divergence import log_softmax
 from tasks.models.folder import load_tokenizer

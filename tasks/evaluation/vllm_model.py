@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
-from tasks.evaluation.harness import generation_lengths, pair_lengths
+from tasks.evaluation.requests import generation_lengths, pair_lengths
 from tasks.stage.errors import ConfigError
 
 

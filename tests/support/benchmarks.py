@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow
 from datasets import Features, List, Value
@@ -209,20 +210,21 @@ def by_harness(model: Path, task: str, folder: str, shots: int | None, limit: in
 
     from tasks.ingestion.harness_index import home
 
-    return simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str(model), "dtype": "float32"},
-        tasks=[task],
-        num_fewshot=shots,
-        batch_size=4,
-        device="cpu",
-        limit=limit,
-        bootstrap_iters=0,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=True,
-        random_seed=3,
-        numpy_random_seed=3,
-        torch_random_seed=3,
-        fewshot_random_seed=3,
-        task_manager=TaskManager(include_defaults=False, include_path=str(home() / folder)),
-    )
+    with patch("lm_eval.evaluator.add_env_info"):  # it lists the machine's packages, which takes long
+        return simple_evaluate(
+            model="hf",
+            model_args={"pretrained": str(model), "dtype": "float32"},
+            tasks=[task],
+            num_fewshot=shots,
+            batch_size=4,
+            device="cpu",
+            limit=limit,
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=True,
+            random_seed=3,
+            numpy_random_seed=3,
+            torch_random_seed=3,
+            fewshot_random_seed=3,
+            task_manager=TaskManager(include_defaults=False, include_path=str(home() / folder)),
+        )

@@ -1,6 +1,7 @@
 """Scores of rows whose mean is the statistic of all rows, whatever it is."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from tasks.evaluation.row_scores import row_scores, weighted
 from tasks.grading.bootstrap import mean_interval
 
 
-def mean(values: list[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def perplexity(values: list[tuple[float, int]]) -> float:
+def perplexity(values: Sequence[tuple[float, int]]) -> float:
     return math.exp(-sum(nats for nats, _ in values) / sum(words for _, words in values))
 
 
