@@ -1,4 +1,4 @@
-"""A benchmark is asked, and what the harness says of it becomes rows, scores and intervals as our own tasks have them."""
+"""A benchmark is asked, and what the harness says of it becomes scores and intervals as our own tasks have them."""
 
 import os
 import random
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from tasks.evaluation import benchmark_rows, harness_files
-from tasks.evaluation.benchmark_rows import Rows
+from tasks.evaluation import harness_files
+from tasks.evaluation.benchmark_rows import Rows, metric_name, rows_of
 from tasks.evaluation.benchmarks import Asked, named_scores
 from tasks.evaluation.harness_files import portable
 from tasks.evaluation.pictures import Resampling
@@ -105,10 +105,8 @@ def write(
     """
     entries = {}
     for name, group, tasks in named_scores(asked):
-        by_task = {
-            task.task_name: benchmark_rows.rows_of(task, answered["samples"][task.task_name], lm.unanswered)
-            for task in tasks
-        }
+        samples = {task.task_name: answered["samples"][task.task_name] for task in tasks}
+        by_task = {task.task_name: rows_of(task, samples[task.task_name], lm.unanswered) for task in tasks}
         if group is None:
             entry = _entry(tasks[0], by_task[name], settings)
         else:
@@ -185,7 +183,7 @@ def _joined(
             metric, _, filter_name = key.partition(",")
             if metric != wanted.metric or not filter_name:
                 continue
-            name = benchmark_rows.metric_name(metric, filter_name)
+            name = metric_name(metric, filter_name)
             if lacking := [task for task, rows in by_task.items() if name not in rows[0]["scores"]]:
                 raise DataError(f"group {group.name}: {', '.join(lacking[:3])} have no {name}, by which it is joined")
             columns = [[row["scores"][name] for row in rows] for rows in by_task.values()]

@@ -64,6 +64,7 @@ class ReportingLM(HFLM):
         self._done = 0
         self._ends = end_tokens(self.model, self.tokenizer)
         self._published = False
+        self.warned = False
 
     @contextlib.contextmanager
     def as_published(self) -> Iterator[None]:

@@ -69,6 +69,7 @@ class OnnxLM(TemplateLM):
         self._ends = {int(token) for token in self._tok.eos_token_ids}
         self._folder = folder
         self._published = False
+        self.warned = False
 
     @property
     def eot_token_id(self) -> int:

@@ -112,7 +112,7 @@ def ifeval(root: Path, kinds: tuple[str, ...] = ("punctuation:no_comma", "keywor
         "instruction_id_list": List(TEXT),
         "kwargs": List(arguments),
     }
-    said = {
+    said: dict[str, dict[str, Any]] = {
         "keywords:existence": {"keywords": ["e"]},
         "length_constraints:number_sentences": {"num_sentences": 2, "relation": "less than"},
     }
