@@ -87,14 +87,14 @@ def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
         taken = sample.look(_relative(where), licence)
         key = rows.key_of(where, [source.key for source in sources])
         sources.append(rows.source(key, taken, formats.recognise(taken)))
-    if media := [source for source in sources if source.format.media]:
-        first = media[0]
-        raise ConfigError(
-            f"--data: {first.sample.name} has rows with {first.format.media} (column map "
-            f"{next(iter(first.format.maps.values()))[0][first.format.media]}); they need a model that sees or hears "
-            f"and data of their own under `media:`, which `polm new` does not write: see docs/multimodal.md and "
-            f"params/qwen3_vl"
-        )
+    for source in sources:
+        if (media := source.format.media) is not None:
+            shown = next(iter(source.format.maps.values()))[0][media]
+            raise ConfigError(
+                f"--data: {source.sample.name} has rows with {media} (in a map `{media}: {shown}`); they need a model that "
+                f"sees or hears and data of their own under `media:`, which `polm new` does not write: see "
+                f"docs/multimodal.md and params/qwen3_vl"
+            )
     return sources
 
 

@@ -139,7 +139,7 @@ def _fetched(name: str) -> tuple[Path, str, str]:
             f"{name}: no such folder here, and the hub does not give it ({type(e).__name__}); check the path or the "
             f"id, the network and your hub login, or put the model's folder at {name}"
         ) from None
-    return Path(folder), str(info.sha), str((info.card_data or {}).get("license") or "unknown")
+    return Path(folder), str(info.sha), str(getattr(info.card_data, "license", None) or "unknown")
 
 
 def _published(name: str) -> int:

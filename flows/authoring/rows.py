@@ -127,13 +127,14 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
         if maps:
             tasks.setdefault("pairs" if "worse" in maps[0] else "answers" if s.short else "replies", []).append(s)
     fewest = min(s.sample.total for s in used)
-    shares = [_rounded(max(least, rows / fewest), most) for least, rows, most in ((0.05, 8, 0.15), (0.1, 15, 0.25))]
-    lengths = {kind: _lengths(kind, entries, model, 1 - sum(shares)) for kind, entries in sets.items()}
-    return Plan(sets, tasks, lengths, *shares, notices)
+    validation, test = _share(0.05, 8 / fewest, 0.15), _share(0.1, 15 / fewest, 0.25)
+    lengths = {kind: _lengths(kind, entries, model, 1 - validation - test) for kind, entries in sets.items()}
+    return Plan(sets, tasks, lengths, validation, test, notices)
 
 
-def _rounded(share: float, most: float) -> float:
-    return min(most, math.ceil(100 * share) / 100)
+def _share(usual: float, enough: float, most: float) -> float:
+    """Choose a share of the rows: the usual one, or what is enough where there are few rows, up to the most."""
+    return min(most, math.ceil(100 * max(usual, enough)) / 100)
 
 
 def _taken(kind: str, sources: Sequence[Source]) -> list[tuple[Source, list[dict[str, Any]]]]:

@@ -191,7 +191,7 @@ def _rejection(planned: Planned, model: Model, plan: Plan, here: Machine, chosen
     sampling = {
         "samples_per_prompt": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": tokens, "batch_size": 32,
     }  # fmt: skip
-    own = {"packing": False, "assistant_only_loss": True, "per_device_eval_batch_size": None}
+    own: dict[str, Any] = {"packing": False, "assistant_only_loss": True, "per_device_eval_batch_size": None}
     own["max_steps"] = min(chosen.steps, 100)
     return [
         *_head(planned, here, chosen, "prompts"), *_weights(chosen), line("rounds", 2),
@@ -219,7 +219,7 @@ def _distilled(planned: Planned, model: Model, plan: Plan, here: Machine, chosen
 
 
 def _held_out(here: Machine, plan: Plan, model: Model, *, batch: bool) -> list[str]:
-    values = {
+    values: dict[str, Any] = {
         "answers": "sft", "answer_rows": 100, "prompts": "prompts" if "prompts" in plan.sets else None,
         "prompt_rows": 100, "max_new_tokens": choices.reply_tokens(plan.lengths["sft"], model, most=128),
         **({"batch_size": 32} if batch else {}), "chat_template_args": {},

@@ -54,7 +54,7 @@ def opened(path: Path) -> IO[bytes]:
             zlib.error only when it is read from.
     """
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return io.BufferedReader(gzip.GzipFile(path, "rb"))
     if path.suffix == ".zst":
         import pyarrow
 

@@ -67,7 +67,8 @@ def look(where: str, licence: str) -> Sample:
 
 def _file(path: Path, where: str, licence: str) -> Sample:
     check_file(path, where)
-    rows, total, unreadable, more = [], 0, 0, False
+    rows: list[dict[str, Any]] = []
+    total, unreadable, more = 0, 0, False
     for item in rows_of(path, where):
         if not isinstance(item, Line):
             unreadable += 1
