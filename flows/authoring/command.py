@@ -14,7 +14,6 @@ from flows import workspace
 from flows.authoring import choices, findings, graph, model, recipe_files, rows
 from flows.terminal.board import say, screen
 from tasks.ingestion.recognition import formats, sample
-from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError, PolmError
 
 PARAMS = Path("params")
@@ -91,8 +90,8 @@ def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
         if (media := source.format.media) is not None:
             shown = next(iter(source.format.maps.values()))[0][media]
             raise ConfigError(
-                f"--data: {source.sample.name} has rows with {media} (in a map `{media}: {shown}`); they need a model that "
-                f"sees or hears and data of their own under `media:`, which `polm new` does not write: see "
+                f"--data: {source.sample.name} has rows with {media} (in a map `{media}: {shown}`); they need a model "
+                f"that sees or hears, and data of their own under `media:`, which `polm new` does not write: see "
                 f"docs/multimodal.md and params/qwen3_vl"
             )
     return sources
@@ -115,7 +114,7 @@ def _write(name: str, files: dict[str, str]) -> None:
             path.write_text(text, encoding="utf-8")
         temp.chmod(0o755)
         if os.path.lexists(PARAMS / name):
-            raise ConfigError(f"{PARAMS / name}: is there already; take another name{suggest(name, [])}")
+            raise ConfigError(f"{PARAMS / name}: is there already; take another name")
         temp.rename(PARAMS / name)
     except OSError as e:
         raise PolmError(f"{PARAMS / name}: cannot be written ({e.strerror}); nothing was") from None

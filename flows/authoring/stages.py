@@ -22,7 +22,6 @@ REFERENCED = ("dpo", "kto", "grpo", "ppo")
 PAIRED = ("dpo", "reward")
 ANSWERING = ("grpo", "ppo", "rejection")
 """Methods that draw answers."""
-WORDS = {"grpo": 4, "ppo": 4}
 
 
 def settings(planned: Planned, model: Model, plan: Plan, here: Machine) -> str:
