@@ -38,7 +38,7 @@ def main() -> None:
     if not forms:
         parser.error(f"{args.onnx}: no folder with a genai_config.json in it")
     tasks: list[Any] = []
-    for choice in config.tasks:
+    for choice in config.own:
         path = args.params.parent / choice.file
         tasks.append((path, task := load_task(path), read_rows(path, task, choice, args.data)))
     quiet = Progress(None)

@@ -3,11 +3,11 @@
 import logging
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.serving import commands
 from tasks.stage.errors import PolmError
 
 app = typer.Typer(
@@ -17,10 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 JOBS = 2
-Model = Annotated[str | None, typer.Option(help="Reader of the workspace, e.g. reader; without it, the champion.")]
-Index = Annotated[str | None, typer.Option(help="Index of the workspace, in place of the reader's own.")]
-Longest = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, above it samples.")]
 
 
 @app.command()
@@ -49,14 +45,72 @@ def run(
         launch.run(target or [], jobs, force or [])
 
 
+NEW = """Preferences, with a benchmark that others publish:
+
+    polm new tone --model Qwen/Qwen3-0.6B --data data/pairs.jsonl --methods sft,dpo --benchmarks ifeval
+
+Questions whose answers can be checked:
+
+    polm new sums --model Qwen/Qwen3-0.6B --data openai/gsm8k:main:train --methods sft,rft,grpo@rft
+
+Replies to your customers, and a smaller model for the same:
+
+    polm new desk --model models/llama --data data/tickets.jsonl --data data/more.csv.gz --methods sft,student=distill
+"""
+
+
+@app.command(epilog=NEW)
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the recipe: a folder under params/ that is not there yet.")],
+    model: Annotated[str, typer.Option(help="Hub id, or folder, of the model to start from.")],
+    data: Annotated[
+        list[str], typer.Option(help="File of rows, folder of `save_to_disk`, or hub id of a data set. Repeatable.")
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(help="Methods with commas between, e.g. `sft,dpo`, or `name=method@parent` for another graph."),
+    ] = "sft",
+    benchmarks: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness with commas between, e.g. `gsm8k,ifeval`.")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(help="Licence of the data and of a local model, for the report; an SPDX identifier.")
+    ] = "unknown",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+) -> None:
+    """Write a recipe for a model and data of your own."""
+    from flows import workspace
+    from flows.authoring import command
+
+    given = command.found(model, data)  # before the working directory changes
+    workspace.enter()
+    command.main(name, *given, methods, benchmarks, licence, yes=yes)
+
+
 @app.command()
-def show() -> None:
+def check(
+    recipe: Annotated[str | None, typer.Option(help="Recipe to check; without it, the active one.")] = None,
+) -> None:
+    """Find what would fail later in the recipe, its data and this machine, all at once."""
+    from flows import workspace
+    from flows.terminal import check
+
+    workspace.enter(writes=False)
+    check.main(recipe)
+
+
+@app.command()
+def show(
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Print the claims, report and gates that nobody wrote, as YAML to copy.")
+    ] = False,
+) -> None:
     """Print the leaderboard of the last report."""
     from flows import workspace
     from flows.terminal import summary
 
     workspace.enter(writes=False)
-    summary.show()
+    summary.show_defaults() if defaults else summary.show()
 
 
 @app.command()
@@ -137,106 +191,6 @@ def doctor(
 
 
 @app.command()
-def chat(
-    question: Annotated[list[str] | None, typer.Argument(help="Ask this and leave; without it, talk.")] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Talk to this export and not to the champion, e.g. artifacts/onnx/sft/int8; or to a model that sees "
-            "or hears, e.g. artifacts/models/vlm."
-        ),
-    ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option(help="Show a picture with the first question; repeatable.")
-    ] = None,
-    audio: Annotated[
-        list[Path] | None, typer.Option(help="Play a recording with the first question, to a model that hears.")
-    ] = None,
-    rag: Annotated[
-        bool, typer.Option("--rag", help="Answer from passages, which are shown under each answer.")
-    ] = False,
-    model: Model = None,
-    index: Index = None,
-    max_new_tokens: Longest = 256,
-    temperature: Temperature = 0,
-) -> None:
-    """Talk to the champion."""
-    from flows.serving import chat
-
-    chat.main(
-        question or [],
-        folder,
-        image or [],
-        audio or [],
-        rag=rag,
-        model=model,
-        index=index,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-    )
-
-
-@app.command()
-def ask(
-    question: Annotated[list[str] | None, typer.Argument(help="Question; without it, it comes from a pipe.")] = None,
-    model: Model = None,
-    index: Index = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    max_new_tokens: Longest = 256,
-    temperature: Temperature = 0,
-) -> None:
-    """Ask a reader one question; prints the answer and the passages that it was given from."""
-    from flows.terminal import ask
-
-    ask.main(question or [], model, index, as_json=as_json, max_new_tokens=max_new_tokens, temperature=temperature)
-
-
-@app.command()
-def serve(
-    alias: Annotated[str, typer.Option(help="Which version: champion, candidate or previous.")] = "champion",
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. Others than loopback need POLM_API_KEY.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get status 429.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Requests that are answered together.")] = 16,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take, waiting included.")] = 120,
-    max_new_tokens: Longest = 1024,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; without it, every core.")] = None,
-    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2,
-    allow_files: Annotated[
-        Path | None,
-        typer.Option(help="Folder below which requests may name pictures. Everyone who may ask can then show them."),
-    ] = None,
-    rag: Annotated[
-        bool, typer.Option("--rag", help="Answer from passages unless a request says otherwise; needs an index.")
-    ] = False,
-    passages: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most passages a request may be shown; without it, as many as the reader takes."),
-    ] = None,
-) -> None:
-    """Serve the champion to OpenAI clients until Ctrl-C; follows promotions and rollbacks."""
-    from flows import workspace
-    from flows.serving import server as http_server
-    from flows.serving.requests import Limits
-    from flows.terminal.board import say
-
-    allowed = allow_files.resolve() if allow_files is not None else None  # before the working directory changes
-    workspace.enter()
-    limits = Limits(
-        queue=queue,
-        batch=batch,
-        timeout=timeout,
-        max_new_tokens=max_new_tokens,
-        allow_files=allowed,
-        rag=rag,
-        passages=passages,
-    )
-    http_server.serve(alias, host, port, limits, threads=threads, poll=poll, say=say)
-
-
-@app.command()
 def lineage(
     what: Annotated[str, typer.Argument(help="A version, an alias, a trace's id, or an answer's id (chatcmpl-…).")],
 ) -> None:
@@ -246,6 +200,10 @@ def lineage(
 
     workspace.enter(writes=False)
     lineage_tree.show(what)
+
+
+for command in (commands.chat, commands.ask, commands.serve):
+    app.command()(command)
 
 
 def main() -> None:

@@ -21,12 +21,13 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from tasks.ingestion import benchmarks, splits
 from tasks.ingestion import cleaning as clean
-from tasks.ingestion import splits
+from tasks.ingestion.benchmarks import Benchmark
 from tasks.ingestion.duplicates import unique
 from tasks.ingestion.evaluation_rows import EvaluationRows, evaluation_files, training_files
-from tasks.ingestion.files import Reject
 from tasks.ingestion.ledger import Item, Ledger
+from tasks.ingestion.lines import Reject
 from tasks.ingestion.mapping import (
     HONOURED_ELSEWHERE,
     MEDIA,
@@ -55,6 +56,8 @@ from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
+NAMES = r"^[\w.-]+$"
+"""Regular expression of a benchmark's name."""
 SPILL = "spill"
 """Folder of bytes out of rows, while the artifact is made."""
 
@@ -84,17 +87,26 @@ class Config(StageConfig):
     """Name to source."""
     sets: dict[Annotated[str, StringConstraints(pattern=SETS)], Set]
     """`pretrain`, `eval:<task>`, `sft`, `preferences`, `feedback`, `prompts` (or `sft:<name>`, …) to how it is made."""
+    benchmarks: dict[Annotated[str, StringConstraints(pattern=NAMES)], Benchmark] = Field(
+        default={}, exclude_if=lambda benchmarks: not benchmarks
+    )
+    """Tasks and groups of lm-evaluation-harness whose documents are frozen. Where there are none, no manifest says."""
 
 
 def main(config: Config, run: Run) -> None:
-    """Write the sets, `report.json` and `rejects.jsonl`."""
+    """Write the sets, the benchmarks, `report.json` and `rejects.jsonl`."""
     needs.require(run.params_file)
+    known = benchmarks.find(config.benchmarks, run.params_file)
     ledger = Ledger(config.report_examples, config.scrub)
     media = Media(
         config.sets, config.pictures, config.videos, config.sounds, run.out / SPILL / "changed", run.params_file
     )
     tables = _read_sources(config, run, ledger)
     evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
+    for name, settings in config.benchmarks.items():
+        run.progress.update(0, 1, f"freeze {name}")
+        frozen = benchmarks.freeze(known[name], settings, run.out, run.params_file, config.seed, evaluation)
+        ledger.benchmark(name, frozen)
     steps = len(tables) + len(config.sets)
     # Evaluation sets first: what is in them trains in no other.
     names = sorted(config.sets, key=lambda name: (not name.startswith("eval:"), name))

@@ -2,11 +2,12 @@
 
 lm-evaluation-harness asks the questions through the model's chat template; a task is one of its YAML files under
 `params/<recipe>/eval/`, which names the rows (in the data artifact) and the grader: a function in
-`tasks/grading/answers.py`, or in the recipe's own `graders.py`. Decoding is greedy, so the same model gives the same
-answers. `--model` is a model folder, or one form of an export (`artifacts/onnx/sft/int8`), which answers on ONNX
-Runtime, so that what is served is what is judged. What is left out: sampling several answers per question, and a judge
-model. The intervals here are of one model; whether one model is better than another is decided by the paired interval
-in the report, from the per-row scores kept here.
+`tasks/grading/answers.py`, or in the recipe's own `graders.py`. Or it is a benchmark that the harness has by name,
+whose documents the data artifact holds; what the harness itself writes then lies in `lm_eval/`. Decoding is greedy, so
+the same model gives the same answers. `--model` is a model folder, or a form of an export (`artifacts/onnx/sft/int8`),
+which answers on ONNX Runtime, so that what is served is what is judged. What is left out: sampling several answers per
+question, and a judge model. The intervals here are of one model; whether one model is better than another is decided by
+the paired interval in the report, from the per-row scores kept here.
 
 One row of `samples/sums.jsonl`:
 
@@ -17,29 +18,40 @@ One row of `samples/sums.jsonl`:
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tasks.evaluation import pictures, transcripts
+from pydantic import Field, Tag
+
+from tasks.evaluation import benchmarks, pictures, transcripts
+from tasks.evaluation.benchmarks import BenchmarkChoice
 from tasks.evaluation.context import TooLong
 from tasks.evaluation.task_files import TaskChoice, check_media, load_task, read_rows
 from tasks.grading.bootstrap import mean_interval
 from tasks.multimodal.controls import REVERSED
 from tasks.multimodal.sounds import has_audio
 from tasks.stage.artifact import write_json, write_jsonl
-from tasks.stage.config import StageConfig
+from tasks.stage.config import StageConfig, one_of
 from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
+
+Choice = Annotated[
+    Annotated[TaskChoice, Tag("(file)")] | Annotated[BenchmarkChoice, Tag("(benchmark)")],
+    one_of("a task", "file", "benchmark"),
+]
+"""A task: one that the recipe writes, or one that others publish."""
 
 
 class Config(StageConfig):
     """`params/<recipe>/evaluate.yaml`."""
 
-    tasks: list[TaskChoice]
+    tasks: list[Choice]
     """What to ask."""
     batch_size: int
     """Rows answered at once. Padding makes it change the bits of log-probabilities, and rarely an answer."""
     device: str
     """Where the model runs: `cpu`, `cuda`, `cuda:1`."""
+    vllm: dict[str, Any] | None = Field(default=None, exclude_if=lambda vllm: vllm is None)
+    """Arguments of the harness's vLLM model, e.g. `gpu_memory_utilization: 0.8`; null: the model runs on PyTorch."""
     dtype: str
     """Data type of the weights, a torch name."""
     chat_template_args: dict[str, Any]
@@ -51,11 +63,16 @@ class Config(StageConfig):
     confidence: float
     """Coverage of the intervals, 0 to 1."""
 
+    @property
+    def own(self) -> list[TaskChoice]:
+        """Tasks that the recipe writes, without the benchmarks."""
+        return [choice for choice in self.tasks if isinstance(choice, TaskChoice)]
+
 
 def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     """Write `results.json`, `samples/<task>.jsonl` and the task files that were used (`tasks/<task>.yaml`)."""
     tasks = []
-    for choice in config.tasks:
+    for choice in config.own:
         path = run.params_file.parent / choice.file
         tasks.append((path, task := load_task(path), read_rows(path, task, choice, data)))
         _check_too_long(config, run.params_file, path, task)
@@ -64,14 +81,17 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         from tasks.evaluation import harness
     built = [harness.build_task(*task) for task in tasks]
     exported = (model / "genai_config.json").is_file()
+    published = benchmarks.prepare_all(
+        config.tasks, run.params_file, data, model, config.seed, config.too_long, [task["task"] for _, task, _ in tasks]
+    )
     heard = any(has_audio(rows) for _, _, rows in tasks)
     lm = _load_export(config, run, model, data) if exported else _load(config, run, model, data, heard)
-    check_media(config.tasks, tasks, lm, model)
+    check_media(config.own, tasks, lm, model)
     with run.timed("answering"):
-        answered = harness.ask(lm, built, config.seed)
+        answered = harness.ask(lm, built, config.seed) if built else {}
         controlled = _ask_controls(config, lm, tasks, built)
     results = {}
-    for choice, (path, task, rows) in zip(config.tasks, tasks, strict=True):
+    for choice, (path, task, rows) in zip(config.own, tasks, strict=True):
         name = task["task"]
         results[name] = _summarise(config, choice, task, rows, answered[name])
         write_jsonl(run.out / "samples" / f"{name}.jsonl", answered[name])
@@ -93,6 +113,11 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             }
         (run.out / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(path, run.out / "tasks" / f"{name}.yaml")
+    if published:
+        from tasks.evaluation import benchmark_results
+
+        with run.timed("benchmarks"):
+            results |= benchmark_results.ask_all(run.out, lm, published, config, run.name)
     form = {"form": model.name} if exported else {}
     write_json(run.out / "results.json", {"model": run.name, **form, "tasks": results})
 
@@ -113,10 +138,10 @@ def _ask_controls(
     from tasks.evaluation import harness
 
     controlled: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for control in sorted({control for choice in config.tasks for control in choice.controls}):
+    for control in sorted({control for choice in config.own for control in choice.controls}):
         lm.control = control
         lm.uncontrolled.clear()
-        chosen = [i for i, choice in enumerate(config.tasks) if control in choice.controls]
+        chosen = [i for i, choice in enumerate(config.own) if control in choice.controls]
         asked = [built[i] for i in chosen]
         if control == REVERSED:  # another answer is right where time runs backwards
             turned = [[{**row, "answer": row[REVERSED]} for row in tasks[i][2]] for i in chosen]
@@ -150,6 +175,12 @@ def _load(config: Config, run: Run, model: Path, data: Path, heard: bool) -> Any
             run.progress,
             data,
             config.seed,
+        )
+    if config.vllm is not None:
+        from tasks.evaluation import vllm_model
+
+        return vllm_model.load(
+            model, config.vllm, config.dtype, config.batch_size, config.chat_template_args, config.too_long, config.seed
         )
     return harness.load(
         model, config.device, config.dtype, config.batch_size, config.chat_template_args, config.too_long, run.progress

@@ -98,7 +98,7 @@ def main(config: Config, run: Run, *, model: Path, index: Path, data: Path) -> N
 def _read_tasks(config: Config, run: Run, data: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
     """Task name to the file of its rows and the rows, checked."""
     tasks = {}
-    for choice in config.tasks:
+    for choice in config.own:
         path = run.params_file.parent / choice.file
         task = load_task(path)
         listed = {metric["metric"] for metric in task["metric_list"]}

@@ -13,7 +13,6 @@ prompts come with their pictures or sounds. One raw row the prompts come from:
 """
 
 import logging
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +22,16 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from tasks.compression import calibration as calibration_rows
-from tasks.export import builder, genai, matmul_nbits, parity
+from tasks.compression.available import Taken
+from tasks.export import builder, genai, held_out, matmul_nbits, parity
 from tasks.export import gptq as gptq_onnx
 from tasks.export.decode_speed import decode_speeds
 from tasks.export.reference import Prompt, Reference, render_prompts
 from tasks.export.settings import Form, Gptq, Parity, Speed
 from tasks.models.folder import check_folder, load_causal_lm, load_tokenizer
-from tasks.stage.artifact import read_jsonl, write_json
+from tasks.stage.artifact import write_json
 from tasks.stage.config import StageConfig
-from tasks.stage.errors import ConfigError, DataError
+from tasks.stage.errors import ConfigError
 from tasks.stage.lifecycle import Run, stage
 
 log = logging.getLogger("polm")
@@ -72,6 +72,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         "forms": measures,
         "thresholds": thresholds,
         "prompts": len(made.prompts),
+        "held_out": made.held_out,
         "calibration": made.calibrations,
     }
     write_json(run.out / "parity.json", report)
@@ -95,6 +96,8 @@ class _Made:
     prompts: Sequence[Any]
     asked: Sequence[Any]
     """What the reference is given of each prompt."""
+    held_out: dict[str, Any]
+    """Record of the rows that the prompts are from."""
     calibrations: dict[str, Any]
     """Form to the record of its calibration rows."""
     speaker: Callable[[Any, int], Callable[[], Iterable[int]]]
@@ -103,13 +106,15 @@ class _Made:
 
 def _export(config: Config, run: Run, model: Path, data: Path) -> _Made:
     """Build the forms of a language model."""
-    conversations = held_out(data / config.parity.rows)
+    rows = held_out.read(config.parity.rows, data, media=False)
     options = _options(config, run, model, exclude_embeds=False)
     from transformers import AutoConfig
 
     tokenizer = load_tokenizer(model)
     context = AutoConfig.from_pretrained(model).max_position_embeddings
-    prompts: list[Prompt] = _draw(config, data, render_prompts(tokenizer, conversations, {}), context)
+    rendered = render_prompts(tokenizer, [one.row["prompt"] for one in rows], {})
+    prompts: list[Prompt]
+    prompts, record = _draw(config, rendered, rows, context, data)
     calibrations = {}
     for number, (name, form) in enumerate(config.forms.items()):
         run.progress.update(number, len(config.forms), f"build {name}")
@@ -123,7 +128,7 @@ def _export(config: Config, run: Run, model: Path, data: Path) -> _Made:
     def speaker(form: parity.Exported, tokens: int) -> Callable[[], Iterable[int]]:
         return partial(genai.generate, form.model, asked[0], max_new_tokens=tokens, min_new_tokens=tokens)
 
-    return _Made(forms, reference, prompts, asked, calibrations, speaker)
+    return _Made(forms, reference, prompts, asked, record, calibrations, speaker)
 
 
 def _export_multimodal(config: Config, run: Run, model: Path, data: Path) -> _Made:
@@ -140,12 +145,12 @@ def _export_multimodal(config: Config, run: Run, model: Path, data: Path) -> _Ma
             f"{run.params_file}: forms.{rounded[0]}.gptq: its calibration rows are read without their pictures "
             f"or sounds; set `gptq: null` for a model that sees or hears"
         )
-    conversations = held_out(data / config.parity.rows)
+    rows = held_out.read(config.parity.rows, data, media=True)
     network, processor = load_multimodal(model)
     reference = (HearingReference if hears(processor) else SeeingReference)(network, processor, data)
     context = network.config.get_text_config().max_position_embeddings
-    rendered = reference.prompts(conversations, read_jsonl(data / config.parity.rows))
-    prompts = _draw(config, data, rendered, context)
+    rendered = reference.prompts([one.row["prompt"] for one in rows], [one.row for one in rows])
+    prompts, record = _draw(config, rendered, rows, context, data)
     with multimodal_builder.language_model(network, processor, model) as text:
         options = _options(config, run, text, exclude_embeds=True)
         for number, (name, form) in enumerate(config.forms.items()):
@@ -157,7 +162,7 @@ def _export_multimodal(config: Config, run: Run, model: Path, data: Path) -> _Ma
     def speaker(form: ExportedMultimodal, tokens: int) -> Callable[[], Iterable[int]]:
         return partial(form.answer, prompts[0], reference, tokens)
 
-    return _Made(forms, reference, prompts, prompts, {}, speaker)
+    return _Made(forms, reference, prompts, prompts, record, {}, speaker)
 
 
 def _compare(made: _Made, max_new_tokens: int, run: Run) -> None:
@@ -183,25 +188,11 @@ def _round(gptq: Gptq, run: Run, name: str, model: Path, tokenizer: Any, data: P
     return record
 
 
-def held_out(path: Path) -> list[list[dict[str, str]]]:
-    """Read the conversations of a file, each up to its last answer.
-
-    Raises:
-        DataError: no such file, or a row without `prompt`, `question` or `messages`.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; set `parity.rows` to a file that the data stage writes")
-    conversations = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        if "prompt" in row:
-            conversations.append(row["prompt"])
-        elif "question" in row:
-            conversations.append([{"role": "user", "content": row["question"]}])
-        elif "messages" in row and row["messages"][-1]["role"] == "assistant":
-            conversations.append(row["messages"][:-1])
-        else:
-            raise DataError(f"{path}:{number}: neither 'prompt', 'question' nor 'messages' with an answer at the end")
-    return conversations
+def _draw(
+    config: Config, prompts: Sequence[Any], rows: Sequence[Taken], context: int, data: Path
+) -> tuple[list[Any], dict[str, Any]]:
+    longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
+    return held_out.draw(prompts, rows, config.parity, config.seed, longest=longest, context=context, data=data)
 
 
 def _options(config: Config, run: Run, model: Path, *, exclude_embeds: bool) -> dict[str, dict[str, Any]]:
@@ -213,18 +204,6 @@ def _options(config: Config, run: Run, model: Path, *, exclude_embeds: bool) -> 
         }
     except ConfigError as e:
         raise ConfigError(f"{run.params_file}: {e}") from e
-
-
-def _draw(config: Config, data: Path, prompts: list[Any], context: int) -> list[Any]:
-    """Draw among the prompts that leave room for an answer in the context. Raises DataError when they are too few."""
-    longest = max(config.parity.max_new_tokens, config.speed.new_tokens)
-    candidates = [prompt for prompt in prompts if len(prompt.ids) + longest <= context]
-    if len(candidates) < config.parity.prompts:
-        raise DataError(
-            f"{data / config.parity.rows}: {len(candidates)} of {len(prompts)} prompts leave room for {longest} tokens "
-            f"in the context of {context}, and `parity.prompts` asks for {config.parity.prompts}; lower one of the two"
-        )
-    return random.Random(config.seed).sample(candidates, config.parity.prompts)
 
 
 def _log_table(measures: dict[str, dict[str, Any]]) -> None:

@@ -2,10 +2,10 @@
 
     python -m tasks.fingerprint params/tiny --out artifacts/code
 
-writes `<stage module>.json`: the SHA-256 of every file that the module imports, directly or through others, and of the
-generators and graders that the recipe names; each stage of `dvc.yaml` depends on its file. A Python file counts by its
-syntax tree without docstrings and comments, so a better sentence changes no fingerprint, and a changed line changes
-those of the stages that import it. One raw file, shortened:
+writes `<stage module>.json`: the SHA-256 of every file that the module imports, directly or through others, of the
+generators and graders that the recipe names, and of recipe files that may be missing (`report.yaml`); each stage of
+`dvc.yaml` depends on its file. A Python file counts by its syntax tree without docstrings and comments, so a better
+sentence changes no fingerprint, and a changed line changes those of the stages that import it. One raw file, shortened:
 
     {"stage": "data", "sha256": "9a0c…", "files": {"tasks/data.py": "51f2…", "tasks/generators/arithmetic.py": "77b1…"}}
 
@@ -39,6 +39,8 @@ OWN = ("generators", "graders")
 """Modules that a recipe's folder may have, for generators and graders of the user's own."""
 QUESTIONS = {"evaluate": "eval", "evaluate_rag": "rag"}
 """Stage module to the folder of a recipe with the tasks that it asks, each of which names a grader."""
+WHOLE = {"report": ("report.yaml", "evaluate*.yaml")}
+"""Stage module to the recipe files that count whole, as they may be missing, which DVC would refuse of a dependency."""
 _NAMED = re.compile(r"(?<![\w/])([a-z]\w*)\.[A-Za-z_]\w*")  # `eval/digits.yaml` names a file
 
 
@@ -59,6 +61,8 @@ def fingerprint(module: str, folder: Path, files: list[Path]) -> dict[str, Any]:
     """
     starts = [PACKAGE / f"{module}.py", *named_code(folder, files)]
     hashes = {_name(path, folder): _sha256(path) for path in sorted(closure(starts))}
+    whole = {path for pattern in WHOLE.get(module, ()) for path in folder.glob(pattern)}
+    hashes |= {_name(path, folder): artifact.sha256(path) for path in sorted(whole)}
     text = json.dumps(hashes, sort_keys=True)
     return {"stage": module, "sha256": hashlib.sha256(text.encode()).hexdigest(), "files": hashes}
 

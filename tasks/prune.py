@@ -14,11 +14,11 @@ pruning may teach besides: a token's loss is then teacher_weight · KL(dense ‖
 cross-entropy, of the output distributions at temperature 1 (Hinton et al., arXiv:1503.02531), as the trainer of
 `tasks/compression/distillation.py` computes it.
 
-`prune.json` has the sparsity reached, and the loss and the graders' means on held-out validation rows before, pruned
-and healed. The weights are written dense, zeros and all: the file is no smaller, and every other stage can load it.
-`--method` names the entry of `methods:` that runs. What it leaves out: pruning heads or channels, a teacher's hidden
-states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded training (FSDP), whose flat parameters the mask does
-not know.
+`prune.json` has the sparsity reached, the loss and the graders' means on held-out rows before, pruned and healed, and
+which rows these were. The weights are written dense, zeros and all: the file is no smaller, and every other stage can
+load it. `--method` names the entry of `methods:` that runs. What it leaves out: pruning heads or channels, a teacher's
+hidden states (SquareHead: Kurtic et al., arXiv:2310.06927), and sharded training (FSDP), whose flat parameters the mask
+does not know.
 """
 
 import logging
@@ -143,6 +143,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
             "blocks": blocks,
             **measures,
             "calibration": record,
+            "held_out": measure.record,
         }
         artifact.write_json(run.out / "prune.json", report)
         artifact.write_json(run.out / "metrics.json", {"parameters": parameters["after"], **figures})

@@ -36,7 +36,6 @@ from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig, Strict, check_trainer
 from tasks.stage.lifecycle import Run, stage
-from tasks.training import rows as training_rows
 
 log = logging.getLogger("polm")
 Kind = Literal["QuantizationModifier", "GPTQModifier", "AWQModifier", "SmoothQuantModifier"]
@@ -67,8 +66,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     name = run.method
     section = f"methods.{name}.modifiers"
     held_out = config.held_out
-    answers = training_rows.read(data, held_out.answers, "validation")[: held_out.answer_rows]
-    questions = training_rows.read(data, held_out.prompts, "validation")[: held_out.prompt_rows]
+    answers, questions, taken = held_out_rows.read(held_out, data)
     with run.timed("import"):
         modifiers = _modifiers(config.methods[name], section, run.params_file)
     tokenizer = load_tokenizer(model)
@@ -95,6 +93,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         "bytes": sizes,
         "modifiers": llm_modifiers.dump(modifiers),
         "calibration": record,
+        "held_out": taken,
     }
     artifact.write_json(run.out / "quantize.json", report)
     log.info(

@@ -68,4 +68,4 @@ def _write_plots(out: Path, model: str, curve: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    stage(main, Config)
+    stage(main, Config, board.settings)

@@ -12,7 +12,10 @@ from tests.support.imports import folder_graph, imports, room
 
 PACKAGES = ("tasks", "flows")
 STAGES = sorted(path.stem for path in (REPO / "tasks").glob("*.py") if path.stem != "__init__")
-OPEN_TO_FLOWS = {"tasks.stage", "tasks.models", "tasks.grading", "tasks.export", "tasks.multimodal", "tasks.retrieval"}
+OPEN_TO_FLOWS = {
+    "tasks.stage", "tasks.models", "tasks.grading", "tasks.export", "tasks.multimodal", "tasks.retrieval",
+    "tasks.ingestion", "tasks.check",
+}  # fmt: skip
 """Rooms of `tasks` that a flow may import from; a stage it runs, and never imports."""
 COMMANDS = {"__init__", "cli", "workspace", "graph"}
 """Modules that lie in `flows/` itself."""

@@ -28,8 +28,9 @@ from typing import Any
 from bench.forms import children as child_processes
 from bench.forms import gguf, llama, table
 from bench.forms.children import Child, Form
+from tasks.export.held_out import conversations
 from tasks.export.settings import Thresholds
-from tasks.export_onnx import Config, held_out
+from tasks.export_onnx import Config
 from tasks.stage.artifact import write_json
 from tasks.stage.config import Strict, load
 
@@ -45,6 +46,8 @@ class Bounds(Strict):
 
 def write_prompts(folder: Path, args: argparse.Namespace, config: Config) -> list[list[int]]:
     """Leave prompts and template for the children; return the prompts' token ids."""
+    if config.parity.rows is None:
+        raise SystemExit("export_onnx.yaml: parity.rows is null; name the file whose prompts every engine is given")
     rows = args.data / config.parity.rows
     count = args.prompts or config.parity.prompts
     new_tokens = args.new_tokens or config.parity.max_new_tokens
@@ -57,7 +60,7 @@ def write_prompts(folder: Path, args: argparse.Namespace, config: Config) -> lis
     context = AutoConfig.from_pretrained(args.model).max_position_embeddings
     if args.prompt_tokens + args.speed_tokens > context:
         raise SystemExit(f"{args.model}: its context has {context} tokens; lower --prompt-tokens or --speed-tokens")
-    fitting = [p for p in render_prompts(tokenizer, held_out(rows), {}) if len(p.ids) + new_tokens <= context]
+    fitting = [p for p in render_prompts(tokenizer, conversations(rows), {}) if len(p.ids) + new_tokens <= context]
     if len(fitting) < count:
         raise SystemExit(f"{rows}: {len(fitting)} prompts leave room for {new_tokens} tokens; lower --prompts")
     sample = random.Random(config.seed).sample(fitting, count)

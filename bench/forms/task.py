@@ -24,7 +24,7 @@ def main() -> None:
     from tasks.stage.progress import Progress
 
     tasks = []
-    for choice in config.tasks:
+    for choice in config.own:
         path = params.parent / choice.file
         tasks.append(harness.build_task(path, task := load_task(path), read_rows(path, task, choice, data)))
     quiet = Progress(None)

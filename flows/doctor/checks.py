@@ -110,7 +110,8 @@ def recipe_files(recipe: str) -> Iterator[Finding]:
         yield Finding("warn" if message else "ok", "recipe", message or "every file fits its stage")
     try:
         policy.load_policy(recipe)
-        yield Finding("ok", "gates", f"{policy.POLICY} has the recipe")
+        held = "holds by default" if policy.is_default(recipe) else "has the recipe"
+        yield Finding("ok", "gates", f"{policy.POLICY} {held}")
     except PolmError as e:
         yield Finding("warn", "gates", str(e), "needed for `polm promote` only")
 

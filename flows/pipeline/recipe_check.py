@@ -28,3 +28,9 @@ def finish_check(recipe: str) -> None:
 def _message(recipe: str) -> str:
     """Wait for the check and read what it wrote, which can be read only once."""
     return start_check(recipe).communicate()[1].strip()
+
+
+def checked(recipe: str) -> tuple[int, list[str]]:
+    """Check a recipe. Returns the exit code, 0 where nothing is wrong, and the lines that the check wrote."""
+    lines = _message(recipe).splitlines()
+    return start_check(recipe).returncode, lines

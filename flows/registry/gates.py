@@ -1,7 +1,8 @@
 """The registry's policy: what a model must show before it becomes the champion.
 
-`mlflow/gates.yaml` holds the numbers, one section a recipe. A gate is a function from evidence to verdicts. "Better"
-means that the interval of a paired bootstrap over the same rows lies above the bound, not that a mean is larger.
+`mlflow/gates.yaml` holds the numbers: a default section, and what a recipe's own has in its place. A gate is a function
+from evidence to verdicts. "Better" means that the interval of a paired bootstrap over the same rows lies above the
+bound, not that a mean is larger.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 from flows.registry import evidence, grounding, provenance, sight
 from flows.registry.evidence import Evidence
-from flows.registry.policy import POLICY, Policy, bound
+from flows.registry.policy import POLICY, Policy, bound, main_metric
 from flows.registry.verdict import Verdict
 from tasks.export import parity
 from tasks.grading.bootstrap import Interval, paired_difference
@@ -34,22 +35,38 @@ def judge(e: Evidence, policy: Policy) -> list[Verdict]:
 
 def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     """Judge the metric that must rise, then every metric that must not fall."""
-    main = policy.quality.metric
+    main = main_metric(policy)
     if main not in e.candidate.rows:
-        raise ConfigError(f"{POLICY}: quality.metric '{main}' was not evaluated{suggest(main, e.candidate.rows)}")
+        raise ConfigError(
+            f"{POLICY}: quality.metric '{main}' was not evaluated of {e.model}{suggest(main, e.candidate.rows)}"
+        )
     against = e.baseline.label if e.baseline else "a champion or a parent"
     yield _above(e, policy, "quality", main, policy.quality.gain, f"{main} − {against} > {policy.quality.gain:+g}")
     for metric in sorted(e.candidate.rows.keys() - {main}):
         tolerated = bound(metric, policy)
         if tolerated is not None:
             yield _above(e, policy, "regression", metric, -tolerated, f"{metric} − {against} > {-tolerated:+g}")
+    yield from _unasked(e, policy)
+
+
+def _unasked(e: Evidence, policy: Policy) -> Iterator[Verdict]:
+    """Refuse a candidate that was not asked what the model before it answered: a loss there would go unseen.
+
+    Not of models that see, hear or read: the model before them may answer words alone.
+    """
+    if e.baseline is None or policy.allow_changed_evaluation or policy.sight is not None or e.reading is not None:
+        return
+    for metric in sorted(e.baseline.rows.keys() - e.candidate.rows.keys()):
+        if bound(metric, policy) is not None:
+            found = f"{e.model} was not evaluated on {metric.partition('.')[0]}; ask it too, or set its bound to null"
+            yield Verdict("regression", f"{metric}, which {e.baseline.label} answered", found, False)
 
 
 def _sight(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     """Judge whether a model that sees or hears is worse with another picture or sound."""
     if policy.sight is None:
         return
-    metric = policy.quality.metric
+    metric = main_metric(policy)
     required = f"{metric} of {policy.form} − with '{policy.sight.control}' ≥ {policy.sight.gain:+g}"
     passed, found = sight.judge(e.controls, metric, e.candidate.higher_is_better[metric], policy.sight)
     yield Verdict("sight", required, found, passed)
@@ -65,7 +82,7 @@ def _grounding(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     passed, found = grounding.together(e.reading)
     yield Verdict("index", "the index that it was evaluated with", found, passed)
     if e.reading is not None:
-        task = policy.quality.metric.partition(".")[0]
+        task = main_metric(policy).partition(".")[0]
         for required, found, passed in grounding.judge(e.reading, task, policy.grounding, policy.form):
             yield Verdict("grounding", required, found, passed)
 
@@ -105,6 +122,8 @@ def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: 
         how = "with another task file" if ours.keys() == theirs.keys() else "other rows"
         remedy = "evaluate both alike, or set allow_changed_evaluation"
         return f"{baseline.label} was asked {how} ({len(shared)} of {len(ours)} rows shared); {remedy}"
+    if policy.least_rows is not None and len(shared) < policy.least_rows:
+        return f"{len(shared)} rows, too few for an interval: least_rows is {policy.least_rows}; evaluate on more"
     sign = 1.0 if e.candidate.higher_is_better[metric] else -1.0
     return paired_difference(
         {row: sign * ours[row] for row in shared},
@@ -115,7 +134,7 @@ def _difference(e: Evidence, baseline: evidence.Scores, policy: Policy, metric: 
 
 def _served_score(e: Evidence, policy: Policy) -> Verdict:
     """Judge whether what is served scores as the model that was compared above, but for what rounding may cost."""
-    metric, form = policy.quality.metric, policy.form
+    metric, form = main_metric(policy), policy.form
     required = f"{metric} of {form} − PyTorch's ≥ {-policy.served_loss:+g}"
     if e.served is None:
         return Verdict("served score", required, f"{form} was not evaluated; run `polm run`", False)

@@ -1,16 +1,24 @@
-"""What a model must show before it becomes the champion: one section of `mlflow/gates.yaml` for each recipe."""
+"""What a model must show before it becomes the champion: `mlflow/gates.yaml`.
 
-from fnmatch import fnmatch
+`default:` holds for every recipe; a recipe's own section overrides it key by key, at any depth. Where neither names the
+metric that must rise, it is the candidate's claim, stated or by default (`tasks/grading/claims.py`).
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from flows.registry.grounding import Bounds
 from flows.registry.sight import Sight
-from tasks.stage.config import Strict, parse, read_yaml, suggest
+from tasks.stage.config import Strict, nearest, parse, read_yaml, suggest
 from tasks.stage.errors import ConfigError
 
 POLICY = Path("mlflow/gates.yaml")
+DEFAULT = "default"
+"""Section that holds for every recipe, but for the keys that the recipe's own section has."""
 
 
 class Bootstrap(Strict):
@@ -27,14 +35,14 @@ class Bootstrap(Strict):
 class Quality(Strict):
     """Metric that the candidate must be better at."""
 
-    metric: str
-    """Task and metric, e.g. `sums.helpful`."""
+    metric: str | None
+    """Task and metric, e.g. `sums.helpful`; null takes the candidate's claim."""
     gain: float
     """Least gain at the interval's low end, exclusive, in the metric's unit; 0 asks for any gain that is no chance."""
 
 
 class Policy(Strict):
-    """One recipe's section of `mlflow/gates.yaml`."""
+    """A recipe's section of `mlflow/gates.yaml`, over the default one."""
 
     form: str
     """Exported form that is served: `fp32`, `int8`, `int4`."""
@@ -43,8 +51,12 @@ class Policy(Strict):
     quality: Quality
     regression: dict[str, float | None]
     """Pattern of `task.metric` to the loss that is tolerated, in the metric's unit: the first that matches counts, the
-    interval's low end must lie above minus it, null tolerates any. Every metric must match one."""
+    interval's low end must lie above minus it, null tolerates any. Every metric must match one. Brackets, as in
+    `gsm8k.exact_match[strict-match]`, stand for themselves."""
     bootstrap: Bootstrap
+    least_rows: int | None = Field(default=None, ge=1)
+    """Fewest rows that both models answered; with fewer, the interval says little, and there is no comparison. Null, or
+    no such key, takes any number."""
     allow_changed_evaluation: bool
     """Permission to compare on shared rows alone when the champion was asked other rows, or with another task file."""
     allow_dirty: bool
@@ -57,32 +69,103 @@ class Policy(Strict):
 
 
 def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Policy:
-    """Read a recipe's policy.
+    """Read a recipe's policy: its own section over the default one.
 
     Args:
         recipe: name of the recipe.
         path: file with the policies.
         data: data set of pictures, sounds or passages that the candidate is compared on; None for a model of words.
 
+    Returns:
+        The policy; its quality metric may be null, see `main_metric`.
+
     Raises:
-        ConfigError: no such section, a wrong one, or one for pictures or passages without its own bounds.
+        ConfigError: neither such a section nor a default one, a wrong one, or one for pictures or passages without its
+            own bounds.
     """
-    name = recipe if data is None else f"{recipe}/{data}"
+    name = section_name(recipe, data)
     sections = read_yaml(path)
     if name not in sections:
-        what = "from this recipe" if data is None else f"a model that is asked about {data}"
-        raise ConfigError(f"{path}: no section '{name}'{suggest(name, sections)}; add one to promote {what}")
-    policy = parse(Path(f"{path}: {name}"), sections[name], Policy)
+        _require_default(name, sections, path)
+    own, shared = (_section(path, sections, key) for key in (name, DEFAULT))
+    if shared:
+        parse(
+            Path(f"{path}: {DEFAULT}"), shared, Policy
+        )  # by itself, so that its mistakes are not said to be of `name`
+    policy = parse(Path(f"{path}: {name}"), overridden(shared, own), Policy)
     if data is not None and policy.sight is None and policy.grounding is None:
         example = "{control: other, gain: 0.3}, or for a reader `grounding`"
-        raise ConfigError(f"{path}: {name}: missing key 'sight', e.g. {example}")
+        missing = f"{name}: missing key 'sight'" if own else f"no section '{name}', which has to have a key 'sight'"
+        raise ConfigError(f"{path}: {missing}, e.g. {example}")
     return policy
+
+
+def _require_default(name: str, sections: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError where nothing holds for a recipe without a section, or where its section seems misspelt."""
+    if DEFAULT not in sections:
+        hint = suggest(name, sections)
+        raise ConfigError(f"{path}: no section '{name}'{hint}; add one, or a section '{DEFAULT}' for every recipe")
+    orphans = [other for other in sections if other != DEFAULT and not Path("params", other.partition("/")[0]).is_dir()]
+    if (near := nearest(name, orphans, 0.8)) is not None:
+        raise ConfigError(
+            f"{path}: no section '{name}', and '{near}' is of no recipe in params/; if you meant '{name}', rename it, "
+            f"else remove it"
+        )
+
+
+def section_name(recipe: str, data: str | None) -> str:
+    """Name a recipe's section, or the one of a data set of its: `tiny`, `tiny/pictures`."""
+    return recipe if data is None else f"{recipe}/{data}"
+
+
+def is_default(recipe: str, path: Path = POLICY, data: str | None = None) -> bool:
+    """Whether a recipe has no section of its own, and the default one alone holds for it. Raises ConfigError."""
+    return section_name(recipe, data) not in read_yaml(path)
+
+
+def _section(path: Path, sections: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = sections.get(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: '{name}' is {section!r}; expected a mapping of keys to values, see the others")
+    return section
+
+
+def overridden(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Override a mapping key by key, at any depth.
+
+    The keys of `own` come first: of patterns, the first that matches counts, so a recipe's own are tried before the
+    shared ones.
+    """
+    merged = dict(own)
+    for key, value in shared.items():
+        if key not in own:
+            merged[key] = value
+        elif isinstance(value, Mapping) and isinstance(own[key], Mapping):
+            merged[key] = overridden(value, own[key])
+    return merged
+
+
+def with_metric(policy: Policy, claim: str | None) -> Policy:
+    """Give a policy that names no quality metric the candidate's claim."""
+    if policy.quality.metric is not None or claim is None:
+        return policy
+    return policy.model_copy(update={"quality": policy.quality.model_copy(update={"metric": claim})})
+
+
+def main_metric(policy: Policy) -> str:
+    """Name the metric that must rise. Raises ConfigError where neither the policy nor a claim names one."""
+    if policy.quality.metric is None:
+        raise ConfigError(
+            f"{POLICY}: quality.metric is null, and the candidate has no claim: name its metric there, or as `claim` "
+            f"in the recipe's graph"
+        )
+    return policy.quality.metric
 
 
 def bound(metric: str, policy: Policy) -> float | None:
     """Find the loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
     for pattern, tolerated in policy.regression.items():
-        if fnmatch(metric, pattern):
+        if fnmatchcase(metric, pattern.replace("[", "[[]")):  # of a filter, and no class of characters
             return tolerated
     raise ConfigError(
         f"{POLICY}: no pattern under 'regression' matches {metric}; add one with its bound, or null for none"

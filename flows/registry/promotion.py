@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from flows import workspace
-from flows.registry import evidence, gates, policy, registration, verdict
+from flows.registry import claim, evidence, gates, policy, registration, verdict
 from flows.registry.aliases import Aliases
 from flows.registry.evidence import Evidence, Scores
 from flows.registry.policy import Policy
@@ -40,7 +40,7 @@ def promote(model: str) -> None:
     Raises:
         GateError: a gate failed (all that failed are named), or somebody else moved the champion meanwhile.
         ArtifactError: an artifact that the decision rests on is missing or corrupted.
-        ConfigError: `mlflow/gates.yaml` is wrong.
+        ConfigError: `mlflow/gates.yaml` is wrong, or names no metric for a model without a claim.
     """
     recipe = workspace.active_recipe()
     data = evidence.asked_about(model)
@@ -56,6 +56,7 @@ def promote(model: str) -> None:
         if _is_champion(api, name, before, proof, rules):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {rules.form}): nothing to do")
             return
+        rules = _decided(rules, recipe, model, data, console)
         verdicts = gates.judge(proof, rules)
         console.print(verdict.table(model, verdicts))
         _refuse(model, verdicts)
@@ -70,6 +71,21 @@ def promote(model: str) -> None:
         remedy = f"v{version} stays unpromoted; promote again to hold {model} against the new champion"
         aliases.move(state, moved, what, remedy)
     console.print(f"[bold]{name} v{version}[/] is the champion: {model}, {rules.form}")
+
+
+def _decided(rules: Policy, recipe: str, model: str, data: str | None, console: Console) -> Policy:
+    """Name the metric that must rise where the policy does not, and say what holds that nobody wrote."""
+    if policy.is_default(recipe, data=data):
+        name = policy.section_name(recipe, data)
+        console.print(
+            f"gates by default: {policy.POLICY} has no section '{name}'", markup=False, highlight=False, soft_wrap=True
+        )
+    if rules.quality.metric is not None:
+        return rules
+    found = claim.of(model, claim.graph_of(recipe))
+    if found is not None:
+        console.print(f"{found.metric}: {found.why}", markup=False, highlight=False, soft_wrap=True)
+    return policy.with_metric(rules, found.metric if found is not None else None)
 
 
 def rollback() -> None:

@@ -23,5 +23,5 @@ def table(model: str, verdicts: Sequence[Verdict]) -> Table:
     for column in ("gate", "required", "found", ""):
         shown.add_column(column, overflow="fold")
     for v in verdicts:
-        shown.add_row(v.gate, v.required, escape(v.found), "[green]pass[/]" if v.passed else "[red]FAIL[/]")
+        shown.add_row(v.gate, escape(v.required), escape(v.found), "[green]pass[/]" if v.passed else "[red]FAIL[/]")
     return shown

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -71,13 +72,16 @@ def show(console: Console, board: dict[str, Any]) -> None:
         for title in part:
             left = title in ("model", "trained with", "MLflow run")
             justify: Literal["left", "right"] = "left" if left else "right"
-            table.add_column(title.replace(" ", "\n", 1), justify=justify, vertical="bottom", no_wrap=True)
+            header = Text(title.replace(" ", "\n", 1))  # and no markup: a metric may be `exact_match[strict-match]`
+            table.add_column(header, justify=justify, vertical="bottom", no_wrap=True)
         for row in models:
             table.add_row(*(_cell(title, row[title]) for title in part))
         console.print(table)
     if board["claims"]:
         console.print("\n[bold]each method on the metric it is there for[/]", highlight=False)
         console.print(_claims(board["claims"]))
+    for sentence in board.get("by_default", ()):
+        console.print(f"[dim]{escape(sentence)}[/]", highlight=False)
     percent = f"{board['confidence']:.0%}"
     legend = f"± half of the {percent} interval. ▲ better, ▼ worse, = no different from the model it was made from"
     console.print(f"[dim]{legend} (paired bootstrap, {percent})[/]", highlight=False)

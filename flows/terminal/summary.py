@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flows import workspace
 from flows.graph import Graph
-from flows.terminal import leaderboard
+from flows.terminal import defaults, leaderboard
 from flows.terminal.board import STYLES, Board, duration, screen, size
 from tasks.stage import artifact, audit_record
 from tasks.stage.errors import ArtifactError, StageFailed, kind
@@ -57,6 +57,11 @@ def show() -> None:
     leaderboard.show(console, board)
     if kind(REPORT) == "a file":
         console.print(f"report: {REPORT}", highlight=False, soft_wrap=True)
+
+
+def show_defaults() -> None:
+    """Print what holds for the active recipe that nobody wrote. Raises ConfigError where a file cannot be read."""
+    defaults.show(screen())
 
 
 def stage_table(board: Board, graph: Graph) -> Table:

@@ -1,17 +1,20 @@
 """Evaluation files of a recipe against the data that they ask about: controls, and columns that are scored apart."""
 
+import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from tasks.check.files import Recipe
+from tasks.check.metrics import evaluations
 from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
 from tasks.evaluation.task_files import TaskChoice, load_task, rows_file
 from tasks.ingestion.mapping import AUDIO, IMAGES, VIDEO, kind_of
 from tasks.ingestion.settings import Set
 from tasks.multimodal.controls import HEARD, REVERSED, SHOWN
-from tasks.stage import recipe
-from tasks.stage.config import load, suggest
+from tasks.stage.config import suggest
 from tasks.stage.data_folder import set_folder
+from tasks.stage.errors import PolmError
 
 WRITTEN = ("id", "source")
 """Columns that the data stage gives every row."""
@@ -19,19 +22,22 @@ TAKEN = ("group", VIDEO)
 """Keys of a map that become no column: one binds rows together, the other becomes `images`."""
 
 
-def check_questions(graph: recipe.Graph) -> Iterator[str]:
+def check_questions(under_check: Recipe) -> Iterator[str]:
     """Check that controls replace what rows show, and that rows have the columns of `group_by`."""
-    folder = graph.path.parent
-    asked = [*graph.evaluate_media.values(), *(form["data"] for form in graph.evaluate_onnx_media.values())]
-    files = {"evaluate.yaml": "data.yaml"} | {f"evaluate_{data}.yaml": f"{data}.yaml" for data in asked}
-    for file, data in files.items():
-        sets = load(folder / data, DataConfig).sets
-        for number, choice in enumerate(load(folder / file, EvaluateConfig).tasks):
-            path = folder / choice.file
-            name = _set_of(rows_file(path, load_task(path)), sets)
+    folder = under_check.folder
+    for file, data in evaluations(under_check.graph).items():
+        asked, config = under_check.of(file, EvaluateConfig), under_check.of(f"{data}.yaml", DataConfig)
+        if asked is None or config is None:
+            continue
+        for number, choice in enumerate(asked.tasks):
+            name = None
+            with contextlib.suppress(PolmError):  # said by `metrics.of_file`
+                path = folder / choice.file
+                name = _set_of(rows_file(path, load_task(path)), config.sets)
             if name is not None:
                 place = f"{folder / file}: tasks.{number}"
-                yield from (f"{place}.{wrong}" for wrong in _wrong(choice, name, sets[name], folder / data))
+                wrong = _wrong(choice, name, config.sets[name], folder / f"{data}.yaml")
+                yield from (f"{place}.{fault}" for fault in wrong)
 
 
 def _set_of(file: str, sets: Collection[str]) -> str | None:

@@ -6,16 +6,15 @@ a lower bound, so that no recipe is refused which its stages would take. What a 
 teacher's answers, labels) is not there yet, and validation rows are left to the stage.
 """
 
-import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.check.files import Recipe
 from tasks.models.chat_template import mark_generation
 from tasks.models.folder import load_tokenizer
 from tasks.self_training.rounds import RoundsConfig
-from tasks.stage import artifact
-from tasks.stage.config import digest, load
+from tasks.stage import artifact, recipe
+from tasks.stage.config import digest
 from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError, PolmError
 from tasks.stage.trainer_config import TrlConfig
@@ -30,47 +29,43 @@ FIRST = 32
 """Rows of a set that are looked at; more only where one of them is too long."""
 
 
-def check_rows(recipe: Path, readers: Mapping[str, str]) -> list[str]:
-    """Check the training files of a recipe against its rows.
-
-    Args:
-        recipe: the folder, each of whose files passed its own check.
-        readers: file name in it to the stage module that reads it, of the models that learn from the recipe's `data`.
+def check(under_check: Recipe) -> list[str]:
+    """Check the training files of a recipe against its rows: those of the models that learn from its `data`.
 
     Returns:
         What is wrong, one message a file; nothing where data or base model are not made yet, or by other settings.
     """
-    if not _made_by(recipe):
+    folder = under_check.folder
+    if not made_by(under_check):
         return []
+    models = under_check.graph.models.items()
+    others = {f"{name}.yaml" for name, model in models if recipe.DATA_KEY in model.values}
     try:
         tokenizer = load_tokenizer(BASE)
         mark_generation(tokenizer, BASE)
     except PolmError:  # the stages say what is wrong with it
         return []
     errors = []
-    for name, stage in sorted(readers.items()):
-        module = importlib.import_module(f"tasks.{stage}")
-        config = load(recipe / name, module.Config)
-        if isinstance(config, TrlConfig) and module.row_rule is not None:
+    for name, module, config in under_check.trained():
+        if name not in others and getattr(module, "row_rule", None) is not None:
             path = split_file(DATA, config.dataset, "train")
             if not path.exists() or not path.stat().st_size:  # the stage says so
                 continue
             try:
-                found = _too_long(config, recipe / name, module.trainer_class(), module.row_rule, tokenizer)
+                found = _too_long(config, folder / name, module.trainer_class(), module.row_rule, tokenizer)
             except DataError as e:
-                found = f"{recipe / name}: {path}: {e}"
+                found = f"{folder / name}: {path}: {e}"
             errors += [found] if found else []
     return errors
 
 
-def _made_by(recipe: Path) -> bool:
+def made_by(under_check: Recipe) -> bool:
     """Whether data and base model are those of this recipe's files."""
     if not all((folder / artifact.MANIFEST).exists() for folder in (DATA, BASE)):
         return False
-    from tasks import base, data
-
+    files = [under_check.configs.get(name) for name in ("data.yaml", "base.yaml")]
     made = [artifact.read_manifest(folder) for folder in (DATA, BASE)]
-    asked = [digest(load(recipe / "data.yaml", data.Config)), digest(load(recipe / "base.yaml", base.Config))]
+    asked = [None if config is None else digest(config) for config in files]
     return [manifest.params for manifest in made] == asked and made[1].inputs["data"] == made[0].digest
 
 

@@ -1,32 +1,74 @@
 """Held-out rows that a pruned or quantised model is compared on, and the loss of its answers."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from tasks.compression import available
+from tasks.compression.available import Taken
 from tasks.compression.calibration import conversation
 from tasks.models.chat_template import templated
 from tasks.stage.config import Strict
+from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
+from tasks.training import rows as training_rows
 
 
 class HeldOut(Strict):
     """Validation rows on which a model is compared with the one it was made from."""
 
-    answers: str
-    """Set whose written answers give the loss, e.g. `sft`."""
+    answers: str | None
+    """Set whose written answers give the loss, e.g. `sft`; null takes the held-out answers that there are."""
     answer_rows: int = Field(ge=1)
     """Most rows of that set, from the first."""
-    prompts: str
-    """Set whose prompts are answered, e.g. `prompts`."""
+    prompts: str | None
+    """Set whose prompts are answered, e.g. `prompts`; null takes the held-out prompts that there are."""
     prompt_rows: int = Field(ge=1)
     """Most rows of that set, from the first."""
     max_new_tokens: int = Field(ge=1)
     """Longest answer, in tokens."""
     chat_template_args: dict[str, Any]
     """Arguments passed to the chat template when the prompts are answered, e.g. `enable_thinking: false`."""
+
+
+class Rows(NamedTuple):
+    """The held-out rows of a measurement, and what its report says of them."""
+
+    answers: list[dict[str, Any]]
+    """Conversations whose last answer gives the loss."""
+    prompts: list[dict[str, Any]]
+    """Rows whose `prompt` is answered."""
+    record: dict[str, Any]
+    """`answers` and `prompts`, each with `files`, `rows` and `by_default`, as `available.record` has them."""
+
+
+def read(settings: HeldOut, data: Path) -> Rows:
+    """Read the held-out rows.
+
+    Args:
+        settings: sets and numbers of rows.
+        data: data artifact.
+
+    Raises:
+        DataError: no such set, or, of a set that is null, no row of any.
+    """
+    answers = _taken(settings.answers, lambda: available.answers(data, "validation"), data)[: settings.answer_rows]
+    prompts = _taken(settings.prompts, lambda: available.prompts(data), data)[: settings.prompt_rows]
+    record = {
+        "answers": available.record(answers, by_default=settings.answers is None),
+        "prompts": available.record(prompts, by_default=settings.prompts is None),
+    }
+    return Rows([one.row for one in answers], [one.row for one in prompts], record)
+
+
+def _taken(name: str | None, those_there_are: Callable[[], list[Taken]], data: Path) -> list[Taken]:
+    if name is None:
+        return those_there_are()
+    file = split_file(data, name, "validation").relative_to(data).as_posix()
+    return [Taken(file, row) for row in training_rows.read(data, name, "validation")]
 
 
 def loss_per_token(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

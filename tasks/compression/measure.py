@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import Field
 
+from tasks.compression import held_out as held_out_rows
 from tasks.compression.held_out import HeldOut, loss_per_token
 from tasks.rewards.composite import Rewards, RewardSpec
 from tasks.sampling.sample import SamplingSettings, sample
 from tasks.stage.lifecycle import Run
-from tasks.training import rows
 
 
 class GradedRows(HeldOut):
@@ -50,8 +50,7 @@ class Measure:
         )
         self._chat_template_args = held_out.chat_template_args
         self._rewards = Rewards(graders, run.params_file)
-        self._answers = rows.read(data, held_out.answers, "validation")[: held_out.answer_rows]
-        self._prompts = rows.read(data, held_out.prompts, "validation")[: held_out.prompt_rows]
+        self._answers, self._prompts, self.record = held_out_rows.read(held_out, data)
 
     def __call__(self, model: Any, tokenizer: Any, when: str) -> dict[str, Any]:
         """Measure a model.

@@ -30,6 +30,11 @@ def fitting(requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[i
     return [i for i in range(len(requests)) if prompts[i] + answers[i] <= context]
 
 
+def row_name(request: Any) -> Any:
+    """Name the row of a request: by its `id`, or by its number, from 0, where rows of a benchmark have none."""
+    return request.doc.get("id", request.doc_id)
+
+
 def require_all(
     requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[int], context: int, advice: str
 ) -> None:
@@ -40,7 +45,7 @@ def require_all(
         return
     first = over[0]
     raise DataError(
-        f"task {requests[first].task_name}, row {requests[first].doc['id']}: a prompt of {prompts[first]} tokens "
+        f"task {requests[first].task_name}, row {row_name(requests[first])}: a prompt of {prompts[first]} tokens "
         f"leaves no room for an answer of {answers[first]} in the context of {context} ({len(over)} of {len(requests)} "
         f"rows do not fit); {advice}"
     )
@@ -48,7 +53,7 @@ def require_all(
 
 def answerable(
     requests: Sequence[Any], prompts: Sequence[int], answers: Sequence[int], context: int, too_long: TooLong
-) -> tuple[list[int], set[tuple[str, str]]]:
+) -> tuple[list[int], set[tuple[str, int]]]:
     """Divide the requests into those to ask and those that are too long.
 
     Args:
@@ -59,7 +64,7 @@ def answerable(
         too_long: treatment of the others.
 
     Returns:
-        Numbers of the requests to ask, and task and row of the others.
+        Numbers of the requests to ask, and of the others the task and the row's number there, from 0.
 
     Raises:
         DataError: with `error`, when there are others.
@@ -68,7 +73,7 @@ def answerable(
         advice = "ask shorter questions, lower the task's max_gen_toks, or set `too_long: unanswered` in evaluate.yaml"
         require_all(requests, prompts, answers, context, advice)
     fit = fitting(requests, prompts, answers, context)
-    unanswered = {(requests[i].task_name, requests[i].doc["id"]) for i in set(range(len(requests))).difference(fit)}
+    unanswered = {(requests[i].task_name, requests[i].doc_id) for i in set(range(len(requests))).difference(fit)}
     if unanswered:
         log.warning(
             "warning: %d of %d questions do not fit the context of %d tokens with an answer, and count as unanswered",

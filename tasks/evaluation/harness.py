@@ -4,8 +4,10 @@ Imports torch and the harness, so a stage imports it inside its `main`. `lm_eval
 `simple_evaluate`, which also starts half a dozen processes to describe the machine.
 """
 
+import contextlib
 import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from jinja2.exceptions import TemplateError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
+from lm_eval.models.utils import resolve_max_length
 
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
 from tasks.evaluation.pictures import MARK
+from tasks.evaluation.requests import generation_lengths, pair_lengths, without_system
 from tasks.evaluation.shown import media
 from tasks.models.folder import PROMPT, load_causal_lm, load_tokenizer
 from tasks.models.turn_ends import RAISED, end_tokens
@@ -56,10 +59,23 @@ class ReportingLM(HFLM):
         super().__init__(*args, **kwargs)
         self._progress = progress
         self._too_long = too_long
-        self.unanswered: set[tuple[str, str]] = set()
+        self.unanswered: set[tuple[str, int]] = set()
         self._total = 0
         self._done = 0
         self._ends = end_tokens(self.model, self.tokenizer)
+        self._published = False
+        self.warned = False
+
+    @contextlib.contextmanager
+    def as_published(self) -> Iterator[None]:
+        """Render and tokenize as the harness's own class inside the block, for scores that others publish too."""
+        self._published = True
+        self.add_bos_token = None  # as the tokenizer has it
+        try:
+            yield
+        finally:
+            self._published = False
+            self.add_bos_token = False
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Answer the requests, greedily or as the task says; one that is left out as too long gets "".
@@ -83,6 +99,12 @@ class ReportingLM(HFLM):
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Score whole texts, in nats, in windows as long as the context."""
+        self._begin(len(requests))
+        scores: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return scores
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a conversation by the model's template. The harness would leave out a system message it refuses.
 
@@ -101,6 +123,8 @@ class ReportingLM(HFLM):
             )
         except (TemplateError, *RAISED) as e:
             roles = ", ".join(message["role"] for message in chat_history)
+            if self._published and "system" in roles:
+                return without_system(self, chat_history, add_generation_prompt)
             raise ModelError(f"the chat template refuses a conversation of {roles} ({e})") from e
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -109,6 +133,9 @@ class ReportingLM(HFLM):
         The harness moves white space at the end of the prompt into the answer. In a chat template that is the line
         break after `assistant`, which no model is trained to write: it doubled the loss of short answers.
         """
+        if self._published:
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
         return self.tok_encode(context), self.tok_encode(continuation)
 
     def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
@@ -131,18 +158,6 @@ class ReportingLM(HFLM):
     def _report(self, rows: int, label: str) -> None:
         self._done += rows
         self._progress.update(min(self._done, self._total), self._total, label)
-
-
-def generation_lengths(lm: Any, requests: list[Any], default: int) -> tuple[list[int], list[int]]:
-    """Count the tokens of each prompt, and those that each answer may have: the task's `max_gen_toks`, or `default`."""
-    prompts = [len(lm.tok_encode(request.args[0])) for request in requests]
-    return prompts, [normalize_gen_kwargs(dict(r.args[1]), default)["max_gen_toks"] for r in requests]
-
-
-def pair_lengths(lm: Any, requests: list[Any]) -> tuple[list[int], list[int]]:
-    """Count the tokens of each prompt and of each given answer."""
-    pairs = [lm._encode_pair(*request.args) for request in requests]
-    return [len(prompt) for prompt, _ in pairs], [len(answer) for _, answer in pairs]
 
 
 def build_task(path: Path, task: dict[str, Any], rows: list[dict[str, Any]]) -> RowsTask:
@@ -212,11 +227,12 @@ def ask(lm: Any, tasks: list[RowsTask], seed: int) -> dict[str, list[dict[str, A
     return {task.task_name: [_row(task, sample, left_out) for sample in samples[task.task_name]] for task in tasks}
 
 
-def _row(task: RowsTask, sample: dict[str, Any], left_out: dict[str, set[tuple[str, str]]]) -> dict[str, Any]:
+def _row(task: RowsTask, sample: dict[str, Any], left_out: dict[str, set[tuple[str, Any]]]) -> dict[str, Any]:
     """Return one question with its answer and scores, as `ask` describes it."""
     doc = sample["doc"]
     response = sample["filtered_resps"][0]
-    marks = {mark: True for mark, rows in left_out.items() if (task.task_name, doc["id"]) in rows}
+    names = {"unanswered": sample["doc_id"], "uncontrolled": doc["id"]}
+    marks = {mark: True for mark, rows in left_out.items() if (task.task_name, names[mark]) in rows}
     return {
         "id": doc["id"],
         "question": str(task.doc_to_text(doc)).replace(MARK, ""),

@@ -2,27 +2,29 @@
 
 The prompt is rendered and tokenized by the folder's own template and tokenizer, as the server does it. Batches are
 padded on the right, which is where ONNX Runtime GenAI expects it: padding on the left gives wrong answers, silently.
-A model gives the answers that the tasks here need: greedy ones, and log-likelihoods of given ones. No sampling, no
-rolling log-likelihood. The harness has a class of its own for this runtime, which takes a row at a time and no chat
-template.
+A model gives greedy answers, and log-likelihoods of given ones and of whole texts. No sampling. The harness has a class
+of its own for this runtime, which takes a row at a time and no chat template.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2.exceptions import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tasks.evaluation import context as context_length
 from tasks.evaluation.context import TooLong
-from tasks.evaluation.harness import generation_lengths, pair_lengths
+from tasks.evaluation.requests import generation_lengths, pair_lengths, without_system
 from tasks.export import genai
 from tasks.export.divergence import log_softmax
 from tasks.models.folder import load_tokenizer
-from tasks.stage.errors import ConfigError
+from tasks.stage.errors import ConfigError, ModelError
 from tasks.stage.progress import Progress
 
 DEFAULT_TOKENS = 256
@@ -61,15 +63,24 @@ class OnnxLM(TemplateLM):
         self._drops_space = genai.drops_space(folder)
         self._batch_size = min(batch_size, MOST_ROWS)
         self._too_long = too_long
-        self.unanswered: set[tuple[str, str]] = set()
+        self.unanswered: set[tuple[str, int]] = set()
         self._template_args = chat_template_args
         self._template = load_tokenizer(folder) if chat_template_args else None
         self._ends = {int(token) for token in self._tok.eos_token_ids}
+        self._folder = folder
+        self._published = False
+        self.warned = False
 
     @property
     def eot_token_id(self) -> int:
         """Token that ends a turn."""
         return min(self._ends)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Token that begins a text without a prompt: that of the tokenizer, or the one that ends a text."""
+        tokenizer = load_tokenizer(self._folder)
+        return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
     @property
     def tokenizer_name(self) -> str:
@@ -82,6 +93,14 @@ class OnnxLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a conversation by the folder's template."""
+        try:
+            return self._rendered(chat_history, add_generation_prompt)
+        except (ModelError, TemplateError):
+            if not self._published or all(message["role"] != "system" for message in chat_history):
+                raise
+            return without_system(self, chat_history, add_generation_prompt)
+
+    def _rendered(self, chat_history: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if self._template is None:
             return genai.render(self._tok, chat_history)
         return str(
@@ -90,8 +109,20 @@ class OnnxLM(TemplateLM):
             )
         )
 
+    @contextlib.contextmanager
+    def as_published(self) -> Iterator[None]:
+        """Divide texts as the harness's own class inside the block, for scores that others publish too."""
+        self._published = True
+        try:
+            yield
+        finally:
+            self._published = False
+
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokenize a prompt and an answer, apart: white space stays where the template put it."""
+        if self._published:
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
         return self.tok_encode(context), self.tok_encode(continuation)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
@@ -150,9 +181,21 @@ class OnnxLM(TemplateLM):
             self._progress.update(done, len(requests), "scoring references")
         return scores
 
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Refuse the request. Raises ConfigError."""
-        raise ConfigError("output_type loglikelihood_rolling is not known for an ONNX form; evaluate the model itself")
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Score whole texts, in nats, in windows as long as the context, each of which follows one token of the last.
+
+        The windows are the harness's own for a text that is longer than a model's context.
+        """
+        windows = []
+        for number, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0])
+            rolling = get_rolling_token_windows(tokens, self.prefix_token_id, self._context, context_len=1)
+            windows += [(number, *make_disjoint_window(window)) for window in rolling]
+        scores = [0.0] * len(requests)
+        likelihoods = self._loglikelihood_tokens(windows)
+        for (number, _, _), (score, _) in zip(windows, likelihoods, strict=True):
+            scores[number] += score
+        return scores
 
     def _batches(self, lengths: Sequence[int], kinds: Sequence[str] | None = None) -> Iterator[list[int]]:
         """Yield the numbers of rows to take together: of one kind and of about one length, the longest first."""

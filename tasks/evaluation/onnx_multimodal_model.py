@@ -60,7 +60,7 @@ class OnnxSeeingLM(TemplateLM):
         self._seed = seed
         self.control: Control | None = None
         """The picture shown in place of each row's own; None shows its own."""
-        self.unanswered: set[tuple[str, str]] = set()
+        self.unanswered: set[tuple[str, int]] = set()
         self.uncontrolled: set[tuple[str, str]] = set()
         """Task and id of the rows that a control could show nothing else for."""
 

@@ -52,10 +52,11 @@ class Form(Strict):
 class Parity(Strict):
     """Prompts that the forms are compared on."""
 
-    rows: str
-    """File of the data artifact, e.g. `prompts/validation.jsonl`; rows with `prompt`, `question` or `messages`."""
+    rows: str | None
+    """File of the data artifact, e.g. `prompts/validation.jsonl`; rows with `prompt`, `question` or `messages`. Null
+    takes the held-out prompts that there are (`tasks/compression/available.py`)."""
     prompts: PositiveInt
-    """Number of rows, drawn with the seed."""
+    """Number of rows, drawn with the seed; of rows that nobody named, at most so many."""
     max_new_tokens: PositiveInt
     """Longest answer to each, in tokens."""
 

@@ -133,6 +133,16 @@ def answer_loss(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[
     return {"nats_per_byte": -results[0][0] / len(doc["answer"].encode())}
 
 
+def preferred(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """Return `accuracy` (the row's `answer` is likelier than its `worse`) and `nats_per_byte` of the answer.
+
+    The log-likelihoods, of the answer first, are divided by the bytes: the longer of two replies is never likelier.
+    """
+    sides = [doc[side] for side in ("answer", "worse")[: len(results)]]
+    losses = [-result[0] / len(side.encode()) for result, side in zip(results, sides, strict=True)]
+    return {"accuracy": float(losses[0] < losses[-1]), "nats_per_byte": losses[0]}
+
+
 def reference_loss(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
     """Return `nats_per_byte` of a conversation's last message given those before it. Lower is better."""
     return {"nats_per_byte": -results[0][0] / len(doc["messages"][-1]["content"].encode())}

@@ -29,6 +29,20 @@ class EvaluationRows:
             self._index.add(name, item.row["question"], whole=True)
             self._index.add(name, item.row["answer"], whole=False)
 
+    def protect_texts(self, name: str, whole: list[str], long: list[str]) -> None:
+        """Remember the texts of one document of a published benchmark.
+
+        Args:
+            name: of the document, `set#id`.
+            whole: texts that count however short they are.
+            long: texts that count where they are long enough to be n-grams.
+        """
+        for text in dict.fromkeys(whole):
+            self._index.add(name, text, whole=True)
+        for text in dict.fromkeys(long):
+            if text not in whole:
+                self._index.add(name, text, whole=False)
+
     def keep_out(self, set_name: str, items: list[Item], ledger: Ledger) -> list[Item]:
         """Drop rows that would train and contain an evaluation row. Rows of the test split leave by another door."""
         clean = []

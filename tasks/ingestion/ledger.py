@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tasks.ingestion.cleaning import Kind, same, walk
-from tasks.ingestion.files import Reject
+from tasks.ingestion.lines import Reject
 from tasks.ingestion.mapping import kind_of, parts
 from tasks.ingestion.pictures import Picture
 from tasks.ingestion.sounds import Sound
@@ -109,6 +109,8 @@ class Ledger:
         """How many pictures there are, how large, and what had to be changed; empty where no set has pictures."""
         self.sounds: dict[str, Any] = {}
         """How many sounds there are, how long, and what had to be changed; empty where no set has sounds."""
+        self.benchmarks: dict[str, Any] = {}
+        """Benchmark to what was frozen of it: tasks, documents, data sets; empty where the recipe has none."""
         self.protected: dict[str, int] = {}
         """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
 
@@ -116,6 +118,11 @@ class Ledger:
         """Record what a source was, and its unreadable lines."""
         self._sources[name] = {**table.origin, "read": len(table.lines), "unreadable": len(table.rejects)}
         self._reject(None, name, table.rejects)
+
+    def benchmark(self, name: str, frozen: dict[str, Any]) -> None:
+        """Record what was frozen of a published benchmark: `benchmark.json`, without the columns' types."""
+        self.benchmarks[name] = frozen
+        self.protected[f"benchmark:{name}"] = sum(task["documents"] for task in frozen["tasks"].values())
 
     def mapped(self, set_name: str, source: str, table: Table, rejects: list[Reject], ignored: Counter[str]) -> None:
         """Record how many rows of a source a set began with, which were bad, and what of the others was not used."""
@@ -190,6 +197,7 @@ class Ledger:
             "rejects": len(self._rejects),
             **({"pictures": self.pictures} if self.pictures else {}),
             **({"sounds": self.sounds} if self.sounds else {}),
+            **({"benchmarks": self.benchmarks} if self.benchmarks else {}),
         }
 
     def _exceptional(self, name: str) -> dict[str, Any]:
@@ -205,6 +213,10 @@ class Ledger:
             for name in sorted(self._files)
             for file, facts in self._files[name].items()
         )
+        documents = {
+            name: sum(task["documents"] for task in b["tasks"].values()) for name, b in self.benchmarks.items()
+        }
+        rows = ", ".join(filter(None, [rows, *(f"{name} {count}" for name, count in documents.items())]))
         return f"{rows}; {len(self._rejects)} rejected, {len(self._contaminated)} contaminated"
 
     def _reject(self, set_name: str | None, source: str, rejects: list[Reject]) -> None:

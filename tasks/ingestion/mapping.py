@@ -6,17 +6,21 @@ A map is an example of the row to make, with columns in braces:
 
 A string that is one column and nothing else passes the column's value through as it is (a list of messages, a number);
 `{column:PATTERN}` takes the first group of a regular expression (GSM8K: `{answer:#### (.+)}`); `{{` is a brace.
+`{column|json}` and other filters (`tasks/ingestion/filters.py`) change the value before that.
 """
 
 import re
 from collections.abc import Collection
 from typing import Any
 
+from tasks.ingestion import filters
 from tasks.ingestion.turns import Turns, answer, context, messages, unknown_keys, weighed
 from tasks.ingestion.values import BadRow, plain, text
 from tasks.stage.errors import DataError
 
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}:]+)(?::([^{}]*))?\}")
+_FIELD = re.compile(
+    rf"\{{\{{|\}}\}}|\{{(?P<column>[^{{}}:]+?)(?P<filters>(?:{filters.FILTER})*)(?::(?P<pattern>[^{{}}]*))?\}}"
+)
 
 REQUIRED = {
     "sft": {"messages"},
@@ -56,17 +60,18 @@ def kind_of(name: str) -> str:
 def patterns(template: Any) -> set[str]:
     """List the regular expressions that a template uses."""
     if isinstance(template, str):
-        return {m.group(2) for m in _FIELD.finditer(template) if m.group(2) is not None}
+        return {m["pattern"] for m in _FIELD.finditer(template) if m["pattern"] is not None}
     values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
     return {p for value in values for p in patterns(value)}
 
 
-def columns(template: Any) -> set[str]:
-    """List the columns that a template names."""
+def columns(template: Any, *, without_default: bool = False) -> set[str]:
+    """List the columns that a template names; or those alone of which some place in it has no default."""
     if isinstance(template, str):
-        return {m.group(1) for m in _FIELD.finditer(template) if m.group(1)}
+        named = [m for m in _FIELD.finditer(template) if m["column"]]
+        return {m["column"] for m in named if not without_default or filters.default(m["filters"]) is None}
     values = template.values() if isinstance(template, dict) else template if isinstance(template, list) else ()
-    return {c for value in values for c in columns(value)}
+    return {c for value in values for c in columns(value, without_default=without_default)}
 
 
 def required(set_name: str, row: Collection[str]) -> set[str]:
@@ -112,7 +117,7 @@ def check_map(where: str, set_name: str, template: dict[str, Any], known: set[st
             raise DataError(f"{where}: the pattern {pattern!r} is no regular expression ({e})") from None
         if groups == 0:
             raise DataError(f"{where}: the pattern {pattern!r} has no group; put what is to be taken in parentheses")
-    for column in sorted(columns(template) - known):
+    for column in sorted(columns(template, without_default=True) - known):
         raise DataError(f"{where}: no column '{column}'; the source has: {', '.join(sorted(known))}")
 
 
@@ -139,18 +144,18 @@ def render(template: Any, row: dict[str, Any]) -> Any:
     if not isinstance(template, str):
         return plain("the map", template)
     whole = _FIELD.fullmatch(template)
-    if whole and whole.group(1):
+    if whole and whole["column"]:
         return _value(whole, row)
-    return _FIELD.sub(lambda m: _inside(m.group(1), _value(m, row)) if m.group(1) else m.group()[0], template)
+    return _FIELD.sub(lambda m: _inside(m["column"], _value(m, row)) if m["column"] else m.group()[0], template)
 
 
 def _value(match: re.Match[str], row: dict[str, Any]) -> Any:
-    column, pattern = match.group(1), match.group(2)
-    if column not in row:
-        raise BadRow(f"no column '{column}'")
-    if row[column] is None:
-        raise BadRow(f"'{column}' is null")
-    value = plain(column, row[column])
+    column, pattern = match["column"], match["pattern"]
+    if row.get(column) is None:
+        if (instead := filters.default(match["filters"])) is not None:
+            return instead
+        raise BadRow(f"'{column}' is null" if column in row else f"no column '{column}'")
+    value = filters.apply(match["filters"], column, plain(column, row[column]))
     if pattern is None:
         return value
     hit = re.search(pattern, _inside(column, value))

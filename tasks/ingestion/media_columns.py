@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.ingestion.files import Keep, Line
+from tasks.ingestion.lines import Keep, Line
 from tasks.ingestion.mapping import MEDIA, columns, render
 from tasks.ingestion.settings import Set
 from tasks.ingestion.values import BadRow

@@ -4,11 +4,9 @@ A source is read into a `Table`: rows with the line they stand on, the lines tha
 identify what was read (revision, SHA-256, options), which the data report repeats.
 """
 
-import errno
 import importlib
 import inspect
 import itertools
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +16,12 @@ from pydantic import Discriminator, Tag
 
 from tasks import generators
 from tasks.ingestion import hub
-from tasks.ingestion.files import Keep, Line, Reject, as_is, read_file
+from tasks.ingestion.files import check_file, content_digest, read_file
+from tasks.ingestion.lines import Keep, Line, Reject, as_is
 from tasks.ingestion.values import printable
 from tasks.ingestion.wheels import package_member
 from tasks.stage import own
-from tasks.stage.artifact import sha256
-from tasks.stage.config import Strict, nearest, suggest
+from tasks.stage.config import Strict, suggest
 from tasks.stage.errors import DataError
 
 OWN = "generators"
@@ -52,12 +50,15 @@ class HubSource(Strict):
 
 
 class FileSource(Strict):
-    """A local file: `.jsonl`, `.csv` (with a header), `.parquet`, or `.txt` (column `text`, one row a line)."""
+    """A local file: `.jsonl`, `.json` (an array), `.csv` or `.tsv` (with a header), `.parquet`, `.arrow`, or `.txt`
+    (column `text`, one row a line), each also with `.gz` or `.zst` behind it; or a folder that `save_to_disk` wrote.
+    """
 
     file: Path
     """Path relative to the repository's root."""
     sha256: str | None
-    """SHA-256 the file must have, as hex. With null any content will do, and then DVC cannot see that it changed."""
+    """SHA-256 the file must have, as hex. With null any content will do, and then DVC cannot see that it changed. That
+    of a folder is the hash of the hashes of its Arrow files, one a line; the data report names it."""
     media: Path | None = None
     """Folder of the pictures that its rows name, relative to the repository's root; null: the file's own folder."""
     licence: str
@@ -187,32 +188,9 @@ def read(name: str, source: Any, folder: Path, keep: Keep = as_is) -> Table:
 
 
 def _read_path(path: Path, name: str, origin: dict[str, Any], keep: Keep) -> Table:
-    _check_file(path, name)
+    check_file(path, name)
     lines, rejects = read_file(path, name, keep)
-    return Table(name, lines, rejects, origin={**origin, "sha256": sha256(path)})
-
-
-def _check_file(path: Path, name: str) -> None:
-    """Raise DataError with what a path is when it is no file; opening a pipe would wait for its writer for ever."""
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise DataError(f"{name}: a symbolic link to {path.readlink()}, which does not exist") from None
-        near = nearest(path.name, [p.name for p in path.parent.glob("*")])
-        hint = f"; did you mean {path.parent / near}?" if near else "; `dvc pull` fetches what is under DVC"
-        raise DataError(f"{name}: no such file{hint}") from None
-    except OSError as e:
-        what = "a symbolic link that leads back to itself" if e.errno == errno.ELOOP else f"no path ({e.strerror})"
-        raise DataError(f"{name}: {what}; name the file itself") from None
-    except ValueError as e:
-        raise DataError(f"{name!r}: no path ({e}); name a file") from None
-    if stat.S_ISREG(mode):
-        return
-    if stat.S_ISDIR(mode):
-        raise DataError(f"{name}: a folder, not a file; name one file in it, or read the folder as a source with `hub`")
-    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a disk"}
-    raise DataError(f"{name}: {kinds[stat.S_IFMT(mode)]}, not a file; write its content to a file first")
+    return Table(name, lines, rejects, origin={**origin, "sha256": content_digest(path, name)})
 
 
 def _read_generator(source: GeneratorSource, folder: Path, keep: Keep) -> Table:

@@ -16,7 +16,6 @@ from typing import Any
 from tasks.reporting import board, frontier
 from tasks.reporting import page as html_page
 from tasks.stage import artifact, recipe
-from tasks.stage.config import load
 from tasks.stage.lifecycle import read_measurements
 
 
@@ -24,14 +23,14 @@ def main(params: Path, out: Path, artifacts: Sequence[Path]) -> None:
     """Write the page and its leaderboard.
 
     Args:
-        params: the recipe's `report.yaml`.
+        params: the recipe's `report.yaml`, which may be missing.
         out: folder to write to.
         artifacts: folders of the artifacts to report on, all of the same `artifacts/`.
     """
     graph = recipe.read(params.parent / recipe.FILE)
     wanted = set(artifacts)
     folders = {n: folder for n, folder in html_page.folders(Path("artifacts"), graph).items() if folder in wanted}
-    scores = board.build(load(params, board.Config), graph, folders, params)
+    scores = board.build(board.settings(params), graph, folders, params)
     measured = {name: taken for name, folder in folders.items() if (taken := read_measurements(folder))}
     page = html_page.render(folders, scores, measured, _runs(scores))
     out.mkdir(parents=True, exist_ok=True)

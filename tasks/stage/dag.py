@@ -4,6 +4,7 @@ What a model has to say about itself is read from the block of its method: the `
 new method is a block in `dvc.yaml`, and no line here.
 """
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ INDEX = "rag_index"
 """The method whose entries are indexes of documents."""
 SINGLE = ("data", "base", "report")
 """Stages that every recipe has once."""
+OPTIONAL = ("report.yaml",)
+"""Recipe files that may be missing: the file of that name in `params/` then holds for the recipe."""
 
 _ITEM = re.compile(r"\$\{item\.(\w+)\}")
 _COMMAND = re.compile(r"-m\s+tasks\.(\w+)\s+params/\$\{recipe\}/(\S+\.yaml)")
@@ -110,7 +113,7 @@ def _block(path: Path, name: str, stage: Mapping[str, Any]) -> Block | None:
 
 
 def files(graph: Graph, stages: Mapping[str, Block]) -> dict[str, str]:
-    """The recipe files that a graph needs.
+    """The recipe files that a graph needs, and those of `OPTIONAL` that are there.
 
     Returns:
         File name to the stage module that reads it. Meant for a graph without `problems`.
@@ -137,6 +140,8 @@ def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str
             }
             for data in dict.fromkeys(of_block[block.name]):
                 yield block.file.replace("${item}", data).replace("${item.data}", data), block.module, block.name
+        elif block.file in OPTIONAL and not os.path.lexists(graph.path.with_name(block.file)):
+            continue
         elif block.name in SINGLE or block.file == "evaluate.yaml" or graph.export:
             yield block.file, block.module, block.name
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,11 +85,17 @@ class Run:
         self.measure(**{f"{name}_seconds": round(time.perf_counter() - start, 3)})
 
 
-def stage(main: Callable[..., None], config_class: type[C]) -> None:
-    """Run `main` as a command. Exits 0 when the artifact is in place, 2 for what a user can mend, 1 for a bug."""
+def stage(main: Callable[..., None], config_class: type[C], read: Callable[[Path], C] | None = None) -> None:
+    """Run `main` as a command. Exits 0 when the artifact is in place, 2 for what a user can mend, 1 for a bug.
+
+    Args:
+        main: of the stage.
+        config_class: schema of its recipe file.
+        read: reads the recipe file, of a stage whose file may be missing; None reads one that has to be there.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _run(main, config_class)
+        _run(main, config_class, read or partial(load, model=config_class))
     except PolmError as e:
         log.error("error: %s", e)
         launch.hand_on(e)
@@ -101,7 +108,7 @@ def stage(main: Callable[..., None], config_class: type[C]) -> None:
         sys.exit(2)
 
 
-def _run(main: Callable[..., None], config_class: type[C]) -> None:
+def _run(main: Callable[..., None], config_class: type[C], read: Callable[[Path], C]) -> None:
     start = time.perf_counter()
     flags = [p for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
     parser = argparse.ArgumentParser(prog=f"python -m {_module(main)}")
@@ -112,7 +119,7 @@ def _run(main: Callable[..., None], config_class: type[C]) -> None:
         parser.add_argument("--method", required=True, help="entry of `methods:` in the recipe file")
     parser.add_argument("--out", type=Path, required=True, help="output artifact")
     args = parser.parse_args()
-    config = load(args.params, config_class)
+    config = read(args.params)
     if "method" in args:
         config = choose_method(config, args.method, args.params)
     wanted = _launched(config, main, args.params)

@@ -11,8 +11,9 @@ import pytest
 from tasks.export import builder, genai
 from tasks.export import parity as onnx_parity
 from tasks.export.divergence import Divergence
+from tasks.export.held_out import conversations
 from tasks.export.reference import Prompt, Reference, render_prompts
-from tasks.export_onnx import Config, held_out, main
+from tasks.export_onnx import Config, main
 from tasks.stage import artifact
 from tasks.stage.config import load
 from tasks.stage.errors import ConfigError, DataError, ModelError, ParityError
@@ -86,6 +87,7 @@ def test_parity_is_written_per_form_and_speeds_stay_outside(exported: tuple[Path
     out, run = exported
     parity = artifact.read_json(out / "parity.json")
     assert parity["prompts"] == 4
+    assert parity["held_out"] == {"files": {"prompts/validation.jsonl": 4}, "rows": 4, "by_default": False}
     assert parity["thresholds"]["fp32"]["argmax_agreement"] == 0.999
     fp32, int8, int4 = (parity["forms"][form] for form in FORMS)
     assert fp32["max_logprob_difference"] < 1e-5
@@ -275,17 +277,35 @@ def test_too_few_prompts_are_refused_before_building(chat_model: Path, data: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_prompts_that_nobody_named_are_those_there_are(
+    exported: tuple[Path, Run], chat_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Fewer than are asked for are enough, and the report counts them."""
+    rows = artifact.read_jsonl(data / "prompts/validation.jsonl")
+    asked = [{"id": row["id"], "question": row["prompt"][0]["content"], "answer": "0"} for row in rows]
+    artifact.write_jsonl(tmp_path / "data/eval/faq.jsonl", asked)
+    config = config_for(parity={"rows": None, "prompts": 99, "max_new_tokens": 8})
+    config = config.model_copy(update={"forms": {"fp32": config.forms["fp32"]}})
+    export(config, chat_model, tmp_path / "data", tmp_path / "out")
+    parity = artifact.read_json(tmp_path / "out/parity.json")
+    assert parity["held_out"] == {"files": {"eval/faq.jsonl": 8}, "rows": 8, "by_default": True}, "one is too long"
+    assert parity["prompts"] == 8
+    artifact.write_jsonl(tmp_path / "long/eval/faq.jsonl", asked[-1:])
+    with pytest.raises(DataError, match=r"long: 0 of 1 prompts leave room for 8 tokens"):
+        export(config, chat_model, tmp_path / "long", tmp_path / "none")
+
+
 def test_held_out_takes_every_shape_of_row(tmp_path: Path) -> None:
     question = [{"role": "user", "content": "q"}]
     answered = [*question, {"role": "assistant", "content": "a"}]
     rows: list[dict[str, Any]] = [{"prompt": question}, {"question": "q"}, {"messages": answered}]
     artifact.write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert held_out(tmp_path / "rows.jsonl") == [question] * 3
+    assert conversations(tmp_path / "rows.jsonl") == [question] * 3
     artifact.write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": "no question"}])
     with pytest.raises(DataError, match=r"rows.jsonl:4: neither"):
-        held_out(tmp_path / "rows.jsonl")
+        conversations(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match=r"parity\.rows"):
-        held_out(tmp_path / "absent.jsonl")
+        conversations(tmp_path / "absent.jsonl")
 
 
 def test_an_architecture_the_builder_cannot_map_is_an_error_of_the_model(tmp_path: Path, chat_model: Path) -> None:

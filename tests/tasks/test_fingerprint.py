@@ -122,6 +122,11 @@ def test_the_style_of_the_page_changes_the_report(edit: Edit) -> None:
     assert edit("tasks/reporting/page.css", "{", " {") == {"report"}
 
 
+def test_settings_of_the_report_count_as_they_may_be_missing(edit: Edit) -> None:
+    assert edit("params/tiny/report.yaml", "samples: 5", "samples: 6") == {"report"}
+    assert edit("params/tiny/evaluate.yaml", "eval/sums.yaml", "eval/long_sums.yaml") == {"report"}
+
+
 def test_plumbing_changes_nothing(edit: Edit) -> None:
     assert edit("tasks/stage/errors.py", "the disk is full", "no room on the disk") == set()
 

@@ -57,6 +57,7 @@ def test_half_of_each_matrix_goes_and_stays_away(
     assert all(moved), "what is left was trained on"
     assert bool((model.get_input_embeddings().weight != 0).all()), "the embedding is not pruned"
     assert {"before", "pruned", "healed"} <= set(report)
+    assert report["held_out"]["prompts"] == {"files": {"prompts/validation.jsonl": 4}, "rows": 4, "by_default": False}
     assert report["healed"]["nats_per_token"] < report["pruned"]["nats_per_token"]
 
 

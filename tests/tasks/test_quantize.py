@@ -1,6 +1,7 @@
 """Quantisation: what is written loads, answers nearly as its parent, is small, recorded, and refused elsewhere."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def quantized(
     run = make_run(f"quant_{name}", name)
     quantize.main(config, run, model=model, data=data)
     return run.out, json.loads((run.out / "quantize.json").read_text())
+
+
+def test_without_a_set_named_it_measures_and_calibrates_on_what_there_is(
+    make_run: MakeRun, sharp: Path, sums_data: Path, tmp_path: Path
+) -> None:
+    """A recipe of conversations and an evaluation, and of no `prompts`."""
+    data = tmp_path / "data"
+    shutil.copytree(sums_data / "sft", data / "sft")
+    shutil.copytree(sums_data / "eval", data / "eval")
+    unnamed = read_yaml(RECIPE)["held_out"] | {"answers": None, "prompts": None}
+    held_out = unnamed | {"answer_rows": 4, "prompt_rows": 4, "max_new_tokens": 8}
+    calibration = {"dataset": None, "rows": 8, "max_length": 64}
+    _, report = quantized(make_run, configured(held_out=held_out, calibration=calibration), "gptq", sharp, data)
+    assert report["held_out"]["answers"]["files"] == {"sft/validation.jsonl": 4}
+    assert report["held_out"]["prompts"]["by_default"] and report["held_out"]["prompts"]["rows"] == 4
+    assert all(name.startswith("eval/") for name in report["held_out"]["prompts"]["files"])
+    assert (report["calibration"]["files"], report["prompts"]) == ({"sft/train.jsonl": 8}, 4)
 
 
 @pytest.mark.parametrize("name", CALIBRATED)

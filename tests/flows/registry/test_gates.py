@@ -105,11 +105,13 @@ def test_a_metric_nobody_thought_of_is_an_error(evidence: Evidence) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  form:", "  from:", r"tiny: unknown key 'from'; did you mean 'form'"),
-        ("allow_dirty: true", "allow_dirt: true", r"did you mean 'allow_dirty'"),
-        ("gain: 0.0", "", r"missing key 'quality\.gain'"),
-        ("resamples: 10000", "resamples: 1", r"'bootstrap\.resamples' is 1"),
-        ("tiny:", "tinny:", r"no section 'tiny'; did you mean 'tinny'"),
+        ("\ntiny:\n  form:", "\ntiny:\n  from:", r"tiny: unknown key 'from'; did you mean 'form'"),
+        ("\ntiny:\n", "\ntiny:\n  allow_dirt: true\n", r"tiny: .*did you mean 'allow_dirty'"),
+        ("\ndefault:\n  form: int8", "\ndefault:", r"default: missing key 'form'"),
+        ("gain: 0.0", "", r"default: missing key 'quality\.gain'"),
+        ("resamples: 10000", "resamples: 1", r"default: 'bootstrap\.resamples' is 1"),
+        ("\ntiny:", "\ntinny:", r"no section 'tiny', and 'tinny' is of no recipe"),
+        ("\ndefault:", "\nx:", r"default"),
     ],
 )
 def test_a_misspelt_policy_is_named(workspace: Path, old: str, new: str, said: str) -> None:
@@ -118,7 +120,7 @@ def test_a_misspelt_policy_is_named(workspace: Path, old: str, new: str, said: s
     path = workspace / "gates.yaml"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ConfigError, match=said):
-        policies.load_policy("tiny", path)
+        policies.load_policy("mine" if new == "\nx:" else "tiny", path)
 
 
 def test_every_recipe_has_a_policy_that_fits_its_evaluation() -> None:
@@ -155,7 +157,7 @@ def test_every_data_set_that_an_export_is_compared_on_has_a_policy_that_fits_its
                 continue
             choices = read_yaml(path.parent / f"evaluate_{data}.yaml")["tasks"]
             tasks = {read_yaml(path.parent / choice["file"])["task"]: choice["controls"] for choice in choices}
-            assert policy.sight is not None and policy.sight.control in tasks[policy.quality.metric.split(".")[0]]
+            assert policy.sight is not None and policy.sight.control in tasks[str(policy.quality.metric).split(".")[0]]
             sections += 1
     assert sections
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.check import media, questions
+from tasks.check import files, media, questions
 from tasks.check import recipe as recipe_check
-from tasks.stage import recipe
+from tasks.stage import dag, recipe
 from tasks.stage.config import read_yaml
 from tests.conftest import REPO
 
@@ -38,8 +38,12 @@ def change(name: str, by: Change) -> Path:
     return path
 
 
-def graph() -> recipe.Graph:
-    return recipe.read(TINY / recipe.FILE)
+def under_check() -> files.Recipe:
+    """The recipe as it is now, each of whose files fits its stage."""
+    graph = recipe.read(TINY / recipe.FILE)
+    found, wrong = files.load_all(graph, dag.files(graph, dag.blocks()))
+    assert wrong == []
+    return found
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_an_architecture_that_transformers_does_not_know_is_named(
     recipes: Path, name: str, by: Change, said: str
 ) -> None:
     path = change(name, by)
-    (error,) = media.check_architectures(graph())
+    (error,) = media.check_architectures(under_check())
     assert error.startswith(f"{path}: ") and said in error
 
 
@@ -110,29 +114,29 @@ def test_an_architecture_that_transformers_does_not_know_is_named(
 )
 def test_questions_that_cannot_be_asked_are_named(recipes: Path, name: str, by: Change, said: str) -> None:
     path = change(name, by)
-    (error,) = questions.check_questions(graph())
+    (error,) = questions.check_questions(under_check())
     assert error.startswith(f"{path}: tasks.") and said in error
 
 
 def test_a_rate_that_is_not_the_models_is_named_once(recipes: Path) -> None:
-    assert list(media.other_rates(graph())) == []
+    assert list(media.other_rates(under_check())) == []
     change("spoken", lambda v: v["sounds"].update(sampling_rate=8000))
-    (said,) = media.other_rates(graph())
+    (said,) = media.other_rates(under_check())
     assert said.startswith(
         "params/tiny/spoken.yaml: sounds.sampling_rate is 8000 Hz, and params/tiny/hearing.yaml has "
         "architecture.features.sampling_rate 16000: the model hears them without the upper part of their band"
     )
     change("spoken", lambda v: v["sounds"].update(sampling_rate=48000))
-    (said,) = media.other_rates(graph())
+    (said,) = media.other_rates(under_check())
     assert "has them resampled each time; write the same rate in both" in said
 
 
 def test_a_section_that_nothing_looks_at_is_named(recipes: Path) -> None:
-    assert list(media.unused_sections(graph())) == []
+    assert list(media.unused_sections(under_check())) == []
     bounds = read_yaml(TINY / "pictures.yaml")["pictures"]
     change("data", lambda v: v.update(pictures=bounds))
     change("pictures", lambda v: v.update(videos={"fps": 2, "max_frames": 16}))
-    assert list(media.unused_sections(graph())) == [
+    assert list(media.unused_sections(under_check())) == [
         "params/tiny/data.yaml: pictures: no set has pictures, so nothing looks at this; a map names them in "
         "`images` or `video`",
         "params/tiny/pictures.yaml: videos: no set has clips, so nothing looks at this; a map names them in `video`",

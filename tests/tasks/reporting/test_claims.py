@@ -148,6 +148,7 @@ def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
         for data in {asked["data"] for asked in graph.evaluate_rag.values()}:
             choices += load(path.parent / f"evaluate_{data}.yaml", evaluate_rag.Config).tasks
         tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
+        assert config.headline is not None and config.frontier is not None, path
         wanted = {f"{score.task}.{score.metric}" for score in (config.headline, config.frontier)}
         given = {f"{name}.{m['metric']}" for name, task in tasks.items() for m in task["metric_list"]}
         assert wanted | set(graph.claims.values()) <= given, path

@@ -58,7 +58,9 @@ def test_a_method_stands_in_a_graph_many_times_and_in_any_order(tmp_path: Path) 
 
 
 def test_the_files_of_a_graph(tmp_path: Path) -> None:
-    assert dag.files(graph(tmp_path), BLOCKS) == {
+    read = graph(tmp_path)
+    read.path.with_name("report.yaml").write_text("seed: 0\n")
+    assert dag.files(read, BLOCKS) == {
         "data.yaml": "data",
         "base.yaml": "base",
         "sft.yaml": "sft",
@@ -72,6 +74,10 @@ def test_the_files_of_a_graph(tmp_path: Path) -> None:
         "export_onnx.yaml": "export_onnx",
         "report.yaml": "report",
     }
+
+
+def test_a_graph_needs_no_file_for_its_report(tmp_path: Path) -> None:
+    assert "report.yaml" not in dag.files(graph(tmp_path), BLOCKS)
 
 
 def test_a_graph_without_exports_needs_no_file_for_them(tmp_path: Path) -> None:

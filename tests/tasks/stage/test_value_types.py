@@ -8,7 +8,7 @@ import pytest
 from peft import LoraConfig
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
-from tasks.check import recipe as recipe_check
+from tasks.check import files
 from tasks.stage import value_types
 from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError
@@ -66,4 +66,4 @@ def test_an_option_of_a_generator_is_named(workspace: Path) -> None:
     assert text.count("rounds: 4") == 1
     Path("pictures.yaml").write_text(text.replace("rounds: 4", "rounds: often"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"sources\.digits\.options\.rounds is 'often'; expected a number"):
-        recipe_check._check_file(Path("pictures.yaml"), "data")
+        files.check_file(Path("pictures.yaml"), "data")

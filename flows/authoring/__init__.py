@@ -1,0 +1,1 @@
+"""Which recipe fits a model and data that a user brings?"""

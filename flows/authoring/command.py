@@ -1,0 +1,122 @@
+"""`polm new`: look at a model and data, show what was found and chosen, ask, and write a recipe, or nothing of it."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from flows import workspace
+from flows.authoring import choices, findings, graph, model, recipe_files, rows
+from flows.terminal.board import say, screen
+from tasks.ingestion.recognition import formats, sample
+from tasks.stage.errors import ConfigError, PolmError
+
+PARAMS = Path("params")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def found(name: str, data: Sequence[str]) -> tuple[str, list[str]]:
+    """Make paths that exist here absolute, before the working directory changes; hub ids stay as they are."""
+
+    def absolute(where: str) -> str:
+        path, colon, rest = where.partition(":")
+        return f"{Path(path).absolute()}{colon}{rest}" if Path(path).exists() else where
+
+    return absolute(name), [absolute(where) for where in data]
+
+
+def main(
+    name: str, base: str, data: Sequence[str], methods: str, benchmarks: str | None, licence: str, *, yes: bool
+) -> None:
+    """Write `params/<name>/` and make it the active recipe.
+
+    Args:
+        name: of the recipe.
+        base: hub id, or folder, of the model to start from.
+        data: files, folders of `save_to_disk`, and hub ids of data sets.
+        methods: as `graph.plan` reads them.
+        benchmarks: tasks of lm-evaluation-harness, with commas between.
+        licence: of the data, and of a local model.
+        yes: whether to write without asking.
+
+    Raises:
+        PolmError: what was given cannot become a recipe, or there is a recipe of this name; nothing was written.
+    """
+    _check_name(name)
+    models, notices = graph.plan(methods)
+    asked = [task.strip() for task in (benchmarks or "").split(",") if task.strip()]
+    with screen().status("looking at the data …"):
+        sources = _sources(data, licence)
+    with screen().status("looking at the model …"):
+        look = model.look(_relative(base), licence)
+        plan = rows.plan(sources, models, look)
+        here = choices.machine()
+    files = recipe_files.write(name, look, models, plan, here, asked)
+    findings.show(look, sources, plan, here, files, [*notices, *plan.notices])
+    if not yes:
+        if not sys.stdin.isatty():
+            raise PolmError(f"params/{name}: nothing was written: there is no terminal to ask on; add `--yes`")
+        typer.confirm(f"Write params/{name}?", abort=True, default=True)
+    with workspace.run_lock():
+        _write(name, files)
+        workspace.choose_recipe(name)
+    say(f"params/{name}: {len(files)} files, now the active recipe. Next:")
+    last = [planned.name for planned in models if planned.answers][-1]
+    for command in ("polm check", "polm run", f"polm promote {last} && polm serve"):
+        say(f"  {command}")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"'{name}' is no name of a recipe: letters, digits, '_' and '-', of which it is a folder")
+    if os.path.lexists(PARAMS / name):
+        raise ConfigError(f"{PARAMS / name}: is there already; take another name, or move it away")
+
+
+def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
+    if twice := {where for where in data if list(data).count(where) > 1}:
+        raise ConfigError(f"--data: {min(twice)} stands there twice; leave one out")
+    sources: list[rows.Source] = []
+    for where in data:
+        taken = sample.look(_relative(where), licence)
+        key = rows.key_of(where, [source.key for source in sources])
+        sources.append(rows.source(key, taken, formats.recognise(taken)))
+    for source in sources:
+        if (media := source.format.media) is not None:
+            shown = next(iter(source.format.maps.values()))[0][media]
+            raise ConfigError(
+                f"--data: {source.sample.name} has rows with {media} (in a map `{media}: {shown}`); they need a model "
+                f"that sees or hears, and data of their own under `media:`, which `polm new` does not write: see "
+                f"docs/multimodal.md and params/qwen3_vl"
+            )
+    return sources
+
+
+def _relative(where: str) -> str:
+    """Name a path below the working directory by its place there."""
+    path, colon, rest = where.partition(":")
+    inside = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
+    return f"{Path(path).relative_to(Path.cwd())}{colon}{rest}" if inside else where
+
+
+def _write(name: str, files: dict[str, str]) -> None:
+    """Write all files beside the place they belong to, and move them there at once. Raises ConfigError."""
+    temp = Path(tempfile.mkdtemp(prefix=".new-", dir=PARAMS))
+    try:
+        for file, text in files.items():
+            path = temp / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        temp.chmod(0o755)
+        if os.path.lexists(PARAMS / name):
+            raise ConfigError(f"{PARAMS / name}: is there already; take another name")
+        temp.rename(PARAMS / name)
+    except OSError as e:
+        raise PolmError(f"{PARAMS / name}: cannot be written ({e.strerror}); nothing was") from None
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)

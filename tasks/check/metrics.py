@@ -1,0 +1,110 @@
+"""The metrics that a recipe's evaluations give, by name, before any of them runs."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks import raft
+from tasks.check.files import Recipe
+from tasks.data import Config as DataConfig
+from tasks.evaluate import Config as EvaluateConfig
+from tasks.evaluate_rag import Config as EvaluateRagConfig
+from tasks.evaluation.task_files import load_task, rows_file
+from tasks.stage import recipe
+from tasks.stage.config import StageConfig, suggest
+from tasks.stage.data_folder import set_folder
+from tasks.stage.errors import ConfigError, PolmError
+
+TASKS = Path("eval")
+"""Folder of a recipe's evaluation tasks, on which every evaluation depends."""
+WITH_PASSAGES = Path("rag")
+"""Folder of those for readers, on which no other evaluation depends."""
+ANY = ".*"
+"""End of an entry that stands for every metric of a task: the harness says which a benchmark has."""
+
+Metrics = set[str]
+"""`task.metric` each, or `task.*`."""
+
+
+def evaluations(graph: recipe.Graph) -> dict[str, str]:
+    """Map each evaluation file of a recipe to the data set that it asks about."""
+    asked = [*graph.asked_about.values(), *(form["data"] for form in graph.forms_asked.values())]
+    return {"evaluate.yaml": "data"} | {f"evaluate_{data}.yaml": data for data in asked}
+
+
+def has(known: Collection[str], metric: str) -> bool:
+    """Whether a metric is among those known; of a benchmark, or of a group of them, any is."""
+    if metric in known:
+        return True
+    tasks = [name.removesuffix(ANY) for name in known if name.endswith(ANY)]
+    return any(metric.partition(".")[0] == task or metric.startswith(f"{task}_") for task in tasks)
+
+
+def of_file(under_check: Recipe, file: str) -> tuple[Metrics | None, list[str]]:
+    """List the metrics of one evaluation file.
+
+    Returns:
+        The metrics, None where the file or that of its data is wrong by itself or one of its tasks is; and what is
+        wrong with its tasks.
+    """
+    folder, data = under_check.folder, evaluations(under_check.graph)[file]
+    model = under_check.graph.models.get(data)
+    if model is not None and model.method == recipe.RAFT:
+        asked: StageConfig | None = under_check.of(file, EvaluateRagConfig)
+        passages = under_check.of(f"{data}.yaml", raft.Config)
+        home, rows = WITH_PASSAGES, None if passages is None else {f"eval/{passages.task}.jsonl"}
+    else:
+        asked, config = under_check.of(file, EvaluateConfig), under_check.of(f"{data}.yaml", DataConfig)
+        home, rows = TASKS, None if config is None else set(row_files(config))
+    if asked is None:
+        return None, []
+    found: Metrics = set()
+    wrong: list[str] = []
+    files: dict[str, str] = {}
+    for choice in asked.tasks:  # type: ignore[attr-defined]  # of two stages' configurations
+        if getattr(choice, "benchmark", None) is not None:  # frozen by the data stage, which knows its metrics
+            found.add(f"{choice.benchmark}{ANY}")
+            continue
+        try:
+            found |= _of_task(folder / file, choice.file, folder / f"{data}.yaml", home, rows, files)
+        except PolmError as e:
+            wrong.append(str(e))
+    return (None if wrong else found), wrong
+
+
+def _of_task(
+    asking: Path, file: str, data: Path, home: Path, rows: Collection[str] | None, files: dict[str, str]
+) -> Metrics:
+    """List the metrics of one task.
+
+    Args:
+        asking: the evaluation file that names it.
+        file: the task's, relative to the recipe's folder.
+        data: the file of the data that it asks about.
+        home: folder that the task has to lie in, on which the evaluation depends.
+        rows: files of rows that are made; None where that is not known.
+        files: names of tasks so far, to their files; this one is added.
+
+    Raises:
+        ConfigError: a task that is wrong, that stands twice, or whose rows are in no set of `data`.
+    """
+    path = asking.parent / file
+    if Path(file).parent != home:
+        raise ConfigError(f"{asking}: tasks names '{file}'; only files in {asking.parent / home} are hashed")
+    task: dict[str, Any] = load_task(path)
+    if task["task"] in files:
+        raise ConfigError(f"{path}: task '{task['task']}' is that of {files[task['task']]} too; rename one")
+    files[task["task"]] = file
+    wanted = rows_file(path, task)
+    if rows is not None and wanted not in rows:
+        raise ConfigError(f"{path}: its rows are '{wanted}', which no set of {data} makes{suggest(wanted, rows)}")
+    return {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
+
+
+def row_files(data: DataConfig) -> Iterator[str]:
+    """Name every file of rows that a data artifact holds."""
+    for name in data.sets:
+        if name.startswith("eval:"):
+            yield f"eval/{name.removeprefix('eval:')}.jsonl"
+        else:
+            yield from (f"{set_folder(name)}/{split}.jsonl" for split in ("train", "validation"))

@@ -1,0 +1,87 @@
+"""Numbers of recipe files that no schema looks at, because they are passed on or stand in many files: by their name.
+
+Only what is wrong whatever the method is refused: a seed that NumPy does not take, a rate that is not finite.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tasks.check.files import Recipe
+from tasks.data import Config as DataConfig
+from tasks.stage.config import suggest
+
+LARGEST_SEED = 2**32 - 1
+"""NumPy's; torch takes larger ones."""
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Data types of weights, as torch calls them."""
+
+
+class Rule(NamedTuple):
+    """What numbers of a name have to be."""
+
+    name: re.Pattern[str]
+    """The last part of the key, whole."""
+    fits: Callable[[float], bool]
+    expected: str
+
+
+def _rule(names: str, fits: Callable[[float], bool], expected: str) -> Rule:
+    return Rule(re.compile(names), fits, expected)
+
+
+RULES = (
+    _rule("threads", lambda v: v >= 1, "a number of threads, at least 1"),
+    _rule("seed", lambda v: 0 <= v <= LARGEST_SEED, f"a seed that NumPy and torch take, 0 to {LARGEST_SEED}"),
+    _rule(r"\w*learning_rate|lr", lambda v: v > 0, "a rate above 0"),
+    _rule("confidence", lambda v: 0 < v < 1, "a share above 0 and below 1, e.g. 0.95"),
+    _rule("top_p", lambda v: 0 < v <= 1, "a share above 0, at most 1"),
+    _rule(
+        r"\w*(_share|_ratio|dropout)|max_left_out|max_cut|label_smoothing(_factor)?",
+        lambda v: 0 <= v <= 1,
+        "a share, 0 to 1",
+    ),
+    _rule(r"resamples|bootstrap_samples", lambda v: v >= 1, "a number of bootstrap samples, at least 1"),
+    _rule(r"\w*temperature|weight_decay|max_grad_norm|warmup_steps", lambda v: v >= 0, "a number from 0 up"),
+    _rule("num_train_epochs", lambda v: v > 0, "a number of epochs above 0"),
+    _rule("max_steps", lambda v: v == -1 or v >= 1, "a number of steps, at least 1 (-1: as `num_train_epochs` says)"),
+    _rule(
+        r"\w*batch_size|gradient_accumulation_steps|max_length|max_completion_length|max_new_tokens|max_gen_toks"
+        r"|samples_per_prompt|num_generations|logging_steps|save_steps|checkpoint_steps|block_size|steps|r|lora_alpha",
+        lambda v: v > 0,
+        "a number above 0",
+    ),
+)
+
+
+def check(under_check: Recipe) -> Iterator[str]:
+    """Check the numbers of every file, at any depth, and the data types that files name."""
+    for file, config in sorted(under_check.configs.items()):
+        path = under_check.folder / file
+        values = config.model_dump()
+        for key, value in leaves(values):
+            name = [part for part in key.split(".") if not part.isdigit()][-1]
+            if name == "dtype" and isinstance(value, str) and value not in DTYPES:
+                yield f"{path}: {key} is '{value}', no data type of weights{suggest(value, DTYPES)}"
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            rule = next((rule for rule in RULES if rule.name.fullmatch(name)), None)
+            if not math.isfinite(value):
+                expected = rule.expected if rule else "a finite number"
+                yield f"{path}: {key} is {value}, which is not finite; expected {expected}"
+            elif rule and not rule.fits(value):
+                yield f"{path}: {key} is {value}; expected {rule.expected}"
+        if isinstance(config, DataConfig) and config.split.validation + config.split.test >= 1:
+            held = config.split.validation + config.split.test
+            yield f"{path}: split holds back {held:g} of the groups and leaves none to train on; lower its shares"
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf below a value as (`trainer.betas.0`, value)."""
+    if isinstance(value, Mapping | list | tuple):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, inner in pairs:
+            yield from leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value

@@ -1,0 +1,124 @@
+"""Rows of CSV and TSV files with a header: a broken record costs one row, and those behind it are rows again."""
+
+import csv
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.ingestion.lines import Line, Reject, raw_lines
+from tasks.ingestion.values import SHOWN
+from tasks.stage.errors import DataError
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What parts the cells of a record, and the patterns that follow from it."""
+
+    delimiter: str
+    """One character."""
+    whole: re.Pattern[str]
+    """A record of RFC 4180: a cell with quotes inside is in quotes, and they are doubled."""
+    open: re.Pattern[str]
+    """A line at whose end a quoted cell is still open, and that does not look like the end of one."""
+
+
+def _dialect(delimiter: str) -> Dialect:
+    cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{delimiter}\r\n]*)'
+    whole = re.compile(rf"{cell}(?:{delimiter}{cell})*\r?\n?")
+    return Dialect(delimiter, whole, re.compile(rf'(?:{cell}{delimiter})*"(?![{delimiter}\r\n]|\Z)[^"]*(?:""[^"]*)*'))
+
+
+COMMAS, TABS = _dialect(","), _dialect("\t")
+
+
+def records(path: Path, name: str, dialect: Dialect) -> Iterator[Line | Reject]:
+    """Yield the records behind the header, each with the number of its last line.
+
+    Args:
+        path: the file.
+        name: how rejects name it.
+        dialect: `COMMAS` or `TABS`.
+
+    Raises:
+        DataError: the header cannot be read, or names a column twice.
+    """
+    csv.field_size_limit(sys.maxsize)  # Python's limit of 131,072 characters guards readers of lines, not of files
+    raws = enumerate(raw_lines(path))
+    texts = [raw.decode("utf-8-sig" if i == 0 else "utf-8", errors="surrogateescape") for i, raw in raws]
+    at = next((i for i, text in enumerate(texts) if text.strip()), len(texts))
+    if at == len(texts):
+        return
+    try:
+        columns, after = _record(texts, at, dialect)
+    except csv.Error as e:
+        raise DataError(f"{name}:{at + 1}: the header is not CSV ({e})") from None
+    if any(_not_utf8(text) for text in texts[at:after]):
+        raise DataError(f"{name}:{at + 1}: the header is not UTF-8; write the file anew in that encoding")
+    at = after
+    if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        raise DataError(f"{name}: the header names {', '.join(map(repr, twice))} more than once; rename one of them")
+    while at < len(texts):
+        first = at
+        why = ""
+        if not texts[at].strip():
+            at += 1
+            continue
+        try:
+            cells, at = _record(texts, first, dialect)
+        except csv.Error as e:
+            why = f"not CSV ({e}); quote fields that hold quotes or line ends, and double the quotes"
+        else:
+            if len(cells) != len(columns):
+                why = f"has {len(cells)} fields, another number of fields than the header ({len(columns)})"
+        if why:
+            at = _resume(texts, first, len(columns), dialect)
+            yield Reject(name, first + 1, why, _shown(texts[first]))
+            for i in range(first + 1, at):
+                yield Reject(name, i + 1, f"inside the quotes that line {first + 1} opens", _shown(texts[i]))
+            continue
+        bad = next((i for i in range(first, at) if _not_utf8(texts[i])), None)
+        if bad is None:
+            yield Line(at, dict(zip(columns, cells, strict=True)))
+        else:
+            yield Reject(name, bad + 1, f"not UTF-8 at byte {_not_utf8(texts[bad])} of the line", _shown(texts[bad]))
+
+
+def _record(texts: list[str], start: int, dialect: Dialect) -> tuple[list[str], int]:
+    """Read the record that begins at a line, and find the line behind it. Raises csv.Error."""
+    following = (texts[i] for i in range(start, len(texts)))
+    reader = csv.reader(following, strict=True, delimiter=dialect.delimiter)
+    cells = next(reader)
+    return cells, start + reader.line_num
+
+
+def _resume(texts: list[str], broken: int, columns: int, dialect: Dialect) -> int:
+    """Find the line to go on at behind a broken record.
+
+    One with an even number of quotes ends with its line. With an odd number either a quote is missing, and the lines
+    that follow are records, or the record goes on to the next line with an odd number. It is the former where there
+    is no such line, or that line begins a record and most up to it are whole ones. In doubt it is the latter: half an
+    answer must not be taken for a row.
+    """
+    if texts[broken].count('"') % 2 == 0:
+        return broken + 1
+    odd = next((i for i in range(broken + 1, len(texts)) if texts[i].count('"') % 2), None)
+    if odd is None:
+        return broken + 1
+    between = [text for text in texts[broken + 1 : odd] if text.strip()]
+    whole = sum(
+        bool(dialect.whole.fullmatch(text)) and len(next(csv.reader([text], delimiter=dialect.delimiter))) == columns
+        for text in between
+    )
+    return broken + 1 if dialect.open.fullmatch(texts[odd]) and 2 * whole >= len(between) else odd + 1
+
+
+def _not_utf8(text: str) -> int | None:
+    """Find the number of the first byte, from 1, that was no UTF-8; None for good text."""
+    escaped = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+    return None if escaped is None else len(text[:escaped].encode()) + 1
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", errors="replace").decode().strip()[:SHOWN]

@@ -1,0 +1,118 @@
+"""Rows of JSON: an object a line (`.jsonl`), or one array of objects (`.json`)."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tasks.ingestion.lines import Line, Reject, opened, text_lines
+from tasks.ingestion.values import SHOWN, BadRow, plain
+from tasks.stage.errors import DataError
+
+_BLANK = re.compile(r"\s*")
+_LENIENT = json.JSONDecoder(parse_int=str, parse_float=str)
+"""Finds where a value ends; what it holds is read anew, strictly."""
+
+
+def lines(path: Path, name: str) -> Iterator[Line | Reject]:
+    """Yield the object of each line. Args: name: how rejects name the file."""
+    for item in text_lines(path, name):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        number, text = item
+        try:
+            yield Line(number, _object(text))
+        except BadRow as e:
+            yield Reject(name, number, str(e), text.strip()[:SHOWN])
+
+
+def array(path: Path, name: str) -> Iterator[Line | Reject]:
+    """Yield the objects of an array, each with the line that it begins on; or those of lines, as some name them so.
+
+    An item that is no row costs itself alone. Where the array itself is broken, nothing behind is a row.
+
+    Raises:
+        DataError: no UTF-8, or neither an array nor one object a line.
+    """
+    with opened(path) as f:
+        try:
+            text = f.read().decode("utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise DataError(f"{name}: not UTF-8 at byte {e.start + 1}; write the file anew in that encoding") from None
+    at = _skip(text, 0)
+    if at == len(text):
+        return
+    if text[at] != "[":
+        if not _is_object(text[at:].partition("\n")[0]):
+            raise DataError(
+                f"{name}: neither an array of objects nor one object a line; write its rows as `[{{…}}, {{…}}]`"
+            )
+        yield from lines(path, name)
+        return
+    number, counted = 1, 0
+    at = _skip(text, at + 1)
+    while not text.startswith("]", at):
+        number, counted = number + text.count("\n", counted, at), at
+        try:
+            _, end = _LENIENT.raw_decode(text, at)
+        except json.JSONDecodeError as e:
+            raise DataError(f"{name}:{e.lineno}: not JSON ({e.msg}, column {e.colno}); is the file cut off?") from None
+        except RecursionError:
+            raise DataError(f"{name}:{number}: lists or objects are nested too deep") from None
+        try:
+            yield Line(number, _object(text[at:end]))
+        except BadRow as e:
+            yield Reject(name, number, str(e), text[at:end][:SHOWN])
+        at = _skip(text, end)
+        if text.startswith(",", at):
+            at = _skip(text, at + 1)
+        elif not text.startswith("]", at):
+            raise DataError(
+                f"{name}:{1 + text.count(chr(10), 0, at)}: no comma or bracket behind an item; is the file cut off?"
+            )
+    if _skip(text, at + 1) != len(text):
+        raise DataError(f"{name}:{1 + text.count(chr(10), 0, at)}: there is text behind the array; remove it")
+
+
+def _skip(text: str, at: int) -> int:
+    """Find the next character that is no white space."""
+    blank = _BLANK.match(text, at)
+    return blank.end() if blank else at
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Read one line of JSON. Raises BadRow for what RFC 8259 does not know or leaves open, where Python is lenient."""
+
+    def no_number(constant: str) -> NoReturn:
+        raise BadRow(f"{constant} is no number and not JSON; leave the key out or write null")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise BadRow(f"the key '{twice}' stands twice in one object; which of them is meant?")
+        return row
+
+    try:
+        row = json.loads(text, parse_constant=no_number, object_pairs_hook=unique)
+    except BadRow:
+        raise
+    except json.JSONDecodeError as e:
+        raise BadRow(f"not JSON ({e}); is the line cut off?") from None
+    except ValueError as e:  # Python reads whole numbers of up to 4300 digits
+        raise BadRow(f"a number is too long ({e})") from None
+    except RecursionError:
+        raise BadRow("lists or objects are nested too deep") from None
+    if not isinstance(row, dict):
+        raise BadRow("not a JSON object")
+    return {plain("a key", key): plain(key, value) for key, value in row.items()}
