@@ -21,7 +21,12 @@ from tasks.stage.errors import ConfigError
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import fates
 
-KINDS = {fates.answers: "sft", fates.pairs: "preferences", fates.compared: "preferences", fates.rated: "feedback"}
+KINDS: dict[Any, str] = {
+    fates.answers: "sft",
+    fates.pairs: "preferences",
+    fates.compared: "preferences",
+    fates.rated: "feedback",
+}
 """What a stage makes of its rows, its `row_rule`, to the kind of set that has such rows."""
 PAIRS = "preferences"
 
@@ -80,7 +85,7 @@ def _kind(module: str) -> str | None:
     rule = getattr(stage, "row_rule", None)
     if rule is fates.prompts:
         return "prompts"
-    return KINDS.get(rule, PAIRS if module == "judge" else None)
+    return KINDS.get(rule) or (PAIRS if module == "judge" else None)
 
 
 def _set(place: str, name: str, kind: str | None, data: DataConfig) -> Iterator[str]:

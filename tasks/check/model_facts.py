@@ -51,11 +51,12 @@ def find(under_check: Recipe) -> Facts | None:
         return None
     path = under_check.folder / "base.yaml"
     source = config.source
-    if made_by(under_check):
+    made = made_by(under_check)
+    if made and not isinstance(source, ScratchModel):
         return _of_folder(BASE, str(BASE))
     if isinstance(source, ScratchModel):
         values = {**source.scratch.model, "vocab_size": source.scratch.tokenizer.vocab_size}
-        return _of_values(values, f"{path}: source.scratch.model", None, {})
+        return _of_values(values, f"{path}: source.scratch.model", BASE if made else None, {})
     folder = (
         source.folder if isinstance(source, FolderModel) else Path(source.hub) if isinstance(source, HubModel) else None
     )

@@ -95,7 +95,7 @@ def check(folder: Path) -> list[str]:
 
 def _said(compared: Compared, under_check: Recipe) -> list[str]:
     """Collect what one check says, and what stopped it."""
-    found = []
+    found: list[str] = []
     try:
         found += compared(under_check)
     except PolmError as e:

@@ -66,7 +66,7 @@ def _build(path: Path, config: TrlConfig, config_class: type[Any], processes: la
 
     One process stands for all of them: it has the batch of all.
     """
-    aside = {key: value for key, value in OF_THE_MACHINE.items() if key in config.trainer}
+    aside: dict[str, Any] = {key: value for key, value in OF_THE_MACHINE.items() if key in config.trainer}
     batch = config.trainer.get("per_device_train_batch_size")
     if isinstance(batch, int) and processes.processes > 1:
         aside["per_device_train_batch_size"] = batch * processes.processes

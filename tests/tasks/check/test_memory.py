@@ -71,7 +71,7 @@ def test_the_optimizer_is_what_adam_holds() -> None:
     [({"copies": 2}, "weights", 2), ({"dtype": "bfloat16"}, "gradients", 0.5), ({"batch": 6}, "activations", 3)],
 )
 def test_each_part_grows_with_what_it_is_made_of(changed: dict[str, Any], part: str, factor: float) -> None:
-    values = {"parameters": 1000, "trained": 100, "layers": 2, "hidden": 8, "vocabulary": 50}
+    values: dict[str, Any] = {"parameters": 1000, "trained": 100, "layers": 2, "hidden": 8, "vocabulary": 50}
     values |= {"batch": 2, "length": 16, "dtype": "float32", "checkpointing": False, "copies": 1}
     before, after = estimate(**values), estimate(**values | changed)
     assert getattr(after, part) == factor * getattr(before, part)
