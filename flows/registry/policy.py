@@ -19,6 +19,8 @@ from tasks.stage.errors import ConfigError
 POLICY = Path("mlflow/gates.yaml")
 DEFAULT = "default"
 """Section that holds for every recipe, but for the keys that the recipe's own section has."""
+MEDIA = f"{DEFAULT}/media"
+"""Section that holds besides for models that are asked about pictures or sounds; readers need one of their own."""
 
 
 class Bootstrap(Strict):
@@ -87,11 +89,11 @@ def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Po
     sections = read_yaml(path)
     if name not in sections:
         _require_default(name, sections, path)
-    own, shared = (_section(path, sections, key) for key in (name, DEFAULT))
-    if shared:
-        parse(
-            Path(f"{path}: {DEFAULT}"), shared, Policy
-        )  # by itself, so that its mistakes are not said to be of `name`
+    own, shared, perceiving = (_section(path, sections, key) for key in (name, DEFAULT, MEDIA))
+    if shared:  # by itself, so that its mistakes are not said to be those of `name`
+        parse(Path(f"{path}: {DEFAULT}"), shared, Policy)
+    if data is not None and "grounding" not in own:
+        shared = overridden(shared, perceiving)
     policy = parse(Path(f"{path}: {name}"), overridden(shared, own), Policy)
     if data is not None and policy.sight is None and policy.grounding is None:
         example = "{control: other, gain: 0.3}, or for a reader `grounding`"
@@ -105,7 +107,8 @@ def _require_default(name: str, sections: Mapping[str, Any], path: Path) -> None
     if DEFAULT not in sections:
         hint = suggest(name, sections)
         raise ConfigError(f"{path}: no section '{name}'{hint}; add one, or a section '{DEFAULT}' for every recipe")
-    orphans = [other for other in sections if other != DEFAULT and not Path("params", other.partition("/")[0]).is_dir()]
+    recipes = {other: other.partition("/")[0] for other in sections}
+    orphans = [other for other, of in recipes.items() if of != DEFAULT and not Path("params", of).is_dir()]
     if (near := nearest(name, orphans, 0.8)) is not None:
         raise ConfigError(
             f"{path}: no section '{name}', and '{near}' is of no recipe in params/; if you meant '{name}', rename it, "

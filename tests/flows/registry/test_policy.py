@@ -58,9 +58,23 @@ def test_null_overrides_too(tmp_path: Path) -> None:
     assert policy.load_policy("other", path).least_rows == 30
 
 
-def test_the_default_has_no_bounds_for_pictures(tmp_path: Path) -> None:
+def test_pictures_and_sounds_have_a_default_of_their_own(tmp_path: Path) -> None:
+    path = gates(tmp_path, "\nmine/sounds:\n  sight: {gain: 0.2}\nmine/read:\n  grounding: {}\n")
+    held = policy.load_policy("mine", path, "pictures")
+    assert held.sight is not None and (held.sight.control, held.sight.gain) == ("other", 0.05)
+    assert held.model_copy(update={"sight": None}) == policy.load_policy("mine", path)
+    sounds = policy.load_policy("mine", path, "sounds").sight
+    assert sounds is not None and (sounds.control, sounds.gain) == ("other", 0.2)
+    with pytest.raises(ConfigError, match=r"mine/read: missing key 'grounding\.retrieved'"):
+        policy.load_policy("mine", path, "read")
+    path.write_text(path.read_text().replace("default/media", "x/media"))
     with pytest.raises(ConfigError, match=r"no section 'mine/pictures', which has to have a key 'sight'"):
-        policy.load_policy("mine", gates(tmp_path, "\n"), "pictures")
+        policy.load_policy("mine", path, "pictures")
+
+
+def test_a_model_that_was_not_asked_under_the_control_is_refused(evidence: Evidence) -> None:
+    (verdict,) = failed(evidence, sight={"control": "other", "gain": 0.05})
+    assert verdict.gate == "sight" and "sums was not asked under 'other'" in verdict.found
 
 
 def test_a_section_that_is_no_mapping_is_named(tmp_path: Path) -> None:
