@@ -210,7 +210,10 @@ def by_harness(model: Path, task: str, folder: str, shots: int | None, limit: in
 
     from tasks.ingestion.harness_index import home
 
-    with patch("lm_eval.evaluator.add_env_info"):  # it lists the machine's packages, which takes long
+    with (
+        patch("lm_eval.evaluator.add_env_info"),  # it lists the machine's packages, which takes long
+        patch("datasets.config.HF_DATASETS_CACHE", Path.cwd() / "cache"),  # else it finds another test's rows
+    ):
         return simple_evaluate(
             model="hf",
             model_args={"pretrained": str(model), "dtype": "float32"},
