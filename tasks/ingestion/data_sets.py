@@ -1,6 +1,7 @@
 """Data sets of published benchmarks: loaded from the hub or from a folder in its place, and told apart for ever."""
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ def load_splits(task: Any, place: str) -> Mapping[str, Any]:
     try:
         if callable(config.custom_dataset):
             loaded = config.custom_dataset(**(config.metadata or {}), **(config.dataset_kwargs or {}))
+        elif Path(hub).is_dir():  # the cache of `datasets` goes by a folder's name and would give what it held before
+            with tempfile.TemporaryDirectory() as cache:
+                loaded = datasets.load_dataset(hub, name, cache_dir=cache, keep_in_memory=True, **options)
         else:
             loaded = datasets.load_dataset(hub, name, **options)
     except (

@@ -186,10 +186,10 @@ def evaluate(model: Path, data: Path, tasks: list[dict[str, Any]], name: str = "
 
     recipe = Path("params/mine/evaluate.yaml")
     out = Path("artifacts/metrics") / name
-    manifests = {"model": artifact.verify(model), "data": artifact.verify(data)}
+    manifests = artifact.verify_input("model", model) | artifact.verify_input("data", data)
     config = parse(recipe, settings(tasks, **changes), Config)
     with artifact.writing(out, stage="evaluate", params="0" * 64, inputs={}) as temp:
-        run = Run(temp, recipe, name, Path(".checkpoints"), manifests, Progress(name), main_process=True)
+        run = Run(temp, recipe, out.name, Path(".checkpoints"), manifests, Progress(name), main_process=True)
         main(config, run, model=model, data=data)
     return out
 
@@ -210,7 +210,10 @@ def by_harness(model: Path, task: str, folder: str, shots: int | None, limit: in
 
     from tasks.ingestion.harness_index import home
 
-    with patch("lm_eval.evaluator.add_env_info"):  # it lists the machine's packages, which takes long
+    with (
+        patch("lm_eval.evaluator.add_env_info"),  # it lists the machine's packages, which takes long
+        patch("datasets.config.HF_DATASETS_CACHE", Path.cwd() / "cache"),  # else it finds another test's rows
+    ):
         return simple_evaluate(
             model="hf",
             model_args={"pretrained": str(model), "dtype": "float32"},

@@ -98,7 +98,7 @@ def test_an_entry_is_a_file_or_a_benchmark() -> None:
     path = Path("params/mine/evaluate.yaml")
     config = parse(path, benchmarks.settings([own, {"benchmark": "gsm8k", "limit": None, "num_fewshot": 5}]), Config)
     assert [type(choice) for choice in config.tasks] == [TaskChoice, BenchmarkChoice]
-    with pytest.raises(ConfigError, match=r"tasks\.0: a task needs one of the keys 'file', 'benchmark'"):
+    with pytest.raises(ConfigError, match=r"tasks\.0.*: a task needs one of the keys 'file', 'benchmark'"):
         parse(path, benchmarks.settings([{"limit": None}]), Config)
     with pytest.raises(ConfigError, match=r"num_fewshots.*did you mean 'num_fewshot'"):
         parse(path, benchmarks.settings([{"benchmark": "gsm8k", "num_fewshots": 5}]), Config)

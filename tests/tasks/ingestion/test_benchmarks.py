@@ -150,3 +150,11 @@ def test_the_words_of_a_document_are_found_without_the_prompt_around_them(
     out = run({name: {}}, split={"validation": 0.3, "test": 0.0}, near_duplicates=_never())
     report = artifact.read_json(out / "report.json")
     assert [row["evaluation"] for row in report["contaminated"]] == [f"{name}#{name}:1"]
+
+
+def test_a_folder_whose_rows_changed_is_read_anew(workspace: Path) -> None:
+    write_rows(workspace, numbered(30))
+    for count in (3, 5):
+        benchmarks.gsm8k(workspace, count)
+        report = artifact.read_json(run({"gsm8k": {}}, f"data{count}") / "report.json")
+        assert report["protected"] == {"benchmark:gsm8k": count}
