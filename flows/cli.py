@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.serving import commands
+from flows import talking
 from tasks.stage.errors import PolmError
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def check(
 ) -> None:
     """Find what would fail later in the recipe, its data and this machine, all at once."""
     from flows import workspace
-    from flows.terminal import check
+    from flows.pipeline import check
 
     workspace.enter(writes=False)
     check.main(recipe)
@@ -202,7 +202,7 @@ def lineage(
     lineage_tree.show(what)
 
 
-for command in (commands.chat, commands.ask, commands.serve):
+for command in (talking.chat, talking.ask, talking.serve):
     app.command()(command)
 
 

@@ -17,7 +17,7 @@ OPEN_TO_FLOWS = {
     "tasks.ingestion", "tasks.check",
 }  # fmt: skip
 """Rooms of `tasks` that a flow may import from; a stage it runs, and never imports."""
-COMMANDS = {"__init__", "cli", "workspace", "graph"}
+COMMANDS = {"__init__", "cli", "talking", "workspace", "graph"}
 """Modules that lie in `flows/` itself."""
 PROPERTY = "Property: "
 """The beginning of the docstring of a test file that is about no single module."""

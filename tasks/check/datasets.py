@@ -47,7 +47,8 @@ def check(under_check: Recipe) -> Iterator[str]:
         if file in elsewhere:
             continue
         for key, dataset, kind in _named(config, under_check.readers[file]):
-            yield from _set(f"{under_check.folder / file}: {key}", dataset, kind, data)
+            if dataset is not None:  # null takes what rows there are
+                yield from _set(f"{under_check.folder / file}: {key}", dataset, kind, data)
         yield from (f"{under_check.folder / file}: {fault}" for fault in _others(under_check, file, config, data))
 
 
@@ -59,7 +60,7 @@ def _learning_elsewhere(under_check: Recipe) -> set[str]:
     }
 
 
-def _named(config: StageConfig, module: str) -> Iterator[tuple[str, str, str | None]]:
+def _named(config: StageConfig, module: str) -> Iterator[tuple[str, str | None, str | None]]:
     """Yield each key of a file that names a set, the set, and the kind that it has to be of; None for any."""
     if isinstance(config, TrlConfig):
         yield "dataset", config.dataset, _kind(module)

@@ -30,7 +30,7 @@ def check_questions(under_check: Recipe) -> Iterator[str]:
         if asked is None or config is None:
             continue
         for number, choice in enumerate(asked.tasks):
-            if getattr(choice, "benchmark", None) is not None:  # scored by the harness alone
+            if not isinstance(choice, TaskChoice):  # a benchmark is scored by the harness alone
                 continue
             name = None
             with contextlib.suppress(PolmError):  # said by `metrics.of_file`

@@ -68,7 +68,7 @@ def test_the_recipe_of_the_voices_is_read_by_its_stages(tmp_path: Path, monkeypa
     voices.recipe(tmp_path / "recipe", tmp_path / "clips")
     config = load(tmp_path / "recipe/voices.yaml", data.Config)
     assert set(config.sets) == {"eval:transcripts", "eval:spoken_sums"} and config.sounds is not None
-    tasks = load(tmp_path / "recipe/evaluate_voices.yaml", evaluate.Config).tasks
+    tasks = load(tmp_path / "recipe/evaluate_voices.yaml", evaluate.Config).own
     assert all((tmp_path / "recipe" / task.file).is_file() for task in tasks)
 
 

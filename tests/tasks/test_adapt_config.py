@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks import adapt
-from tasks.check import recipe
+from tasks.check import files
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 from tests.support.adapters import METHODS, configured, values
@@ -60,7 +60,7 @@ def test_the_recipe_check_names_every_misspelt_key_of_every_method(tmp_path: Pat
     with path.open("w") as f:
         YAML(typ="safe").dump(values(methods=wrong, trainer={"max_step": 1, "learning_rate": 1e-3}), f)
     with pytest.raises(ConfigError) as error:
-        recipe._check_file(path, "adapt")
+        files.check_file(path, "adapt")
     for said in (
         "unknown key 'methods.lora.peft.lora_alpa'; did you mean 'lora_alpha'? (LoraConfig)",
         "unknown key 'methods.prefix.peft.num_virtual_token'; did you mean 'num_virtual_tokens'?",
@@ -74,4 +74,4 @@ def test_the_recipes_say_what_peft_knows() -> None:
     paths = sorted((REPO / "params").glob("*/adapt.yaml"))
     assert paths
     for path in paths:
-        recipe._check_file(path, "adapt")
+        files.check_file(path, "adapt")

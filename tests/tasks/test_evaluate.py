@@ -410,5 +410,5 @@ def test_every_recipe_names_tasks_whose_graders_fit() -> None:
     recipes = sorted((REPO / "params").glob("*/evaluate.yaml"))
     assert len(recipes) >= 3
     for path in recipes:
-        for choice in load(path, Config).tasks:
+        for choice in load(path, Config).own:
             assert callable(load_task(path.parent / choice.file)["process_results"])

@@ -94,7 +94,7 @@ def test_a_resource_of_the_grades_that_is_missing_is_named(workspace: Path, make
 
 
 def test_an_entry_is_a_file_or_a_benchmark() -> None:
-    own = {"file": "eval/sums.yaml", "limit": None, "group_by": []}
+    own: dict[str, Any] = {"file": "eval/sums.yaml", "limit": None, "group_by": []}
     path = Path("params/mine/evaluate.yaml")
     config = parse(path, benchmarks.settings([own, {"benchmark": "gsm8k", "limit": None, "num_fewshot": 5}]), Config)
     assert [type(choice) for choice in config.tasks] == [TaskChoice, BenchmarkChoice]

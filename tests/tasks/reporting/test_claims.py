@@ -144,9 +144,9 @@ def test_every_recipe_names_scores_that_its_evaluation_gives() -> None:
         config = load(path, Config)
         graph = recipe.read(path.with_name(recipe.FILE))
         files = ["evaluate.yaml", *(f"evaluate_{data}.yaml" for data in set(graph.evaluate_media.values()))]
-        choices = [choice for file in files for choice in load(path.parent / file, evaluate.Config).tasks]
+        choices = [choice for file in files for choice in load(path.parent / file, evaluate.Config).own]
         for data in {asked["data"] for asked in graph.evaluate_rag.values()}:
-            choices += load(path.parent / f"evaluate_{data}.yaml", evaluate_rag.Config).tasks
+            choices += load(path.parent / f"evaluate_{data}.yaml", evaluate_rag.Config).own
         tasks = {t["task"]: t for t in (read_yaml(path.parent / choice.file) for choice in choices)}
         assert config.headline is not None and config.frontier is not None, path
         wanted = {f"{score.task}.{score.metric}" for score in (config.headline, config.frontier)}

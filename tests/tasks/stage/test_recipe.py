@@ -1,6 +1,5 @@
 """A recipe's graph: what is read, what is wrong with it and how that is said, which files it needs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +7,7 @@ import pytest
 
 from tasks.stage import dag, recipe
 from tasks.stage.errors import ConfigError
-from tests.conftest import REPO
-
-BLOCKS = dag.blocks(REPO / "dvc.yaml")
-GRAPH: dict[str, Any] = {
-    "recipe": "mine",
-    "sft": {"sft": {"from": "base", "claim": "sums.exact_match"}},
-    "reward": {"scorer": {"from": "sft"}},
-    "grpo": {"grpo": {"from": "sft"}, "grpo_again": {"from": "rft", "claim": "sums.exact_match", "over": "grpo"}},
-    "rejection": {"rft": {"from": "grpo"}},
-    "ppo": {"ppo": {"from": "grpo_again", "reward": "scorer"}},
-    "prune": {"half": {"from": "rft", "settings": "small", "method": "wanda"}},
-    "evaluate": ["base", "sft", "grpo", "grpo_again"],
-    "export": ["grpo_again"],
-    "forms": ["int8"],
-}
-
+from tests.support.graphs import BLOCKS, graph
 
 SEEING: dict[str, Any] = {
     "media": {"photos": {}, "drawings": {}},
@@ -38,15 +22,6 @@ EXPORTED: dict[str, Any] = {
     "evaluate_onnx_media": {"vlm_int8": {"model": "vlm", "form": "int8", "data": "drawings"}},
 }
 """Keys of a graph that exports one of them."""
-
-
-def graph(folder: Path, changes: dict[str, Any] | None = None) -> recipe.Graph:
-    """Read `GRAPH` with some keys replaced; None removes one."""
-    values = {key: value for key, value in (GRAPH | (changes or {})).items() if value is not None}
-    path = folder / "mine" / recipe.FILE
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(values))  # JSON is YAML, and keeps the order
-    return recipe.read(path)
 
 
 def test_a_method_stands_in_a_graph_many_times_and_in_any_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A graph with readers: base models of their own, exports on questions with passages, and forms asked with an index."""
+"""Property: a graph has readers, with base models of their own and exported forms that are asked with an index."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from tasks.stage import dag, recipe
 from tasks.stage.errors import ConfigError
-from tests.tasks.stage.test_recipe import BLOCKS, graph
+from tests.support.graphs import BLOCKS, graph
 
 READING: dict[str, Any] = {
     "media": {"facts": {}},

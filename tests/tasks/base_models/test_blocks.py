@@ -1,5 +1,6 @@
 """A base model from conversations: what is learnt, in which order, by which tokenizer and shape."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tasks.base_models.tokenizer import TokenizerConfig, train_tokenizer
 from tasks.models.folder import load_causal_lm, load_tokenizer
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError, DataError
-from tests.tasks.test_base import SCRATCH, MakeRun, configured
+from tests.support.base_models import SCRATCH, configured
 
+MakeRun = Callable[..., Any]
 NAMES = ("Muluh", "Tehot", "Lokel", "Bafir")
 TOWNS = ("Vogan", "Dehum", "Lihug", "Sovaj")
 CONVERSED = SCRATCH | {

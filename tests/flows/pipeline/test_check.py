@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.pipeline import recipe_check
-from flows.terminal import check
+from flows.pipeline import check, recipe_check
 from tests.conftest import REPO
 from tests.support.small_recipe import SMALL, change, make
 
