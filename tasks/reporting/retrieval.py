@@ -90,9 +90,12 @@ def add_untrained(board: dict[str, Any], folders: Mapping[str, Path]) -> None:
         kind, _, own = name.partition("/")
         manifest = artifact.read_manifest(folder)
         if kind == "metrics" and own not in board["models"] and manifest.stage == STAGE:
+            result = artifact.read_json(folder / "results.json")
+            if "form" in result:  # of an export, which `frontier.exported` compares with its model
+                continue
             if (model := models.get(manifest.inputs["model"])) is None:
                 raise ArtifactError(f"{folder}: an evaluation of a model that is not at hand; run `polm run`")
-            found[own] = {"model": model, "tasks": artifact.read_json(folder / "results.json")["tasks"]}
+            found[own] = {"model": model, "tasks": result["tasks"]}
     if found:
         board[UNTRAINED] = found
 
