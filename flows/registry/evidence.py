@@ -10,6 +10,7 @@ from flows.graph import Graph
 from flows.registry import grounding
 from flows.registry.grounding import Reading
 from flows.tracking.git import git_state
+from tasks.ingestion import frozen_tasks
 from tasks.stage import artifact
 from tasks.stage.artifact import METRICS, MODELS, ONNX, REPORTS
 from tasks.stage.config import suggest
@@ -154,7 +155,8 @@ def _controls(folder: Path) -> dict[str, Any]:
 def leaked_questions(data: Path, trained: Sequence[Path] = ()) -> tuple[list[str], int, int]:
     """Look for evaluation questions among everything that trains, whatever the data stage says it removed.
 
-    A question about pictures or a sound is known by them: others are asked in the same words.
+    A question about pictures or a sound is known by them: others are asked in the same words. One of a benchmark is
+    known by its prompt, and by the longest text in that: `Question: … Answer:` around it would hide it.
 
     Args:
         data: data artifact with the questions.
@@ -163,16 +165,23 @@ def leaked_questions(data: Path, trained: Sequence[Path] = ()) -> tuple[list[str
     Returns:
         The questions that train too, how many there are to find, and how many training rows were read.
     """
-    questions = {
-        _shown(row) or _same(row["question"]) for path in data.glob("eval/*.jsonl") for row in artifact.read_jsonl(path)
-    }
+    names: dict[str, str] = {}  # text to the question that it tells
+    for path in data.glob("eval/*.jsonl"):
+        for row in artifact.read_jsonl(path):
+            name = _shown(row) or _same(row["question"])
+            names[name] = name
+    for path in sorted(data.glob(f"{frozen_tasks.FOLDER}/*/{frozen_tasks.QUESTIONS}")):
+        for row in artifact.read_jsonl(path):
+            texts = [_same(text) for text in row["texts"]]
+            names |= {text: names.get(text, texts[0]) for text in texts}
     training_texts: set[str] = set()
     count = 0
     for path in [path for folder in dict.fromkeys([data, *trained]) for path in sorted(folder.glob("*/train.jsonl"))]:
         for row in artifact.read_jsonl(path):
             count += 1
             training_texts |= {shown} if (shown := _shown(row)) else {_same(text) for text in _texts(row)}
-    return sorted(questions & training_texts), len(questions), count
+    found = {names[text] for text in names.keys() & training_texts}
+    return sorted(found), len(set(names.values())), count
 
 
 def report_page(model: str) -> Path | None:

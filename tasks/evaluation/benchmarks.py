@@ -5,6 +5,7 @@ things: whatever is wrong with a benchmark shows before the model is loaded.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -176,9 +177,19 @@ def _try_grades(task: Any, limit: int | None, place: str) -> None:
         except Exception as e:  # NLTK's own is a bare LookupError; others are about the answer, which is no real one
             if type(e) is LookupError:
                 raise DataError(
-                    f"{place}: the grades of {task.config.task}, document {number}, need a resource that is not here "
-                    f"({' '.join(str(e).split())[:200]}); fetch it once, or leave the benchmark out"
+                    f"{place}: the grades of {task.config.task}, document {number}, need {_resource(str(e))}, or leave "
+                    f"the benchmark out"
                 ) from e
+
+
+def _resource(message: str) -> str:
+    """Say what a grader looked for in vain, and how to get it: NLTK's message names the resource in a call."""
+    if name := re.search(r"nltk\.download\('([\w.-]+)'\)", message):
+        return (
+            f"NLTK's `{name[1]}`, which is not here; run `python -m nltk.downloader {name[1]}`, on a machine with a "
+            f"network if this one has none, and copy the folder `nltk_data` that it makes to the home directory here"
+        )
+    return f"a resource that is not here ({' '.join(message.split())[:200]}); fetch it once"
 
 
 def refuse_unanswered(asked: Asked, place: str) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from tasks.ingestion import frozen_tasks, harness_index
 from tasks.ingestion.data_sets import identity, load_splits
 from tasks.ingestion.evaluation_rows import EvaluationRows
-from tasks.stage.artifact import write_json
+from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import Strict
 from tasks.stage.errors import ConfigError, DataError
 
@@ -112,13 +112,17 @@ def freeze(
         "sources": sources,
     }
     write_json(folder / frozen_tasks.DESCRIPTION, description)
-    texts = 0
+    questions = []
     for name, task in frozen_tasks.build(known, frozen_tasks.replay(folder), seed)["tasks"].items():
         for number, document in _documents(task, settings.limit):
-            evaluation.protect_texts(f"{known.name}#{name}:{number}", *_texts(task, document))
-            texts += 1
-    if texts != (kept := sum(task["documents"] for task in description["tasks"].values())):
-        raise DataError(f"{place}: {kept} documents were frozen, and {texts} come back; leave the benchmark out")
+            asked, others = _texts(task, document)
+            evaluation.protect_texts(f"{known.name}#{name}:{number}", asked, others)
+            questions.append({"id": f"{name}:{number}", "texts": list(dict.fromkeys(asked))})
+    if len(questions) != (kept := sum(task["documents"] for task in description["tasks"].values())):
+        raise DataError(
+            f"{place}: {kept} documents were frozen, and {len(questions)} come back; leave the benchmark out"
+        )
+    write_jsonl(folder / frozen_tasks.QUESTIONS, questions)
     for facts in sources.values():
         facts["splits"] = {split: {"rows": said["rows"], "of": said["of"]} for split, said in facts["splits"].items()}
     return description

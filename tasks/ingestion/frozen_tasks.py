@@ -5,6 +5,7 @@ splits, the harness builds the same prompts, draws the same few-shot examples an
 
     benchmark.json                                  tasks, few-shot examples, data sets with revision and licence
     openai+gsm8k+main/test.jsonl, …/train.jsonl     one row a line, columns as `datasets` has them
+    questions.jsonl                                 what may be asked, as training rows must not have it
 """
 
 import contextlib
@@ -25,6 +26,8 @@ FOLDER = "benchmarks"
 """Folder of frozen benchmarks in a data artifact, one folder each."""
 DESCRIPTION = "benchmark.json"
 """What a frozen benchmark is."""
+QUESTIONS = "questions.jsonl"
+"""The documents that may be asked: `{"id": "gsm8k:0", "texts": [prompt, longest text that the prompt shows]}`."""
 LONGEST = 120
 """Characters of a data set's name that name its folder."""
 

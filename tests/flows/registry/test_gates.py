@@ -69,6 +69,23 @@ def test_a_question_that_trains_is_refused(evidence: Evidence) -> None:
     assert leaked_questions(evidence.data) == (["what is 2 + 3?"], 1, 2)
 
 
+def test_a_benchmarks_question_that_trains_is_refused(evidence: Evidence, tmp_path: Path) -> None:
+    """It is found by its prompt and by the question in that, and counts once."""
+    assert evidence.data is not None
+    questions = evidence.data / "benchmarks/gsm8k/questions.jsonl"
+    asked = [f"Ann has {n} pears. How many has she?" for n in (2, 3)]
+    rows = [{"id": f"gsm8k:{n}", "texts": [f"Question: {text}\nAnswer:", text]} for n, text in enumerate(asked)]
+    artifact.write_jsonl(questions, rows)
+    found, count, _ = leaked_questions(evidence.data)
+    assert (found, count) == ([], 3)
+    for text in (f"question: {asked[1]} Answer:", asked[1]):
+        trains = {"id": "3", "prompt": [{"role": "user", "content": text}], "answer": "3"}
+        artifact.write_jsonl(evidence.data / "prompts/train.jsonl", [trains])
+        assert leaked_questions(evidence.data) == ([f"question: {asked[1].lower()} answer:"], 3, 2)
+    (verdict,) = failed(evidence)
+    assert verdict.gate == "contamination" and "1 of 3 train too" in verdict.found
+
+
 def test_training_on_another_split_is_refused(evidence: Evidence) -> None:
     chain = evidence.chain | {"artifacts/models/dpo": manifest("dpo", data="older")}
     assert "contamination" in {v.gate for v in failed(replace(evidence, chain=chain))}

@@ -1,13 +1,17 @@
 """Benchmarks asked from frozen documents: every row's score, and the mean, are those of `lm_eval` itself."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from tasks.ingestion import harness_index
 from tasks.stage import artifact
 from tasks.stage.errors import DataError
+from tests.conftest import REPO
 from tests.support import benchmarks
 
 Make = Callable[..., artifact.Manifest]
@@ -105,8 +109,6 @@ def test_every_row_and_the_mean_are_those_of_lm_eval(
 
 def test_ifeval_is_asked_too(workspace: Path, wide: Path, make_artifact: Make) -> None:
     """Its second and fourth metric are means over instructions and not over rows."""
-    pytest.importorskip("langdetect")
-    pytest.importorskip("immutabledict")
     benchmarks.ifeval(workspace)
     expected = benchmarks.by_harness(wide, "ifeval", "ifeval", None, None, True)
     data = benchmarks.freeze(workspace / "artifacts/data", {"ifeval": {}}, make_artifact)
@@ -176,3 +178,62 @@ def test_what_does_not_fit_is_an_error_or_counts_as_unanswered(
     assert entry["unanswered"] == 6
     assert {value["value"] for value in entry["metrics"].values()} == {0.0}
     assert all(row["unanswered"] for row in artifact.read_jsonl(out / "samples" / "gsm8k.jsonl"))
+
+
+def test_a_limit_asks_the_first_documents_and_the_tools_of_lm_eval_read_what_is_written(
+    hub: None, wide: Path, workspace: Path, make_artifact: Make
+) -> None:
+    """One document of each subject of a group, and two of a task, of four that were frozen."""
+    import datasets
+    from lm_eval.utils import make_table
+
+    limits = {"mmlu_social_sciences": 1, "gsm8k": 2}
+    chosen: dict[str, dict[str, Any]] = {"mmlu_social_sciences": {"limit": 1, "num_fewshot": 0}}
+    chosen["gsm8k"] = {"limit": 4, "num_fewshot": 0}
+    data = benchmarks.freeze(workspace / "artifacts/data", chosen, make_artifact)
+    expected = {name: benchmarks.by_harness(wide, name, ASKED[name][0], 0, limits[name], True) for name in limits}
+    without_hub(workspace)
+    out = benchmarks.evaluate(wide, data, [{"benchmark": name, "limit": limits[name]} for name in limits])
+    tasks = artifact.read_json(out / "results.json")["tasks"]
+    assert {name: entry["samples"] for name, entry in tasks.items()} == {"gsm8k": 2, "mmlu_social_sciences": 12}
+    assert set(tasks["mmlu_social_sciences"]["metrics"]) == {"acc"}, "as a claim names it"
+    written = artifact.read_json(out / "lm_eval/results_polm.json")
+    for column, names in (("results", limits), ("groups", ("mmlu_social_sciences",))):
+        rows = cells(make_table(written, column))
+        said = [row for name in names for row in cells(make_table(expected[name], column))]
+        assert sorted(rows, key=str) == sorted(said, key=str)
+    samples = datasets.load_dataset(
+        "json", data_files=str(out / "lm_eval/samples_gsm8k_polm.jsonl"), split="train", cache_dir="cache"
+    )
+    assert [row["doc_id"] for row in samples if row["filter"] == "strict-match"] == [0, 1]
+
+
+def cells(table: str) -> list[list[str | float]]:
+    """The lines of the harness's table, without the standard errors; a number has as many digits as its column."""
+
+    def cell(text: str) -> str | float:
+        return float(text) if re.fullmatch(r"[\d.]+", text) else text
+
+    return [[cell(text.strip()) for text in line.split("|")[1:8]] for line in table.splitlines()[2:]]
+
+
+def test_the_example_of_the_documentation_is_asked_as_it_stands(
+    wide: Path, workspace: Path, make_artifact: Make
+) -> None:
+    text = (REPO / "docs/evaluation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(# params/mine/data\.yaml.*?)```", text, re.DOTALL)
+    said = YAML(typ="safe", pure=True).load(block)
+    assert set(said) == {"benchmarks", "tasks"}
+    benchmarks.gsm8k(workspace)
+    benchmarks.arc_easy(workspace)
+    subjects = tuple(leaf.config["dataset_name"] for leaf in harness_index.find("mmlu", "docs").leaves)
+    benchmarks.mmlu(workspace, subjects, rows=1)
+    data = benchmarks.freeze(workspace / "artifacts/data", said["benchmarks"], make_artifact)
+    tasks = artifact.read_json(benchmarks.evaluate(wide, data, said["tasks"]) / "results.json")["tasks"]
+    for claim in re.findall(r"`(\w+\.\w+(?:\[[\w-]+\])?)`", text[text.index("A claim may name") :].split("\n\n")[0]):
+        task, _, metric = claim.partition(".")
+        assert metric in tasks[task]["metrics"], claim
+    assert {name: entry["benchmark"]["num_fewshot"] for name, entry in tasks.items()} == {
+        "gsm8k": 5, "arc_easy": 0, "mmlu": 5,
+    }  # fmt: skip
+    assert len(subjects) == 57 and set(tasks["mmlu"]["groups"]["task"]) == {f"mmlu_{subject}" for subject in subjects}

@@ -76,20 +76,19 @@ def test_a_name_that_is_taken_is_refused(data: Path, chat_model: Path) -> None:
         prepare_all(choices * 2, params, data, chat_model, 0, "error", [])
 
 
-def test_a_resource_of_the_grades_that_is_missing_is_named(workspace: Path, make_artifact: Make) -> None:
-    """NLTK's models of sentences are downloads of their own, which are not here."""
-    pytest.importorskip("langdetect")
-    pytest.importorskip("immutabledict")
+def test_a_resource_of_the_grades_that_is_missing_is_named(
+    workspace: Path, make_artifact: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NLTK's models of sentences are a download of their own, which no machine has that never ran the task."""
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(workspace / "nltk_data")])
     benchmarks.ifeval(workspace, ("length_constraints:number_sentences",))
     folder = benchmarks.freeze(workspace / "artifacts/data", {"ifeval": {}}, make_artifact)
-    try:
-        import nltk
-
-        nltk.data.find("tokenizers/punkt_tab")
-    except LookupError:
-        with pytest.raises(DataError, match=r"grades of ifeval, document 0, need a resource .*punkt"):
-            prepare(BenchmarkChoice(benchmark="ifeval"), folder, PLACE, 0)
-    else:
+    with pytest.raises(
+        DataError,
+        match=r"grades of ifeval, document 0, need NLTK's `punkt_tab`.*`.* nltk\.downloader punkt_tab`",
+    ):
         prepare(BenchmarkChoice(benchmark="ifeval"), folder, PLACE, 0)
 
 

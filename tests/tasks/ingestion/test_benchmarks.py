@@ -57,6 +57,9 @@ def test_training_rows_with_a_question_go_and_the_report_says_what_was_frozen(wo
     assert source["files"]["main/test-00000-of-00001.parquet"] == artifact.sha256(
         workspace / "openai/gsm8k/main/test-00000-of-00001.parquet"
     )
+    said = artifact.read_jsonl(out / "benchmarks/gsm8k/questions.jsonl")
+    assert [row["id"] for row in said] == [f"gsm8k:{n}" for n in range(6)]
+    assert said[4]["texts"] == [f"Question: {asked}\nAnswer:", asked]
     again = run(
         {"gsm8k": {"num_fewshot": 2}}, "again", split={"validation": 0.3, "test": 0.0}, near_duplicates=_never()
     )

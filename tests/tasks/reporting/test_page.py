@@ -121,6 +121,30 @@ def test_samples_show_every_pattern_before_repeating_one(tree: Path) -> None:
     assert len(set(patterns[: len(set(patterns))])) == len(set(patterns))
 
 
+def test_the_benchmarks_that_were_frozen_are_named_with_their_origin(tree: Path) -> None:
+    leaderboard = artifact.read_json(report(tree) / "leaderboard.json")
+    path = tree / "data/report.json"
+    files: dict[str, dict[str, str | None]] = {"a" * 40: {"hf://a": None}, "": {"a.parquet": "0" * 64}}
+    sources = {
+        config: {
+            "dataset": "cais/<b>mmlu",
+            "config": config,
+            "revision": revision or None,
+            "licence": None,
+            "files": of,
+        }
+        for config, (revision, of) in enumerate([*files.items(), *files.items()])
+    }
+    tasks = {str(n): {"documents": 20, "of": 100 + n, "num_fewshot": 5} for n in range(4)}
+    said = {"mmlu": {"lm_eval": "0.4.13", "sources": sources, "tasks": tasks}}
+    artifact.write_json(path, artifact.read_json(path) | {"benchmarks": said})
+    page = Page(html_page.render(html_page.folders(tree, graph()), leaderboard))
+    assert page.open == []
+    origins = f"cais/<b>mmlu · {'a' * 40}, cais/<b>mmlu · a local folder"
+    row = f"mmlu lm_eval 0.4.13 {origins} unknown 80 406 5"
+    assert "".join(row.split()) in "".join(page.text.split())
+
+
 def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
     folder = tree / "models" / "dpo"
     rises, falls = {"start": 0.1, "end": 0.9, "t": 8.0}, {"start": 0.6, "end": 0.2, "t": -6.0}
