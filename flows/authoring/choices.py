@@ -115,9 +115,9 @@ def training(model: Model, lengths: Lengths, here: Machine, *, pairs: bool, refe
     most = GPU_STEPS if here.gpu else CPU_STEPS
     seen = f"{epochs} times {lengths.rows} rows, {wanted} a step"
     cut, left = lengths.share(lengths.whole, length), lengths.share(lengths.prompts, length - 2)
-    kept = f"of {_gigabytes(here.memory)}; all weights" + (
-        " fit" if full else f" would take {_gigabytes(fits(True, 1, checkpointing)[1])}"
-    )
+    kept = f"of {_gigabytes(here.memory)}"
+    if not full:
+        kept += f"; all weights would take {_gigabytes(fits(True, 1, checkpointing)[1])}"
     return Training(
         full=full,
         why_weights=f"{_gigabytes(need)} {kept}",
