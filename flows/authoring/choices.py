@@ -160,7 +160,7 @@ def learning_rate(method: str, model: Model, *, full: bool) -> float:
     """Choose a learning rate: published ones for a billion parameters, higher for smaller models and for LoRA.
 
     Sources: TRL's documentation for SFT, DPO and KTO; "LoRA Without Regret" (Schulman et al., 2025) for ten times as
-    much with LoRA; for models of about 100 M and 1 M parameters, the recipes `smollm2` and `tiny`, and between them.
+    much with LoRA; for models of about a million parameters, the recipe `tiny`; steps between them.
     """
     usual = {"sft": 2e-5, "adapt": 2e-5, "distill": 5e-5, "prune": 2e-5, "reward": 1e-5, "rejection": 1e-5}
     base = usual.get(method, 1e-6)

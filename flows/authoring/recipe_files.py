@@ -14,6 +14,8 @@ from flows.authoring.yaml_text import flow, line, section
 FORMS = ["fp32", "int8"]
 ASKED = {True: 500, False: 200}
 """Most rows that an evaluation task asks, with a GPU and without one."""
+WIDTH = 120
+"""Characters of a line up to which a map stands in one."""
 BENCHMARKED = {True: None, False: 100}
 """Most rows of a benchmark that are asked, with a GPU and without one."""
 
@@ -108,6 +110,7 @@ def _base(model: Model, here: Machine) -> str:
 def _data(plan: Plan, here: Machine, benchmarks: Sequence[str]) -> str:
     sources = {s.key: s for entries in plan.sets.values() for s, _ in entries}
     bad = max(1 - source.format.sure for source in sources.values())
+    said = f"of a source's rows, 0 to 1; of those looked at, {bad:.1%} at most"
     lines = [
         line("seed", 0, "of the split, the order of rows and MinHash"),
         line("threads", here.threads),
@@ -115,7 +118,7 @@ def _data(plan: Plan, here: Machine, benchmarks: Sequence[str]) -> str:
         line("scrub", ["email", "key"], "add phone and card where numbers are not the subject"),
         line("near_duplicates", {"threshold": 0.8, "permutations": 128, "ngram": 3}, "Jaccard, hashes, words"),
         line("decontamination", {"ngram": 8, "overlap": 0.8}, "words, share of an evaluation text's n-grams"),
-        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), f"of a source's rows; {bad:.1%} of those looked at"),
+        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), said),
         line("report_examples", 5),
     ]  # fmt: skip
     if benchmarks:
@@ -143,9 +146,10 @@ def _set(name: str, near: bool, rows: Sequence[tuple[str, Mapping[str, Any]]], l
             line("- source", key, indent=6),
             line("split", "hash", indent=8),
             line("limit", limit, indent=8),
-            line("map", ..., indent=8),
-            *(line(column, value, indent=10) for column, value in template.items()),
         ]
+        whole = line("map", dict(template), indent=8)
+        columns = [line(column, value, indent=10) for column, value in template.items()]
+        lines += [whole] if len(whole) <= WIDTH else [line("map", ..., indent=8), *columns]
     return lines
 
 

@@ -78,6 +78,8 @@ def test_a_recipe_of_sft_and_dpo_is_short(home: Path) -> None:
     assert graph["sft"]["sft"]["claim"] == "pairs.nats_per_byte"
     assert graph["export"] == ["dpo"]
     assert not (folder / "report.yaml").exists()
+    folder = new("five", own_data.FILES, "sft,dpo")
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in folder.rglob("*.yaml")) <= 250
 
 
 def test_checkpoints_fall_on_logged_steps_whatever_the_number_of_rows(home: Path) -> None:
@@ -93,9 +95,12 @@ def test_checkpoints_fall_on_logged_steps_whatever_the_number_of_rows(home: Path
             assert trainer["save_steps"] <= trainer["max_steps"]
 
 
-def test_a_task_of_too_few_rows_to_promote_by_is_told_before_the_training(home: Path, capsys: Any) -> None:
+def test_a_task_of_too_few_rows_to_promote_by_is_told_before_the_training(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     new("few", ["data/pairs.parquet"], "sft,dpo")
-    assert "will ask about 15 rows of data/pairs.parquet, and `polm promote` compares no fewer" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "will ask about 15 rows of data/pairs.parquet, and `polm promote` compares no fewer" in shown
     data_stage.write_rows(home / "data", sample.look("data/pairs.parquet", "CC0-1.0").rows * 4, "many.jsonl")
     new("many", ["data/many.jsonl"], "sft,dpo")
     shown = capsys.readouterr().out
