@@ -115,9 +115,9 @@ def training(model: Model, lengths: Lengths, here: Machine, *, pairs: bool, refe
     most = GPU_STEPS if here.gpu else CPU_STEPS
     seen = f"{epochs} times {lengths.rows} rows, {wanted} a step"
     cut, left = lengths.share(lengths.whole, length), lengths.share(lengths.prompts, length - 2)
-    kept = f"of {_gigabytes(here.memory)}; all weights" + (
-        " fit" if full else f" would take {_gigabytes(fits(True, 1, checkpointing)[1])}"
-    )
+    kept = f"of {_gigabytes(here.memory)}"
+    if not full:
+        kept += f"; all weights would take {_gigabytes(fits(True, 1, checkpointing)[1])}"
     return Training(
         full=full,
         why_weights=f"{_gigabytes(need)} {kept}",
@@ -160,10 +160,10 @@ def learning_rate(method: str, model: Model, *, full: bool) -> float:
     """Choose a learning rate: published ones for a billion parameters, higher for smaller models and for LoRA.
 
     Sources: TRL's documentation for SFT, DPO and KTO; "LoRA Without Regret" (Schulman et al., 2025) for ten times as
-    much with LoRA; for models below 100 M parameters, runs of this project (docs/results.md).
+    much with LoRA; for models of about a million parameters, the recipe `tiny`; steps between them.
     """
     usual = {"sft": 2e-5, "adapt": 2e-5, "distill": 5e-5, "prune": 2e-5, "reward": 1e-5, "rejection": 1e-5}
     base = usual.get(method, 1e-6)
     count = model.parameters or 10**9
-    scale = 1 if count > 5 * 10**8 else 3 if count > 5 * 10**7 else 50
+    scale = 1 if count > 5 * 10**8 else 3 if count > 5 * 10**7 else 20 if count > 5 * 10**6 else 100
     return base * scale * (1 if full and method != "adapt" else 10)

@@ -1,5 +1,6 @@
 """`polm new`: look at a model and data, show what was found and chosen, ask, and write a recipe, or nothing of it."""
 
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import typer
 
 from flows import workspace
 from flows.authoring import choices, findings, graph, model, recipe_files, rows
+from flows.registry.policy import load_policy
 from flows.terminal.board import say, screen
 from tasks.ingestion.recognition import formats, sample
 from tasks.stage.errors import ConfigError, PolmError
@@ -57,7 +59,9 @@ def main(
         plan = rows.plan(sources, models, look)
         here = choices.machine()
     files = recipe_files.write(name, look, models, plan, here, asked)
-    findings.show(look, sources, plan, here, files, [*notices, *plan.notices])
+    promoted = recipe_files.exported(models)
+    few = too_few(plan, load_policy(name).least_rows) if promoted else []
+    findings.show(look, sources, plan, here, files, [*notices, *plan.notices, *few])
     if not yes:
         if not sys.stdin.isatty():
             raise PolmError(f"params/{name}: nothing was written: there is no terminal to ask on; add `--yes`")
@@ -66,9 +70,25 @@ def main(
         _write(name, files)
         workspace.choose_recipe(name)
     say(f"params/{name}: {len(files)} files, now the active recipe. Next:")
-    last = [planned.name for planned in models if planned.answers][-1]
-    for command in ("polm check", "polm run", f"polm promote {last} && polm serve"):
+    after = [f"polm promote {promoted[-1]} && polm serve"] if promoted else []
+    for command in ("polm check", "polm run", *after):
         say(f"  {command}")
+
+
+def too_few(plan: rows.Plan, least: int | None) -> list[str]:
+    """Say which tasks will ask fewer rows than a promotion compares.
+
+    Args:
+        plan: sets and tasks.
+        least: fewest rows of a comparison, by `mlflow/gates.yaml`; None for any number.
+    """
+    return [
+        f"eval/{task}.yaml will ask about {plan.held_out(task)} rows of {' and '.join(s.sample.name for s in asked)}, "
+        f"and `polm promote` compares no fewer than {least} (`least_rows` in mlflow/gates.yaml): have about "
+        f"{math.ceil(rows.ENOUGH / plan.test / 10) * 10} rows"
+        for task, asked in plan.tasks.items()
+        if least is not None and plan.held_out(task) < least
+    ]
 
 
 def _check_name(name: str) -> None:

@@ -45,7 +45,7 @@ def show(
             f"{median}, at most {lengths.whole[-1]}",
         )
     for name, asked in plan.tasks.items():
-        table.add_row(f"eval:{name}", ", ".join(s.key for s in asked), f"{plan.test:.0%} held out", "")
+        table.add_row(f"eval:{name}", ", ".join(s.key for s in asked), f"about {plan.held_out(name):,} held out", "")
     console.print(table)
     lines = sum(text.count("\n") for text in files.values())
     console.print(f"[bold]{len(files)} files, {lines} lines[/]: {escape(', '.join(files))}", soft_wrap=True)

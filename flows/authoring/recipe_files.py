@@ -14,6 +14,8 @@ from flows.authoring.yaml_text import flow, line, section
 FORMS = ["fp32", "int8"]
 ASKED = {True: 500, False: 200}
 """Most rows that an evaluation task asks, with a GPU and without one."""
+WIDTH = 120
+"""Characters of a line up to which a map stands in one."""
 BENCHMARKED = {True: None, False: 100}
 """Most rows of a benchmark that are asked, with a GPU and without one."""
 
@@ -49,15 +51,16 @@ def write(
         files[f"eval/{task}.yaml"] = _TASKS[task](plan, model)
     for planned in models:
         files[f"{planned.settings}.yaml"] = settings(planned, model, plan, here)
-    if _exported(models):
+    if exported(models):
         files["export_onnx.yaml"] = _export(model, plan, here)
     return files
 
 
-def _exported(models: Sequence[Planned]) -> list[str]:
-    """Name the models that are exported: those that no other model is made from, and that are not packed already."""
-    parents = {planned.values["from"] for planned in models if planned.answers}
-    return [p.name for p in models if p.answers and p.name not in parents and p.method != "quantize"]
+def exported(models: Sequence[Planned]) -> list[str]:
+    """Name the models that are exported: those that answer and are not packed, and that no other of them comes from."""
+    able = [planned for planned in models if planned.answers and planned.method != "quantize"]
+    parents = {planned.values["from"] for planned in able}
+    return [planned.name for planned in able if planned.name not in parents]
 
 
 def _claim(method: str, plan: Plan) -> str | None:
@@ -79,7 +82,7 @@ def _graph(name: str, models: Sequence[Planned], plan: Plan, benchmarks: Sequenc
             claim = _claim(method, plan) if planned.answers and (plan.tasks or benchmarks) else None
             lines.append(line(planned.name, {**planned.values, **({"claim": claim} if claim else {})}, indent=2))
     lines.append(line("evaluate", ["base", *(planned.name for planned in models if planned.answers)]))
-    lines.append(line("export", _exported(models), "to ONNX: what `polm promote` and `polm serve` take"))
+    lines.append(line("export", exported(models), "to ONNX: what `polm promote` and `polm serve` take"))
     lines.append(line("forms", FORMS, "of each export, evaluated"))
     return "\n".join(lines) + "\n"
 
@@ -107,6 +110,7 @@ def _base(model: Model, here: Machine) -> str:
 def _data(plan: Plan, here: Machine, benchmarks: Sequence[str]) -> str:
     sources = {s.key: s for entries in plan.sets.values() for s, _ in entries}
     bad = max(1 - source.format.sure for source in sources.values())
+    said = f"of a source's rows, 0 to 1; of those looked at, {bad:.1%} at most"
     lines = [
         line("seed", 0, "of the split, the order of rows and MinHash"),
         line("threads", here.threads),
@@ -114,7 +118,7 @@ def _data(plan: Plan, here: Machine, benchmarks: Sequence[str]) -> str:
         line("scrub", ["email", "key"], "add phone and card where numbers are not the subject"),
         line("near_duplicates", {"threshold": 0.8, "permutations": 128, "ngram": 3}, "Jaccard, hashes, words"),
         line("decontamination", {"ngram": 8, "overlap": 0.8}, "words, share of an evaluation text's n-grams"),
-        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), f"of those looked at, {bad:.1%} are"),
+        line("max_bad_share", max(0.01, min(1.0, round(1.5 * bad + 0.005, 2))), said),
         line("report_examples", 5),
     ]  # fmt: skip
     if benchmarks:
@@ -142,9 +146,10 @@ def _set(name: str, near: bool, rows: Sequence[tuple[str, Mapping[str, Any]]], l
             line("- source", key, indent=6),
             line("split", "hash", indent=8),
             line("limit", limit, indent=8),
-            line("map", ..., indent=8),
-            *(line(column, value, indent=10) for column, value in template.items()),
         ]
+        whole = line("map", dict(template), indent=8)
+        columns = [line(column, value, indent=10) for column, value in template.items()]
+        lines += [whole] if len(whole) <= WIDTH else [line("map", ..., indent=8), *columns]
     return lines
 
 

@@ -19,6 +19,8 @@ MEASURED = 300
 """Rows of a source whose tokens are counted."""
 SHORT = 60
 """Characters up to which nine of ten answers are short, so that they can be right or wrong as a whole."""
+ENOUGH = 45
+"""Rows that each evaluation task should ask: so many are hardly ever fewer than 30 by the chances of the split."""
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 
 
@@ -78,6 +80,10 @@ class Plan:
     """Shares of the groups, 0 to 1."""
     notices: list[str] = field(default_factory=list)
 
+    def held_out(self, task: str) -> int:
+        """Count the rows that a task will have to ask, about: duplicates are not yet known."""
+        return round(self.test * sum(source.sample.total for source in self.tasks[task]))
+
 
 def source(key: str, sample: Sample, found: Format) -> Source:
     """Describe a source whose format was recognised."""
@@ -127,7 +133,8 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
         if maps:
             tasks.setdefault("pairs" if "worse" in maps[0] else "answers" if s.short else "replies", []).append(s)
     fewest = min(s.sample.total for s in used)
-    validation, test = _share(0.05, 8 / fewest, 0.15), _share(0.1, 15 / fewest, 0.25)
+    asked = min((sum(s.sample.total for s in sources) for sources in tasks.values()), default=fewest)
+    validation, test = _share(0.05, 8 / fewest, 0.15), _share(0.1, ENOUGH / asked, 0.25)
     lengths = {kind: _lengths(kind, entries, model, 1 - validation - test) for kind, entries in sets.items()}
     return Plan(sets, tasks, lengths, validation, test, notices)
 

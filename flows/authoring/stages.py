@@ -59,6 +59,8 @@ def _trainer(
     """Write `trainer:`; `own` are the keys of the method, of which a value of None takes a shared key out."""
     method = planned.method
     rate = choices.learning_rate(method, model, full=chosen.full)
+    steps = own.get("max_steps", chosen.steps)
+    logged = max(1, min(10, steps // 20))
     values: dict[str, Any] = {
         "max_steps": chosen.steps,
         "per_device_train_batch_size": chosen.batch,
@@ -66,15 +68,15 @@ def _trainer(
         "gradient_accumulation_steps": chosen.accumulation,
         "learning_rate": rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": max(1, chosen.steps // 20),
+        "warmup_steps": max(1, steps // 20),
         "max_length": chosen.length,
         **own,
         "gradient_checkpointing": chosen.checkpointing,
         "bf16": here.gpu,
         **({} if here.gpu else {"use_cpu": True}),
-        "logging_steps": max(1, min(10, chosen.steps // 20)),
+        "logging_steps": logged,
         "eval_strategy": "no",
-        "save_steps": max(1, chosen.steps // 4),
+        "save_steps": logged * max(1, steps // (4 * logged)),
         "save_total_limit": 1,
     }
     said = {

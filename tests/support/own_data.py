@@ -58,8 +58,10 @@ FILES = ["data/tickets.jsonl", "data/share.json", "data/alpaca.csv", "data/pairs
 
 
 def prepare(folder: Path, model: Path) -> None:
-    """Make a folder one to write a recipe in: `dvc.yaml`, the link to a recipe, the data, and a model's folder."""
+    """Make a folder one to write a recipe in: `dvc.yaml`, gates, the link to a recipe, the data, and a model."""
     shutil.copy(REPO / "dvc.yaml", folder)
+    (folder / "mlflow").mkdir()
+    shutil.copy(REPO / "mlflow/gates.yaml", folder / "mlflow")
     (folder / "params/tiny").mkdir(parents=True)
     shutil.copy(REPO / "params/report.yaml", folder / "params")
     shutil.copy(REPO / "params/tiny/recipe.yaml", folder / "params/tiny")

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from flows.authoring import command
+from flows.authoring import choices, command, graph, model, rows, stages
 from tasks.check import recipe as recipe_check
 from tasks.ingestion.recognition import sample
 from tasks.stage.errors import ConfigError, DataError, PolmError
@@ -77,6 +78,47 @@ def test_a_recipe_of_sft_and_dpo_is_short(home: Path) -> None:
     assert graph["sft"]["sft"]["claim"] == "pairs.nats_per_byte"
     assert graph["export"] == ["dpo"]
     assert not (folder / "report.yaml").exists()
+    folder = new("five", own_data.FILES, "sft,dpo")
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in folder.rglob("*.yaml")) <= 250
+
+
+def test_checkpoints_fall_on_logged_steps_whatever_the_number_of_rows(home: Path) -> None:
+    look = model.look("models/llama", "CC0-1.0")
+    models, _ = graph.plan("sft,dpo")
+    plan = rows.plan(command._sources(["data/pairs.parquet"], "CC0-1.0"), models, look)
+    for count in (1, 37, 73, 290, 1000, 6000):
+        lengths = {kind: replace(taken, rows=count) for kind, taken in plan.lengths.items()}
+        for planned in models:
+            text = stages.settings(planned, look, replace(plan, lengths=lengths), choices.Machine("cpu", 2**34, 2, ""))
+            trainer = YAML(typ="safe").load(text)["trainer"]
+            assert trainer["save_steps"] % trainer["logging_steps"] == 0
+            assert trainer["save_steps"] <= trainer["max_steps"]
+
+
+def test_a_task_of_too_few_rows_to_promote_by_is_told_before_the_training(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new("few", ["data/pairs.parquet"], "sft,dpo")
+    shown = capsys.readouterr().out
+    assert "will ask about 15 rows of data/pairs.parquet, and `polm promote` compares no fewer" in shown
+    data_stage.write_rows(home / "data", sample.look("data/pairs.parquet", "CC0-1.0").rows * 4, "many.jsonl")
+    new("many", ["data/many.jsonl"], "sft,dpo")
+    shown = capsys.readouterr().out
+    assert "polm promote dpo" in shown
+    assert "no fewer" not in shown
+
+
+@pytest.mark.parametrize(
+    ("methods", "exported"), [("sft,quantize", ["sft"]), ("sft,dpo,quantize@dpo", ["dpo"]), ("reward", [])]
+)
+def test_a_packed_model_or_none_is_no_model_to_promote(
+    home: Path, methods: str, exported: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = new("packed", ["data/pairs.parquet"], methods)
+    assert read(folder / "recipe.yaml")["export"] == exported
+    assert (folder / "export_onnx.yaml").exists() == bool(exported)
+    assert ("polm promote" in capsys.readouterr().out) == bool(exported)
+    assert recipe_check.check(folder) == []
 
 
 def test_benchmarks_are_frozen_by_the_data_and_asked_by_the_evaluation(home: Path) -> None:
