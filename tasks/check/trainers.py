@@ -9,7 +9,6 @@ import ast
 import functools
 import importlib
 import inspect
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tasks.check.files import Recipe
+from tasks.check.files import Recipe, quiet
+from tasks.self_training.rounds import RoundsConfig
 from tasks.stage import launch
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
@@ -27,7 +27,7 @@ from tasks.training import trainer as training
 
 OF_THE_MACHINE = {"bf16": False, "fp16": False, "tf32": None, "deepspeed": None, "fsdp": None, "fsdp_config": None}
 """Keys of `trainer:` that are set aside, to what they are set to."""
-NAMED = ("loss_type",)
+NAMED = ("loss_type", "scale_rewards", "importance_sampling_level")
 """Keys whose values the trainer compares, and the config class does not."""
 DEFAULT_RATE = 1e-3
 """Where the learning rate stands elsewhere in the file, which is looked at by itself."""
@@ -51,6 +51,8 @@ def check(under_check: Recipe) -> Iterator[str]:
         except ConfigError as e:
             yield str(e)
             continue
+        if isinstance(config, RoundsConfig) and processes.processes > 1:
+            yield f"{path}: launch asks for {processes.processes} processes; rounds of sampling run in one: take null"
         for section in config.verbatim(module.trainer_class()):
             if section.section != "trainer":
                 yield from _peft(path, section)
@@ -72,20 +74,9 @@ def _build(path: Path, config: TrlConfig, config_class: type[Any], processes: la
         aside["per_device_train_batch_size"] = batch * processes.processes
     lightened = config.model_copy(update={"trainer": {**config.trainer, **aside, "use_cpu": True}})
     place = Place(path, Path("checkpoints"), processes)
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         training.arguments(config_class, lightened, cast(Run, place))
-
-
-class _quiet:
-    """Keeps what libraries log about settings of a training that does not take place to themselves."""
-
-    def __enter__(self) -> None:
-        self._before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._before)
 
 
 def _peft(path: Path, section: Verbatim) -> Iterator[str]:
