@@ -2,13 +2,12 @@
 
 The artifact holds the vectors (`dense.npy`) and their SHA-256 (`dense.json`), equal bytes for equal vectors. LanceDB's
 own files have random names and the time in them, so they are no part of an artifact: the table is made from the vectors
-where an index is first opened, below `.polm/retrieval/lancedb/` by that SHA-256. It is safe to delete. What is left out:
-LanceDB's approximate indexes, whose k-means has no seed, so that two machines would find different passages.
+where an index is first opened, below `.polm/retrieval/lancedb/` by that SHA-256. It is safe to delete. LanceDB's
+approximate indexes are left out: their k-means takes no seed, so two machines would find different passages.
 """
 
 import hashlib
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,4 +181,4 @@ def _make(folder: Path, described: Described, place: Path) -> None:
     temporary = place.with_name(f"{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # what a kill left; the lock is ours
     lancedb.connect(temporary).create_table(TABLE, data=batches(), schema=schema)
-    os.replace(temporary, place)
+    temporary.replace(place)
