@@ -1,6 +1,7 @@
 """Retrieval at scale: seconds to build an index, its memory, and the time of a search.
 
     python -m bench.retrieval --chunks 100000
+    python -m bench.retrieval --chunks 20000 --only dense --lancedb     # beside FAISS, a table of LanceDB
 
 Each half runs in a process of its own, so that its peak of memory is its own; one thread; a chunk has 64 words, a
 question nine of one chunk. The lexical half is of made-up text by Zipf's law, the dense half of vectors of actual text
@@ -31,6 +32,8 @@ BATCH = 1_000
 """Chunks that are drawn at once."""
 VECTORS = "POLM_BENCH_VECTORS"
 """Variable with the file of the vectors, for the process of the dense half."""
+LANCEDB = "POLM_BENCH_LANCEDB"
+"""Variable that is `1` where the dense half measures LanceDB too."""
 
 
 def numbers(chunks: int, seed: int) -> Iterator[Any]:
@@ -130,6 +133,8 @@ def dense(chunks: int, folder: Path) -> dict[str, float]:
     truth = Dense.open(folder / "flat")
     right, times = _searched(truth, asked)
     measured |= {f"flat_{key}": value for key, value in times.items()}
+    if os.environ.get(LANCEDB) == "1":
+        measured |= _lancedb(rest, chunks, folder, asked, right)
     for probes in PROBES:
         index = Dense.open(folder / "ivf", probes)
         rows, times = _searched(index, asked)
@@ -138,6 +143,30 @@ def dense(chunks: int, folder: Path) -> dict[str, float]:
             measured |= {"ivf_nprobe": probes, "ivf_recall@10": recall}
             return measured | {f"ivf_{key}": value for key, value in times.items()}
     raise AssertionError
+
+
+def _lancedb(rest: Any, chunks: int, folder: Path, asked: Any, right: list[list[int]]) -> dict[str, float]:
+    """Measure LanceDB: its vectors written, its table made when first opened, opened again, and searched."""
+    import lancedb  # noqa: F401 - its import takes seconds, which are no part of what is measured
+
+    from bench.lsa import DIMENSIONS
+    from tasks.retrieval import lance
+    from tasks.retrieval.dense import Dense, build
+    from tasks.retrieval.dense_settings import LanceDb
+
+    place, tables = folder / "lancedb", folder / "tables"
+    place.mkdir()
+    seconds = [time.perf_counter()]
+    settings = LanceDb(kind="lancedb", shard_rows=25_000)
+    build(lambda start, end: np.array(rest[start:end]), chunks, DIMENSIONS, settings, place, seed=0)
+    seconds.append(time.perf_counter())
+    for _ in range(2):
+        table = Dense(lance.LanceTable.open(place, tables))
+        seconds.append(time.perf_counter())
+    rows, times = _searched(table, asked)
+    took = dict(zip(("build_s", "table_s", "open_s"), np.diff(seconds).tolist(), strict=True))
+    recall = float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(rows, right, strict=True)]))
+    return {f"lancedb_{key}": value for key, value in {**took, "recall@10": recall, **times}.items()}
 
 
 def _searched(index: Any, asked: Any) -> tuple[list[list[int]], dict[str, float]]:
@@ -168,13 +197,14 @@ def main() -> None:
     parser.add_argument("--half", choices=sorted(HALVES), help="run only this half, and print JSON")
     parser.add_argument("--only", choices=sorted(HALVES), help="leave the other half out")
     parser.add_argument("--vectors", type=Path, help="file of the dense half's vectors; made where it is missing")
+    parser.add_argument("--lancedb", action="store_true", help="measure LanceDB too; wants the extra polm[lancedb]")
     args = parser.parse_args()
     if args.half:
         with tempfile.TemporaryDirectory(prefix="polm-bench-") as folder:
             print(json.dumps(HALVES[args.half](args.chunks, Path(folder))))
         return
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    one[VECTORS] = str(args.vectors or "")
+    one |= {VECTORS: str(args.vectors or ""), LANCEDB: str(int(args.lancedb))}
     for half in HALVES if args.only is None else [args.only]:
         command = [sys.executable, "-m", "bench.retrieval", "--chunks", str(args.chunks), "--half", half]
         done = subprocess.run(command, env=os.environ | one, stdout=subprocess.PIPE, text=True, check=True)

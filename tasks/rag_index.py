@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import Field
 
 from tasks.retrieval import chunks as stored
-from tasks.retrieval import embeddings, questions
+from tasks.retrieval import embeddings, lance, questions
 from tasks.retrieval import encoder as encoders
 from tasks.retrieval.dense import Dense, build
-from tasks.retrieval.dense_settings import Settings
+from tasks.retrieval.dense_settings import LanceDb, Settings
 from tasks.retrieval.fusion import FusionSettings, Leg, choose
 from tasks.retrieval.index import ENCODER, FILE, LEXICAL, TITLES, Description, legs
 from tasks.retrieval.lexical import Lexical
@@ -53,6 +53,8 @@ class Config(StageConfig):
 
 def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -> None:
     """Write an index that `Index.open` reads, and `report.json`: what was read, kept and left out."""
+    if isinstance(config.dense, LanceDb):
+        lance.require()
     with run.timed("import"):
         import faiss
         import sentence_transformers  # noqa: F401

@@ -7,16 +7,16 @@
 and Zisserman, 2003) compares it with the vectors of the `nprobe` nearest of `nlist` k-means cells, `ivfpq` with their
 product quantisation (Jégou et al., 2011). Cells are filled shard by shard, a range of rows at a time, and merged into
 `dense.ivfdata`, which is mapped into memory and not read: so they may be larger than it. `flat` and `sq8` are held in
-memory while they are built.
+memory while they are built. `lancedb` is no index of FAISS: `tasks/retrieval/lance.py`.
 """
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.retrieval.dense_settings import Cells, Flat, Ivf, IvfPq, Settings, Sq8
+from tasks.retrieval import lance
+from tasks.retrieval.dense_settings import Cells, Flat, Ivf, IvfPq, LanceDb, Settings, Sq8, Take
 from tasks.stage.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 FILE, LISTS = "dense.faiss", "dense.ivfdata"
 """The index, and its inverted lists where it has some."""
-Take = Callable[[int, int], "NDArray[float32]"]
-"""Start and end of a range of rows to their vectors, float32 of shape [end - start, dimensions], of length 1."""
 
 
 def build(take: Take, count: int, dimensions: int, settings: Settings, folder: Path, seed: int) -> None:
@@ -37,14 +35,18 @@ def build(take: Take, count: int, dimensions: int, settings: Settings, folder: P
         count: number of rows, at least one.
         dimensions: of a vector.
         settings: how they are stored.
-        folder: where `dense.faiss` goes, and `dense.ivfdata` of an inverted file.
+        folder: where `dense.faiss` goes, and `dense.ivfdata` of an inverted file; of LanceDB, the vectors.
         seed: of the vectors to learn cells and codes from, and of k-means.
 
     Raises:
-        ConfigError: more cells or codes than vectors to learn them from, or `m` does not divide the dimensions.
+        ConfigError: more cells or codes than vectors to learn them from, `m` does not divide the dimensions, or LanceDB
+            is not installed.
     """
     import faiss
 
+    if isinstance(settings, LanceDb):
+        lance.build(take, count, dimensions, settings, folder)
+        return
     index = _empty(settings, dimensions, count, seed)
     if isinstance(settings, Cells):
         index.train(_sample(take, count, settings.train_rows, seed))
@@ -138,7 +140,7 @@ class Dense:
     """An index that is read or made."""
 
     def __init__(self, index: Any) -> None:
-        """Args: index: of FAISS, by inner product."""
+        """Args: index: of FAISS, by inner product, or a table with its names."""
         self._index = index
 
     @property
@@ -153,7 +155,7 @@ class Dense:
 
     @classmethod
     def open(cls, folder: Path, nprobe: int | None = None) -> "Dense":
-        """Map an index that `build` wrote into memory.
+        """Map an index that `build` wrote into memory, or open the table of its vectors.
 
         Args:
             folder: where it lies.
@@ -161,9 +163,12 @@ class Dense:
 
         Raises:
             ArtifactError: there is none, or a broken one.
+            ConfigError: it wants LanceDB, which is not installed.
         """
         import faiss
 
+        if (folder / lance.DESCRIBED).is_file():
+            return cls(lance.LanceTable.open(folder))
         path = folder / FILE
         mapped = faiss.IO_FLAG_ONDISK_SAME_DIR if (folder / LISTS).is_file() else faiss.IO_FLAG_MMAP_IFC
         if not path.is_file():

@@ -1,10 +1,18 @@
-"""How a recipe says in which form vectors are stored: exact, in a byte a dimension, or in cells on the disk."""
+"""How a recipe says in which form vectors are stored: exact, in a byte a dimension, in cells or a table on the disk."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from tasks.stage.config import Strict
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+Take = Callable[[int, int], "NDArray[float32]"]
+"""Start and end of a range of rows to their vectors, float32 of shape [end - start, dimensions], of length 1."""
 
 
 class Stored(Strict):
@@ -59,5 +67,11 @@ class IvfPq(Cells):
     """Bits of a part's code; 2 to its power is the number of its codes."""
 
 
-Settings = Annotated[Flat | Sq8 | Ivf | IvfPq, Field(discriminator="kind")]
+class LanceDb(Stored):
+    """Exact search in a table of LanceDB on the disk (`tasks/retrieval/lance.py`); wants the extra `polm[lancedb]`."""
+
+    kind: Literal["lancedb"]
+
+
+Settings = Annotated[Flat | Sq8 | Ivf | IvfPq | LanceDb, Field(discriminator="kind")]
 """How vectors are stored and searched."""

@@ -142,6 +142,22 @@ def test_three_shards_on_the_disk_find_what_one_piece_finds(make_run: Any, input
     assert sharded.search(queries, 10, "dense") == whole.search(queries, 10, "dense")
 
 
+def test_an_index_in_lancedb_finds_what_a_flat_one_finds(make_run: Any, inputs: dict[str, Path]) -> None:
+    pytest.importorskip("lancedb", reason="needs the package lancedb: pip install 'polm[lancedb]'")
+    flat = Index.open(built(make_run, "flat", inputs).out)
+    run = built(make_run, "lance", inputs, dense={"kind": "lancedb", "shard_rows": 45})
+    index = Index.open(run.out)
+    assert index.described.dense["kind"] == "lancedb" and index.described.fusion == flat.described.fusion
+    queries = [chunk.text for chunk in flat.chunks[::9]]
+    for by in ("dense", "fused"):
+        found, expected = index.search(queries, 5, by), flat.search(queries, 5, by)
+        assert [[hit.chunk.id for hit in hits] for hits in found] == [
+            [hit.chunk.id for hit in hits] for hits in expected
+        ]
+    again = built(make_run, "again", inputs, dense={"kind": "lancedb", "shard_rows": 45})
+    assert contents(again.out) == contents(run.out)
+
+
 def test_vectors_may_be_cut(make_run: Any, inputs: dict[str, Path]) -> None:
     index = Index.open(built(make_run, "index", inputs, dimensions=8).out)
     assert index.described.dimensions == 8
