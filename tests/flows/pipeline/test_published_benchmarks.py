@@ -41,14 +41,14 @@ def test_a_benchmark_goes_the_whole_way(workspace: Path, chat_model: Path, make_
         "openai/gsm8k · a local folder",
     ):
         assert said in page
-    for model in ("base", "sft", "sft_fp32", "sft_int8"):
-        rows = artifact.read_jsonl(workspace / f"artifacts/metrics/{model}/samples/gsm8k.jsonl")
+    for asked in ("base", "sft", "sft_fp32", "sft_int8"):
+        rows = artifact.read_jsonl(workspace / f"artifacts/metrics/{asked}/samples/gsm8k.jsonl")
         assert [row["id"].split("-")[1] for row in rows] == list("012345")
     forms = (artifact.read_json(workspace / f"artifacts/metrics/{name}/results.json") for name in ("sft", "sft_fp32"))
     exact, form = (results["tasks"]["gsm8k"]["metrics"] for results in forms)
     assert exact == form, "PyTorch and ONNX Runtime in fp32"
     done = working_copy.polm(workspace, "promote", "sft")
-    assert done.returncode == 1 and "6 rows, too few for an interval" in done.stderr
+    assert done.returncode == 2 and "6 rows, too few for an interval" in done.stderr
     gates = " ".join(done.stdout.split())
     assert f"{CLAIM}: claim of 'sft' in params/asked/recipe.yaml" in gates
     assert f"{CLAIM} − parent base > +0" in gates and "arc_easy.acc − parent base > -0.05" in gates
