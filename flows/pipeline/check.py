@@ -11,9 +11,8 @@ from rich.console import Console
 
 from flows import workspace
 from flows.pipeline import recipe_check
+from flows.pipeline.recipe_check import WARNING
 from flows.terminal.exits import WRONG
-
-WARNING = "warning: "
 
 
 def main(recipe: str | None) -> None:

@@ -40,7 +40,7 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     if graph.settled(names, forced) == set(names):
         say(f"nothing changed: all {len(names)} stages are up to date")
         return
-    state = _flow(recipe, targets, jobs, force)
+    state = _flow(recipe, targets, jobs, force, graph.notices)
     if isinstance(state.data, Exception):
         raise state.data
     if state.is_cancelled():
@@ -57,8 +57,11 @@ def _end_leftovers() -> None:
         say(f"ended {count} processes that a killed `polm run` had left behind")
 
 
-def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
-    """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer."""
+def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: list[str]) -> Any:
+    """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer.
+
+    `said` are the notices that the person has read already; other warnings of the check are printed before the run.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from rich.console import Console
@@ -83,4 +86,8 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str]) -> Any:
             recipe_check.finish_check(recipe)
             logbook.result()
         flow_runs.crash_killed()
+    left_out = {f"{recipe_check.WARNING}params/{recipe}/recipe.yaml: {notice}" for notice in said}
+    for warning in recipe_check.warnings(recipe):
+        if warning not in left_out:
+            say(warning)
     return flow.run(recipe, targets, jobs, force)

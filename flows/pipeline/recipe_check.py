@@ -4,7 +4,12 @@ import functools
 import subprocess
 import sys
 
+from flows.registry import policy
+from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError
+
+WARNING = "warning: "
+"""Start of a line that is no fault."""
 
 
 @functools.cache
@@ -18,10 +23,22 @@ def start_check(recipe: str) -> subprocess.Popen[str]:
 
 def finish_check(recipe: str) -> None:
     """Wait for the recipe's check. Raises ConfigError with what it found."""
-    message = _message(recipe)
-    status = start_check(recipe).returncode
+    status, lines = checked(recipe)
     if status:
-        raise ConfigError(message or f"params/{recipe}: its check ended with exit code {status}")
+        raise ConfigError("\n".join(lines) or f"params/{recipe}: its check ended with exit code {status}")
+
+
+def checked(recipe: str) -> tuple[int, list[str]]:
+    """Check a recipe. Returns the exit code, 0 where nothing is wrong, and the lines that the check wrote."""
+    lines = _message(recipe).splitlines()
+    status = start_check(recipe).returncode
+    faults = [line for line in _policy(recipe) if line not in lines]
+    return status or (2 if faults else 0), lines + faults
+
+
+def warnings(recipe: str) -> list[str]:
+    """Return the lines of a recipe's check that are no faults."""
+    return [line for line in checked(recipe)[1] if line.startswith(WARNING)]
 
 
 @functools.cache
@@ -30,7 +47,20 @@ def _message(recipe: str) -> str:
     return start_check(recipe).communicate()[1].strip()
 
 
-def checked(recipe: str) -> tuple[int, list[str]]:
-    """Check a recipe. Returns the exit code, 0 where nothing is wrong, and the lines that the check wrote."""
-    lines = _message(recipe).splitlines()
-    return start_check(recipe).returncode, lines
+def _policy(recipe: str) -> list[str]:
+    """List what is wrong with the recipe's sections of the registry's policy, whose schema `tasks` does not know."""
+    if not policy.POLICY.is_file():
+        return []
+    found: list[str] = []
+    try:
+        sections = read_yaml(policy.POLICY)
+    except ConfigError as e:
+        return str(e).splitlines()
+    own = [str(name).partition("/")[2] for name in sections if str(name).startswith(f"{recipe}/")]
+    for data in (None, *own):
+        if policy.DEFAULT in sections or policy.section_name(recipe, data) in sections:
+            try:
+                policy.load_policy(recipe, data=data)
+            except ConfigError as e:
+                found += str(e).splitlines()
+    return list(dict.fromkeys(found))

@@ -1,6 +1,8 @@
 """The files of a recipe under check: each read and validated by itself, so that one that is wrong hides no other."""
 
+import contextlib
 import importlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,3 +117,14 @@ def _verbatim(path: Path, sections: list[Verbatim]) -> Iterator[str]:
             check_trainer(path, values, known, reserved, section)
         except ConfigError as e:
             yield str(e)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to themselves what libraries log about a training, or a task, that does not take place."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

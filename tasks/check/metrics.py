@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks import raft
+from tasks.check import benchmarks
+from tasks.check.benchmarks import ANY
 from tasks.check.files import Recipe
 from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
 from tasks.evaluate_rag import Config as EvaluateRagConfig
+from tasks.evaluation.benchmarks import BenchmarkChoice
 from tasks.evaluation.task_files import load_task, rows_file
 from tasks.stage import recipe
 from tasks.stage.config import StageConfig, suggest
@@ -19,9 +22,6 @@ TASKS = Path("eval")
 """Folder of a recipe's evaluation tasks, on which every evaluation depends."""
 WITH_PASSAGES = Path("rag")
 """Folder of those for readers, on which no other evaluation depends."""
-ANY = ".*"
-"""End of an entry that stands for every metric of a task: the harness says which a benchmark has."""
-
 Metrics = set[str]
 """`task.metric` each, or `task.*`."""
 
@@ -33,11 +33,8 @@ def evaluations(graph: recipe.Graph) -> dict[str, str]:
 
 
 def has(known: Collection[str], metric: str) -> bool:
-    """Whether a metric is among those known; of a benchmark, or of a group of them, any is."""
-    if metric in known:
-        return True
-    tasks = [name.removesuffix(ANY) for name in known if name.endswith(ANY)]
-    return any(metric.partition(".")[0] == task or metric.startswith(f"{task}_") for task in tasks)
+    """Whether a metric is among those known, or of a task any of whose metrics is taken."""
+    return metric in known or any(metric.startswith(name.removesuffix("*")) for name in known if name.endswith(ANY))
 
 
 def of_file(under_check: Recipe, file: str) -> tuple[Metrics | None, list[str]]:
@@ -52,7 +49,7 @@ def of_file(under_check: Recipe, file: str) -> tuple[Metrics | None, list[str]]:
     if model is not None and model.method == recipe.RAFT:
         asked: StageConfig | None = under_check.of(file, EvaluateRagConfig)
         passages = under_check.of(f"{data}.yaml", raft.Config)
-        home, rows = WITH_PASSAGES, None if passages is None else {f"eval/{passages.task}.jsonl"}
+        home, rows, config = WITH_PASSAGES, None if passages is None else {f"eval/{passages.task}.jsonl"}, None
     else:
         asked, config = under_check.of(file, EvaluateConfig), under_check.of(f"{data}.yaml", DataConfig)
         home, rows = TASKS, None if config is None else set(row_files(config))
@@ -61,15 +58,26 @@ def of_file(under_check: Recipe, file: str) -> tuple[Metrics | None, list[str]]:
     found: Metrics = set()
     wrong: list[str] = []
     files: dict[str, str] = {}
-    for choice in asked.tasks:  # type: ignore[attr-defined]  # of two stages' configurations
-        if getattr(choice, "benchmark", None) is not None:  # frozen by the data stage, which knows its metrics
-            found.add(f"{choice.benchmark}{ANY}")
+    certain = True
+    for number, choice in enumerate(asked.tasks):  # type: ignore[attr-defined]  # of two stages' configurations
+        place = f"{folder / file}: tasks.{number}"
+        if isinstance(choice, BenchmarkChoice):
+            if config is None:
+                certain = False
+                continue
+            metrics, faults = benchmarks.asked(choice, place, config, folder / f"{data}.yaml")
+            certain = certain and bool(metrics)
+            for name in sorted({metric.partition(".")[0] for metric in metrics} & set(files)):
+                faults.append(f"{place}: the task '{name}' is that of {files[name]} too; drop one, or rename your own")
+            files |= {metric.partition(".")[0]: f"the benchmark {choice.benchmark}" for metric in metrics}
+            found |= metrics
+            wrong += faults
             continue
         try:
             found |= _of_task(folder / file, choice.file, folder / f"{data}.yaml", home, rows, files)
         except PolmError as e:
             wrong.append(str(e))
-    return (None if wrong else found), wrong
+    return (found if certain and not wrong else None), wrong
 
 
 def _of_task(

@@ -24,7 +24,19 @@ from pathlib import Path
 
 import psutil
 
-from tasks.check import context, datasets, gates, media, questions, resources, rows, sources, trainers, values
+from tasks.check import (
+    benchmarks,
+    context,
+    datasets,
+    gates,
+    media,
+    questions,
+    resources,
+    rows,
+    sources,
+    trainers,
+    values,
+)
 from tasks.check import graph as graph_check
 from tasks.check.files import Recipe, load_all
 from tasks.check.rows import BASE, DATA
@@ -45,8 +57,8 @@ BY_ITSELF: tuple[Compared, ...] = (values.check, trainers.check)
 """Checks of each file, which need no graph."""
 TOGETHER: tuple[Compared, ...] = (
     datasets.check, graph_check.check_datasets, graph_check.check_sounds, graph_check.check_metrics,
-    graph_check.check_forms, media.check_architectures, questions.check_questions, gates.check, sources.check,
-    context.check, rows.check, resources.check,
+    graph_check.check_forms, media.check_architectures, questions.check_questions, gates.check, benchmarks.check,
+    sources.check, context.check, rows.check, resources.check,
 )  # fmt: skip
 """Checks of files against each other, the data, the model and the machine."""
 NOTICED: tuple[Compared, ...] = (

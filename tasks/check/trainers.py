@@ -9,7 +9,6 @@ import ast
 import functools
 import importlib
 import inspect
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tasks.check.files import Recipe
+from tasks.check.files import Recipe, quiet
 from tasks.stage import launch
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
@@ -72,20 +71,9 @@ def _build(path: Path, config: TrlConfig, config_class: type[Any], processes: la
         aside["per_device_train_batch_size"] = batch * processes.processes
     lightened = config.model_copy(update={"trainer": {**config.trainer, **aside, "use_cpu": True}})
     place = Place(path, Path("checkpoints"), processes)
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         training.arguments(config_class, lightened, cast(Run, place))
-
-
-class _quiet:
-    """Keeps what libraries log about settings of a training that does not take place to themselves."""
-
-    def __enter__(self) -> None:
-        self._before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._before)
 
 
 def _peft(path: Path, section: Verbatim) -> Iterator[str]:

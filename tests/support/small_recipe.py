@@ -84,4 +84,5 @@ def make(model: Path) -> None:
     base = {"seed": 0, "threads": 1, "dtype": "float32", "source": {"folder": "model", "licence": "Apache-2.0"}}
     write(SMALL / "base.yaml", base)
     gates = {"form": "int8", "quality": {"metric": "sums.helpful", "gain": 0.0}, "regression": {"sums.*": 0.05}}
-    write(Path("mlflow/gates.yaml"), {"small": gates})
+    shared = read_yaml(REPO / "mlflow/gates.yaml")["default"]
+    write(Path("mlflow/gates.yaml"), {"default": shared, "small": gates})

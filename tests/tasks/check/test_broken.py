@@ -20,6 +20,10 @@ from tests.support.small_recipe import ROWS, SMALL, change, make, write
 INFINITE = float("inf")
 MAP = "sets/sft/rows/0/map"
 
+GATES = "../../mlflow/gates"
+FROZEN = {"gsm8k": {"limit": 20, "num_fewshot": 2}}
+ASKED = [{"file": "eval/sums.yaml", "limit": None, "group_by": []}]
+
 EDITS: list[tuple[str, str, Any, tuple[str, ...]]] = [
     # names that point across files
     ("sft", "dataset", "sfft", ("sft.yaml: dataset is 'sfft'", "did you mean 'sft'")),
@@ -42,7 +46,11 @@ EDITS: list[tuple[str, str, Any, tuple[str, ...]]] = [
     ("report", "headline/metric", "helpfull", ("report.yaml: headline is 'sums.helpfull'", "'sums.helpful'")),
     ("report", "frontier/task", "sum", ("report.yaml: frontier is 'sum.", "did you mean 'sums.")),
     ("export_onnx", "parity/rows", "eval/sms.jsonl", ("parity.rows is 'eval/sms.jsonl'", "'eval/sums.jsonl'")),
-    ("../../mlflow/gates", "small/quality/metric", "sums.hlpful", ("small.quality.metric is 'sums.hlpful'", "'sums.")),
+    (GATES, "small/quality/metric", "sums.hlpful", ("small.quality.metric is 'sums.hlpful'", "'sums.")),
+    (GATES, "small/quality/metric", "gsm8k.exact_match", ("small.quality.metric is 'gsm8k.exact_match'", "no task")),
+    ("evaluate", "tasks", [*ASKED, {"benchmark": "gsm8k"}], ("tasks.1: benchmark is 'gsm8k'", "of params/small/data")),
+    ("data", "benchmarks", {"gsm8": {}}, ("data.yaml: benchmarks.gsm8: ", "did you mean")),
+    ("data", "benchmarks", {"humaneval": {}}, ("data.yaml: benchmarks.humaneval: ", "unsafe_code: true")),
     # values
     ("sft", "threads", 0, ("sft.yaml: threads is 0", "at least 1")),
     ("sft", "seed", -1, ("sft.yaml: seed is -1", "0 to 4294967295")),
@@ -106,6 +114,47 @@ def test_a_broken_recipe_is_named(small: Path, file: str, key: str, value: Any, 
     change(SMALL / f"{file}.yaml", key, value)
     message = said()
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"benchmark": "gsmk"}, ("tasks.1: benchmark is 'gsmk'", "did you mean 'gsm8k'")),
+        ({"benchmark": "gsm8k", "limit": 21}, ("tasks.1: limit is 21", "benchmarks.gsm8k.limit 20")),
+        ({"benchmark": "gsm8k", "num_fewshot": 3}, ("num_fewshot is 3", "benchmarks.gsm8k.num_fewshot 2")),
+    ],
+)
+def test_a_benchmark_is_held_against_what_is_frozen(small: Path, asked: dict[str, Any], words: tuple[str, ...]) -> None:
+    change(SMALL / "data.yaml", "benchmarks", FROZEN)
+    change(SMALL / "evaluate.yaml", "tasks", [*ASKED, {"benchmark": "gsm8k", "limit": 5, "num_fewshot": 2}])
+    assert said() == ""
+    change(SMALL / "evaluate.yaml", "tasks", [*ASKED, asked])
+    message = said()
+    assert all(word in message for word in words), message
+
+
+def test_claims_and_gates_may_name_metrics_of_benchmarks(small: Path) -> None:
+    change(SMALL / "data.yaml", "benchmarks", {**FROZEN, "mmlu_social_sciences": {}, "ifeval": {}})
+    names = [{"benchmark": name} for name in ("gsm8k", "mmlu_social_sciences", "ifeval")]
+    change(SMALL / "evaluate.yaml", "tasks", [*ASKED, *names])
+    change(SMALL / "recipe.yaml", "sft/sft/claim", "gsm8k.exact_match[strict-match]")
+    change(SMALL / "recipe.yaml", "dpo/dpo/claim", "ifeval.prompt_level_strict_acc")
+    change(SMALL / "report.yaml", "headline", {"task": "gsm8k", "metric": "exact_match[flexible-extract]"})
+    change(SMALL / f"{GATES}.yaml", "small/quality/metric", "mmlu_social_sciences.acc")
+    assert said() == ""
+    change(SMALL / "recipe.yaml", "sft/sft/claim", "gsm8k.exact_match")
+    change(SMALL / f"{GATES}.yaml", "small/quality/metric", "mmlu_social_sciences.exact_match")
+    message = said()
+    assert "claim of 'sft' is 'gsm8k.exact_match', which no evaluation task has" in message
+    assert "did you mean 'gsm8k.exact_match[" in message
+    assert "small.quality.metric is 'mmlu_social_sciences.exact_match', which no task" in message
+
+
+def test_the_metric_of_the_default_policy_counts_where_a_recipe_names_none(small: Path) -> None:
+    change(SMALL / f"{GATES}.yaml", "default/quality/metric", "sum.helpful")
+    assert said() == ""
+    change(SMALL / f"{GATES}.yaml", "small/quality/metric", None)
+    assert "default.quality.metric is 'sum.helpful', which no task of evaluate.yaml has; did you mean" in said()
 
 
 def folder() -> None:
@@ -175,7 +224,7 @@ NOTICES: list[tuple[str, str, Any, str]] = [
     ("recipe", "evaluate", ["base", "sft", "dpo"], "grpo.grpo is trained and never evaluated; add it to 'evaluate'"),
     ("recipe", "export", [], "no model is exported"),
     ("recipe", "forms", ["fp32"], "small.form is 'int8', which is not evaluated"),
-    ("../../mlflow/gates", "small/regression", {"sum.*": 0.1}, "small.regression has 'sum.*', which matches no metric"),
+    (GATES, "small/regression", {"sum.*": 0.1}, "small.regression has 'sum.*', which matches no metric"),
 ]
 
 
