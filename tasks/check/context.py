@@ -24,6 +24,8 @@ LENGTHS = ("max_length", "max_completion_length", "max_new_tokens", "block_size"
 """Keys, at any depth, that say how many tokens a text or an answer may have."""
 OF_TEMPLATES = ("chat_template_args", "chat_template_kwargs")
 """Keys whose mappings are passed to the chat template."""
+ALIGNED = ("align", "align_speech")
+"""Methods that put an encoder in front of a language model."""
 WHOLE = "all-linear"
 """PEFT's word for every linear layer."""
 
@@ -36,7 +38,7 @@ def check(under_check: Recipe) -> Iterator[str]:
         return
     tokenizer, wrong = _tokenizer(facts, under_check)
     yield from wrong
-    others = _own_models(under_check)
+    others, aligned = _own_models(under_check), _aligned(under_check)
     for file, config in sorted(under_check.configs.items()):
         path = under_check.folder / file
         if file in others:
@@ -47,7 +49,7 @@ def check(under_check: Recipe) -> Iterator[str]:
                     f"{path}: {key} is {value} tokens, and {facts.place} takes {facts.context}; set it to "
                     f"{facts.context} or less"
                 )
-        if isinstance(config, AdapterConfig) and config.peft is not None:
+        if isinstance(config, AdapterConfig) and config.peft is not None and file not in aligned:
             yield from _targets(f"{path}: peft", config.peft, facts)
         for name, method in getattr(config, "methods", {}).items():
             if isinstance(getattr(method, "peft", None), dict):
@@ -89,6 +91,20 @@ def _own_models(under_check: Recipe) -> set[str]:
     """Name the files of models that are no language model from `base`: encoders of retrieval."""
     models = under_check.graph.models.items()
     return {f"{name}.yaml" for name, model in models if model.method in (recipe.RETRIEVER, *recipe.FOLDERS)}
+
+
+def _aligned(under_check: Recipe) -> set[str]:
+    """Name the files of models behind new eyes or ears, whose modules have other names than the base model's."""
+    models = under_check.graph.models
+    behind: set[str] = set()
+    for name in models:
+        line, at = [], name
+        while at in models and at not in line:
+            line.append(at)
+            at = models[at].values.get("from", recipe.BASE)
+        if any(models[one].method in ALIGNED for one in line):
+            behind.add(f"{models[name].values.get('settings', name)}.yaml")
+    return behind
 
 
 def _folder(under_check: Recipe) -> Iterator[str]:

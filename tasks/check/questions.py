@@ -1,8 +1,13 @@
-"""Evaluation files of a recipe against the data that they ask about: controls, and columns that are scored apart."""
+"""Evaluation files of a recipe against the data that they ask about: controls, and the columns that are read.
+
+Columns are those that rows are scored apart by, that a task's templates name, and that its grader asks a made-up row
+for.
+"""
 
 import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from tasks.check.files import Recipe
 from tasks.check.metrics import evaluations
@@ -32,11 +37,12 @@ def check_questions(under_check: Recipe) -> Iterator[str]:
         for number, choice in enumerate(asked.tasks):
             if not isinstance(choice, TaskChoice):  # a benchmark is scored by the harness alone
                 continue
-            name = None
+            name, path, task = None, folder / choice.file, {}
             with contextlib.suppress(PolmError):  # said by `metrics.of_file`
-                path = folder / choice.file
-                name = _set_of(rows_file(path, load_task(path)), config.sets)
+                task = load_task(path)
+                name = _set_of(rows_file(path, task), config.sets)
             if name is not None:
+                yield from _unknown(path, task, name, _columns(name, config.sets[name]), folder / f"{data}.yaml")
                 place = f"{folder / file}: tasks.{number}"
                 wrong = _wrong(choice, name, config.sets[name], folder / f"{data}.yaml")
                 yield from (f"{place}.{fault}" for fault in wrong)
@@ -82,7 +88,53 @@ def _wrong(choice: TaskChoice, name: str, rows: Set, data: Path) -> Iterator[str
             )
 
 
+TEMPLATES = ("doc_to_text", "doc_to_target")
+"""Keys of a task file whose Jinja text is filled in with a row; the harness takes a column's name too."""
+
+
+def _unknown(path: Path, task: dict[str, Any], name: str, columns: set[str], data: Path) -> Iterator[str]:
+    """Say which columns a task's templates and its grader read that its rows have not."""
+    import jinja2
+    from jinja2 import meta
+
+    for key in TEMPLATES:
+        template = task[key]
+        if not isinstance(template, str):
+            continue
+        try:
+            read = meta.find_undeclared_variables(jinja2.Environment().parse(template))  # parsed only
+        except jinja2.TemplateSyntaxError as e:
+            yield f"{path}: {key}: line {e.lineno}: {e.message}; it is a Jinja template, e.g. '{{{{question}}}}'"
+            continue
+        for column in sorted(read - columns):
+            yield (
+                f"{path}: {key} names '{column}', and rows of '{name}' in {data} have no such column"
+                f"{suggest(column, columns)}; add it to the map"
+            )
+    row = _Row(dict.fromkeys(columns, "1"))
+    with contextlib.suppress(Exception):  # of a made-up row, only what it is asked for counts
+        task["process_results"](row, ["1"] if task["output_type"] == "generate_until" else [(-1.0, False)])
+    for column in row.missed:
+        yield (
+            f"{path}: process_results: {task['process_results'].__name__} reads '{column}', and rows of '{name}' in "
+            f"{data} have no such column{suggest(column, columns)}; add it to the map"
+        )
+
+
+class _Row(dict[str, Any]):
+    """A made-up row that remembers which columns it was asked for and has not."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.missed: list[str] = []
+
+    def __missing__(self, column: str) -> Any:
+        self.missed.append(column)
+        raise KeyError(column)
+
+
 def _columns(name: str, rows: Set) -> set[str]:
     """List the columns that every row of a set has."""
-    made = set.intersection(*(set(entry.map) for entry in rows.rows)) - set(TAKEN)
+    maps = [set(entry.map) | ({IMAGES} if VIDEO in entry.map else set()) for entry in rows.rows]
+    made = set.intersection(*maps) - set(TAKEN)
     return made | set(WRITTEN) | ({"prompt"} if kind_of(name) == "preferences" else set())

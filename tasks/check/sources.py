@@ -27,6 +27,8 @@ FIRST = 50
 """Rows of a source that are mapped."""
 FIRST_DRAWN = 4
 """The same of a source with pictures or sounds, which generators take time to draw."""
+MOST_HASHED = 2**28
+"""Bytes of a file whose SHA-256 is computed here; larger ones are left to the data stage."""
 FURTHER = 20_000
 """Rows that are looked through for a column that none of the first has."""
 
@@ -103,8 +105,12 @@ def _rows(name: str, source: Any, folder: Path) -> Iterable[Mapping[str, Any]]:
 def _check_source(
     path: Path, name: str, source: Any, used: list[tuple[str, str, Rows]], max_bad_share: float
 ) -> Iterator[str]:
-    """Check all maps of one source. Raises PolmError where it cannot be read."""
+    """Check what pins one source, and all its maps. Raises PolmError where it cannot be read."""
     rows = iter(_rows(name, source, path.parent))
+    if isinstance(source, FileSource) and source.sha256 is not None and source.file.stat().st_size <= MOST_HASHED:
+        actual = files.content_digest(source.file, str(source.file))
+        if source.sha256.lower() != actual:
+            yield f"{path}: sources.{name}.sha256 is {source.sha256}, and {source.file} has {actual}; take one"
     drawn = any(not MEDIA_KEYS.isdisjoint(entry.map) for _, _, entry in used)
     first = list(itertools.islice(rows, FIRST_DRAWN if drawn else FIRST))
     if not first:
