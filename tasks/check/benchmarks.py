@@ -5,6 +5,7 @@ harness only the index of its tasks is imported. A task that is a class of its o
 behind its dot is taken.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,21 @@ def check(under_check: Recipe) -> Iterator[str]:
 
 
 def _find(name: str, settings: Benchmark, path: Path) -> harness_index.Known:
-    with quiet():
-        return find({name: settings}, path)[name]
+    """Find what the harness has by a name. Raises ConfigError."""
+    known = _found(name, settings, path)
+    if isinstance(known, str):
+        raise ConfigError(known)
+    return known
+
+
+@functools.cache
+def _found(name: str, settings: Benchmark, path: Path) -> harness_index.Known | str:
+    """Find it once, for several checks ask and a misspelt name takes seconds; the message where it cannot be asked."""
+    try:
+        with quiet():
+            return find({name: settings}, path)[name]
+    except ConfigError as e:
+        return str(e)
 
 
 def asked(choice: BenchmarkChoice, place: str, data: DataConfig, path: Path) -> tuple[set[str], list[str]]:

@@ -29,7 +29,7 @@ def check(under_check: Recipe) -> Iterator[str]:
         own, shared = (_value(values, "quality", "metric") for values in section)
         named, whose = (own, name) if own is not None else (shared, DEFAULT)
         if isinstance(named, str) and not metrics.has(found, named):
-            known = suggest(named, found)
+            known = metrics.near(named, found)
             yield f"{POLICY}: {whose}.quality.metric is '{named}', which no task of {file} has{known}"
 
 

@@ -112,7 +112,8 @@ def check_metrics(under_check: Recipe) -> Iterator[str]:
         asked = graph.asked_about.get(name)
         known = by_file.get("evaluate.yaml" if asked is None else f"evaluate_{asked}.yaml")
         if known is not None and not metrics.has(known, claim):
-            yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{suggest(claim, known)}"
+            hint = metrics.near(claim, known)
+            yield f"{graph.path}: claim of '{name}' is '{claim}', which no evaluation task has{hint}"
     every = set().union(*by_file.values())
     path = folder / "report.yaml"
     report = under_check.of("report.yaml", ReportConfig)
@@ -120,7 +121,7 @@ def check_metrics(under_check: Recipe) -> Iterator[str]:
         return
     for key, score in (("headline", report.headline), ("frontier", report.frontier)):
         if score is not None and not metrics.has(every, named := f"{score.task}.{score.metric}"):
-            yield f"{path}: {key} is '{named}', which no evaluation task has{suggest(named, every)}"
+            yield f"{path}: {key} is '{named}', which no evaluation task has{metrics.near(named, every)}"
 
 
 def check_forms(under_check: Recipe) -> Iterator[str]:

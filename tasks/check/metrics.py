@@ -37,6 +37,12 @@ def has(known: Collection[str], metric: str) -> bool:
     return metric in known or any(metric.startswith(name.removesuffix("*")) for name in known if name.endswith(ANY))
 
 
+def near(metric: str, known: Collection[str]) -> str:
+    """Suggest a metric in place of one that is not known, of the same task where there is such a task."""
+    same = [name for name in known if name.partition(".")[0] == metric.partition(".")[0]]
+    return suggest(metric, same or known)
+
+
 def of_file(under_check: Recipe, file: str) -> tuple[Metrics | None, list[str]]:
     """List the metrics of one evaluation file.
 

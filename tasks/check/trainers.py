@@ -26,7 +26,7 @@ from tasks.training import trainer as training
 
 OF_THE_MACHINE = {"bf16": False, "fp16": False, "tf32": None, "deepspeed": None, "fsdp": None, "fsdp_config": None}
 """Keys of `trainer:` that are set aside, to what they are set to."""
-NAMED = ("loss_type",)
+NAMED = ("loss_type", "scale_rewards", "importance_sampling_level")
 """Keys whose values the trainer compares, and the config class does not."""
 DEFAULT_RATE = 1e-3
 """Where the learning rate stands elsewhere in the file, which is looked at by itself."""

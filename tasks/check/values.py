@@ -34,7 +34,10 @@ def _rule(names: str, fits: Callable[[float], bool], expected: str) -> Rule:
 RULES = (
     _rule("threads", lambda v: v >= 1, "a number of threads, at least 1"),
     _rule("seed", lambda v: 0 <= v <= LARGEST_SEED, f"a seed that NumPy and torch take, 0 to {LARGEST_SEED}"),
-    _rule(r"\w*learning_rate|lr", lambda v: v > 0, "a rate above 0"),
+    _rule(r"\w*learning_rate|lr", lambda v: 0 < v <= 1, "a rate above 0, at most 1, e.g. 1e-5"),
+    _rule("beta", lambda v: v >= 0, "a weight from 0 up"),
+    _rule(r"epsilon|epsilon_(low|high)|adam_epsilon", lambda v: v > 0, "a number above 0"),
+    _rule("adam_beta[12]", lambda v: 0 <= v < 1, "a share from 0 to below 1"),
     _rule("confidence", lambda v: 0 < v < 1, "a share above 0 and below 1, e.g. 0.95"),
     _rule("top_p", lambda v: 0 < v <= 1, "a share above 0, at most 1"),
     _rule(
@@ -48,11 +51,15 @@ RULES = (
     _rule("max_steps", lambda v: v == -1 or v >= 1, "a number of steps, at least 1 (-1: as `num_train_epochs` says)"),
     _rule(
         r"\w*batch_size|gradient_accumulation_steps|max_length|max_completion_length|max_new_tokens|max_gen_toks"
-        r"|samples_per_prompt|num_generations|logging_steps|save_steps|checkpoint_steps|block_size|steps|r|lora_alpha",
+        r"|samples_per_prompt|num_generations|logging_steps|save_steps|checkpoint_steps|block_size|steps|r|lora_alpha|limit",
         lambda v: v > 0,
         "a number above 0",
     ),
 )
+
+
+DRAWN = "trainer.temperature"
+"""Temperature by which a trainer divides what it draws answers from."""
 
 
 def check(under_check: Recipe) -> Iterator[str]:
@@ -72,9 +79,22 @@ def check(under_check: Recipe) -> Iterator[str]:
                 yield f"{path}: {key} is {value}, which is not finite; expected {expected}"
             elif rule and not rule.fits(value):
                 yield f"{path}: {key} is {value}; expected {rule.expected}"
+            elif key == DRAWN and value == 0:
+                yield f"{path}: {key} is 0, by which logits are divided; expected a number above 0"
+        yield from (f"{path}: {fault}" for fault in _warmup(values.get("trainer") or {}))
         if isinstance(config, DataConfig) and config.split.validation + config.split.test >= 1:
             held = config.split.validation + config.split.test
             yield f"{path}: split holds back {held:g} of the groups and leaves none to train on; lower its shares"
+
+
+def _warmup(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """Say that a training ends before its learning rate is reached."""
+    steps, warmup = trainer.get("max_steps"), trainer.get("warmup_steps")
+    if isinstance(steps, int) and isinstance(warmup, int | float) and 1 < steps < warmup:
+        yield (
+            f"trainer.warmup_steps is {warmup}, and trainer.max_steps {steps}: the learning rate is never reached; "
+            f"warm up for fewer steps"
+        )
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
