@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from tasks import label, merge, online_dpo, ppo, prune, quantize
+from tasks import distill, label, merge, online_dpo, ppo, prune, quantize, rejection
 from tasks.base import Config as BaseConfig
 from tasks.base import ScratchModel
 from tasks.check.files import Recipe
@@ -66,6 +66,10 @@ def _named(config: StageConfig, module: str) -> Iterator[tuple[str, str | None, 
         yield "dataset", config.dataset, _kind(module)
     if isinstance(config, RoundsConfig):
         yield from (("replay", name, "sft") for name in config.replay)
+    if isinstance(config, distill.Config):
+        for name, method in config.methods.items():
+            for prompts in method.answers.prompts if method.answers is not None else ():
+                yield f"methods.{name}.answers.prompts", prompts, None
     if isinstance(config, label.Config):
         yield "dataset", config.dataset, "prompts"
     if isinstance(config, merge.Config):
@@ -115,6 +119,8 @@ def _others(under_check: Recipe, file: str, config: StageConfig, data: DataConfi
         yield f"constitution is '{config.constitution}', and there is no file {path}{near}"
     if isinstance(config, GrpoConfig):
         yield from _curriculum(config, data)
+    if isinstance(config, RoundsConfig):
+        yield from _rounds(config)
     yield from _gold(config)
 
 
@@ -130,12 +136,25 @@ def _curriculum(config: GrpoConfig, data: DataConfig) -> Iterator[str]:
         )
 
 
+def _rounds(config: RoundsConfig) -> Iterator[str]:
+    """What is wrong with what answers are kept by; a grader's score is from -1 to 1."""
+    most = sum(abs(spec.weight) for spec in config.graders.values())
+    if config.accept > most:
+        yield f"accept is {config.accept:g}, and the graders' weighted sum is {most:g} at most: no answer is kept"
+    if isinstance(config, rejection.Config) and config.hint is not None:
+        try:
+            config.hint.format(question="", answer="")
+        except (KeyError, IndexError, ValueError) as e:
+            yield f"hint: {e!r}; it may name {{question}} and {{answer}}, and other braces are doubled"
+
+
 def _gold(config: Any) -> Iterator[str]:
     """What is wrong with graders that reinforcement learning is held against, or paid by."""
     paid = isinstance(config, GrpoConfig | ppo.Config | online_dpo.Config)
     if paid and config.gold is not None and config.gold not in config.graders:
         yield f"gold is '{config.gold}', which is no grader{suggest(config.gold, config.graders)}"
-    weights = [spec.weight for spec in config.graders.values()] if isinstance(config, GrpoConfig | ppo.Config) else [1]
+    optimised = isinstance(config, GrpoConfig | ppo.Config)
+    weights = [spec.weight for spec in config.graders.values()] if optimised else [1]
     if not any(weights) and not (isinstance(config, ppo.Config) and config.reward_weight):
         yield "all weights of graders are 0, so that no answer is worth more than another; raise one"
     if isinstance(config, online_dpo.Config):
