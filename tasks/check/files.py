@@ -49,7 +49,8 @@ def load_all(graph: recipe.Graph, readers: Mapping[str, str]) -> tuple[Recipe, l
     """Read every file of a recipe that is there.
 
     Returns:
-        The recipe, and what is wrong with files by themselves, a message for each such file.
+        The recipe, and what is wrong with files by themselves, a message for each such file. A file whose graders,
+        generators or devices alone are wrong is part of the recipe, so that what else is wrong with it is found too.
     """
     errors, configs = [], {}
     for name, module in sorted(readers.items()):
@@ -58,29 +59,46 @@ def load_all(graph: recipe.Graph, readers: Mapping[str, str]) -> tuple[Recipe, l
             errors.append(f"{path}: no such file, and {graph.path} needs it")
             continue
         try:
-            configs[name] = check_file(path, module)
+            config, refused, named = _read(path, module)
         except PolmError as e:
             errors.append(str(e))
+            continue
+        if refused or named:
+            errors.append("\n".join([*refused, *named]))
+        if not refused:
+            configs[name] = config
     return Recipe(graph, readers, configs), errors
 
 
 def check_file(path: Path, module_name: str) -> StageConfig:
     """Read one file as its stage does. Raises ConfigError with every error that can be found in it by itself."""
+    config, refused, named = _read(path, module_name)
+    if refused or named:
+        raise ConfigError("\n".join([*refused, *named]))
+    return config
+
+
+def _read(path: Path, module_name: str) -> tuple[StageConfig, list[str], list[str]]:
+    """Read one file by its schema.
+
+    Returns:
+        Its content; what is wrong with keys and values that are passed on; and with names of what lies elsewhere.
+
+    Raises:
+        ConfigError: it does not fit the schema.
+    """
     try:
         module = importlib.import_module(f"tasks.{module_name}")
     except ModuleNotFoundError as e:
         raise ConfigError(f"dvc.yaml: a stage runs tasks.{module_name}, which cannot be imported ({e})") from None
     config: StageConfig = load(path, module.Config)
-    wrong = [*_names(path, config)]
-    if isinstance(config, TrlConfig):
-        wrong += _verbatim(path, config.verbatim(module.trainer_class()))
+    refused = [*_verbatim(path, config.verbatim(module.trainer_class()))] if isinstance(config, TrlConfig) else []
+    named = [*dict.fromkeys(_names(path, config))]
     try:
         devices.check_names(path, config)
     except ConfigError as e:
-        wrong.append(str(e))
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return config
+        named.append(str(e))
+    return config, refused, named
 
 
 def _names(path: Path, config: StageConfig) -> Iterator[str]:
@@ -95,10 +113,11 @@ def _names(path: Path, config: StageConfig) -> Iterator[str]:
                 yield str(e)
         for name, source in sections.items():
             if isinstance(source, GeneratorSource):
-                yield from _generator(path, name, source)
+                yield from check_generator(path, name, source)
 
 
-def _generator(path: Path, name: str, source: GeneratorSource) -> Iterator[str]:
+def check_generator(path: Path, name: str, source: GeneratorSource) -> Iterator[str]:
+    """Say what is wrong with the generator of a source, by its name and the file at `path` that names it."""
     try:
         function = find_generator(source, path.parent)
     except DataError as e:

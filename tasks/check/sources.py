@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.check.files import Recipe
+from tasks.check.files import Recipe, check_generator
 from tasks.data import Config as DataConfig
 from tasks.ingestion import files
 from tasks.ingestion import sources as ingestion
@@ -43,6 +43,8 @@ def check(under_check: Recipe) -> Iterator[str]:
                 for at, rows in enumerate(spec.rows)
                 if rows.source == name
             ]
+            if isinstance(source, GeneratorSource) and any(check_generator(path, name, source)):
+                continue  # said of the file by itself
             if used and not unseen(source):
                 try:
                     yield from _check_source(path, name, source, used, config.max_bad_share)

@@ -22,6 +22,7 @@ Change = Callable[[dict[str, Any]], object]
 def recipes(workspace: Path) -> Path:
     """A copy of the real recipes and of `dvc.yaml`, to break."""
     shutil.copytree(REPO / "params", "params", symlinks=True)
+    shutil.copytree(REPO / "infra/accelerate", "infra/accelerate")
     shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
     return workspace
 
