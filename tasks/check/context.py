@@ -15,6 +15,7 @@ from tasks.check.values import leaves
 from tasks.models import checks
 from tasks.models.chat_template import mark_generation
 from tasks.models.folder import load_tokenizer
+from tasks.models.multimodal import is_multimodal
 from tasks.stage import recipe
 from tasks.stage.config import suggest
 from tasks.stage.errors import ModelError, PolmError
@@ -133,7 +134,8 @@ def _tokenizer(facts: Facts, under_check: Recipe) -> tuple[Any, list[str]]:
         tokenizer = load_tokenizer(facts.folder)
         if config.chat_template is not None:
             tokenizer.chat_template = config.chat_template
-        mark_generation(tokenizer, facts.folder)
+        if not is_multimodal(facts.folder):  # with pictures, the stages find the answer themselves
+            mark_generation(tokenizer, facts.folder)
     except ModelError as e:
         return None, [f"{place}: {e}"]
     return tokenizer, []
