@@ -62,7 +62,7 @@ def check(under_check: Recipe) -> Iterator[str]:
                     f"{path}: student.layers names {beyond[0]}, and {facts.place} has the layers 0 to "
                     f"{facts.layers - 1}"
                 )
-        if tokenizer is not None:
+        if tokenizer is not None and isinstance(tokenizer.chat_template, str):
             yield from (f"{path}: {fault}" for fault in _template_arguments(config.model_dump(), tokenizer))
 
 
