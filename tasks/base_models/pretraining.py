@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from tasks.base_models import blocks
 from tasks.base_models.blocks import Conversations
 from tasks.base_models.tokenizer import TokenizerConfig, train_tokenizer
@@ -29,8 +31,8 @@ class Pretraining(Strict):
     model: dict[str, Any]
     """Passed verbatim to the configuration class of transformers whose `model_type` it names, e.g. `lfm2`; `llama`
     where it names none."""
-    conversations: Conversations | None
-    """Conversations to learn from in place of `data/pretrain`; null learns from its texts."""
+    conversations: Conversations | None = Field(default=None, exclude_if=lambda conversations: conversations is None)
+    """Conversations to learn from in place of `data/pretrain`; may be missing: its texts are learnt."""
     block_size: int
     """Tokens in one training sequence; most tokens of a conversation."""
     batch_size: int

@@ -15,6 +15,7 @@ from tasks.check.values import leaves
 from tasks.models import checks
 from tasks.models.chat_template import mark_generation
 from tasks.models.folder import load_tokenizer
+from tasks.models.multimodal import is_multimodal
 from tasks.stage import recipe
 from tasks.stage.config import suggest
 from tasks.stage.errors import ModelError, PolmError
@@ -61,7 +62,7 @@ def check(under_check: Recipe) -> Iterator[str]:
                     f"{path}: student.layers names {beyond[0]}, and {facts.place} has the layers 0 to "
                     f"{facts.layers - 1}"
                 )
-        if tokenizer is not None:
+        if tokenizer is not None and isinstance(tokenizer.chat_template, str):
             yield from (f"{path}: {fault}" for fault in _template_arguments(config.model_dump(), tokenizer))
 
 
@@ -133,7 +134,8 @@ def _tokenizer(facts: Facts, under_check: Recipe) -> tuple[Any, list[str]]:
         tokenizer = load_tokenizer(facts.folder)
         if config.chat_template is not None:
             tokenizer.chat_template = config.chat_template
-        mark_generation(tokenizer, facts.folder)
+        if not is_multimodal(facts.folder):  # with pictures, the stages find the answer themselves
+            mark_generation(tokenizer, facts.folder)
     except ModelError as e:
         return None, [f"{place}: {e}"]
     return tokenizer, []

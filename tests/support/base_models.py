@@ -7,8 +7,7 @@ from tasks import base
 from tasks.stage.config import parse
 
 SCRATCH = {
-    "tokenizer": {"vocab_size": 300, "split_digits": True, "common_words": None},
-    "conversations": None,
+    "tokenizer": {"vocab_size": 300, "split_digits": True},
     "model": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
     "block_size": 32,
     "batch_size": 8,

@@ -22,7 +22,7 @@ MAP = "sets/sft/rows/0/map"
 
 GATES = "../../mlflow/gates"
 FROZEN = {"gsm8k": {"limit": 20, "num_fewshot": 2}}
-ASKED = [{"file": "eval/sums.yaml", "limit": None, "group_by": []}]
+ASKED: list[dict[str, Any]] = [{"file": "eval/sums.yaml", "limit": None, "group_by": []}]
 
 EDITS: list[tuple[str, str, Any, tuple[str, ...]]] = [
     # names that point across files
