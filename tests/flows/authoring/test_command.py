@@ -147,9 +147,10 @@ def test_a_model_without_a_chat_template_is_given_one(home: Path) -> None:
 def test_what_cannot_become_a_recipe_is_refused_and_nothing_is_written(
     home: Path, data: list[str], methods: str, error: type[PolmError], message: str
 ) -> None:
+    before = sorted(Path("params").rglob("*"))
     with pytest.raises(error, match=message):
         new("never", data, methods)
-    assert sorted(path.name for path in Path("params").iterdir()) == ["recipe.yaml", "tiny"]
+    assert sorted(Path("params").rglob("*")) == before
     assert Path("params/recipe.yaml").readlink() == Path("tiny/recipe.yaml")
 
 
