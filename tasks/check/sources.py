@@ -77,9 +77,13 @@ def notices(under_check: Recipe) -> Iterator[str]:
 
 
 def unseen(source: Any) -> str | None:
-    """Name what is not on this machine of a source; None where its rows can be looked at."""
-    if isinstance(source, HubSource) and not Path(source.hub).is_dir():
-        return f"hub {source.hub}"
+    """Name what is not on this machine of a source; None where its rows can be looked at.
+
+    A generator that reads a data set of the hub names it in its option `hub`.
+    """
+    hub = source.options.get("hub") if isinstance(source, GeneratorSource) else getattr(source, "hub", None)
+    if isinstance(hub, str) and not Path(hub).is_dir():
+        return f"hub {hub}"
     if isinstance(source, PackageSource) and not _unpacked(source).is_file():
         return f"package {source.package}"
     return None

@@ -20,7 +20,7 @@ class HubEncoder(Strict):
     """An encoder on the Hugging Face hub."""
 
     hub: str
-    """Hub id, e.g. `sentence-transformers/all-MiniLM-L6-v2`."""
+    """Hub id, e.g. `sentence-transformers/all-MiniLM-L6-v2`; a folder of that relative path stands in for it."""
     revision: str
     """Commit, tag or branch. A commit is the only one that stays what it is."""
     licence: str

@@ -9,7 +9,13 @@ UNWANTED = ["onnx/*", "openvino/*"]
 
 
 def snapshot(hub: str, revision: str) -> Path:
-    """Fetch a model of sentence-transformers, once. Raises ModelError where it cannot be fetched."""
+    """Fetch a model of sentence-transformers, once; a folder of that relative path stands in for it.
+
+    Raises:
+        ModelError: it cannot be fetched.
+    """
+    if Path(hub).is_dir():
+        return Path(hub)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
