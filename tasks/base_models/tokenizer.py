@@ -20,8 +20,9 @@ class TokenizerConfig(Strict):
     split_digits: bool
     """One token a digit. Without it a model learns sums of frequent numbers by heart and no others."""
     common_words: float | None = Field(default=None, gt=0, le=1, exclude_if=lambda share: share is None)
-    """Share of the texts, 0 to 1, that a word must stand in for the merges to be learnt from it; may be missing: from all words.
-    With it a rare word, e.g. a name, is spelt letter by letter, which a small model copies sooner than syllables."""
+    """Share of the texts, 0 to 1, that a word must stand in for the merges to be learnt from it; may be missing, and
+    they are learnt from all words. With it a rare word, e.g. a name, is spelt, and a small model copies letters sooner
+    than syllables."""
 
 
 def train_tokenizer(texts: list[str], config: TokenizerConfig) -> Any:
