@@ -22,7 +22,7 @@ FILES = sorted(path.relative_to(REPO) for path in (REPO / "params").glob("*/*.ya
 
 @pytest.fixture
 def recipes(workspace: Path) -> Path:
-    """A copy of the real recipes and of `dvc.yaml`, to break."""
+    """A copy of the real recipes, of the launchers they name, and of `dvc.yaml`, to break."""
     shutil.copytree(REPO / "params", "params", symlinks=True)
     shutil.copytree(REPO / "infra/accelerate", "infra/accelerate")
     shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
