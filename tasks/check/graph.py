@@ -28,7 +28,9 @@ def check_methods(graph: recipe.Graph, blocks: Mapping[str, dag.Block]) -> Itera
             values, method = read_yaml(path), model.values["method"]
         except PolmError:  # said of the file by itself
             continue
-        methods = values.get("methods") or {}
+        methods = values.get("methods")
+        if methods is None:  # said of the file by itself, as is a key that is missing beside it
+            continue
         if method not in methods:
             hint = suggest(method, methods)
             yield f"{graph.path}: {model.method}.{model.name}.method is '{method}', which {path} has not{hint}"

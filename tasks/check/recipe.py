@@ -64,6 +64,7 @@ TOGETHER: tuple[Compared, ...] = (
 NOTICED: tuple[Compared, ...] = (
     lambda of: graph_check.unused_methods(of.graph), lambda of: graph_check.never_evaluated(of.graph),
     media.unused_sections, media.other_rates, gates.notices, sources.notices, context.notices, resources.notices,
+    values.notices,
 )  # fmt: skip
 """What is no error, and worth a line."""
 

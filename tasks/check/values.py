@@ -81,20 +81,21 @@ def check(under_check: Recipe) -> Iterator[str]:
                 yield f"{path}: {key} is {value}; expected {rule.expected}"
             elif key == DRAWN and value == 0:
                 yield f"{path}: {key} is 0, by which logits are divided; expected a number above 0"
-        yield from (f"{path}: {fault}" for fault in _warmup(values.get("trainer") or {}))
         if isinstance(config, DataConfig) and config.split.validation + config.split.test >= 1:
             held = config.split.validation + config.split.test
             yield f"{path}: split holds back {held:g} of the groups and leaves none to train on; lower its shares"
 
 
-def _warmup(trainer: Mapping[str, Any]) -> Iterator[str]:
-    """Say that a training ends before its learning rate is reached."""
-    steps, warmup = trainer.get("max_steps"), trainer.get("warmup_steps")
-    if isinstance(steps, int) and isinstance(warmup, int | float) and 1 < steps < warmup:
-        yield (
-            f"trainer.warmup_steps is {warmup}, and trainer.max_steps {steps}: the learning rate is never reached; "
-            f"warm up for fewer steps"
-        )
+def notices(under_check: Recipe) -> Iterator[str]:
+    """Say that a training ends before its learning rate is reached, as one of a few steps for a trial does."""
+    for file, config in sorted(under_check.configs.items()):
+        trainer = config.model_dump().get("trainer") or {}
+        steps, warmup = trainer.get("max_steps"), trainer.get("warmup_steps")
+        if isinstance(steps, int) and isinstance(warmup, int | float) and 1 < steps < warmup:
+            yield (
+                f"{under_check.folder / file}: trainer.warmup_steps is {warmup}, and trainer.max_steps {steps}: the "
+                f"learning rate is never reached; warm up for fewer steps"
+            )
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

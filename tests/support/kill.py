@@ -25,11 +25,12 @@ def start(stage: str, params: Path, inputs: list[str], events: Path, parent: For
     return subprocess.Popen([sys.executable, "-m", *words], env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_step(process: Process, events: Path, step: int) -> None:
+def wait_for_step(process: Process, events: Path, step: int, label: str | None = None) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         lines = events.read_text().splitlines() if events.exists() else []
-        if any(json.loads(line)["done"] >= step for line in lines if line.endswith("}")):
+        told = [json.loads(line) for line in lines if line.endswith("}")]
+        if any(event["done"] >= step and label in (None, event["label"]) for event in told):
             return
         time.sleep(0.01)
     raise AssertionError(f"the stage never reached step {step}")

@@ -152,7 +152,7 @@ def test_kill_9_and_run_again_gives_the_same_bytes(workspace: Path, inputs: dict
     shutil.rmtree(out)
 
     victim = start("retriever", params, words, workspace / "victim")
-    wait_for_step(victim, workspace / "victim", 12)
+    wait_for_step(victim, workspace / "victim", 12, "training")
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     assert not out.exists()

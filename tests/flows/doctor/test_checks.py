@@ -191,6 +191,7 @@ def test_the_chat_template_must_mark_what_the_assistant_wrote(
     assert found(checks.chat_template(), "chat template").level == "fail"
 
 
+@pytest.mark.slow
 def test_a_recipe_without_gates_is_told(project: Path) -> None:
     shutil.copytree("params/tiny", "params/mine")
     shutil.copyfile(".polm/checked/tiny", ".polm/checked/mine")

@@ -17,6 +17,7 @@ def anew() -> None:
     recipe_check._message.cache_clear()
 
 
+@pytest.mark.slow
 def test_faults_end_with_exit_code_2_and_a_pass_is_remembered(
     workspace: Path, chat_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

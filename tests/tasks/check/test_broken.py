@@ -73,7 +73,6 @@ EDITS: list[tuple[str, str, Any, tuple[str, ...]]] = [
     ("dpo", "trainer/beta", -0.1, ("trainer.beta is -0.1", "from 0 up")),
     ("grpo", "trainer/epsilon", -0.2, ("trainer.epsilon is -0.2", "above 0")),
     ("grpo", "trainer/temperature", 0.0, ("trainer.temperature is 0", "divided")),
-    ("sft", "trainer/warmup_steps", 100_000, ("trainer.warmup_steps is 100000, and trainer.max_steps", "fewer steps")),
     # the libraries' own classes
     ("grpo", "trainer/scale_rewards", "nonee", ("trainer.scale_rewards is 'nonee'", "did you mean 'none'")),
     ("grpo", "trainer/num_generations", 7, ("grpo.yaml: trainer: ", "divisible")),
@@ -236,6 +235,7 @@ NOTICES: list[tuple[str, str, Any, str]] = [
     ("recipe", "export", [], "no model is exported"),
     ("recipe", "forms", ["fp32"], "small.form is 'int8', which is not evaluated"),
     (GATES, "small/regression", {"sum.*": 0.1}, "small.regression has 'sum.*', which matches no metric"),
+    ("sft", "trainer/warmup_steps", 100_000, "trainer.warmup_steps is 100000, and trainer.max_steps"),
 ]
 
 
