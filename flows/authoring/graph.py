@@ -44,7 +44,7 @@ class Planned:
 
     @property
     def settings(self) -> str:
-        """Its settings file in the recipe, without `.yaml`."""
+        """Name of the recipe file with the model's settings, without `.yaml`."""
         return self.values.get("settings", self.name)
 
 

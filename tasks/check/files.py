@@ -30,7 +30,7 @@ class Recipe:
 
     @property
     def folder(self) -> Path:
-        """Its folder."""
+        """Folder of the recipe, e.g. `params/tiny`."""
         return self.graph.path.parent
 
     def of(self, file: str, kind: type[C]) -> C | None:

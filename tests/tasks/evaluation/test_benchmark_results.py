@@ -108,7 +108,7 @@ def test_every_row_and_the_mean_are_those_of_lm_eval(
 
 
 def test_ifeval_is_asked_too(workspace: Path, wide: Path, make_artifact: Make) -> None:
-    """Its second and fourth metric are means over instructions and not over rows."""
+    """The second and fourth metric of ifeval are means over instructions and not over rows."""
     benchmarks.ifeval(workspace)
     expected = benchmarks.by_harness(wide, "ifeval", "ifeval", None, None, True)
     data = benchmarks.freeze(workspace / "artifacts/data", {"ifeval": {}}, make_artifact)
