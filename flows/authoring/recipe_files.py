@@ -57,10 +57,11 @@ def write(
 
 
 def exported(models: Sequence[Planned]) -> list[str]:
-    """Name the models that are exported: those that answer and are not packed, and that no other of them comes from."""
-    able = [planned for planned in models if planned.answers and planned.method != "quantize"]
-    parents = {planned.values["from"] for planned in able}
-    return [planned.name for planned in able if planned.name not in parents]
+    """Name the models that are exported: all that can be promoted, those that answer and are not packed.
+
+    One that others come from is among them: where its children are refused, it is what can be served.
+    """
+    return [planned.name for planned in models if planned.answers and planned.method != "quantize"]
 
 
 def _claim(method: str, plan: Plan) -> str | None:

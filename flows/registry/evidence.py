@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
-from flows.registry import grounding
+from flows.registry import exports, grounding
 from flows.registry.grounding import Reading
 from flows.tracking.git import git_state
 from tasks.ingestion import frozen_tasks
 from tasks.stage import artifact
 from tasks.stage.artifact import METRICS, MODELS, ONNX, REPORTS
-from tasks.stage.config import suggest
-from tasks.stage.errors import ArtifactError, GateError
+from tasks.stage.errors import ArtifactError
 
 LEADERBOARD = artifact.LAST_REPORT / "leaderboard.json"
 
@@ -64,6 +63,10 @@ class Evidence:
     """Stages of the candidate whose code, params, inputs or outputs are not those in `dvc.lock`."""
     git: dict[str, str]
     """`commit` and `dirty`, and `git_error` where git could not say: see `flows.tracking.git`."""
+    parent: Scores | None = None
+    """How the model that the candidate was made from answered; None where it was not evaluated."""
+    rewarded: bool = False
+    """Whether the candidate, or one of its line, learnt from preferences or rewards."""
     controls: dict[str, Any] = field(default_factory=dict)
     """Task to the scores of the served form under other pictures or sounds, as its results have them."""
     reading: Reading | None = None
@@ -82,12 +85,7 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
         GateError: no such exported model.
         ArtifactError: an artifact is missing or corrupted.
     """
-    exports = [p.parent.name for p in sorted(ONNX.glob(f"*/{artifact.MANIFEST}"))]
-    if model not in exports:
-        raise GateError(
-            f"no exported model '{model}' in {ONNX}{suggest(model, exports)} (made by `polm run`, for the models "
-            f"that the recipe's graph names under `export`)"
-        )
+    exports.require(model)
     digest = artifact.verify(MODELS / model).digest
     chain = _ancestors(MODELS / model)
     form_scores = METRICS / f"{model}_{form}"
@@ -100,11 +98,13 @@ def collect(model: str, form: str, champion: Scores | None) -> Evidence:
     index = reading.folder if reading is not None else None
     if index is not None:
         chain |= _ancestors(index)
+    parent = _parent_scores(chain[str(MODELS / model)])
     return Evidence(
         model=model,
         digest=digest,
         candidate=read_scores(METRICS / model, model, digest, reading.digest if reading else None),
-        baseline=champion or _parent_scores(chain[str(MODELS / model)]),
+        baseline=champion or parent,
+        parent=parent,
         evaluated=evaluation.inputs["model"],
         export=chain[str(ONNX / model)],
         parity=artifact.read_json(ONNX / model / "parity.json"),

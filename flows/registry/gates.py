@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from flows.registry import evidence, grounding, provenance, sight
 from flows.registry.evidence import Evidence
-from flows.registry.policy import POLICY, Policy, bound, main_metric
+from flows.registry.policy import POLICY, Policy, beside_parent, bound, main_metric
 from flows.registry.verdict import Verdict
 from tasks.export import parity
 from tasks.grading.bootstrap import Interval, paired_difference
@@ -43,10 +43,20 @@ def _quality(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     against = e.baseline.label if e.baseline else "a champion or a parent"
     yield _above(e, policy, "quality", main, policy.quality.gain, f"{main} − {against} > {policy.quality.gain:+g}")
     for metric in sorted(e.candidate.rows.keys() - {main}):
-        tolerated = bound(metric, policy)
+        tolerated = bound(metric, policy, rewarded=e.rewarded)
         if tolerated is not None:
             yield _above(e, policy, "regression", metric, -tolerated, f"{metric} − {against} > {-tolerated:+g}")
+            yield from _beside_parent(e, policy, metric, tolerated)
     yield from _unasked(e, policy)
+
+
+def _beside_parent(e: Evidence, policy: Policy, metric: str, tolerated: float) -> Iterator[Verdict]:
+    """Hold a model that learnt from preferences or rewards against its parent too, where another is the champion."""
+    if not e.rewarded or e.baseline is None or e.parent is None or e.parent.digest in (e.baseline.digest, e.digest):
+        return
+    if beside_parent(metric, policy):
+        required = f"{metric} − {e.parent.label} > {-tolerated:+g}"
+        yield _above(replace(e, baseline=e.parent), policy, "regression", metric, -tolerated, required)
 
 
 def _unasked(e: Evidence, policy: Policy) -> Iterator[Verdict]:
@@ -57,7 +67,7 @@ def _unasked(e: Evidence, policy: Policy) -> Iterator[Verdict]:
     if e.baseline is None or policy.allow_changed_evaluation or policy.sight is not None or e.reading is not None:
         return
     for metric in sorted(e.baseline.rows.keys() - e.candidate.rows.keys()):
-        if bound(metric, policy) is not None:
+        if bound(metric, policy, rewarded=e.rewarded) is not None:
             found = f"{e.model} was not evaluated on {metric.partition('.')[0]}; ask it too, or set its bound to null"
             yield Verdict("regression", f"{metric}, which {e.baseline.label} answered", found, False)
 

@@ -15,12 +15,17 @@ from flows.registry.grounding import Bounds
 from flows.registry.sight import Sight
 from tasks.stage.config import Strict, nearest, parse, read_yaml, suggest
 from tasks.stage.errors import ConfigError
+from tasks.stage.recipe import Graph
 
 POLICY = Path("mlflow/gates.yaml")
 DEFAULT = "default"
 """Section that holds for every recipe, but for the keys that the recipe's own section has."""
 MEDIA = f"{DEFAULT}/media"
 """Section that holds besides for models that are asked about pictures or sounds; readers need one of their own."""
+BY_REWARDS = frozenset({
+    "dpo", "kto", "ppo", "rlaif", "online_dpo", "grpo", "rejection", "refine", "vlm_dpo", "vlm_grpo", "reader_dpo",
+})  # fmt: skip
+"""Methods that learn from preferences or rewards."""
 
 
 class Bootstrap(Strict):
@@ -43,6 +48,21 @@ class Quality(Strict):
     """Least gain at the interval's low end, exclusive, in the metric's unit; 0 asks for any gain that is no chance."""
 
 
+class Losses(Strict):
+    """Bounds of a metric whose meaning depends on the method, such as the likelihood of given replies.
+
+    Fine-tuning is there to raise it. A method that learns from preferences or rewards leaves the distribution that
+    fine-tuning taught, also where its answers get better ("likelihood displacement", Razin et al., 2024): what is to be
+    refused there is a collapse.
+    """
+
+    usual: float | None
+    """Loss that is tolerated of other models; null tolerates any."""
+    rewarded: float | None
+    """The same of a model that learnt from preferences or rewards, over the champion and over its parent, which is what
+    its method keeps it near to: else several promotions could lose as much each."""
+
+
 class Policy(Strict):
     """A recipe's section of `mlflow/gates.yaml`, over the default one."""
 
@@ -51,10 +71,10 @@ class Policy(Strict):
     served_loss: float = Field(ge=0)
     """Most that form may score below its PyTorch model on the quality metric, in its unit, on the same rows."""
     quality: Quality
-    regression: dict[str, float | None]
-    """Pattern of `task.metric` to the loss that is tolerated, in the metric's unit: the first that matches counts, the
-    interval's low end must lie above minus it, null tolerates any. Every metric must match one. Brackets, as in
-    `gsm8k.exact_match[strict-match]`, stand for themselves."""
+    regression: dict[str, float | Losses | None]
+    """Pattern of `task.metric` to the loss that is tolerated, in the metric's unit, or to one for each kind of method:
+    the first that matches counts, the interval's low end must lie above minus it, null tolerates any. Every metric must
+    match one. Brackets, as in `gsm8k.exact_match[strict-match]`, stand for themselves."""
     bootstrap: Bootstrap
     least_rows: int | None = Field(default=None, ge=1)
     """Fewest rows that both models answered; with fewer, the interval says little, and there is no comparison. Null, or
@@ -165,8 +185,45 @@ def main_metric(policy: Policy) -> str:
     return policy.quality.metric
 
 
-def bound(metric: str, policy: Policy) -> float | None:
-    """Find the loss that a metric may show; None for any. Raises ConfigError when the policy says nothing about it."""
+def by_rewards(model: str, graph: Graph) -> bool:
+    """Whether a model, or one that it was made from, learnt from preferences or rewards.
+
+    Args:
+        model: name of the model.
+        graph: the recipe's graph.
+    """
+    met, ahead = set(), [model]
+    while ahead:
+        name = ahead.pop()
+        if name in graph.models and name not in met:
+            met.add(name)
+            ahead += graph.models[name].parents.values()
+    return any(graph.models[name].method in BY_REWARDS for name in met)
+
+
+def bound(metric: str, policy: Policy, *, rewarded: bool = False) -> float | None:
+    """Find the loss that a metric may show; None for any.
+
+    Args:
+        metric: `task.metric`.
+        policy: the recipe's.
+        rewarded: whether the candidate learnt from preferences or rewards.
+
+    Raises:
+        ConfigError: the policy says nothing about the metric.
+    """
+    tolerated = _tolerated(metric, policy)
+    if isinstance(tolerated, Losses):
+        return tolerated.rewarded if rewarded else tolerated.usual
+    return tolerated
+
+
+def beside_parent(metric: str, policy: Policy) -> bool:
+    """Whether a model that learnt from preferences or rewards is held against its parent too. Raises ConfigError."""
+    return isinstance(_tolerated(metric, policy), Losses)
+
+
+def _tolerated(metric: str, policy: Policy) -> float | Losses | None:
     for pattern, tolerated in policy.regression.items():
         if fnmatchcase(metric, pattern.replace("[", "[[]")):  # of a filter, and no class of characters
             return tolerated

@@ -10,6 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def promote(model: str) -> None:
         state = aliases.state()
         before = state.aliases
         proof = evidence.collect(model, rules.form, _champion_scores(api, name, before, data, Path(temp)))
+        proof = replace(proof, rewarded=policy.by_rewards(model, claim.graph_of(recipe)))
         if _is_champion(api, name, before, proof, rules):
             console.print(f"{name} v{before['champion']} already is this model ({model}, {rules.form}): nothing to do")
             return

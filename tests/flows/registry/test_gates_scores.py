@@ -127,3 +127,46 @@ def test_a_reader_with_no_row_in_common_is_judged_by_its_bounds_alone(workspace:
     assert "quality" in {v.gate for v in failed(worse, grounding=bounds)}, "rows in common are compared"
     same = replace(worse, baseline=replace(worse.baseline, digest=evidence.digest))  # type: ignore[type-var]
     assert "quality" in {v.gate for v in failed(same)}, "the same weights with another index are not the same reader"
+
+
+BY_METHOD = {"sums.*": 0.05, "reference.*": {"usual": 0.05, "rewarded": 0.15}}
+
+
+def likely(evidence: Evidence, loss: float, *, rewarded: bool) -> Evidence:
+    """A candidate as good as before, under which given replies have this loss in nats a byte."""
+    return replace(
+        evidence, candidate=replace(scores("dpo", 0.7, loss=loss), digest=evidence.digest), rewarded=rewarded
+    )
+
+
+def test_a_model_of_preferences_may_leave_given_replies_and_may_not_collapse(evidence: Evidence) -> None:
+    drifted, collapsed = likely(evidence, 1.08, rewarded=True), likely(evidence, 1.2, rewarded=True)
+    assert not failed(drifted, regression=BY_METHOD)
+    (verdict,) = failed(collapsed, regression=BY_METHOD)
+    assert (
+        verdict.gate == "regression" and "reference.nats_per_byte" in verdict.required and "> -0.15" in verdict.required
+    )
+    (verdict,) = failed(replace(drifted, rewarded=False), regression=BY_METHOD)
+    assert "reference.nats_per_byte − champion v1 (sft) > -0.05" in verdict.required
+
+
+def test_what_each_of_several_promotions_may_lose_does_not_add_up(evidence: Evidence) -> None:
+    """A tuned champion has lost some over the parent that it shares with the candidate."""
+    champion, parent = scores("champion v1 (dpo)", 0.4, loss=1.1), scores("parent sft", 0.4)
+    chained = replace(likely(evidence, 1.2, rewarded=True), baseline=champion, parent=parent)
+    (verdict,) = failed(chained, regression=BY_METHOD)
+    assert "parent sft > -0.15" in verdict.required
+    assert not failed(replace(chained, rewarded=False), regression={**BY_METHOD, "reference.*": 0.15})
+    assert not failed(likely(chained, 1.14, rewarded=True), regression=BY_METHOD)
+
+
+def test_a_worse_parent_does_not_excuse_what_is_worse_than_the_champion(evidence: Evidence) -> None:
+    parent = scores("parent sft", 0.4, loss=1.2)
+    (verdict,) = failed(replace(likely(evidence, 1.2, rewarded=True), parent=parent), regression=BY_METHOD)
+    assert "champion v1 (sft) > -0.15" in verdict.required
+
+
+def test_answers_are_held_to_the_same_bound_whatever_the_method(evidence: Evidence) -> None:
+    candidate = replace(scores("dpo", 0.7, right=0.6), digest=evidence.digest)
+    (verdict,) = failed(replace(evidence, candidate=candidate, rewarded=True), regression=BY_METHOD)
+    assert verdict.gate == "regression" and "sums.exact_match" in verdict.required

@@ -9,6 +9,7 @@ import pytest
 from flows.registry import policy
 from flows.registry.evidence import Evidence
 from flows.registry.verdict import table
+from tasks.stage import dag, recipe
 from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
@@ -96,6 +97,43 @@ def test_the_claim_stands_in_for_a_metric_that_is_null() -> None:
     assert policy.with_metric(POLICY, "sums.exact_match") is POLICY, "a metric that is named stays"
     with pytest.raises(ConfigError, match=r"quality\.metric is null.*name its metric there, or as `claim`"):
         policy.main_metric(policy.with_metric(open_policy, None))
+
+
+def test_likelihood_has_a_bound_for_each_kind_of_method(tmp_path: Path) -> None:
+    held = policy.load_policy("mine", gates(tmp_path, "\nmine:\n  regression: {faq.nats_per_byte: 0.02}\n"))
+    bounds = {
+        (metric, rewarded): policy.bound(metric, held, rewarded=rewarded)
+        for metric in ("replies.nats_per_byte", "faq.nats_per_byte", "answers.exact_match")
+        for rewarded in (False, True)
+    }
+    assert bounds == {
+        ("replies.nats_per_byte", False): 0.05,
+        ("replies.nats_per_byte", True): 0.15,
+        ("faq.nats_per_byte", False): 0.02,
+        ("faq.nats_per_byte", True): 0.02,
+        ("answers.exact_match", False): 0.05,
+        ("answers.exact_match", True): 0.05,
+    }, "a recipe's own number holds for every method"
+    assert policy.beside_parent("replies.nats_per_byte", held)
+    assert not policy.beside_parent("faq.nats_per_byte", held)
+
+
+@pytest.mark.parametrize(
+    ("model", "rewarded"),
+    [("sft", False), ("base", False), ("dpo", True), ("again", True), ("student", True), ("both", True)],
+)
+def test_what_learns_from_a_rewarded_model_is_one(tmp_path: Path, model: str, rewarded: bool) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "recipe: mine\nsft: {sft: {from: base}, again: {from: dpo}}\ndpo: {dpo: {from: sft}}\n"
+        "distill: {student: {from: sft, teacher: dpo}}\nmerge: {both: {from: base, first: sft, second: again}}\n"
+        "evaluate: []\nexport: []\nforms: []\n"
+    )
+    assert policy.by_rewards(model, recipe.read(path)) is rewarded
+
+
+def test_methods_by_rewards_are_methods_of_the_pipeline() -> None:
+    assert set(dag.blocks(REPO / "dvc.yaml")) >= policy.BY_REWARDS
 
 
 def benchmark(evidence: Evidence) -> Evidence:

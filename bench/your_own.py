@@ -1,0 +1,204 @@
+"""From a model's folder and five files to an answer, by the commands that a user types: seconds, gates, the answer.
+
+    polm run --recipe tiny --target base
+    python -m bench.your_own --model artifacts/models/base
+
+Works in a copy of the working tree, in which it writes five files of sums in five formats: conversations, an OpenAI
+file with weights, Alpaca's CSV, preferences, and questions with numbers in Parquet. The replies are right and courteous
+in every file that teaches replies; of each pair, the worse reply is wrong, or right and curt, so that preferences agree
+with replies and have more to teach. Each command is a process of its own. CPU seconds are of the command and of all the
+processes that it waited for, the stages among them; other programs on the machine lengthen the seconds beside them.
+Exits 1 when a command fails, and prints what it said.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.serve import serving
+
+REPO = Path(__file__).resolve().parents[1]
+RECIPE = "support"
+MODEL = Path("models/sums")
+ASKED = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
+KIND = ("{a} + {b} = {c}. Happy to help!", "Sure! {a} + {b} = {c}. Happy to help!")
+CURT = ("{a} + {b} = {c}.", "{c}")
+SHORT = "Only the number: {a} + {b}"
+LEFT_OUT = (".venv", ".polm", ".checkpoints", "artifacts", "cache", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+
+
+@dataclass(frozen=True)
+class Done:
+    """One command that has ended."""
+
+    words: str
+    """The command as it is typed."""
+    seconds: float
+    """From its start to its end."""
+    cpu: float
+    """Seconds of all cores together."""
+
+
+def sums(rng: random.Random, count: int) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Yield a question, a courteous reply, and the numbers of a sum of at most two digits each."""
+    for _ in range(count):
+        a, b = rng.randint(0, 99), rng.randint(0, 99)
+        numbers = {"a": a, "b": b, "c": a + b}
+        yield rng.choice(ASKED).format(**numbers), rng.choice(KIND).format(**numbers), numbers
+
+
+def write(folder: Path, rows: int, seed: int = 0) -> list[str]:
+    """Write the five files.
+
+    Args:
+        folder: where to.
+        rows: of each file.
+        seed: of what is drawn.
+
+    Returns:
+        Their names.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+
+    def turns(asked: str, reply: str, **more: int) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": reply, **more}]
+
+    def lines(name: str, values: Iterator[dict[str, Any]]) -> None:
+        (folder / name).write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+
+    lines("chats.jsonl", ({"messages": turns(asked, reply)} for asked, reply, _ in sums(rng, rows)))
+    first = turns("Hello!", "Hello! Which sum?", weight=0)
+    lines(
+        "openai.jsonl", ({"messages": [*first, *turns(asked, reply, weight=1)]} for asked, reply, _ in sums(rng, rows))
+    )
+    with (folder / "alpaca.csv").open("w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["instruction", "input", "output"])
+        writer.writerows([asked, "", reply] for asked, reply, _ in sums(rng, rows))
+
+    def worse(numbers: dict[str, int]) -> str:
+        if rng.random() < 0.5:
+            return rng.choice(CURT).format(**numbers)
+        return rng.choice(KIND).format(**numbers | {"c": numbers["c"] + rng.choice((-10, -1, 1, 10))})
+
+    pairs = ({"prompt": asked, "chosen": reply, "rejected": worse(n)} for asked, reply, n in sums(rng, rows))
+    lines("pairs.jsonl", pairs)
+    numbers = [{"question": SHORT.format(**n), "answer": str(n["c"])} for *_, n in sums(rng, rows)]
+    parquet.write_table(pyarrow.Table.from_pylist(numbers), folder / "numbers.parquet")
+    return ["chats.jsonl", "openai.jsonl", "alpaca.csv", "pairs.jsonl", "numbers.parquet"]
+
+
+def prepare(work: Path, model: Path, rows: int) -> list[str]:
+    """Copy the working tree and the model to a folder, and write the data there. Returns the paths of the data."""
+    shutil.copytree(REPO, work, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
+    shutil.copytree(model, work / MODEL, ignore=shutil.ignore_patterns("manifest.json"))
+    return [f"data/{name}" for name in write(work / "data", rows)]
+
+
+def run(work: Path, words: Sequence[str]) -> tuple[Done, str]:
+    """Run a command of `polm` in a copy.
+
+    Returns:
+        The command with its seconds, and what it printed.
+
+    Raises:
+        SystemExit: it failed; what it printed is the message.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(work),
+        "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc"),
+        "COLUMNS": "120",
+    }
+    command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
+    start, before = time.monotonic(), _cpu()
+    ended = subprocess.run(
+        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    done = Done(f"polm {' '.join(words)}", time.monotonic() - start, _cpu() - before)
+    if ended.returncode:
+        raise SystemExit(
+            f"{ended.stdout}\n`{done.words}` ended with exit code {ended.returncode} ({done.seconds:.1f} s)"
+        )
+    return done, ended.stdout
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def ask(work: Path, question: str) -> tuple[Done, str]:
+    """Start `polm serve`, ask one question, and end it. Returns the command, up to its first answer, and the answer."""
+    start, before = time.monotonic(), _cpu()
+    with serving(work) as (url, _):
+        body = {"model": "champion", "messages": [{"role": "user", "content": question}], "temperature": 0}
+        answer = httpx.post(f"{url}/chat/completions", json=body, timeout=120).raise_for_status().json()
+        seconds = time.monotonic() - start
+    return Done("polm serve", seconds, _cpu() - before), str(answer["choices"][0]["message"]["content"])
+
+
+def gates(said: str) -> list[str]:
+    """Take from what `polm promote` printed the lines with metrics, their requirements and what was found."""
+    return [line.rstrip() for line in said.splitlines() if line.strip()]
+
+
+def main() -> None:
+    """Run the commands and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("artifacts/models/base"), help="model's folder")
+    parser.add_argument("--rows", type=int, default=1000, help="rows of each file (default: 1000)")
+    parser.add_argument(
+        "--methods", default="sft,dpo", help="as of `polm new` (default: sft,dpo); the last is promoted"
+    )
+    parser.add_argument("--question", default="What is 23 + 45?", help="asked of the server")
+    parser.add_argument("--work", type=Path, help="folder for the copy, which stays; without it, one that is removed")
+    args = parser.parse_args()
+    if not (args.model / "config.json").is_file():
+        parser.error(f"--model {args.model}: no model there; make one: polm run --recipe tiny --target base")
+    model, promoted = args.model.resolve(), args.methods.split(",")[-1].partition("=")[0].partition("@")[0]
+    with nullcontext(args.work) if args.work else tempfile.TemporaryDirectory() as temp:
+        work = Path(temp).resolve() / "polm"
+        files = prepare(work, model, args.rows)
+        given = [word for file in files for word in ("--data", file)]
+        commands = [
+            ["new", RECIPE, "--model", str(MODEL), *given, "--methods", args.methods, "--yes"],
+            ["check"],
+            ["run"],
+            ["promote", promoted],
+        ]
+        done = []
+        for words in commands:
+            ended, said = run(work, words)
+            done.append(ended)
+        print("\n".join(gates(said)))
+        served, answer = ask(work, args.question)
+    print(
+        f"\n{len(done) + 1} commands, no file edited by hand; {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f}\n"
+    )
+    print(" seconds      CPU  command")
+    for each in (*done, served):
+        print(f"{each.seconds:8.1f} {each.cpu:8.1f}  {each.words}")
+    print(f"\n{args.question}\n{answer}")
+
+
+if __name__ == "__main__":
+    main()
