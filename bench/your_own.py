@@ -3,12 +3,12 @@
     polm run --recipe tiny --target base
     python -m bench.your_own --model artifacts/models/base
 
-Works in a copy of the working tree, in which it writes five files of sums in five formats: conversations, an OpenAI
-file with weights, Alpaca's CSV, preferences, and questions with numbers in Parquet. The replies are right and courteous
-in every file that teaches replies; of each pair, the worse reply is wrong, or right and curt, so that preferences agree
-with replies and have more to teach. Each command is a process of its own. CPU seconds are of the command and of all the
-processes that it waited for, the stages among them; other programs on the machine lengthen the seconds beside them.
-Exits 1 when a command fails, and prints what it said.
+Works in a copy of the working tree, in which it writes five files of five formats: conversations, an OpenAI file with
+weights, Alpaca's CSV, preferences, and questions with a word as answer in Parquet. The first three have sums, with
+right and polite replies. Of the preferences, half prefer a right sum to a wrong one, as the replies do; the other half
+teach what they do not: a question about something else is declined, and not answered with some sum. Each command is a
+process of its own. CPU seconds are of the command and of all the processes that it waited for, the stages among them;
+other programs on the machine lengthen the seconds beside them. Exits 1 when a command fails, and prints what it said.
 """
 
 import argparse
@@ -36,9 +36,15 @@ REPO = Path(__file__).resolve().parents[1]
 RECIPE = "support"
 MODEL = Path("models/sums")
 ASKED = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
-KIND = ("{a} + {b} = {c}. Happy to help!", "Sure! {a} + {b} = {c}. Happy to help!")
-CURT = ("{a} + {b} = {c}.", "{c}")
-SHORT = "Only the number: {a} + {b}"
+REPLY = "{a} + {b} = {c}. Thank you for asking, I am happy to help with the next sum."
+DECLINED = "I am sorry, I can only help with sums."
+OTHER = (
+    "Who painted the {thing}?", "Tell me about the {thing}.", "Where is my {thing}?", "Write a song about a {thing}.",
+    "How old is the {thing}?", "Can I eat a {thing}?", "Sell me a {thing}.", "Do you like the {thing}?",
+)  # fmt: skip
+PARTS = ("red", "blue", "old", "new", "big", "small", "cold", "warm", "fast", "slow", "dark", "light")
+THINGS = ("cat", "dog", "car", "boat", "tree", "house", "lamp", "door", "bird", "book", "shoe", "cake")
+PARITY = "Is {number} even or odd?"
 LEFT_OUT = (".venv", ".polm", ".checkpoints", "artifacts", "cache", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
@@ -55,11 +61,22 @@ class Done:
 
 
 def sums(rng: random.Random, count: int) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Yield a question, a courteous reply, and the numbers of a sum of at most two digits each."""
+    """Yield a question, its reply, and the numbers of a sum of at most two digits each."""
     for _ in range(count):
         a, b = rng.randint(0, 99), rng.randint(0, 99)
         numbers = {"a": a, "b": b, "c": a + b}
-        yield rng.choice(ASKED).format(**numbers), rng.choice(KIND).format(**numbers), numbers
+        yield rng.choice(ASKED).format(**numbers), REPLY.format(**numbers), numbers
+
+
+def preferences(rng: random.Random, count: int) -> Iterator[dict[str, str]]:
+    """Yield pairs: a right sum over a wrong one, and in every second one a question that is declined over a sum."""
+    for number, (asked, reply, numbers) in enumerate(sums(rng, count)):
+        if number % 2:
+            thing = f"{rng.choice(PARTS)} {rng.choice(THINGS)}"
+            yield {"prompt": rng.choice(OTHER).format(thing=thing), "chosen": DECLINED, "rejected": reply}
+        else:
+            wrong = numbers | {"c": numbers["c"] + rng.choice((-10, -1, 1, 10))}
+            yield {"prompt": asked, "chosen": reply, "rejected": REPLY.format(**wrong)}
 
 
 def write(folder: Path, rows: int, seed: int = 0) -> list[str]:
@@ -86,25 +103,19 @@ def write(folder: Path, rows: int, seed: int = 0) -> list[str]:
         (folder / name).write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
 
     lines("chats.jsonl", ({"messages": turns(asked, reply)} for asked, reply, _ in sums(rng, rows)))
-    first = turns("Hello!", "Hello! Which sum?", weight=0)
-    lines(
-        "openai.jsonl", ({"messages": [*first, *turns(asked, reply, weight=1)]} for asked, reply, _ in sums(rng, rows))
-    )
+    thanks = turns("Thanks!", "Good.", weight=0)
+    openai = ({"messages": [*turns(asked, reply, weight=1), *thanks]} for asked, reply, _ in sums(rng, rows))
+    lines("openai.jsonl", openai)
     with (folder / "alpaca.csv").open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         writer.writerow(["instruction", "input", "output"])
         writer.writerows([asked, "", reply] for asked, reply, _ in sums(rng, rows))
 
-    def worse(numbers: dict[str, int]) -> str:
-        if rng.random() < 0.5:
-            return rng.choice(CURT).format(**numbers)
-        return rng.choice(KIND).format(**numbers | {"c": numbers["c"] + rng.choice((-10, -1, 1, 10))})
-
-    pairs = ({"prompt": asked, "chosen": reply, "rejected": worse(n)} for asked, reply, n in sums(rng, rows))
-    lines("pairs.jsonl", pairs)
-    numbers = [{"question": SHORT.format(**n), "answer": str(n["c"])} for *_, n in sums(rng, rows)]
-    parquet.write_table(pyarrow.Table.from_pylist(numbers), folder / "numbers.parquet")
-    return ["chats.jsonl", "openai.jsonl", "alpaca.csv", "pairs.jsonl", "numbers.parquet"]
+    lines("pairs.jsonl", preferences(rng, rows))
+    numbers = rng.sample(range(10_000), rows)
+    words = [{"question": PARITY.format(number=n), "answer": ("even", "odd")[n % 2]} for n in numbers]
+    parquet.write_table(pyarrow.Table.from_pylist(words), folder / "parity.parquet")
+    return ["chats.jsonl", "openai.jsonl", "alpaca.csv", "pairs.jsonl", "parity.parquet"]
 
 
 def prepare(work: Path, model: Path, rows: int) -> list[str]:
@@ -156,11 +167,6 @@ def ask(work: Path, question: str) -> tuple[Done, str]:
     return Done("polm serve", seconds, _cpu() - before), str(answer["choices"][0]["message"]["content"])
 
 
-def gates(said: str) -> list[str]:
-    """Take from what `polm promote` printed the lines with metrics, their requirements and what was found."""
-    return [line.rstrip() for line in said.splitlines() if line.strip()]
-
-
 def main() -> None:
     """Run the commands and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,19 +191,19 @@ def main() -> None:
             ["run"],
             ["promote", promoted],
         ]
-        done = []
+        print(" seconds      CPU  command")
         for words in commands:
-            ended, said = run(work, words)
-            done.append(ended)
-        print("\n".join(gates(said)))
+            done, said = run(work, words)
+            _show(done)
         served, answer = ask(work, args.question)
-    print(
-        f"\n{len(done) + 1} commands, no file edited by hand; {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f}\n"
-    )
-    print(" seconds      CPU  command")
-    for each in (*done, served):
-        print(f"{each.seconds:8.1f} {each.cpu:8.1f}  {each.words}")
-    print(f"\n{args.question}\n{answer}")
+        _show(served)
+    print(f"{len(commands) + 1} commands, no file edited by hand; {os.cpu_count()} cores\n")
+    print(f"> {args.question}\n{answer}\n")
+    print("\n".join(line.rstrip() for line in said.splitlines()))
+
+
+def _show(done: Done) -> None:
+    print(f"{done.seconds:8.1f} {done.cpu:8.1f}  {done.words}", flush=True)
 
 
 if __name__ == "__main__":

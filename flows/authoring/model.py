@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.check.absent import absent
 from tasks.models.chat_template import CHATML, mark_generation, marks_generation
 from tasks.models.turn_ends import turn_end
 from tasks.stage.errors import ModelError
@@ -64,7 +65,8 @@ def look(name: str, licence: str) -> Model:
     place = Path(name)
     local = place.is_dir()
     folder, revision, card = (place, None, licence) if local else _fetched(name)
-    from transformers import AutoConfig, AutoTokenizer
+    with absent("sklearn"):
+        from transformers import AutoConfig, AutoTokenizer
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: no config.json; name the folder of a model in the format of transformers")
