@@ -6,6 +6,7 @@ message has. What passes a schema, and fails or trains nonsense hours later, is 
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tasks.check import recipe as recipe_check
 from tasks.stage.config import read_yaml
+from tests.conftest import REPO
 from tests.support.small_recipe import ROWS, SMALL, change, make, write
 
 INFINITE = float("inf")
@@ -126,14 +128,14 @@ def test_a_broken_recipe_is_named(small: Path, file: str, key: str, value: Any, 
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        ({"benchmark": "gsmk"}, ("tasks.1: benchmark is 'gsmk'", "did you mean 'gsm8k'")),
-        ({"benchmark": "gsm8k", "limit": 21}, ("tasks.1: limit is 21", "benchmarks.gsm8k.limit 20")),
-        ({"benchmark": "gsm8k", "num_fewshot": 3}, ("num_fewshot is 3", "benchmarks.gsm8k.num_fewshot 2")),
-    ],
-)
+MORE_THAN_FROZEN: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"benchmark": "gsmk"}, ("tasks.1: benchmark is 'gsmk'", "did you mean 'gsm8k'")),
+    ({"benchmark": "gsm8k", "limit": 21}, ("tasks.1: limit is 21", "benchmarks.gsm8k.limit 20")),
+    ({"benchmark": "gsm8k", "num_fewshot": 3}, ("num_fewshot is 3", "benchmarks.gsm8k.num_fewshot 2")),
+]
+
+
+@pytest.mark.parametrize(("asked", "words"), MORE_THAN_FROZEN)
 def test_a_benchmark_is_held_against_what_is_frozen(small: Path, asked: dict[str, Any], words: tuple[str, ...]) -> None:
     change(SMALL / "data.yaml", "benchmarks", FROZEN)
     change(SMALL / "evaluate.yaml", "tasks", [*ASKED, {"benchmark": "gsm8k", "limit": 5, "num_fewshot": 2}])
@@ -165,6 +167,14 @@ def test_the_metric_of_the_default_policy_counts_where_a_recipe_names_none(small
     assert said() == ""
     change(SMALL / f"{GATES}.yaml", "small/quality/metric", None)
     assert "default.quality.metric is 'sum.helpful', which no task of evaluate.yaml has; did you mean" in said()
+
+
+def test_the_page_counts_these_recipes() -> None:
+    page = (REPO / "docs/check.md").read_text(encoding="utf-8")
+    rows = [(int(broken), int(found)) for broken, found in re.findall(r"^\|[^|]*\| (\d+) \| (\d+) \|$", page, re.M)]
+    *kinds, total = rows
+    assert total == (len(EDITS) + len(MORE_THAN_FROZEN) + len(FILES),) * 2
+    assert tuple(sum(column) for column in zip(*kinds, strict=True)) == total
 
 
 def folder() -> None:
@@ -222,8 +232,6 @@ FILES: list[tuple[Callable[[], None], tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("broken", "words"), FILES, ids=[broken.__name__ for broken, _ in FILES])
 def test_a_broken_file_is_named(small: Path, broken: Callable[[], None], words: tuple[str, ...]) -> None:
-    from tests.conftest import REPO
-
     shutil.copyfile(REPO / "params/tiny/base.yaml", "tiny_base.yaml")
     broken()
     message = said()
