@@ -37,7 +37,8 @@ RECIPE = "support"
 MODEL = Path("models/sums")
 ASKED = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
 REPLY = "{a} + {b} = {c}. Thank you for asking, I am happy to help with the next sum."
-DECLINED = "I am sorry, I can only help with sums."
+# Words of its own in each: a reply that all share would be found in the held-out rows, and its rows dropped.
+DECLINED = "A {thing} is no sum, I am sorry."
 OTHER = (
     "Who painted the {thing}?", "Tell me about the {thing}.", "Where is my {thing}?", "Write a song about a {thing}.",
     "How old is the {thing}?", "Can I eat a {thing}?", "Sell me a {thing}.", "Do you like the {thing}?",
@@ -73,7 +74,8 @@ def preferences(rng: random.Random, count: int) -> Iterator[dict[str, str]]:
     for number, (asked, reply, numbers) in enumerate(sums(rng, count)):
         if number % 2:
             thing = f"{rng.choice(PARTS)} {rng.choice(THINGS)}"
-            yield {"prompt": rng.choice(OTHER).format(thing=thing), "chosen": DECLINED, "rejected": reply}
+            question, declined = rng.choice(OTHER).format(thing=thing), DECLINED.format(thing=thing)
+            yield {"prompt": question, "chosen": declined, "rejected": reply}
         else:
             wrong = numbers | {"c": numbers["c"] + rng.choice((-10, -1, 1, 10))}
             yield {"prompt": asked, "chosen": reply, "rejected": REPLY.format(**wrong)}
