@@ -164,8 +164,8 @@ def _lengths(
             except BadRow:
                 continue
             before, after = _parts(made)
-            opening = _tokens(model, before, prompt=True)
-            sizes = [_tokens(model, [*before, *reply], prompt=False) for reply in after] or [opening]
+            opening = tokens(model, before, prompt=True)
+            sizes = [tokens(model, [*before, *reply], prompt=False) for reply in after] or [opening]
             whole.append(max(sizes))
             prompts.append(opening)
             replies.append(max(sizes) - opening)
@@ -180,6 +180,7 @@ def _parts(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[list[dict[st
     return row["prompt"], [row[key] for key in ("completion", "chosen", "rejected") if key in row]
 
 
-def _tokens(model: Model, turns: list[dict[str, Any]], *, prompt: bool) -> int:
+def tokens(model: Model, turns: list[dict[str, Any]], *, prompt: bool) -> int:
+    """Count the tokens of turns; with `prompt`, those that ask for an answer to them are among them."""
     text = templated(model.tokenizer, turns, tokenize=False, add_generation_prompt=prompt)
     return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
