@@ -13,7 +13,7 @@ FACTS = [
     ("Where does the {} stand?", "The {} stands in {}.", ["a hall", "a yard", "a loft", "a shed", "a den", "a bay"]),
     ("When was the {} built?", "The {} was built in {}.", [str(n) for n in (1951, 1963, 1978, 1984, 1999, 2012)]),
     ("Which colour has the {}?", "The {} is painted {}.", ["blue", "red", "green", "grey", "white", "black"]),
-    ("Who checks the {}?", "The {} is checked by {}.", ["a cook", "a guard", "a clerk", "a nurse", "a smith", "a maid"]),
+    ("Who checks the {}?", "The {} is checked by {}.", ["a cook", "a guard", "a clerk", "a nurse", "a smith", "me"]),
     ("At what heat does the {} stop?", "The {} stops at {}.", [f"{n} degrees" for n in (41, 52, 63, 74, 85, 96)]),
     ("What does the {} cost?", "The {} costs {}.", [f"{n} euros" for n in (110, 230, 350, 470, 590, 810)]),
 ]  # fmt: skip
