@@ -1,9 +1,10 @@
 """Prompts of published benchmarks against the model's context, examples and chat template included, before a training.
 
 An evaluation refuses a prompt that leaves no room for its answer, hours after the training began, unless an answer that
-is to be written may count as wrong (`too_long: unanswered`). Looked at are the documents that the data artifact froze, if it is this recipe's, else those of a local folder in
-the place of the data set; else one line says that they were not looked at. Of each task the first documents are made
-into prompts, so what is found is a lower bound. Left out: texts that are read in windows, which fit any context.
+is to be written may count as wrong (`too_long: unanswered`). Looked at are the documents that the data artifact froze,
+if it is this recipe's, else those of a local folder in the place of the data set; else one line says that they were not
+looked at. Of each task the first documents are made into prompts, so what is found is a lower bound. Left out: texts
+that are read in windows, which fit any context.
 """
 
 import tempfile
