@@ -24,6 +24,7 @@ from flows.authoring import (
     reading,
     recipe_files,
     rows,
+    tools,
 )
 from flows.registry.policy import load_policy
 from flows.terminal.board import say, screen
@@ -31,6 +32,11 @@ from tasks.ingestion.recognition import formats, sample
 from tasks.stage.errors import ConfigError, PolmError
 
 PARAMS = Path("params")
+COPIED = {
+    "images": "params/qwen3_vl (a model that sees) or params/smollm2 (`sight`, `vlm`: eyes for one that does not)",
+    "audio": "params/qwen3 (`librispeech`, `hearing` and `speech`: ears for a model of words)",
+}
+"""What rows show to the recipe that learns from such."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -105,7 +111,7 @@ def _models(
     files = recipe_files.write(name, look, models, plan, here, asked)
     promoted = recipe_files.exported(models)
     few = too_few(plan, load_policy(name).least_rows) if promoted else []
-    findings.show(look, sources, plan, here, files, [*notices, *plan.notices, *few])
+    findings.show(look, sources, plan, here, files, [*notices, *plan.notices, *tools.notices(sources, look), *few])
     return files, [f"polm promote {promoted[-1]} && polm serve"] if promoted else []
 
 
@@ -180,8 +186,8 @@ def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
             shown = next(iter(source.format.maps.values()))[0][media]
             raise ConfigError(
                 f"--data: {source.sample.name} has rows with {media} (in a map `{media}: {shown}`); they need a model "
-                f"that sees or hears, and data of their own under `media:`, which `polm new` does not write: see "
-                f"docs/multimodal.md and params/qwen3_vl"
+                f"that sees or hears, and data of their own under `media:`, which `polm new` does not write: copy "
+                f"{COPIED[media]}, and see docs/multimodal.md"
             )
     return sources
 

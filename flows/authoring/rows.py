@@ -21,6 +21,11 @@ SHORT = 60
 """Characters up to which nine of ten answers are short, so that they can be right or wrong as a whole."""
 ENOUGH = 45
 """Rows that each evaluation task should ask: so many are hardly ever fewer than 30 by the chances of the split."""
+TEXTS = (
+    "Texts without a question are learnt by a base model that is trained from scratch alone (`source: {scratch: …}` of "
+    "base.yaml and a set `pretrain`, as in params/tiny); to answer by them, give them as documents to `--methods rag`"
+)
+"""What is said of rows of texts."""
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 
 
@@ -118,7 +123,8 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
             sets[kind] = _taken(kind, sources)
         if not sets[kind]:
             have = ", ".join(f"{s.sample.name} ({s.format.name})" for s in sources)
-            raise ConfigError(f"--methods: {planned.name} needs {NEEDED[kind]}; the data given are {have}")
+            alone = f". {TEXTS}" if any("pretrain" in s.format.maps for s in sources) else ""
+            raise ConfigError(f"--methods: {planned.name} needs {NEEDED[kind]}; the data given are {have}{alone}")
         if planned.method in GRADED:
             sets.setdefault("prompts", _taken("prompts", sources))
             if not sets["prompts"]:
