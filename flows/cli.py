@@ -47,7 +47,7 @@ def run(
 
 NEW = """Documents to answer by, and questions about them:
 
-    polm new manuals --model Qwen/Qwen3-0.6B --data docs/ --data data/questions.jsonl --methods rag
+    polm new handbook --model Qwen/Qwen3-0.6B --data docs/ --data data/questions.jsonl --methods rag
 
 Preferences, with a benchmark that others publish:
 

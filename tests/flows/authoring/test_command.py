@@ -21,7 +21,7 @@ from tasks.check import recipe as recipe_check
 from tasks.ingestion.recognition import sample
 from tasks.stage.errors import ConfigError, DataError, PolmError
 from tests.conftest import REPO
-from tests.support import data_stage, manuals, own_data
+from tests.support import data_stage, indexed, manuals, own_data
 from tests.support.hub import publish
 
 PAGE = (REPO / "docs/your-own.md").read_text(encoding="utf-8")
@@ -205,13 +205,14 @@ def test_paths_are_those_of_the_folder_that_the_command_was_given_in(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_the_commands_of_the_page_write_recipes_that_pass_the_check(home: Path, line: str) -> None:
+def test_the_commands_of_the_page_write_recipes_that_pass_the_check(home: Path, line: str, make_artifact: Any) -> None:
     import datasets
 
     from flows.cli import app
 
     manuals.write(home)
     shutil.move(home / "questions.jsonl", home / "data/questions.jsonl")
+    indexed.save_encoder(home / "models/minilm", make_artifact)
     (home / HUB["hub"]).mkdir(parents=True)
     config = home / "models/llama/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 2048}))
