@@ -115,8 +115,9 @@ def _pattern(words: str) -> re.Pattern[str]:
 
 
 def _sentence(text: str, start: int, end: int, answer: re.Pattern[str]) -> tuple[int, int]:
-    """Widen a place to its sentences; of a long quote, narrow it to the sentence that holds the answer."""
-    cut = list(sentences(text, 0, len(text)))
+    """Widen a place to its sentences, which end where a block does; narrow a long quote to the one with the answer."""
+    blocks = re.finditer(r"(?:.|\n(?!\n))+", text)
+    cut = [span for block in blocks for span in sentences(text, *block.span())]
     touched = [(a, b) for a, b in cut if a < end and b > start]
     holding = [(a, b) for a, b in touched if answer.search(text[a:b])]
     a, b = holding[0] if holding else (min(a for a, _ in touched), max(b for _, b in touched))

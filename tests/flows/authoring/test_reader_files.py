@@ -128,6 +128,18 @@ def test_a_quote_or_a_document_says_which_of_two_places_is_meant(home: Path, enc
     assert found["Of what is it?"]["quote"] == "It is new glass."
 
 
+def test_a_line_of_a_list_or_a_table_is_a_sentence_of_its_own(home: Path) -> None:
+    Path("lists").mkdir()
+    Path("lists/a.md").write_text(
+        "It is red, and\nwrapped. It has:\n\n- weight: 5 kg\n- a horn\n\n|a|b|\n|-|-|\n|power|40 W|\n"
+    )
+    places = questions.Places(documents.look({"l": "lists"}, "CC0-1.0"), 60)
+    told = {"5 kg": "weight: 5 kg", "40 W": "power | 40 W", "and Wrapped": "It is red, and\nwrapped."}
+    for answer, quote in told.items():
+        found = places.locate(answer, "", places.chunks)
+        assert found is not None and found[1] == quote
+
+
 def test_questions_without_an_answer_in_the_documents_are_counted(
     home: Path, encoder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
