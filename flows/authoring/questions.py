@@ -43,6 +43,8 @@ DOCUMENTS = ("document", "doc", "file", "filename", "source", "path", "url")
 """Names of columns, the likeliest first."""
 FOUND = 0.5
 """Least share of the questions, 0 to 1, whose answers have to stand in the documents."""
+FEWEST = 20
+"""Fewest questions: some choose the fusion, some are the test, and a retriever and a reader learn from the others."""
 HITS = 100
 """Passages among which an answer is looked for first."""
 
@@ -142,12 +144,14 @@ def read(wheres: Sequence[str], documents: Documents, words: int, licence: str) 
     places = Places(documents, words)
     asked = [row for where in wheres for row in _asked(where, licence)]
     found, lost, example = _located(asked, places)
-    if len(found) < max(2, FOUND * len(asked)):
-        said = ", ".join(f"{count} × {why}" for why, count in lost.most_common())
+    if len(found) < max(FEWEST, FOUND * len(asked)):
+        reasons = [f"{count} × {why}" for why, count in lost.most_common()]
+        said = "; ".join([*reasons, f"e.g. '{example}'"]) if reasons else ""
         raise DataError(
-            f"{', '.join(wheres)}: of {len(asked)} questions {len(found)} have an answer in the documents ({said}; "
-            f"e.g. '{example}'); an answer is found where its words stand in a document, so give short answers in the "
-            f"documents' own words, or a column `quote` with the sentence that says it"
+            f"{', '.join(wheres)}: of {len(asked)} questions {len(found)} have an answer in the documents"
+            f"{f' ({said})' if said else ''}, and {FEWEST} or more are needed, half of them at least; an answer is "
+            f"found where its words stand in a document, so give short answers in the documents' own words, or a "
+            f"column `quote` with the sentence that says it"
         )
     train, test = _held_out(found, wheres)
     return Questions(train, test, lost, example)

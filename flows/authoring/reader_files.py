@@ -11,7 +11,7 @@ from flows.authoring.graph import Planned
 from flows.authoring.model import Model
 from flows.authoring.questions import Questions
 from flows.authoring.reading import Shape
-from flows.authoring.rows import Plan
+from flows.authoring.rows import Plan, share
 from flows.authoring.stages import settings
 from flows.authoring.yaml_text import flow, line, section
 
@@ -23,6 +23,8 @@ TASK, CLOSED = "answers", "closed"
 """Evaluation with passages, and without any."""
 ASKED = {True: 300, False: 60}
 """Most test questions, each in every condition, with a GPU and without one."""
+VALIDATED = 8
+"""Questions by which the fusion should be chosen, about."""
 ATTACKS = ("contradicting", "poisoned")
 """Conditions with a false copy of a passage, which is written where the answer stands in its quote."""
 PLANTED = {
@@ -79,9 +81,9 @@ def write(
     answering = recipe_files.evaluation(model, here, 64 if here.gpu else 16)
     return {
         "recipe.yaml": _graph(name),
-        "data.yaml": _data(name, here, licence, closed=True),
+        "data.yaml": _data(name, asked, here, licence, closed=True),
         "base.yaml": recipe_files.base(model, here),
-        "questions.yaml": _data(name, here, licence, closed=False),
+        "questions.yaml": _data(name, asked, here, licence, closed=False),
         "passages.yaml": _passages(docs, shape),
         "retriever.yaml": _retriever(asked, encoder, here),
         "index.yaml": _index(here),
@@ -137,7 +139,7 @@ def _graph(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _data(name: str, here: Machine, licence: str, *, closed: bool) -> str:
+def _data(name: str, asked: Questions, here: Machine, licence: str, *, closed: bool) -> str:
     """Write the data file of the questions, or, with `closed`, of the same without their documents."""
     about = (
         "The test questions without documents" if closed else "Questions about the documents, each with the sentence"
@@ -145,10 +147,11 @@ def _data(name: str, here: Machine, licence: str, *, closed: bool) -> str:
     told = "" if closed else " that answers it: read questions_*.jsonl"
     columns = ("group",) if closed else ("document", "quote", "group")
     kept = {column: f"{{{column}}}" for column in columns}
-    asked = {"question": "{question}", "answer": "{answer}", **kept}
+    validation = share(0.05, VALIDATED / len(asked.train), 0.4)
+    test = {"question": "{question}", "answer": "{answer}", **kept}
     prompts = {"prompt": [{"role": "user", "content": "{question}"}], "answer": "{answer}", **kept}
     sets: dict[str, tuple[str, dict[str, Any]]] = {
-        f"eval:{CLOSED}" if closed else f"eval:{TASK}": ("test", asked),
+        f"eval:{CLOSED}" if closed else f"eval:{TASK}": ("test", test),
         "prompts": ("train", prompts),
     }
     lines = [
@@ -156,7 +159,9 @@ def _data(name: str, here: Machine, licence: str, *, closed: bool) -> str:
         line("seed", 0, "of the split, the order of rows and MinHash"),
         line("threads", here.threads),
         line(
-            "split", {"validation": 0.15, "test": 0.0}, "shares of the groups; documents are held out in questions_test"
+            "split",
+            {"validation": validation, "test": 0.0},
+            "shares of the groups; documents are held out in questions_test",
         ),
         line("scrub", [], "nothing: quotes have to stand in the documents as they are"),
         line("near_duplicates", {"threshold": 0.8, "permutations": 128, "ngram": 3}, "Jaccard, hashes, words"),

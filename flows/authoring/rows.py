@@ -140,12 +140,12 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
             tasks.setdefault("pairs" if "worse" in maps[0] else "answers" if s.short else "replies", []).append(s)
     fewest = min(s.sample.total for s in used)
     asked = min((sum(s.sample.total for s in sources) for sources in tasks.values()), default=fewest)
-    validation, test = _share(0.05, 8 / fewest, 0.15), _share(0.1, ENOUGH / asked, 0.25)
+    validation, test = share(0.05, 8 / fewest, 0.15), share(0.1, ENOUGH / asked, 0.25)
     lengths = {kind: _lengths(kind, entries, model, 1 - validation - test) for kind, entries in sets.items()}
     return Plan(sets, tasks, lengths, validation, test, notices)
 
 
-def _share(usual: float, enough: float, most: float) -> float:
+def share(usual: float, enough: float, most: float) -> float:
     """Choose a share of the rows: the usual one, or what is enough where there are few rows, up to the most."""
     return min(most, math.ceil(100 * max(usual, enough)) / 100)
 

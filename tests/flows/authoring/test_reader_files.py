@@ -180,8 +180,15 @@ def test_what_cannot_become_a_reader_is_refused_with_what_it_needs(
     assert not Path("params/manuals").exists()
 
 
-def test_all_questions_about_one_document_leave_none_for_the_test(home: Path) -> None:
+def test_few_questions_and_questions_about_one_document_are_refused(home: Path) -> None:
     change(lambda row: row if "pump" in row["question"] else None)
+    with pytest.raises(
+        DataError, match=r"of 10 questions 10 have an answer in the documents, and 20 or more are needed"
+    ):
+        new(DATA)
+    with Path("questions.jsonl").open("a") as file:
+        more = [row | {"question": f"Say: {row['question']}"} for row in rows(Path("questions.jsonl"))]
+        file.writelines(f"{json.dumps(row)}\n" for row in more)
     with pytest.raises(ConfigError, match=r"all questions are about docs/pump\.md"):
         new(DATA)
 
