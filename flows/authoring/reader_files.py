@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flows.authoring import questions, reading, recipe_files
+from flows.authoring import export_file, questions, reading, recipe_files, retrieval_files
 from flows.authoring.choices import Machine
-from flows.authoring.documents import BOUNDS, Documents, chunk_settings
+from flows.authoring.documents import Documents
 from flows.authoring.encoders import Encoder
 from flows.authoring.graph import Planned
 from flows.authoring.model import Model
@@ -15,10 +15,6 @@ from flows.authoring.rows import Plan, share
 from flows.authoring.stages import settings
 from flows.authoring.yaml_text import flow, line, section
 
-FUSION = {
-    "depth": 50, "lexical_weights": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], "rrf_c": 60,
-    "metric": "ndcg@10",
-}  # fmt: skip
 TASK, CLOSED = "answers", "closed"
 """Evaluation with passages, and without any."""
 ASKED = {True: 300, False: 60}
@@ -84,9 +80,9 @@ def write(
         "data.yaml": _data(name, asked, here, licence, closed=True),
         "base.yaml": recipe_files.base(model, here),
         "questions.yaml": _data(name, asked, here, licence, closed=False),
-        "passages.yaml": _passages(docs, shape),
-        "retriever.yaml": _retriever(asked, encoder, here),
-        "index.yaml": _index(here),
+        "passages.yaml": retrieval_files.passages(docs, shape),
+        "retriever.yaml": retrieval_files.retriever(TASK, asked, encoder, here),
+        "index.yaml": retrieval_files.index(here),
         "grounded.yaml": _grounded(asked, shape, here),
         "reader.yaml": settings(reader, model, plan, here),
         "evaluate.yaml": _tasks(answering, f"eval/{CLOSED}.yaml", []),
@@ -96,7 +92,7 @@ def write(
         ),
         f"rag/{TASK}.yaml": _task(TASK, "Test questions with passages.", model, shape.reply, tuple(METRICS)),
         "graders.py": GRADERS,
-        "export_grounded.yaml": recipe_files.export(here, "sft/validation.jsonl"),
+        "export_grounded.yaml": export_file.export(here, "sft/validation.jsonl"),
         "questions_train.jsonl": questions.as_jsonl(asked.train),
         "questions_test.jsonl": questions.as_jsonl(asked.test),
     }
@@ -132,9 +128,9 @@ def _graph(name: str) -> str:
         {"base_with_passages": {"model": "base", **index}, "reader": {"model": "reader", **index}},
         {}, "with what the index finds",
     )  # fmt: skip
-    lines += [line("export", []), line("forms", recipe_files.FORMS, "of each export")]
+    lines += [line("export", []), line("forms", export_file.FORMS, "of each export")]
     lines.append(line("export_media", {"reader": "grounded"}, "to ONNX: what `polm promote` and `polm serve` take"))
-    form = recipe_files.FORMS[-1]
+    form = export_file.FORMS[-1]
     lines += section("evaluate_onnx_rag", {f"reader_{form}": {"model": "reader", "form": form, **index}}, {})
     return "\n".join(lines) + "\n"
 
@@ -181,70 +177,6 @@ def _data(name: str, asked: Questions, here: Machine, licence: str, *, closed: b
         lines.append(line("map", ..., indent=8))
         lines += [line(column, value, indent=10) for column, value in entry.items()]
     return "\n".join(lines) + "\n"
-
-
-def _passages(docs: Documents, shape: Shape) -> str:
-    chunk = chunk_settings(shape.words).model_dump()
-    said = {"words": f"most words of a passage; {shape.why}", "overlap": "words repeated", "join": "short paragraphs"}
-    lines = [
-        "# Documents, cut into passages, with the lexical index over them. See docs/retrieval.md.",
-        line("seed", 0), line("threads", 1),
-        line("unreadable", "skip", "a document that gives no passage: left out and named; or refuse"),
-        line("report_examples", 5),
-        *section("bounds", BOUNDS.model_dump(), {}, "of one document"),
-        *section("chunk", chunk, said),
-        line("index_titles", True, "whether headings above a passage are searched too"),
-        *section("lexical", questions.LEXICAL.model_dump(), {"words": "regular expression of a word"}, "BM25"),
-        "sources:",
-    ]  # fmt: skip
-    for key, source in docs.sources.items():
-        count = sum(name.startswith(f"{key}/") for name in docs.read)
-        lines.append(line(key, ..., f"{count} documents; give their sha256 of report.json to refuse others", 2))
-        lines += [line(k, v, indent=4) for k, v in source.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _retriever(asked: Questions, encoder: Encoder, here: Machine) -> str:
-    batch = max(2, min(64 if here.gpu else 32, len(asked.train) // 4))
-    epochs = 20 if encoder.scratch else 4
-    steps = max(10, min(300, epochs * len(asked.train) // batch))
-    rate = 1e-3 if encoder.scratch else 2e-5
-    trainer = {
-        "max_steps": steps, "per_device_train_batch_size": batch, "per_device_eval_batch_size": batch,
-        "learning_rate": rate, "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 10),
-        "batch_sampler": "no_duplicates", **({"bf16": True} if here.gpu else {"use_cpu": True}),
-        "logging_steps": max(1, steps // 20), "save_steps": max(1, steps // 20) * 10,
-    }  # fmt: skip
-    comments = {
-        "max_steps": f"{epochs} times {len(asked.train)} questions, {batch} a step, 10 to 300",
-        "learning_rate": "random weights" if encoder.scratch else "usual for tuning an encoder",
-        "batch_sampler": "two questions with one answer are not each other's negatives",
-    }
-    return "\n".join([
-        f"# {encoder.why}. See docs/retrieval.md.",
-        line("seed", 1), line("threads", here.threads, "of torch and BLAS; changes the bits"), line("launch", None),
-        line("dataset", "prompts", "questions to learn from"), line("test", TASK, "questions that are measured"),
-        line("max_left_out", 0.05, "share of rows of which nothing is learnt"),
-        line("max_cut", 0.5, "share of rows with a text that the encoder does not read to its end"),
-        *section("encoder", encoder.source, {}),
-        line("embed_titles", True, "whether headings are embedded with the passages below them"),
-        line("negatives", {"count": 1, "skip": 0, "among": 8}, "passages that look right and are not, a question"),
-        line("rewording", None), line("scale", 20.0, "of the cosines in the loss; 1 / temperature"),
-        line("dimensions", None), line("teacher", None), line("batch_size", 32, "passages embedded at a time"),
-        line("bootstrap_samples", 1000), *section("fusion", FUSION, {"depth": "passages of each leg"}),
-        *section("trainer", trainer, comments, "SentenceTransformerTrainingArguments"),
-    ]) + "\n"  # fmt: skip
-
-
-def _index(here: Machine) -> str:
-    return "\n".join([
-        "# Lexical and dense index, and how they are fused. See docs/retrieval.md.",
-        line("seed", 0), line("threads", here.threads, "of torch, BLAS and FAISS; changes the bits"),
-        line("dataset", "prompts", "its validation questions choose the fusion"),
-        line("embed_titles", True, "as the retriever"), line("batch_size", 32, "passages embedded at a time"),
-        line("dimensions", None), line("dense", {"kind": "flat", "shard_rows": 65536}, "exact"),
-        *section("fusion", FUSION, {"lexical_weights": "tried; 0 and 1 are one leg alone"}),
-    ]) + "\n"  # fmt: skip
 
 
 def _grounded(asked: Questions, shape: Shape, here: Machine) -> str:

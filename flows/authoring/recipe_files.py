@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.authoring import choices
+from flows.authoring import choices, export_file
 from flows.authoring.choices import Machine
 from flows.authoring.graph import ROWS, Planned
 from flows.authoring.model import Model
@@ -11,7 +11,6 @@ from flows.authoring.rows import Plan
 from flows.authoring.stages import settings
 from flows.authoring.yaml_text import flow, line, section
 
-FORMS = ["fp32", "int8"]
 ASKED = {True: 500, False: 200}
 """Most rows that an evaluation task asks, with a GPU and without one."""
 WIDTH = 120
@@ -52,7 +51,7 @@ def write(
     for planned in models:
         files[f"{planned.settings}.yaml"] = settings(planned, model, plan, here)
     if exported(models):
-        files["export_onnx.yaml"] = export(here, None)
+        files["export_onnx.yaml"] = export_file.export(here, None)
     return files
 
 
@@ -83,7 +82,7 @@ def _graph(name: str, models: Sequence[Planned], plan: Plan, benchmarks: Sequenc
             lines.append(line(planned.name, {**planned.values, **({"claim": claim} if claim else {})}, indent=2))
     lines.append(line("evaluate", ["base", *(planned.name for planned in models if planned.answers)]))
     lines.append(line("export", exported(models), "to ONNX: what `polm promote` and `polm serve` take"))
-    lines.append(line("forms", FORMS, "of each export, evaluated"))
+    lines.append(line("forms", export_file.FORMS, "of each export, evaluated"))
     return "\n".join(lines) + "\n"
 
 
@@ -224,36 +223,3 @@ def _pairs(plan: Plan, model: Model) -> str:
 
 
 _TASKS = {"answers": _answers, "replies": _replies, "pairs": _pairs}
-
-
-def export(here: Machine, rows: str | None) -> str:
-    """Write the settings of the export.
-
-    Args:
-        here: the machine.
-        rows: file of the prompts on which forms are compared; None for whatever held-out prompts there are.
-    """
-    free = dict.fromkeys(("max_logprob_difference", "kl_per_token", "argmax_agreement", "greedy_agreement"))
-    thresholds = {
-        "fp32": {**free, "max_logprob_difference": 1e-2, "kl_per_token": 1e-4, "argmax_agreement": 0.99},
-        "int8": {**free, "kl_per_token": 0.1},
-    }
-    int8 = {
-        "method": "default", "block_size": 32, "symmetric": True, "accuracy_level": 4, "op_types": ["MatMul"],
-        "overrides": [],
-    }  # fmt: skip
-    lines = [
-        "# ONNX Runtime GenAI folders and their parity with PyTorch (docs/export.md). null: measured without a bound.",
-        line("seed", 0, "of the draw of prompts"),
-        line("threads", here.threads, "of torch and of ONNX Runtime"),
-        "forms:",
-    ]
-    for form in FORMS:
-        values = {"precision": form, "weights": int8 if form == "int8" else {}, "gptq": None}
-        lines += [line(form, ..., indent=2), *(line(key, value, indent=4) for key, value in values.items())]
-        lines.append(line("thresholds", thresholds[form], "nats; shares", 4))
-    parity = {"rows": rows, "prompts": 32, "max_new_tokens": 32}
-    said = "null: whatever held-out prompts there are" if rows is None else ""
-    lines += section("parity", parity, {"rows": said, "max_new_tokens": "tokens"})
-    lines += section("speed", {"new_tokens": 32, "repeats": 3}, {"new_tokens": "tokens per answer"})
-    return "\n".join(lines) + "\n"
