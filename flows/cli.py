@@ -45,7 +45,11 @@ def run(
         launch.run(target or [], jobs, force or [])
 
 
-NEW = """Preferences, with a benchmark that others publish:
+NEW = """Documents to answer by, and questions about them:
+
+    polm new handbook --model Qwen/Qwen3-0.6B --data docs/ --data data/questions.jsonl --methods rag
+
+Preferences, with a benchmark that others publish:
 
     polm new tone --model Qwen/Qwen3-0.6B --data data/pairs.jsonl --methods sft,dpo --benchmarks ifeval
 
@@ -64,7 +68,10 @@ def new(
     name: Annotated[str, typer.Argument(help="Name of the recipe: a folder under params/ that is not there yet.")],
     model: Annotated[str, typer.Option(help="Hub id, or folder, of the model to start from.")],
     data: Annotated[
-        list[str], typer.Option(help="File of rows, folder of `save_to_disk`, or hub id of a data set. Repeatable.")
+        list[str],
+        typer.Option(
+            help="File of rows, folder of `save_to_disk`, or hub id of a data set; `rag`: documents too. Repeatable."
+        ),
     ],
     methods: Annotated[
         str,
@@ -72,6 +79,10 @@ def new(
     ] = "sft",
     benchmarks: Annotated[
         str | None, typer.Option(help="Tasks of lm-evaluation-harness with commas between, e.g. `gsm8k,ifeval`.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Hub id, or folder of sentence-transformers, that the retriever of `rag` starts from."),
     ] = None,
     licence: Annotated[
         str, typer.Option(help="Licence of the data and of a local model, for the report; an SPDX identifier.")
@@ -83,8 +94,9 @@ def new(
     from flows.authoring import command
 
     given = command.found(model, data)  # before the working directory changes
+    encoder = encoder and command.found(encoder, [])[0]
     workspace.enter()
-    command.main(name, *given, methods, benchmarks, licence, yes=yes)
+    command.main(name, *given, methods, benchmarks, licence, yes=yes, encoder=encoder)
 
 
 @app.command()

@@ -12,13 +12,31 @@ from pathlib import Path
 import typer
 
 from flows import workspace
-from flows.authoring import choices, findings, graph, model, recipe_files, rows
+from flows.authoring import (
+    choices,
+    documents,
+    encoders,
+    findings,
+    graph,
+    model,
+    questions,
+    reader_files,
+    reading,
+    recipe_files,
+    rows,
+    tools,
+)
 from flows.registry.policy import load_policy
 from flows.terminal.board import say, screen
 from tasks.ingestion.recognition import formats, sample
 from tasks.stage.errors import ConfigError, PolmError
 
 PARAMS = Path("params")
+COPIED = {
+    "images": "params/qwen3_vl (a model that sees) or params/smollm2 (`sight`, `vlm`: eyes for one that does not)",
+    "audio": "params/qwen3 (`librispeech`, `hearing` and `speech`: ears for a model of words)",
+}
+"""What rows show to the recipe that learns from such."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -27,13 +45,22 @@ def found(name: str, data: Sequence[str]) -> tuple[str, list[str]]:
 
     def absolute(where: str) -> str:
         path, colon, rest = where.partition(":")
-        return f"{Path(path).absolute()}{colon}{rest}" if Path(path).exists() else where
+        there = Path(path).exists() or (not colon and documents.are_documents(path))
+        return f"{Path(path).absolute()}{colon}{rest}" if there else where
 
     return absolute(name), [absolute(where) for where in data]
 
 
 def main(
-    name: str, base: str, data: Sequence[str], methods: str, benchmarks: str | None, licence: str, *, yes: bool
+    name: str,
+    base: str,
+    data: Sequence[str],
+    methods: str,
+    benchmarks: str | None,
+    licence: str,
+    *,
+    yes: bool,
+    encoder: str | None = None,
 ) -> None:
     """Write `params/<name>/` and make it the active recipe.
 
@@ -45,11 +72,34 @@ def main(
         benchmarks: tasks of lm-evaluation-harness, with commas between.
         licence: of the data, and of a local model.
         yes: whether to write without asking.
+        encoder: folder or hub id that the retriever of `rag` starts from; None chooses one.
 
     Raises:
         PolmError: what was given cannot become a recipe, or there is a recipe of this name; nothing was written.
     """
     _check_name(name)
+    if graph.RAG in (part.strip() for part in methods.split(",")):
+        files, promoted = _reader(name, base, data, methods, benchmarks, licence, encoder)
+    elif encoder is not None:
+        raise ConfigError(f"--encoder: only `--methods {graph.RAG}` has a retriever; leave it out")
+    else:
+        files, promoted = _models(name, base, data, methods, benchmarks, licence)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise PolmError(f"params/{name}: nothing was written: there is no terminal to ask on; add `--yes`")
+        typer.confirm(f"Write params/{name}?", abort=True, default=True)
+    with workspace.run_lock():
+        _write(name, files)
+        workspace.choose_recipe(name)
+    say(f"params/{name}: {len(files)} files, now the active recipe. Next:")
+    for command in ("polm check", "polm run", *promoted):
+        say(f"  {command}")
+
+
+def _models(
+    name: str, base: str, data: Sequence[str], methods: str, benchmarks: str | None, licence: str
+) -> tuple[dict[str, str], list[str]]:
+    """Plan models that learn from rows. Returns the files, and the commands that promote and serve the last model."""
     models, notices = graph.plan(methods)
     asked = [task.strip() for task in (benchmarks or "").split(",") if task.strip()]
     with screen().status("looking at the data …"):
@@ -61,18 +111,38 @@ def main(
     files = recipe_files.write(name, look, models, plan, here, asked)
     promoted = recipe_files.exported(models)
     few = too_few(plan, load_policy(name).least_rows) if promoted else []
-    findings.show(look, sources, plan, here, files, [*notices, *plan.notices, *few])
-    if not yes:
-        if not sys.stdin.isatty():
-            raise PolmError(f"params/{name}: nothing was written: there is no terminal to ask on; add `--yes`")
-        typer.confirm(f"Write params/{name}?", abort=True, default=True)
-    with workspace.run_lock():
-        _write(name, files)
-        workspace.choose_recipe(name)
-    say(f"params/{name}: {len(files)} files, now the active recipe. Next:")
-    after = [f"polm promote {promoted[-1]} && polm serve"] if promoted else []
-    for command in ("polm check", "polm run", *after):
-        say(f"  {command}")
+    findings.show(look, sources, plan, here, files, [*notices, *plan.notices, *tools.notices(sources, look), *few])
+    return files, [f"polm promote {promoted[-1]} && polm serve"] if promoted else []
+
+
+def _reader(
+    name: str, base: str, data: Sequence[str], methods: str, benchmarks: str | None, licence: str, encoder: str | None
+) -> tuple[dict[str, str], list[str]]:
+    """Plan a reader of documents. Returns the files, and the commands that promote and serve it."""
+    if methods.strip() != graph.RAG or benchmarks:
+        raise ConfigError(
+            f"--methods: {graph.RAG} stands alone, without other methods and --benchmarks; start from another recipe's "
+            f"model by `--model artifacts/models/NAME`, or add to the recipe's graph (docs/retrieval.md)"
+        )
+    with screen().status("reading the documents …"):
+        told, about = documents.parted([_relative(where) for where in data])
+        if not about:
+            raise ConfigError(
+                f"--data: {', '.join(told)} are documents, and no file has questions about them, which the index is "
+                f"fitted by and the reader learns from; add one, `--data questions.jsonl`, with columns `question` and "
+                f"`answer` (docs/your-own.md)"
+            )
+        keys: list[str] = []
+        for where in told:
+            keys.append(re.sub(r"[^a-z0-9_]+", "_", rows.key_of(where.split("*")[0], keys)) or "docs")
+        found = documents.look(dict(zip(keys, told, strict=True)), licence)
+    with screen().status("looking at the model and for the answers …"):
+        look, here = model.look(_relative(base), licence), choices.machine()
+        asked, shape = reading.shape(look, found, lambda words: questions.read(about, found, words, licence), here)
+        began = encoders.choose(None if encoder is None else _relative(encoder), licence)
+    files = reader_files.write(name, look, found, asked, shape, began, here, licence)
+    findings.show_reader(look, found, asked, shape, began, here, files)
+    return files, ["polm promote reader && polm serve --rag"]
 
 
 def too_few(plan: rows.Plan, least: int | None) -> list[str]:
@@ -103,6 +173,11 @@ def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
         raise ConfigError(f"--data: {min(twice)} stands there twice; leave one out")
     sources: list[rows.Source] = []
     for where in data:
+        if documents.are_documents(_relative(where)) and Path(where).suffix.lower() != ".txt":
+            raise ConfigError(
+                f"--data: {_relative(where)} is documents, no rows; to answer by them, write `--methods {graph.RAG}` "
+                f"and add a file of questions about them"
+            )
         taken = sample.look(_relative(where), licence)
         key = rows.key_of(where, [source.key for source in sources])
         sources.append(rows.source(key, taken, formats.recognise(taken)))
@@ -111,8 +186,8 @@ def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
             shown = next(iter(source.format.maps.values()))[0][media]
             raise ConfigError(
                 f"--data: {source.sample.name} has rows with {media} (in a map `{media}: {shown}`); they need a model "
-                f"that sees or hears, and data of their own under `media:`, which `polm new` does not write: see "
-                f"docs/multimodal.md and params/qwen3_vl"
+                f"that sees or hears, and data of their own under `media:`, which `polm new` does not write: copy "
+                f"{COPIED[media]}, and see docs/multimodal.md"
             )
     return sources
 

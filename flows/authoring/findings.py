@@ -7,12 +7,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.authoring.choices import Machine
+from flows.authoring.documents import Documents
+from flows.authoring.encoders import Encoder
 from flows.authoring.model import Model
+from flows.authoring.questions import Questions
+from flows.authoring.reading import Shape
 from flows.authoring.rows import Plan, Source
 from flows.terminal.board import screen
 
 SHOWN = 220
 """Characters of a row that are shown."""
+REFUSED = 5
+"""Documents without a passage that are named."""
 UNSURE = 0.95
 """Share of rows, 0 to 1, below which the commonest reason why rows are bad is shown."""
 
@@ -22,14 +28,7 @@ def show(
 ) -> None:
     """Print the model, each source with a row before and after, the sets, the files, and notices."""
     console = screen()
-    size = f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "parameters unknown"
-    console.print(
-        f"[bold]{escape(model.name)}[/]  {escape(model.family)}, {size}, {model.layers} layers, "
-        f"{model.context:,} tokens of context, {model.dtype}"
-    )
-    console.print(f"  chat template: {escape(model.template)}", highlight=False)
-    console.print(f"  {escape(model.special)}; answers end with {escape(model.end)}", highlight=False)
-    console.print(f"[bold]machine[/]  {escape(here.words)}")
+    _show_model(model, here)
     for source in sources:
         _show_source(source, plan)
     table = Table(title="sets", title_justify="left", box=None)
@@ -47,6 +46,61 @@ def show(
     for name, asked in plan.tasks.items():
         table.add_row(f"eval:{name}", ", ".join(s.key for s in asked), f"about {plan.held_out(name):,} held out", "")
     console.print(table)
+    _show_files(files, notices)
+
+
+def show_reader(
+    model: Model,
+    docs: Documents,
+    asked: Questions,
+    shape: Shape,
+    encoder: Encoder,
+    here: Machine,
+    files: Mapping[str, str],
+) -> None:
+    """Print the model, the documents, a question with the sentence that answers it, the encoder, files, and notices."""
+    console = screen()
+    _show_model(model, here)
+    chunks = docs.chunks(shape.words)
+    console.print(
+        f"[bold]{len(docs.read)} documents[/]  {len(chunks):,} passages of at most {shape.words} words, "
+        f"{shape.form.passages} in a prompt: {escape(shape.why)}",
+        soft_wrap=True,
+    )
+    kept = (
+        f"{len(asked.train)} train, {len(asked.test)} test, about {len({r['document'] for r in asked.test})} documents"
+    )
+    console.print(f"[bold]{len(asked.train) + len(asked.test)} questions[/]  {kept} that no training question is about")
+    console.print(f"  [dim]e.g.[/] {escape(_short(asked.train[0]))}", soft_wrap=True, highlight=False)
+    console.print(f"[bold]encoder[/]  {escape(encoder.why)}", soft_wrap=True)
+    notices = [f"{name}: left out: {why}" for name, why in docs.refused[:REFUSED]]
+    if len(docs.refused) > REFUSED:
+        notices.append(
+            f"{len(docs.refused) - REFUSED} more documents are left out; report.json of the stage names them"
+        )
+    notices += [f"{count} questions are left out: {why}; e.g. '{asked.example}'" for why, count in asked.lost.items()]
+    if not asked.literal:
+        notices.append(
+            "some answers do not stand in their quotes word for word: false copies of passages are not tested, and "
+            "exact_match asks for the answer in the same words"
+        )
+    _show_files(files, notices)
+
+
+def _show_model(model: Model, here: Machine) -> None:
+    console = screen()
+    size = f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "parameters unknown"
+    console.print(
+        f"[bold]{escape(model.name)}[/]  {escape(model.family)}, {size}, {model.layers} layers, "
+        f"{model.context:,} tokens of context, {model.dtype}"
+    )
+    console.print(f"  chat template: {escape(model.template)}", highlight=False)
+    console.print(f"  {escape(model.special)}; answers end with {escape(model.end)}", highlight=False)
+    console.print(f"[bold]machine[/]  {escape(here.words)}")
+
+
+def _show_files(files: Mapping[str, str], notices: Sequence[str]) -> None:
+    console = screen()
     lines = sum(text.count("\n") for text in files.values())
     console.print(f"[bold]{len(files)} files, {lines} lines[/]: {escape(', '.join(files))}", soft_wrap=True)
     for notice in notices:

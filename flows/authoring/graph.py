@@ -24,6 +24,8 @@ NEEDED = {
 """Kind of rows to what they are, in words."""
 OTHER_NAMES = {"rft": "rejection", "lora": "adapt"}
 """Names of methods to those of `dvc.yaml`."""
+RAG = "rag"
+"""Method that is a graph of its own: a reader with an index of documents."""
 _ENTRY = re.compile(r"(?:(?P<name>[\w-]+)=)?(?P<method>[\w-]+)(?:@(?P<parent>[\w-]+))?")
 
 
@@ -70,7 +72,7 @@ def plan(text: str) -> tuple[list[Planned], list[str]]:
         said = match["method"]
         method = OTHER_NAMES.get(said, said)
         if method not in ROWS:
-            known = [*ROWS, *OTHER_NAMES]
+            known = [*ROWS, *OTHER_NAMES, RAG]
             raise ConfigError(f"--methods: '{said}'{suggest(said, known)}; `polm new` writes {', '.join(known)}")
         name, parent = match["name"] or said, match["parent"] or _parent(method, models)
         if parent != recipe.BASE and (parent not in models or not models[parent].answers):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.authoring import choices
+from flows.authoring import choices, export_file
 from flows.authoring.choices import Machine
 from flows.authoring.graph import ROWS, Planned
 from flows.authoring.model import Model
@@ -11,7 +11,6 @@ from flows.authoring.rows import Plan
 from flows.authoring.stages import settings
 from flows.authoring.yaml_text import flow, line, section
 
-FORMS = ["fp32", "int8"]
 ASKED = {True: 500, False: 200}
 """Most rows that an evaluation task asks, with a GPU and without one."""
 WIDTH = 120
@@ -44,7 +43,7 @@ def write(
     files = {
         "recipe.yaml": _graph(name, models, plan, benchmarks),
         "data.yaml": _data(plan, here, benchmarks),
-        "base.yaml": _base(model, here),
+        "base.yaml": base(model, here),
         "evaluate.yaml": _evaluate(plan, model, here, benchmarks),
     }
     for task in plan.tasks:
@@ -52,7 +51,7 @@ def write(
     for planned in models:
         files[f"{planned.settings}.yaml"] = settings(planned, model, plan, here)
     if exported(models):
-        files["export_onnx.yaml"] = _export(model, plan, here)
+        files["export_onnx.yaml"] = export_file.export(here, None)
     return files
 
 
@@ -84,11 +83,12 @@ def _graph(name: str, models: Sequence[Planned], plan: Plan, benchmarks: Sequenc
             lines.append(line(planned.name, {**planned.values, **({"claim": claim} if claim else {})}, indent=2))
     lines.append(line("evaluate", ["base", *(planned.name for planned in models if planned.answers)]))
     lines.append(line("export", exported(models), "to ONNX: what `polm promote` and `polm serve` take"))
-    lines.append(line("forms", FORMS, "of each export, evaluated"))
+    lines.append(line("forms", export_file.FORMS, "of each export, evaluated"))
     return "\n".join(lines) + "\n"
 
 
-def _base(model: Model, here: Machine) -> str:
+def base(model: Model, here: Machine) -> str:
+    """Write base.yaml: where the model comes from."""
     size = f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "size unknown"
     dtype = "bfloat16" if here.gpu else "float32"
     lines = [
@@ -154,19 +154,24 @@ def _set(name: str, near: bool, rows: Sequence[tuple[str, Mapping[str, Any]]], l
     return lines
 
 
-def _evaluate(plan: Plan, model: Model, here: Machine, benchmarks: Sequence[str]) -> str:
-    lines = [
+def evaluation(model: Model, here: Machine, batch: int) -> list[str]:
+    """Write how an evaluation asks, up to its tasks; `batch` rows are answered at once."""
+    return [
         line("seed", 0),
         line("threads", here.threads, "threads of torch and BLAS; changes the bits"),
         line("device", here.device),
         line("dtype", "bfloat16" if here.gpu else "float32"),
-        line("batch_size", 64 if here.gpu else 16, "rows answered at once"),
+        line("batch_size", batch, "rows answered at once"),
         line("chat_template_args", model.template_args, "passed to the chat template"),
         line("too_long", "error", "a question that does not fit the context: error, or unanswered (scores 0)"),
         line("resamples", 2000, "bootstrap samples of each interval"),
         line("confidence", 0.95, "coverage of the intervals"),
         "tasks:",
     ]
+
+
+def _evaluate(plan: Plan, model: Model, here: Machine, benchmarks: Sequence[str]) -> str:
+    lines = evaluation(model, here, 64 if here.gpu else 16)
     for task, asked in plan.tasks.items():
         labelled = all("label" in source.format.maps["eval"][0] for source in asked)
         entry = {"file": f"eval/{task}.yaml", "limit": None, "group_by": ["label"] if labelled else []}
@@ -175,7 +180,17 @@ def _evaluate(plan: Plan, model: Model, here: Machine, benchmarks: Sequence[str]
     return "\n".join([*lines, *(f"  - {flow(entry)}" for entry in entries)]) + "\n"
 
 
-def _task(name: str, about: str, output: str, own: Sequence[str], grader: str, metrics: Mapping[str, bool]) -> str:
+def task(name: str, about: str, output: str, own: Sequence[str], grader: str, metrics: Mapping[str, bool]) -> str:
+    """Write a task of lm-evaluation-harness.
+
+    Args:
+        name: of the task and of its rows, `eval/<name>.jsonl`.
+        about: a sentence on it.
+        output: the harness's `output_type`.
+        own: lines that tasks of this kind have besides.
+        grader: what grades a response.
+        metrics: each to whether more of it is better.
+    """
     listed = [{"metric": metric, "aggregation": "mean", "higher_is_better": up} for metric, up in metrics.items()]
     return "\n".join([
         f"# {about} Format: lm-evaluation-harness task YAML.",
@@ -194,46 +209,18 @@ def _answers(plan: Plan, model: Model) -> str:
     metrics = {"exact_match": True} if numeric else {"exact_match": True, "correct": True}
     own = [line("generation_kwargs", generation, "max_gen_toks: tokens of an answer")]
     about = "Held-out questions with one right answer each."
-    return _task("answers", about, "generate_until", own, "number" if numeric else "text", metrics)
+    return task("answers", about, "generate_until", own, "number" if numeric else "text", metrics)
 
 
 def _replies(plan: Plan, model: Model) -> str:
     about = "How likely the model finds held-out replies."
-    return _task("replies", about, "loglikelihood", [], "answer_loss", {"nats_per_byte": False})
+    return task("replies", about, "loglikelihood", [], "answer_loss", {"nats_per_byte": False})
 
 
 def _pairs(plan: Plan, model: Model) -> str:
     own = [line("doc_to_choice", "{{[answer, worse]}}")]
     about = "Held-out pairs: whether the better reply is the likelier one, and how likely it is."
-    return _task("pairs", about, "multiple_choice", own, "preferred", {"accuracy": True, "nats_per_byte": False})
+    return task("pairs", about, "multiple_choice", own, "preferred", {"accuracy": True, "nats_per_byte": False})
 
 
 _TASKS = {"answers": _answers, "replies": _replies, "pairs": _pairs}
-
-
-def _export(model: Model, plan: Plan, here: Machine) -> str:
-    free = dict.fromkeys(("max_logprob_difference", "kl_per_token", "argmax_agreement", "greedy_agreement"))
-    thresholds = {
-        "fp32": {**free, "max_logprob_difference": 1e-2, "kl_per_token": 1e-4, "argmax_agreement": 0.99},
-        "int8": {**free, "kl_per_token": 0.1},
-    }
-    int8 = {
-        "method": "default", "block_size": 32, "symmetric": True, "accuracy_level": 4, "op_types": ["MatMul"],
-        "overrides": [],
-    }  # fmt: skip
-    lines = [
-        "# ONNX Runtime GenAI folders and their parity with PyTorch (docs/export.md). null: measured without a bound.",
-        line("seed", 0, "of the draw of prompts"),
-        line("threads", here.threads, "of torch and of ONNX Runtime"),
-        "forms:",
-    ]
-    for form in FORMS:
-        values = {"precision": form, "weights": int8 if form == "int8" else {}, "gptq": None}
-        lines += [line(form, ..., indent=2), *(line(key, value, indent=4) for key, value in values.items())]
-        lines.append(line("thresholds", thresholds[form], "nats; shares", 4))
-    parity = {"rows": None, "prompts": 32, "max_new_tokens": 32}
-    lines += section(
-        "parity", parity, {"rows": "null: whatever held-out prompts there are", "max_new_tokens": "tokens"}
-    )
-    lines += section("speed", {"new_tokens": 32, "repeats": 3}, {"new_tokens": "tokens per answer"})
-    return "\n".join(lines) + "\n"

@@ -21,6 +21,11 @@ SHORT = 60
 """Characters up to which nine of ten answers are short, so that they can be right or wrong as a whole."""
 ENOUGH = 45
 """Rows that each evaluation task should ask: so many are hardly ever fewer than 30 by the chances of the split."""
+TEXTS = (
+    "Texts without a question are learnt by a base model that is trained from scratch alone (`source: {scratch: …}` of "
+    "base.yaml and a set `pretrain`, as in params/tiny); to answer by them, give them as documents to `--methods rag`"
+)
+"""What is said of rows of texts."""
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 
 
@@ -118,7 +123,8 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
             sets[kind] = _taken(kind, sources)
         if not sets[kind]:
             have = ", ".join(f"{s.sample.name} ({s.format.name})" for s in sources)
-            raise ConfigError(f"--methods: {planned.name} needs {NEEDED[kind]}; the data given are {have}")
+            alone = f". {TEXTS}" if any("pretrain" in s.format.maps for s in sources) else ""
+            raise ConfigError(f"--methods: {planned.name} needs {NEEDED[kind]}; the data given are {have}{alone}")
         if planned.method in GRADED:
             sets.setdefault("prompts", _taken("prompts", sources))
             if not sets["prompts"]:
@@ -134,12 +140,12 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
             tasks.setdefault("pairs" if "worse" in maps[0] else "answers" if s.short else "replies", []).append(s)
     fewest = min(s.sample.total for s in used)
     asked = min((sum(s.sample.total for s in sources) for sources in tasks.values()), default=fewest)
-    validation, test = _share(0.05, 8 / fewest, 0.15), _share(0.1, ENOUGH / asked, 0.25)
+    validation, test = share(0.05, 8 / fewest, 0.15), share(0.1, ENOUGH / asked, 0.25)
     lengths = {kind: _lengths(kind, entries, model, 1 - validation - test) for kind, entries in sets.items()}
     return Plan(sets, tasks, lengths, validation, test, notices)
 
 
-def _share(usual: float, enough: float, most: float) -> float:
+def share(usual: float, enough: float, most: float) -> float:
     """Choose a share of the rows: the usual one, or what is enough where there are few rows, up to the most."""
     return min(most, math.ceil(100 * max(usual, enough)) / 100)
 
@@ -164,8 +170,8 @@ def _lengths(
             except BadRow:
                 continue
             before, after = _parts(made)
-            opening = _tokens(model, before, prompt=True)
-            sizes = [_tokens(model, [*before, *reply], prompt=False) for reply in after] or [opening]
+            opening = tokens(model, before, prompt=True)
+            sizes = [tokens(model, [*before, *reply], prompt=False) for reply in after] or [opening]
             whole.append(max(sizes))
             prompts.append(opening)
             replies.append(max(sizes) - opening)
@@ -180,6 +186,7 @@ def _parts(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[list[dict[st
     return row["prompt"], [row[key] for key in ("completion", "chosen", "rejected") if key in row]
 
 
-def _tokens(model: Model, turns: list[dict[str, Any]], *, prompt: bool) -> int:
+def tokens(model: Model, turns: list[dict[str, Any]], *, prompt: bool) -> int:
+    """Count the tokens of turns; with `prompt`, those that ask for an answer to them are among them."""
     text = templated(model.tokenizer, turns, tokenize=False, add_generation_prompt=prompt)
     return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from flows.registry.grounding import Bounds
 from flows.registry.sight import Sight
+from tasks.stage import recipe as graphs
 from tasks.stage.config import Strict, nearest, parse, read_yaml, suggest
 from tasks.stage.errors import ConfigError
 from tasks.stage.recipe import Graph
@@ -21,7 +22,9 @@ POLICY = Path("mlflow/gates.yaml")
 DEFAULT = "default"
 """Section that holds for every recipe, but for the keys that the recipe's own section has."""
 MEDIA = f"{DEFAULT}/media"
-"""Section that holds besides for models that are asked about pictures or sounds; readers need one of their own."""
+"""Section that holds besides for models that are asked about pictures or sounds."""
+PASSAGES = f"{DEFAULT}/passages"
+"""Section that holds besides for readers, which are asked with passages of an index."""
 BY_REWARDS = frozenset({
     "dpo", "kto", "ppo", "rlaif", "online_dpo", "grpo", "rejection", "refine", "vlm_dpo", "vlm_grpo", "reader_dpo",
 })  # fmt: skip
@@ -109,17 +112,25 @@ def load_policy(recipe: str, path: Path = POLICY, data: str | None = None) -> Po
     sections = read_yaml(path)
     if name not in sections:
         _require_default(name, sections, path)
-    own, shared, perceiving = (_section(path, sections, key) for key in (name, DEFAULT, MEDIA))
+    asked = PASSAGES if data is not None and _reads(recipe, data) else MEDIA
+    own, shared, besides = (_section(path, sections, key) for key in (name, DEFAULT, asked))
     if shared:  # by itself, so that its mistakes are not said to be those of `name`
         parse(Path(f"{path}: {DEFAULT}"), shared, Policy)
-    if data is not None and "grounding" not in own:
-        shared = overridden(shared, perceiving)
+    if data is not None and (asked == PASSAGES or "grounding" not in own):
+        shared = overridden(shared, besides)
     policy = parse(Path(f"{path}: {name}"), overridden(shared, own), Policy)
     if data is not None and policy.sight is None and policy.grounding is None:
         example = "{control: other, gain: 0.3}, or for a reader `grounding`"
         missing = f"{name}: missing key 'sight'" if own else f"no section '{name}', which has to have a key 'sight'"
         raise ConfigError(f"{path}: {missing}, e.g. {example}")
     return policy
+
+
+def _reads(recipe: str, data: str) -> bool:
+    """Whether a data set of a recipe is one of questions with passages in their prompts, by the recipe's graph."""
+    path = Path("params", recipe, graphs.FILE)
+    made = graphs.read(path).models.get(data) if path.is_file() else None
+    return made is not None and made.method == graphs.RAFT
 
 
 def _require_default(name: str, sections: Mapping[str, Any], path: Path) -> None:

@@ -100,6 +100,12 @@ def _beyond(
             return
 
 
+def known_of(name: str, settings: Benchmark, path: Path) -> harness_index.Known | None:
+    """Find what the harness has by the name of a benchmark that data.yaml, at `path`, freezes; None for nothing."""
+    known = _found(name, settings, path)
+    return None if isinstance(known, str) else known
+
+
 def _metrics(known: harness_index.Known) -> Iterator[str]:
     """Yield the metrics of a benchmark: of its group where the harness joins it, else of each of its tasks."""
     entry = known.index.get(known.name)

@@ -37,7 +37,7 @@ def check(under_check: Recipe) -> Iterator[str]:
     facts = model_facts.find(under_check)
     if facts is None:
         return
-    tokenizer, wrong = _tokenizer(facts, under_check)
+    loaded, wrong = tokenizer(facts, under_check)
     yield from wrong
     others, aligned = _own_models(under_check), _aligned(under_check)
     for file, config in sorted(under_check.configs.items()):
@@ -62,8 +62,8 @@ def check(under_check: Recipe) -> Iterator[str]:
                     f"{path}: student.layers names {beyond[0]}, and {facts.place} has the layers 0 to "
                     f"{facts.layers - 1}"
                 )
-        if tokenizer is not None and isinstance(tokenizer.chat_template, str):
-            yield from (f"{path}: {fault}" for fault in _template_arguments(config.model_dump(), tokenizer))
+        if loaded is not None and isinstance(loaded.chat_template, str):
+            yield from (f"{path}: {fault}" for fault in _template_arguments(config.model_dump(), loaded))
 
 
 def notices(under_check: Recipe) -> Iterator[str]:
@@ -124,21 +124,21 @@ def _folder(under_check: Recipe) -> Iterator[str]:
             yield f"{path}: source.hub: {e}"
 
 
-def _tokenizer(facts: Facts, under_check: Recipe) -> tuple[Any, list[str]]:
+def tokenizer(facts: Facts, under_check: Recipe) -> tuple[Any, list[str]]:
     """Load the tokenizer and mark its template; None with what is wrong."""
     config = under_check.of("base.yaml", BaseConfig)
     if facts.folder is None or config is None:
         return None, []
     place = f"{under_check.folder / 'base.yaml'}: source"
     try:
-        tokenizer = load_tokenizer(facts.folder)
+        loaded = load_tokenizer(facts.folder)
         if config.chat_template is not None:
-            tokenizer.chat_template = config.chat_template
+            loaded.chat_template = config.chat_template
         if not is_multimodal(facts.folder):  # with pictures, the stages find the answer themselves
-            mark_generation(tokenizer, facts.folder)
+            mark_generation(loaded, facts.folder)
     except ModelError as e:
         return None, [f"{place}: {e}"]
-    return tokenizer, []
+    return loaded, []
 
 
 def _targets(place: str, peft: dict[str, Any], facts: Facts) -> Iterator[str]:

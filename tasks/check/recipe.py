@@ -31,6 +31,7 @@ from tasks.check import (
     datasets,
     gates,
     media,
+    prompts,
     questions,
     resources,
     rows,
@@ -60,12 +61,13 @@ BY_ITSELF: tuple[Compared, ...] = (values.check, trainers.check)
 TOGETHER: tuple[Compared, ...] = (
     datasets.check, graph_check.check_datasets, graph_check.check_sounds, graph_check.check_metrics,
     graph_check.check_forms, media.check_architectures, questions.check_questions, gates.check, benchmarks.check,
-    sources.check, context.check, rows.check, resources.check,
+    sources.check, context.check, rows.check, prompts.check, resources.check,
 )  # fmt: skip
 """Checks of files against each other, the data, the model and the machine."""
 NOTICED: tuple[Compared, ...] = (
     lambda of: graph_check.unused_methods(of.graph), lambda of: graph_check.never_evaluated(of.graph),
-    media.unused_sections, media.other_rates, gates.notices, sources.notices, context.notices, resources.notices,
+    media.unused_sections, media.other_rates, gates.notices, sources.notices, context.notices, prompts.notices,
+    resources.notices,
     values.notices,
 )  # fmt: skip
 """What is no error, and worth a line."""

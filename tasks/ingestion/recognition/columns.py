@@ -31,7 +31,7 @@ def is_text(found: Sequence[Any]) -> bool:
 
 def messages(found: Sequence[Any], column: str) -> str | None:
     """Return the template of a column that holds messages, `{conversations|turns}`; None for another column."""
-    if _most(found, _plain_turns):
+    if _most(found, _plain_turns) and not any(_turns(value) and _uses_tools(value) for value in found):
         return f"{{{column}}}"
     if _most(found, _turns) or _most(found, lambda value: isinstance(value, str) and bool(_TRANSCRIPT.match(value))):
         return f"{{{column}|turns}}"
@@ -87,12 +87,23 @@ def _parsed(value: Any) -> Any:
 
 def _plain_turns(value: Any) -> bool:
     """Whether a value is messages that a set takes as they are."""
-    return _turns(value) and all(
-        turn.get("role") in ("system", "user", "assistant")
-        and isinstance(turn.get("content"), str)
-        and not turn.get("tool_calls")
-        and not turn.get("function_call")
-        for turn in value
+    return (
+        _turns(value)
+        and all(
+            turn.get("role") in ("system", "user", "assistant") and isinstance(turn.get("content"), str)
+            for turn in value
+        )
+        and not _uses_tools(value)
+    )
+
+
+def _uses_tools(turns: list[dict[str, Any]]) -> bool:
+    """Whether a turn calls a tool or is a tool's answer, be it in a few rows of a set alone."""
+    return any(
+        turn.get("tool_calls")
+        or turn.get("function_call")
+        or any(turn.get(key) in ("tool", "function", "function_call", "observation") for key in ROLE_KEYS)
+        for turn in turns
     )
 
 

@@ -1,8 +1,10 @@
 """`polm new`: five files of five formats and a model's folder become a recipe that passes the check and trains."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +16,12 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from flows.authoring import choices, command, graph, model, rows, stages
+from flows.authoring.encoders import HUB
 from tasks.check import recipe as recipe_check
 from tasks.ingestion.recognition import sample
 from tasks.stage.errors import ConfigError, DataError, PolmError
 from tests.conftest import REPO
-from tests.support import data_stage, own_data
+from tests.support import data_stage, indexed, manuals, own_data
 from tests.support.hub import publish
 
 PAGE = (REPO / "docs/your-own.md").read_text(encoding="utf-8")
@@ -154,10 +157,24 @@ def test_what_cannot_become_a_recipe_is_refused_and_nothing_is_written(
     assert Path("params/recipe.yaml").readlink() == Path("tiny/recipe.yaml")
 
 
-def test_rows_with_pictures_are_named_and_refused(home: Path) -> None:
-    data_stage.write_rows(home / "data", [{"image": "a.png", "question": "q", "answer": "a"}] * 3, "seen.jsonl")
-    with pytest.raises(ConfigError, match=r"seen\.jsonl has rows with images.*docs/multimodal\.md"):
+@pytest.mark.parametrize(
+    ("column", "file", "shown", "copied"),
+    [("image", "a.png", "images", "params/qwen3_vl"), ("sound", "a.wav", "audio", "params/qwen3 ")],
+)
+def test_rows_with_pictures_or_sounds_are_named_and_refused(
+    home: Path, column: str, file: str, shown: str, copied: str
+) -> None:
+    data_stage.write_rows(home / "data", [{column: file, "question": "q", "answer": "a"}] * 3, "seen.jsonl")
+    with pytest.raises(ConfigError, match=rf"seen\.jsonl has rows with {shown}.*{copied}.*docs/multimodal\.md"):
         new("seen", ["data/seen.jsonl"], "sft")
+    assert (REPO / copied.strip() / "recipe.yaml").is_file()
+
+
+@pytest.mark.parametrize("methods", ["sft", "lora"])
+def test_texts_alone_are_named_with_what_learns_from_them(home: Path, methods: str) -> None:
+    data_stage.write_rows(home / "data", [{"text": f"Lamp {i} is red."} for i in range(60)], "texts.jsonl")
+    with pytest.raises(ConfigError, match=r"texts, for language modelling.*a set `pretrain`.*`--methods rag`"):
+        new("texts", ["data/texts.jsonl"], methods)
 
 
 def test_a_recipe_that_is_there_is_not_touched(home: Path) -> None:
@@ -188,11 +205,17 @@ def test_paths_are_those_of_the_folder_that_the_command_was_given_in(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_the_commands_of_the_page_write_recipes_that_pass_the_check(home: Path, line: str) -> None:
+def test_the_commands_of_the_page_write_recipes_that_pass_the_check(home: Path, line: str, make_artifact: Any) -> None:
     import datasets
 
     from flows.cli import app
 
+    manuals.write(home)
+    shutil.move(home / "questions.jsonl", home / "data/questions.jsonl")
+    indexed.save_encoder(home / "models/minilm", make_artifact)
+    (home / HUB["hub"]).mkdir(parents=True)
+    config = home / "models/llama/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 2048}))
     for name in ("Qwen/Qwen3-0.6B", "openai/gsm8k"):
         (home / name).parent.mkdir(exist_ok=True)
     (home / "models/llama").rename(home / "Qwen/Qwen3-0.6B")

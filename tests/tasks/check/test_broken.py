@@ -17,6 +17,7 @@ import pytest
 from tasks.check import recipe as recipe_check
 from tasks.stage.config import read_yaml
 from tests.conftest import REPO
+from tests.support import benchmarks
 from tests.support.small_recipe import ROWS, SMALL, change, make, write
 
 INFINITE = float("inf")
@@ -143,6 +144,26 @@ def test_a_benchmark_is_held_against_what_is_frozen(small: Path, asked: dict[str
     change(SMALL / "evaluate.yaml", "tasks", [*ASKED, asked])
     message = said()
     assert all(word in message for word in words), message
+
+
+def test_prompts_that_do_not_fit_the_context_are_found_before_the_training(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model takes 256 tokens, and a problem has about a hundred letters, most of them a token each."""
+    change(SMALL / "data.yaml", "benchmarks", FROZEN)
+    change(SMALL / "evaluate.yaml", "tasks", [*ASKED, {"benchmark": "gsm8k"}])
+    assert said() == ""
+    assert "whether the prompts of gsm8k fit the model's context was not looked at" in caplog.text
+    caplog.clear()
+    benchmarks.gsm8k(small)
+    message = said()
+    assert re.search(r"evaluate\.yaml: tasks\.1: of the first 6 prompts of gsm8k 6 do not fit .*256 tokens", message), (
+        message
+    )
+    assert "was not looked at" not in caplog.text
+    config = read_yaml(Path("model/config.json"))
+    Path("model/config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    assert said() == ""
 
 
 def test_claims_and_gates_may_name_metrics_of_benchmarks(small: Path) -> None:
