@@ -50,6 +50,8 @@ class Step(NamedTuple):
     copies: int
     device: str
     """`cpu` where the file says so."""
+    bounded: bool = True
+    """Whether the recipe bounds the length; without that it is the model's whole context, which few rows have."""
 
     def bytes(self, facts: Facts, batch: int) -> Bytes:
         """Estimate its memory at a batch."""
@@ -66,20 +68,26 @@ def check(under_check: Recipe) -> Iterator[str]:
         return
     for step in steps(under_check, facts):
         most = _memory(step).total
-        if (fault := _too_large(under_check, facts, step, most)) is not None:
+        fault = _too_large(under_check, facts, step, most)
+        if fault is not None and step.bounded:
             yield f"{fault}, and this machine has {most / GIB:.1f}; {_fitting(facts, step, most)}"
     yield from _disk(under_check, facts)
 
 
 def notices(under_check: Recipe) -> Iterator[str]:
-    """Name the stages that this machine holds, and not beside what runs on it now."""
+    """Name the stages that this machine holds, and not beside what runs on it now, or only if their rows are short."""
     facts = model_facts.find(under_check)
     if facts is None or not facts.parameters:
         return
     for step in steps(under_check, facts):
         memory = _memory(step)
         fault = _too_large(under_check, facts, step, memory.available)
-        if fault is not None and _too_large(under_check, facts, step, memory.total) is None:
+        if fault is not None and not step.bounded:
+            yield (
+                f"{fault}, which this machine has not; trainer.max_length is null, so that rows may be as long as the "
+                f"model's context: set it, or see that no row is near {step.length} tokens"
+            )
+        elif fault is not None and _too_large(under_check, facts, step, memory.total) is None:
             free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} are free now"
             yield f"{fault}, and {free}; end other programs, or {_fitting(facts, step, memory.available)}"
 
@@ -105,8 +113,13 @@ def steps(under_check: Recipe, facts: Facts) -> Iterator[Step]:
         yield Step(
             file, "trainer.per_device_train_batch_size", batch, 2 if pairs else 1, _length(values, facts),
             bool(values.get("gradient_checkpointing")), trained, 2 if referred else 1,
-            "cpu" if values.get("use_cpu") else "cuda",
+            "cpu" if values.get("use_cpu") else "cuda", _bounded(values),
         )  # fmt: skip
+
+
+def _bounded(values: dict[str, Any]) -> bool:
+    """Say whether the settings bound the length of a sequence."""
+    return isinstance(values.get("max_completion_length"), int) or bool(values.get("max_length"))
 
 
 def _length(values: dict[str, Any], facts: Facts) -> int:

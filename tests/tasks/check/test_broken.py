@@ -288,6 +288,14 @@ def test_padding_that_ends_a_text_is_warned_of(small: Path, caplog: pytest.LogCa
     assert "pad_token is '<|im_end|>', the same as eos_token" in caplog.text
 
 
+def test_rows_as_long_as_the_context_are_warned_of(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change(SMALL / "sft.yaml", "trainer/per_device_train_batch_size", 2**22)
+    assert "per_device_train_batch_size is" in said()
+    change(SMALL / "sft.yaml", "trainer/max_length", None)
+    assert said() == ""
+    assert "trainer.max_length is null, so that rows may be as long as the model's context" in caplog.text
+
+
 def test_faults_of_every_kind_are_said_at_once(small: Path) -> None:
     change(SMALL / "sft.yaml", "sed", 1)
     change(SMALL / "recipe.yaml", "sft/sft/claim", "sums.exact")
