@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.reporting import retrieval
+from tasks.reporting import local, retrieval
 from tasks.retrieval.answered import CONDITIONS
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError
 from tests.support import reading, report_tree
-from tests.support.reporting import Page, report
+from tests.support.reporting import PARAMS, Page, report
 
 Make = Callable[..., artifact.Manifest]
 
@@ -89,3 +89,9 @@ def test_an_evaluation_of_a_model_that_is_gone_is_refused(reading_tree: Path, ma
     make_artifact(reading_tree / "metrics" / reading.UNTRAINED, stage="evaluate_rag", model="0" * 64)
     with pytest.raises(ArtifactError, match="sft_grounded: an evaluation of a model that is not at hand"):
         report(reading_tree)
+
+
+def test_a_run_that_asked_with_passages_alone_has_a_page(reading_tree: Path) -> None:
+    parts = ("data", "models/sft", "indexes/index", f"metrics/{reading.UNTRAINED}")
+    local.main(PARAMS, Path("local"), [reading_tree / part for part in parts])
+    assert reading.UNTRAINED in Page(section(Path("local/index.html").read_text())).text
