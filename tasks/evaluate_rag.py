@@ -35,7 +35,7 @@ from tasks.retrieval import answered, legs
 from tasks.retrieval.answered import CONDITIONS
 from tasks.retrieval.grounding import grounding
 from tasks.retrieval.index import Index
-from tasks.retrieval.prompts import PROMPT, read_format
+from tasks.retrieval.prompts import PROMPT, PromptFormat, read_format
 from tasks.retrieval.robustness import robustness
 from tasks.stage.artifact import read_json, read_jsonl, write_json, write_jsonl
 from tasks.stage.config import Strict, suggest
@@ -76,7 +76,7 @@ def main(config: Config, run: Run, *, model: Path, index: Path, data: Path) -> N
     _check_index(run, index, data)
     with run.timed("index_open"):
         opened = Index.open(index)
-    found = {name: _retrieval(config, run, opened, rows, path) for name, (path, rows) in tasks.items()}
+    found = {name: _retrieval(config, run, opened, rows, form, path) for name, (path, rows) in tasks.items()}
     evaluate.main(config, run, model=model, data=data)
     results = read_json(run.out / "results.json")
     texts = {chunk.id: chunk.text for chunk in opened.chunks}
@@ -122,14 +122,16 @@ def _check_index(run: Run, index: Path, data: Path) -> None:
         )
 
 
-def _retrieval(config: Config, run: Run, index: Index, rows: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+def _retrieval(
+    config: Config, run: Run, index: Index, rows: list[dict[str, Any]], form: PromptFormat, path: Path
+) -> dict[str, Any]:
     """Score the index on the questions of a task, after a look whether it finds the passages that the rows show."""
-    legs.check_shown(index, rows, config.retrieval.by, path)
+    legs.check_shown(index, rows, config.retrieval.by, form, path)
     questions = legs.questions(rows)
     seconds = legs.latency(index, questions[: config.retrieval.timed])
     run.measure(**{f"{part}_seconds_per_question": round(value, 6) for part, value in seconds.items()})
     run.progress.update(len(questions), len(questions), "searching", **seconds)
-    return legs.compare(index, questions, config.resamples, config.seed)
+    return legs.compare(index, questions, form, config.resamples, config.seed)
 
 
 if __name__ == "__main__":

@@ -135,12 +135,25 @@ class Config(StageConfig):
             raise ValueError("conditions has poisoned, which shows two passages; set prompt.passages to at least 2")
         return self
 
+    @model_validator(mode="after")
+    def _relevance_is_known(self) -> Self:
+        """Refuse a screen of hits whose relevance no index gives."""
+        if self.prompt.least_relevance is not None and self.by != "fused":
+            raise ValueError(f"prompt.least_relevance is of fused hits, and by is {self.by}; set by to fused")
+        return self
+
 
 def main(config: Config, run: Run, *, index: Path, data: Path) -> None:
     """Write the sets `sft` and `preferences`, `eval/<task>.jsonl`, `prompt.json` and `report.json`."""
     with run.timed("import"):
-        from tasks.retrieval.index import Index
-    make(config, run, Index.open(index), data)
+        from tasks.retrieval.index import FILE, Index
+    opened = Index.open(index)
+    if config.prompt.least_relevance is not None and opened.described.relevance is None:
+        raise DataError(
+            f"{run.params_file}: prompt.least_relevance is set, and {index / FILE} has no relevance: its validation "
+            f"questions have no answer among the first hits, or nothing else; set it to null"
+        )
+    make(config, run, opened, data)
 
 
 def make(config: Config, run: Run, index: Searches, data: Path) -> None:

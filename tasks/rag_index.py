@@ -2,8 +2,9 @@
 
 Each chunk is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`); the index is built anew
 from the vectors, so that a chunk that is gone is gone, and equal chunks give equal bytes whatever was embedded before.
-The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`). What it leaves out: updating an index in
-place, which drifts from one that is built.
+The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`), and the probability that a hit answers is
+fitted on them (`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place, which drifts from one
+that is built.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.retrieval import chunks as stored
-from tasks.retrieval import embeddings, lance, questions
+from tasks.retrieval import embeddings, lance, questions, relevance
 from tasks.retrieval import encoder as encoders
 from tasks.retrieval.dense import Dense, build
 from tasks.retrieval.dense_settings import LanceDb, Settings
@@ -85,7 +86,9 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
     with run.timed("fusion"):
         ranked = _ranked(run.out, [question.text for question in asked], model, dimensions, config.fusion.depth)
         of_question = dict(zip((question.id for question in asked), ranked, strict=True))
-        chosen, tried = choose(config.fusion, of_question, {question.id: question.gold for question in asked})
+        gold = {question.id: question.gold for question in asked}
+        chosen, tried = choose(config.fusion, of_question, gold)
+        fitted = relevance.fit(of_question, gold, chosen)
     described = Description(
         chunks=len(found),
         dimensions=dimensions,
@@ -95,6 +98,7 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
         fusion=chosen,
         tried=tried,
         questions=counts,
+        relevance=fitted,
     )
     artifact.write_json(run.out / FILE, described.model_dump(mode="json"))
     texts = len({chunk.text for chunk in found})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.retrieval.control_tokens import control_tokens, harmless
 from tasks.retrieval.prompts import PromptFormat, parse, read_format
+from tasks.retrieval.relevance import relevant
 from tasks.stage.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Source:
     """Part of the index (`lexical`, `dense`) to the passage's rank in it; None where that part did not find it."""
     parts: Mapping[str, float]
     """Part of the index to its share of the score."""
+    relevance: float | None = None
+    """Probability, 0 to 1, that it answers the question; None where the index does not say."""
 
     @property
     def place(self) -> str:
@@ -112,7 +115,8 @@ class Grounding:
             passages: most passages, from 1 to those of the format.
         """
         began = time.monotonic()
-        (hits,) = self._index.search([question], passages)
+        (found,) = self._index.search([question], passages)
+        hits = relevant(found, self.form.least_relevance)
         sources = tuple(self._source(number, hit) for number, hit in enumerate(hits, 1))
         prompt = self.form.render(question, [harmless(source.text, self._tokens) for source in sources])
         return Grounded(prompt, sources, {**self._index.seconds, "all": time.monotonic() - began})
@@ -134,6 +138,7 @@ class Grounding:
             score=float(hit.score),
             ranks=dict(hit.ranks),
             parts={part: float(score) for part, score in hit.parts.items()},
+            relevance=hit.relevance,
         )
 
 

@@ -27,7 +27,9 @@ def lines(answer: str, form: PromptFormat, sources: Sequence[Source]) -> Iterato
     reply = parse(answer, form)
     marked = {source.number for source, _, _ in cited(answer, form, sources)}
     if not sources:
-        yield Text("no passage was found", style="dim")
+        least = form.least_relevance
+        said = "no passage was found" if least is None else f"no passage was found of a relevance of at least {least:g}"
+        yield Text(said, style="dim")
     for source in sources:
         style = "green" if source.number in marked else "dim"
         head = Text(f"[{source.number}] ", style=f"bold {style}")
@@ -48,4 +50,5 @@ def _score(source: Source) -> str:
         f"{part} {value:.3f}" + (f" (rank {source.ranks[part]})" if source.ranks.get(part) is not None else "")
         for part, value in source.parts.items()
     ]
-    return f"{source.score:.3f} = {' + '.join(parts)}"
+    relevance = "" if source.relevance is None else f", relevance {source.relevance:.2f}"
+    return f"{source.score:.3f} = {' + '.join(parts)}{relevance}"

@@ -19,7 +19,7 @@ class Searches(Protocol):
         """Chunks of the index, each with `id`, `document` and `text`."""
 
     def search(self, queries: Sequence[str], k: int, by: Literal["lexical", "dense", "fused"]) -> list[list[Any]]:
-        """Find the best `k` chunks of each query: objects with a `chunk`, best first."""
+        """Find the best `k` chunks of each query: objects with `chunk` and `relevance`, best first."""
 
 
 class Finder:
@@ -64,7 +64,8 @@ class Finder:
             if row["document"] and not gold:
                 lost += 1
                 continue
-            chunks = [hit.chunk for hit in hits if hit.chunk.document not in hidden]
+            shown = [hit for hit in hits if hit.chunk.document not in hidden]
+            chunks = [hit.chunk for hit in shown]
             first += bool(chunks) and chunks[0].id in gold
             near = {chunk.id for chunk in chunks} | gold
             drawn = self.rng.sample(pool, min(self.hits, len(pool)))
@@ -72,7 +73,7 @@ class Finder:
                 Question(
                     row=row,
                     gold=[_passage(c, gold) for c in self.of_document[row["document"]] if c.id in gold],
-                    hits=[_passage(chunk, gold) for chunk in chunks],
+                    hits=[_passage(hit.chunk, gold)._replace(relevance=hit.relevance) for hit in shown],
                     lure=self._lure(row, answers[row.get("kind", "")]),
                     others=[_passage(chunk, gold) for chunk in drawn if chunk.id not in near],
                 )

@@ -18,6 +18,7 @@ from tasks.retrieval.chunks import Chunk, read_chunks
 from tasks.retrieval.dense import Dense
 from tasks.retrieval.fusion import LEGS, Fused, Fusion, Leg, fuse
 from tasks.retrieval.lexical import Lexical
+from tasks.retrieval.relevance import Relevance, raw
 from tasks.stage.artifact import read_json
 from tasks.stage.config import Strict
 from tasks.stage.errors import ArtifactError
@@ -53,6 +54,8 @@ class Description(Strict):
     """Each fusion that was tried, with its means on the questions."""
     questions: dict[str, int]
     """How many questions it was chosen on, and what became of the others."""
+    relevance: Relevance | None = None
+    """How probable it is that a hit answers; None where the questions could not tell."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Hit:
     """Leg (`lexical`, `dense`) to the chunk's rank in it, from 1; None where that leg did not find it."""
     parts: Mapping[str, float]
     """Leg to what it adds to the score."""
+    relevance: float | None = None
+    """Probability, 0 to 1, that it answers the question (`tasks/retrieval/relevance.py`); only of `fused` hits."""
 
 
 class Index:
@@ -134,7 +139,7 @@ class Index:
         if by != "fused":
             return [self._of_leg(by, leg) for leg in found[by]]
         both = [dict(zip(found, of, strict=True)) for of in zip(*found.values(), strict=True)]
-        return self._timed("fuse", lambda: [[self._hit(one) for one in fuse(of, fusion, k)] for of in both])
+        return self._timed("fuse", lambda: [[self._hit(one, of) for one in fuse(of, fusion, k)] for of in both])
 
     def _embedded(self, queries: Sequence[str]) -> "NDArray[float32]":
         """Embed queries one by one: equal bits for a query alone and among others."""
@@ -151,8 +156,10 @@ class Index:
             for rank, (row, score) in enumerate(found, 1)
         ]
 
-    def _hit(self, one: Fused) -> Hit:
-        return Hit(self.chunks[one.row], one.score, one.ranks, one.parts)
+    def _hit(self, one: Fused, legs: Mapping[str, Leg]) -> Hit:
+        fitted = self.described.relevance
+        relevance = fitted.of(*raw(legs, one.row)) if fitted else None
+        return Hit(self.chunks[one.row], one.score, one.ranks, one.parts, relevance)
 
     def _timed(self, name: str, work: Any) -> Any:
         start = time.perf_counter()

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 from tasks.retrieval import scores
 from tasks.retrieval.chunks import Chunk, gold
+from tasks.retrieval.prompts import PromptFormat
+from tasks.retrieval.relevance import relevant, screened
 from tasks.stage.errors import ArtifactError
 
 Leg = Literal["lexical", "dense", "fused"]
@@ -34,7 +36,7 @@ class Searched(Protocol):
         """Seconds of the last search, by part."""
 
     def search(self, queries: Sequence[str], k: int, by: Leg = "fused") -> list[list[Any]]:
-        """Find the best `k` chunks of each query: objects with a `chunk`, best first."""
+        """Find the best `k` chunks of each query: objects with `chunk` and `relevance`, best first."""
 
 
 def questions(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -49,13 +51,14 @@ def questions(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list(first.values())
 
 
-def check_shown(index: Searched, rows: Sequence[Mapping[str, Any]], by: Leg, path: Path) -> None:
+def check_shown(index: Searched, rows: Sequence[Mapping[str, Any]], by: Leg, form: PromptFormat, path: Path) -> None:
     """Check that the passages of rows under `retrieved` are those that the index finds now, in whatever order.
 
     Args:
         index: the index.
         rows: under all conditions.
         by: leg that found the passages.
+        form: of the prompts, which says how many are shown and how relevant they are.
         path: file of the rows, for messages.
 
     Raises:
@@ -64,7 +67,7 @@ def check_shown(index: Searched, rows: Sequence[Mapping[str, Any]], by: Leg, pat
     numbered = [(number, row) for number, row in enumerate(rows, 1) if row["condition"] == "retrieved"]
     found = index.search([row["asked"] for _, row in numbered], scores.DEPTH, by) if numbered else []
     for (number, row), hits in zip(numbered, found, strict=True):
-        ids = [hit.chunk.id for hit in hits[: len(row["passages"])]]
+        ids = [hit.chunk.id for hit in relevant(hits[: form.passages], form.least_relevance)]
         if sorted(ids) != sorted(row["passages"]):
             raise ArtifactError(
                 f"{path}:{number}: shows the passages {', '.join(row['passages'])}, and the index finds by {by} "
@@ -93,19 +96,22 @@ def latency(index: Searched, asked: Sequence[Mapping[str, Any]]) -> dict[str, fl
     return {part: seconds / len(asked) for part, seconds in parts.items()}
 
 
-def compare(index: Searched, asked: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
+def compare(
+    index: Searched, asked: Sequence[Mapping[str, Any]], form: PromptFormat, resamples: int, seed: int
+) -> dict[str, Any]:
     """Score each leg of an index on the same questions.
 
     Args:
         index: the index.
         asked: questions with `asked`, `document` and `quote`.
+        form: of the prompts, which says how relevant a passage must be to be shown.
         resamples: bootstrap samples of each interval.
         seed: of the resampling.
 
     Returns:
         `questions` (scored) and `without_passage` (left out); `legs`, of each the metrics of `tasks.retrieval.scores`
-        with intervals; `fused_over`, of the two single ones the paired differences of the fusion from it; and
-        `found_by`.
+        with intervals; `fused_over`, of the two single ones the paired differences of the fusion from it;
+        `found_by`; and, where the prompts take relevant passages alone, `screen` (`tasks.retrieval.relevance.screened`).
     """
     rows = {row["asked"]: set(gold(index.chunks, row["document"], row["quote"])) for row in asked}
     wanted = {query: held for query, held in rows.items() if held}
@@ -113,18 +119,19 @@ def compare(index: Searched, asked: Sequence[Mapping[str, Any]], resamples: int,
     if not wanted:
         return result
     number = {chunk.id: row for row, chunk in enumerate(index.chunks)}
+    hits = {leg: dict(zip(wanted, index.search(list(wanted), scores.DEPTH, leg), strict=True)) for leg in LEGS}
     rankings = {
-        leg: {
-            query: [number[hit.chunk.id] for hit in hits]
-            for query, hits in zip(wanted, index.search(list(wanted), scores.DEPTH, leg), strict=True)
-        }
-        for leg in LEGS
+        leg: {query: [number[hit.chunk.id] for hit in found] for query, found in of.items()} for leg, of in hits.items()
     }
     scored = {leg: scores.of_rankings(ranked, wanted) for leg, ranked in rankings.items()}
     result["legs"] = {leg: scores.intervals(values, resamples, seed) for leg, values in scored.items()}
     result["fused_over"] = {
         leg: scores.differences(scored["fused"], scored[leg], resamples, seed) for leg in LEGS if leg != "fused"
     }
+    if form.least_relevance is not None:
+        shown = [found[: form.passages] for found in hits["fused"].values()]
+        ids = [{index.chunks[row].id for row in held} for held in wanted.values()]
+        result["screen"] = screened(shown, ids, form.least_relevance)
     return {**result, "found_by": found_by(rankings, wanted)}
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from tasks.retrieval.relevance import relevant
 from tasks.stage.config import Strict
 
 LURE = "{lure}"
@@ -27,6 +28,8 @@ class Distractors(Strict):
 
     fewer: float = Field(ge=0, le=1)
     """Share of the training rows without the answer, 0 to 1, that have any number of passages; the others the most."""
+    alone: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training rows with a planted instruction, 0 to 1, that show the right passage alone."""
 
     @model_validator(mode="after")
     def _leave_a_rest(self) -> Self:
@@ -45,6 +48,8 @@ class Passage(NamedTuple):
     """What stands in the prompt."""
     holds: bool
     """Whether it is a gold chunk of the question, with its answer as the documents have it."""
+    relevance: float | None = None
+    """Probability, 0 to 1, by the index that it answers the question; None where the index does not say."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,14 @@ class Question:
     """Passages that are neither gold nor found."""
 
 
-def found(question: Question, count: int) -> list[Passage]:
-    """Return the best `count` hits."""
-    return question.hits[:count]
+def found(question: Question, count: int, least: float | None = None) -> list[Passage]:
+    """Return the best `count` hits, less those of a relevance below `least`."""
+    return relevant(question.hits[:count], least)
 
 
-def removed(question: Question, count: int) -> list[Passage]:
-    """Return the best `count` hits that do not hold the answer."""
-    return [hit for hit in question.hits if not hit.holds][:count]
+def removed(question: Question, count: int, least: float | None = None) -> list[Passage]:
+    """Return the best `count` hits that do not hold the answer, less those of a relevance below `least`."""
+    return relevant([hit for hit in question.hits if not hit.holds][:count], least)
 
 
 def wrong(question: Question, count: int, rng: random.Random) -> list[Passage]:
@@ -120,10 +125,10 @@ def false_quote(row: dict[str, Any], lure: str) -> str:
     return f"{before}{lure}{after}"
 
 
-def poisoned(question: Question, count: int, rng: random.Random) -> list[Passage]:
+def poisoned(question: Question, count: int, rng: random.Random, least: float | None = None) -> list[Passage]:
     """Add to the best hits a copy of the gold passage that tells another answer, so that both tell theirs."""
     gold = question.gold[0]
-    rest = [hit for hit in question.hits if not hit.holds][: max(0, count - 2)]
+    rest = removed(question, max(0, count - 2), least)
     passages = [gold, falsified(gold, question.row, question.lure), *rest]
     rng.shuffle(passages)
     return passages

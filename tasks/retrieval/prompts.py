@@ -50,6 +50,8 @@ class PromptFormat(Strict):
 
     passages: int = Field(ge=1)
     """Most passages in a prompt."""
+    least_relevance: float | None = Field(default=None, gt=0, lt=1)
+    """Probability of answering below which a passage that was found is not shown; null shows all of them."""
     passage: str
     """One passage, with `{number}` (from 1) and `{text}`; passages are joined by line feeds."""
     question: str

@@ -94,7 +94,9 @@ class Asked:
         if kind == "removed":
             count = rng.randint(1, most) if rng.random() < self.distractors.fewer else most
             return choose.distracting(question, count, self.distractors, rng)
-        passages = choose.among(question, choose.distracting(question, most - 1, self.distractors, rng), rng)
+        alone = kind == "planted" and self.distractors.alone > 0 and rng.random() < self.distractors.alone
+        others = [] if alone else choose.distracting(question, most - 1, self.distractors, rng)
+        passages = choose.among(question, others, rng)
         return choose.planted(passages, self.wordings, question.lure, rng) if kind == "planted" else passages
 
     def taught(

@@ -25,15 +25,16 @@ def shown(
         wordings: instructions for `planted`, with `{lure}`.
         rng: of places and draws.
     """
-    passages = _chosen(question, condition, form.passages, wordings, rng)
+    passages = _chosen(question, condition, form, wordings, rng)
     rng.shuffle(passages)  # best first, a reader that always cites the first would cite well
     return passages
 
 
 def _chosen(
-    question: Question, condition: Condition, most: int, wordings: Sequence[str], rng: random.Random
+    question: Question, condition: Condition, form: PromptFormat, wordings: Sequence[str], rng: random.Random
 ) -> list[Passage]:
     """Choose the passages of a test row, in any order."""
+    most, least = form.passages, form.least_relevance
     if condition == "closed":
         return []
     if condition == "gold":
@@ -41,12 +42,13 @@ def _chosen(
     if condition == "wrong":
         return choose.wrong(question, most, rng)
     if condition == "removed":
-        return choose.removed(question, most)
+        return choose.removed(question, most, least)
     if condition == "planted":
-        return choose.planted(choose.found(question, most), wordings, question.lure, rng)
+        shown = choose.found(question, most, least) or question.hits[:1]  # an attack needs a passage that is shown
+        return choose.planted(shown, wordings, question.lure, rng)
     if condition == "poisoned":
-        return choose.poisoned(question, most, rng)
-    found = choose.found(question, most)
+        return choose.poisoned(question, most, rng, least)
+    found = choose.found(question, most, least)
     if condition == "contradicting":
         kept = [passage for passage in found if not passage.holds]
         return [choose.falsified(question.gold[0], question.row, question.lure)._replace(holds=True), *kept[: most - 1]]

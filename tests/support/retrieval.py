@@ -29,6 +29,7 @@ class Hit(NamedTuple):
     """One chunk that was found."""
 
     chunk: Chunk
+    relevance: float | None = None
 
 
 class WordIndex:

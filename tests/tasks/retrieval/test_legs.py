@@ -10,7 +10,7 @@ import pytest
 from tasks.retrieval.chunks import Chunk
 from tasks.retrieval.legs import Leg, check_shown, compare, found_by, latency, questions
 from tasks.stage.errors import ArtifactError
-from tests.support.grounded import TEXTS, row
+from tests.support.grounded import FORM, TEXTS, row
 
 CHUNKS = [Chunk(name, f"facts/{name}.txt", "facts", (), 0, len(text), text) for name, text in TEXTS.items()]
 
@@ -28,7 +28,10 @@ class Ranked:
         self.asked.append(list(queries))
         self.seconds = {"embed": 0.25, "lexical": 0.5, "dense": 0.0, "fuse": 0.0}
         chunks = {chunk.id: chunk for chunk in CHUNKS}
-        return [[SimpleNamespace(chunk=chunks[name]) for name in self._rankings[by][query][:k]] for query in queries]
+        return [
+            [SimpleNamespace(chunk=chunks[name], relevance=None) for name in self._rankings[by][query][:k]]
+            for query in queries
+        ]
 
 
 def asked(query: str, chunk: str, **columns: str) -> dict[str, Any]:
@@ -44,7 +47,7 @@ RANKINGS: dict[Leg, dict[str, list[str]]] = {
 
 
 def test_each_leg_has_its_scores_and_the_fusion_what_it_adds() -> None:
-    found = compare(Ranked(RANKINGS), QUESTIONS, resamples=200, seed=0)
+    found = compare(Ranked(RANKINGS), QUESTIONS, FORM, resamples=200, seed=0)
     assert (found["questions"], found["without_passage"]) == (3, 0)
     recall = {leg: scores["recall@1"]["value"] for leg, scores in found["legs"].items()}
     assert recall == {"lexical": pytest.approx(1 / 3, abs=1e-6), "dense": 1.0, "fused": pytest.approx(2 / 3, abs=1e-6)}
@@ -71,9 +74,9 @@ def test_what_the_fusion_shows_is_laid_to_the_leg_that_found_it() -> None:
 
 def test_a_question_whose_sentence_no_chunk_holds_is_counted_and_not_scored() -> None:
     cut = asked("d", "c1", quote="Bedot lives in Lovar, or near it.")
-    found = compare(Ranked(RANKINGS), [*QUESTIONS, cut], resamples=200, seed=0)
+    found = compare(Ranked(RANKINGS), [*QUESTIONS, cut], FORM, resamples=200, seed=0)
     assert (found["questions"], found["without_passage"]) == (3, 1)
-    assert compare(Ranked(RANKINGS), [cut], resamples=200, seed=0) == {"questions": 0, "without_passage": 1}
+    assert compare(Ranked(RANKINGS), [cut], FORM, resamples=200, seed=0) == {"questions": 0, "without_passage": 1}
 
 
 def test_a_question_is_asked_once_and_one_without_an_answer_or_of_the_training_never() -> None:
@@ -85,9 +88,9 @@ def test_a_question_is_asked_once_and_one_without_an_answer_or_of_the_training_n
 def test_rows_show_what_the_index_finds_in_any_order() -> None:
     index = Ranked({"fused": {"a": ["c1", "c2", "c3"]}, "lexical": {"a": ["c3", "c1"]}, "dense": {}})
     rows = [row(asked="a", passages=["c2", "c1"]), row("gold", asked="a", passages=["c3"])]
-    check_shown(index, rows, "fused", Path("eval/facts.jsonl"))
+    check_shown(index, rows, "fused", FORM, Path("eval/facts.jsonl"))
     with pytest.raises(ArtifactError, match=r"facts.jsonl:1: shows the passages c2, c1, and .* by lexical c3, c1 for"):
-        check_shown(index, rows, "lexical", Path("eval/facts.jsonl"))
+        check_shown(index, rows, "lexical", FORM, Path("eval/facts.jsonl"))
 
 
 def test_seconds_are_of_one_question_alone_and_not_of_the_first() -> None:
