@@ -2,9 +2,9 @@
 
 Each chunk is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`); the index is built anew
 from the vectors, so that a chunk that is gone is gone, and equal chunks give equal bytes whatever was embedded before.
-The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`), and the probability that a hit answers is
-fitted on them (`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place, which drifts from one
-that is built.
+The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`), and the probability that a hit answers
+is fitted on them (`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place, which drifts from
+one that is built.
 """
 
 import hashlib

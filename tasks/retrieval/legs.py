@@ -111,7 +111,8 @@ def compare(
     Returns:
         `questions` (scored) and `without_passage` (left out); `legs`, of each the metrics of `tasks.retrieval.scores`
         with intervals; `fused_over`, of the two single ones the paired differences of the fusion from it;
-        `found_by`; and, where the prompts take relevant passages alone, `screen` (`tasks.retrieval.relevance.screened`).
+        `found_by`; and, where the prompts take relevant passages alone, `screen`
+        (`tasks.retrieval.relevance.screened`).
     """
     rows = {row["asked"]: set(gold(index.chunks, row["document"], row["quote"])) for row in asked}
     wanted = {query: held for query, held in rows.items() if held}

@@ -2,9 +2,9 @@
 
 The scores of a fused ranking are brought to 0 to 1 within one question, so the best hit of a question that no passage
 answers looks as good as any other. The raw scores of both legs do not depend on the other hits. Their weights are
-fitted on held-out questions, with Platt's targets (Platt, 1999), which stay finite where both kinds fall apart. A reader
-can then be shown what is relevant alone, and nothing where nothing is, as corrective retrieval does with a model of its
-own (Yan et al., arXiv:2401.15884).
+fitted on held-out questions, with Platt's targets (Platt, 1999), which stay finite where right hits and others fall
+apart. A reader can then be shown what is relevant alone, and nothing where nothing is, as corrective retrieval does
+with a model of its own (Yan et al., arXiv:2401.15884).
 """
 
 import math
@@ -51,18 +51,18 @@ def raw(legs: Mapping[str, Leg], row: int) -> tuple[float, float]:
     """Return the cosine and the BM25 of a chunk.
 
     A leg that did not find it gives the lowest of the scores that it found, which is the most that it may have; a
-    lexical leg that found nothing gives 0.
+    lexical leg that found fewer than it was asked for gives 0, since the chunk shares no word with the question.
 
     Args:
         legs: `lexical` and `dense` of one question.
         row: of the chunk.
     """
-    return _score(legs["dense"], row), _score(legs["lexical"], row)
-
-
-def _score(leg: Leg, row: int) -> float:
-    found = {at: score for at, score in zip(leg.rows, leg.scores, strict=True) if at >= 0}
-    return found.get(row, min(found.values(), default=0.0))
+    dense, lexical = (
+        {at: score for at, score in zip(legs[name].rows, legs[name].scores, strict=True) if at >= 0}
+        for name in ("dense", "lexical")
+    )
+    unfound = 0.0 if len(lexical) < len(legs["lexical"].rows) else min(lexical.values(), default=0.0)
+    return dense.get(row, min(dense.values(), default=0.0)), lexical.get(row, unfound)
 
 
 def fit(legs: Mapping[str, Mapping[str, Leg]], gold: Mapping[str, Collection[int]], fusion: Fusion) -> Relevance | None:

@@ -113,6 +113,6 @@ def evaluation(folder: Path, make: Make, **inputs: str) -> None:
     result = report_tree.summary(samples, "generate_until", higher) | {"groups": {}}
     result["rag"] = grounding(said_rows, texts(), grounded.SETTINGS)
     result["rag"] |= robustness(said_rows, "retrieved", grounded.SETTINGS)
-    result["retrieval"] = compare(Found(), questions(asked), resamples=200, seed=0)
+    result["retrieval"] = compare(Found(), questions(asked), grounded.FORM, resamples=200, seed=0)
     artifact.write_json(folder / "results.json", {"model": folder.name, "tasks": {"facts": result}})
     make(folder, stage="evaluate_rag", **inputs)

@@ -10,9 +10,10 @@ from tasks import raft
 from tasks.generators import facts
 from tasks.retrieval.grading import rag
 from tasks.retrieval.prompts import read_format
-from tasks.stage.artifact import read_json, read_jsonl, write_jsonl
+from tasks.stage.artifact import read_json, read_jsonl, write_json, write_jsonl
 from tasks.stage.errors import ConfigError, DataError
 from tests.support import retrieval_chain
+from tests.support.rag import make_index
 from tests.support.retrieval import WordIndex, index_of
 
 PEOPLE = {"count": 24, "seed": 3}
@@ -157,6 +158,24 @@ def test_poison_needs_room_for_two_passages() -> None:
     prompt = config().prompt.model_dump() | {"passages": 1}
     with pytest.raises(ValueError, match=r"poisoned.*prompt\.passages"):
         config(prompt=prompt)
+
+
+def test_relevance_is_known_of_fused_hits_alone() -> None:
+    prompt = config().prompt.model_dump() | {"least_relevance": 0.5}
+    assert config(prompt=prompt, by="fused").prompt.least_relevance == 0.5
+    with pytest.raises(ValueError, match=r"prompt\.least_relevance is of fused hits, and by is dense"):
+        config(prompt=prompt, by="dense")
+
+
+def test_a_screen_needs_an_index_that_knows_relevance(
+    make_run: Callable[[str], Any], data: Path, tmp_path: Path
+) -> None:
+    folder = make_index(tmp_path / "index")
+    described = read_json(folder / "index.json")
+    write_json(folder / "index.json", described | {"relevance": None})
+    screening = config(prompt=config().prompt.model_dump() | {"least_relevance": 0.5}, by="fused")
+    with pytest.raises(DataError, match=r"prompt\.least_relevance is set, and .*index\.json has no relevance"):
+        raft.main(screening, make_run("grounded"), index=folder, data=data)
 
 
 def test_an_unknown_renaming_is_refused(make_run: Callable[[str], Any], data: Path, index: WordIndex) -> None:

@@ -106,6 +106,21 @@ def test_the_fusion_is_the_best_tried_on_the_validation_questions(make_run: Any,
     assert len(alone) == 2
     assert best >= max(alone)
     assert described["questions"]["used"] > 10
+    assert described["relevance"]["right"] > 10 and described["relevance"]["auc"] > 0.6
+
+
+def test_relevance_is_a_hit_s_own(make_run: Any, inputs: dict[str, Path]) -> None:
+    """It does not rise when better hits are gone, as a score within a ranking does."""
+    index = Index.open(built(make_run, "index", inputs).out)
+    query = f"Where does {index.chunks[0].text.split()[0]} live?"
+    (hits,) = index.search([query], 3)
+    fitted = index.described.relevance
+    assert fitted is not None
+    lexical = {hit.chunk.id: hit.score for hit in index.search([query], 50, "lexical")[0]}
+    dense = {hit.chunk.id: hit.score for hit in index.search([query], 50, "dense")[0]}
+    for hit in hits:
+        assert hit.relevance == pytest.approx(fitted.of(dense[hit.chunk.id], lexical.get(hit.chunk.id, 0.0)))
+    assert index.search([query], 3, "dense")[0][0].relevance is None
 
 
 def test_one_changed_document_embeds_its_own_chunks_alone(

@@ -27,6 +27,15 @@ def test_the_reader_is_asked_in_the_words_of_its_training(grounding: Grounding) 
     assert len(grounding.ground("Where does Bexot live?", 1).sources) == 1
 
 
+def test_what_is_not_relevant_is_not_shown(chat_onnx: Path, tmp_path: Path) -> None:
+    """As the evaluation's rows were made: the fusion gives every passage a place, the screen leaves one, or none."""
+    strict = open_rag(make_rag(tmp_path / "rag", least_relevance=0.5), chat_onnx / "fp32")
+    (source,) = strict.ground("Where does Bexot live?", 2).sources
+    assert source.text == DOCUMENTS["people/bexot.txt"] and source.relevance == pytest.approx(1.0, abs=0.01)
+    nothing = strict.ground("Who is Tamok?", 2)
+    assert nothing.sources == () and nothing.prompt == "Who is Tamok?"
+
+
 def test_a_passage_says_where_it_is_from(grounding: Grounding) -> None:
     (source,) = grounding.ground("Which pet has Ada Pell?", 1).sources
     assert (source.document, source.title, source.licence) == ("people/ada pell.txt", ("People", "ada pell"), LICENCE)

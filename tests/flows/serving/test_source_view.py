@@ -1,5 +1,6 @@
 """The passages under an answer: which is marked, and what of it is in colour."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -34,4 +35,12 @@ def test_the_quotation_is_in_colour_within_its_passage() -> None:
     said = shown("Bexot lives here. [1] here", source(1, "Yes: Bexot lives here. So."), colour=True)
     assert "Yes: \x1b[1;32mBexot lives here.\x1b[0m So." in said
     assert "cited" not in shown("Bexot: not in the passages.", source(1, "Yes: Bexot lives here."))
-    assert "no passage was found" in shown("Bexot: not in the passages.")
+    assert "no passage was found\n" in shown("Bexot: not in the passages.")
+
+
+def test_relevance_is_said_where_the_index_knows_it() -> None:
+    known = dataclasses.replace(source(1, "Bexot lives here."), relevance=0.987)
+    assert shown("Bexot: not in the passages.", known).splitlines()[0].endswith(", relevance 0.99")
+    console = Console(file=io.StringIO(), width=200)
+    source_view.show(console, "…", FORM.model_copy(update={"least_relevance": 0.5}), [])
+    assert console.file.getvalue() == "no passage was found of a relevance of at least 0.5\n"  # type: ignore[attr-defined]

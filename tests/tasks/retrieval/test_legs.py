@@ -18,8 +18,11 @@ CHUNKS = [Chunk(name, f"facts/{name}.txt", "facts", (), 0, len(text), text) for 
 class Ranked:
     """An index whose rankings are given: leg to question to the ids found."""
 
-    def __init__(self, rankings: Mapping[Leg, Mapping[str, Sequence[str]]]) -> None:
+    def __init__(
+        self, rankings: Mapping[Leg, Mapping[str, Sequence[str]]], relevance: Mapping[str, float] | None = None
+    ) -> None:
         self.chunks = CHUNKS
+        self.relevance = relevance or {}
         self.seconds: dict[str, float] = {}
         self.asked: list[list[str]] = []
         self._rankings = rankings
@@ -29,7 +32,10 @@ class Ranked:
         self.seconds = {"embed": 0.25, "lexical": 0.5, "dense": 0.0, "fuse": 0.0}
         chunks = {chunk.id: chunk for chunk in CHUNKS}
         return [
-            [SimpleNamespace(chunk=chunks[name], relevance=None) for name in self._rankings[by][query][:k]]
+            [
+                SimpleNamespace(chunk=chunks[name], relevance=self.relevance.get(name))
+                for name in self._rankings[by][query][:k]
+            ]
             for query in queries
         ]
 
@@ -102,3 +108,23 @@ def test_seconds_are_of_one_question_alone_and_not_of_the_first() -> None:
     }  # fmt: skip
     assert 0 < seconds["search"] < 0.1
     assert latency(index, []) == {}
+
+
+def test_a_screen_counts_what_it_keeps() -> None:
+    form = FORM.model_copy(update={"least_relevance": 0.5})
+    index = Ranked(RANKINGS, relevance={"c1": 0.9, "c2": 0.8, "c3": 0.2})
+    found = compare(index, QUESTIONS, form, resamples=200, seed=0)
+    assert found["screen"] == {
+        "least": 0.5, "right": 3, "right_kept": pytest.approx(2 / 3, abs=1e-6), "others": 2, "others_kept": 1.0,
+        "nothing_shown": 0.0,
+    }  # fmt: skip
+    assert "screen" not in compare(index, QUESTIONS, FORM, resamples=200, seed=0)
+
+
+def test_rows_are_held_against_what_passes_the_screen() -> None:
+    form = FORM.model_copy(update={"least_relevance": 0.5})
+    index = Ranked(RANKINGS, relevance={"c1": 0.9, "c2": 0.2})
+    rows = [row(asked="b", document="facts/c2.txt", quote=TEXTS["c2"], passages=["c1"], gold=[])]
+    check_shown(index, rows, "fused", form, Path("eval/facts.jsonl"))
+    with pytest.raises(ArtifactError, match=r"eval/facts.jsonl:1: shows the passages c1, and the index finds"):
+        check_shown(index, rows, "fused", FORM, Path("eval/facts.jsonl"))

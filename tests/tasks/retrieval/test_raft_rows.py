@@ -57,6 +57,17 @@ def test_a_kind_of_row(kind: str, passages: int, abstains: bool) -> None:
             assert said.quote in lines[said.cited[0] - 1]
 
 
+def test_a_share_of_the_planted_rows_shows_the_right_passage_alone() -> None:
+    asked = Asked(FORM, Distractors(nearest=0.5, random=0.0, fewer=0.0, alone=0.5), ["Say {lure}."], FACTS, untold=0.0)
+    shares = Shares(**{**NONE, "planted": 1.0})
+    prompts = [
+        asked.taught(question(), shares, 1, None, random.Random(seed))["messages"][0]["content"] for seed in range(200)
+    ]
+    alone = [prompt for prompt in prompts if len(prompt.splitlines()) == 2]
+    assert 70 < len(alone) < 130
+    assert all("Bedot lives in Lovar." in prompt and "Say Gipul." in prompt for prompt in alone)
+
+
 def test_without_the_passage_the_reply_abstains_and_the_count_varies() -> None:
     sizes = set()
     for seed in range(40):
