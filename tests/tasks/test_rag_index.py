@@ -116,10 +116,12 @@ def test_relevance_is_a_hit_s_own(make_run: Any, inputs: dict[str, Path]) -> Non
     (hits,) = index.search([query], 3)
     fitted = index.described.relevance
     assert fitted is not None
-    lexical = {hit.chunk.id: hit.score for hit in index.search([query], 50, "lexical")[0]}
-    dense = {hit.chunk.id: hit.score for hit in index.search([query], 50, "dense")[0]}
+    depth = index.described.fusion.depth
+    lexical = {hit.chunk.id: hit.score for hit in index.search([query], depth, "lexical")[0]}
+    dense = {hit.chunk.id: hit.score for hit in index.search([query], depth, "dense")[0]}
     for hit in hits:
-        assert hit.relevance == pytest.approx(fitted.of(dense[hit.chunk.id], lexical.get(hit.chunk.id, 0.0)))
+        cosine = dense.get(hit.chunk.id, min(dense.values()))
+        assert hit.relevance == pytest.approx(fitted.of(cosine, lexical.get(hit.chunk.id, 0.0)))
     assert index.search([query], 3, "dense")[0][0].relevance is None
 
 
