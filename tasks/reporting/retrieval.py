@@ -176,8 +176,9 @@ def indexes(board: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the indexes that readers were evaluated with, each once.
 
     Returns:
-        `models`, names of the evaluations with it; `task`, `questions`, `without_passage`, `legs`, `fused_over` and
-        `found_by`; and `svg`, a drawing of recall by the number of passages.
+        `models`, names of the evaluations with it; `task`, `questions`, `without_passage`, `legs`, `fused_over`,
+        `found_by` and, where the prompts take relevant passages alone, `screen`; and `svg`, a drawing of recall by the
+        number of passages.
     """
     found: list[dict[str, Any]] = []
     for of in read(board):
