@@ -72,6 +72,10 @@ def texts() -> dict[str, str]:
     return {f"c{n}": f"Person{n} lives in {TOWNS[n % 4]}." for n in range(QUESTIONS)}
 
 
+SCREENED = grounded.FORM.model_copy(update={"least_relevance": 0.3})
+"""Format of prompts that show relevant passages alone."""
+
+
 class Found:
     """An index whose legs find the right chunk of every question, of every second one, and of three in four."""
 
@@ -89,7 +93,12 @@ class Found:
             n = next(n for n in range(QUESTIONS) if f"Person{n} " in query)
             hit = {"dense": True, "lexical": n % 2 == 0, "fused": n % 4 != 3}[by]
             numbers = [n, (n + 1) % QUESTIONS] if hit else [(n + 1) % QUESTIONS, (n + 2) % QUESTIONS]
-            found.append([SimpleNamespace(chunk=self.chunks[number]) for number in numbers[:k]])
+            relevance = [0.9 if hit else 0.4, 0.1]
+            found.append(
+                [SimpleNamespace(chunk=self.chunks[m], relevance=r) for m, r in zip(numbers, relevance, strict=True)][
+                    :k
+                ]
+            )
         return found
 
 
@@ -113,6 +122,6 @@ def evaluation(folder: Path, make: Make, **inputs: str) -> None:
     result = report_tree.summary(samples, "generate_until", higher) | {"groups": {}}
     result["rag"] = grounding(said_rows, texts(), grounded.SETTINGS)
     result["rag"] |= robustness(said_rows, "retrieved", grounded.SETTINGS)
-    result["retrieval"] = compare(Found(), questions(asked), grounded.FORM, resamples=200, seed=0)
+    result["retrieval"] = compare(Found(), questions(asked), SCREENED, resamples=200, seed=0)
     artifact.write_json(folder / "results.json", {"model": folder.name, "tasks": {"facts": result}})
     make(folder, stage="evaluate_rag", **inputs)

@@ -59,12 +59,17 @@ def test_attacks_stand_by_wording_and_place(reading_tree: Path) -> None:
 
 
 def test_an_index_that_two_readers_read_from_stands_once(reading_tree: Path) -> None:
-    report(reading_tree)
+    page = report(reading_tree) / "index.html"
     board = artifact.read_json(reading_tree / "reports" / "leaderboard.json")
     (index,) = retrieval.indexes(board)
     assert sorted(index["models"]) == ["faithful", "reader", reading.UNTRAINED]
     assert index["legs"]["dense"]["recall@1"]["value"] == 1.0
     assert index["found_by"]["dense"] > 0
+    screen = index["screen"]
+    assert (screen["right_kept"], screen["nothing_shown"]) == (1.0, 0.0)
+    html = section(page.read_text())
+    said = f"That keeps 100.0 % of the {screen['right']} hits that hold the answer and "
+    assert f"relevance of 0.3 on. {said}{100 * screen['others_kept']:.1f} % of the {screen['others']} others" in html
     board["models"]["reader"]["tasks"]["facts"]["retrieval"]["questions"] = 39
     assert sorted(sorted(index["models"]) for index in retrieval.indexes(board)) == [
         ["faithful", reading.UNTRAINED],
