@@ -36,10 +36,10 @@ def _trained(planned: Planned, model: Model, plan: Plan, here: Machine, chosen: 
         own = {"packing": False, "assistant_only_loss": True}
         comments = {"assistant_only_loss": "nothing is learnt of what the user says"}
     elif method == "dpo":
-        own = {"beta": 0.1, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]}
+        own = {"beta": 0.1, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
         comments = {
             "beta": "how near the model stays to its parent",
-            "loss_weights": "a little SFT keeps the chosen likely",
+            "loss_weights": "as much SFT keeps the chosen replies likely (arXiv:2404.19733)",
         }
     elif method == "kto":
         own = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}

@@ -29,7 +29,9 @@ class Distractors(Strict):
     fewer: float = Field(ge=0, le=1)
     """Share of the training rows without the answer, 0 to 1, that have any number of passages; the others the most."""
     alone: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training rows with a planted instruction, 0 to 1, that show the right passage alone."""
+    """Share of the training rows with a planted instruction, and of the pairs whose rejected reply abstains, 0 to 1,
+    that show the right passage alone.
+    """
 
     @model_validator(mode="after")
     def _leave_a_rest(self) -> Self:

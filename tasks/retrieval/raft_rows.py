@@ -94,10 +94,13 @@ class Asked:
         if kind == "removed":
             count = rng.randint(1, most) if rng.random() < self.distractors.fewer else most
             return choose.distracting(question, count, self.distractors, rng)
-        alone = kind == "planted" and self.distractors.alone > 0 and rng.random() < self.distractors.alone
-        others = [] if alone else choose.distracting(question, most - 1, self.distractors, rng)
+        others = [] if kind == "planted" and self.alone(rng) else choose.distracting(question, most - 1, self.distractors, rng)
         passages = choose.among(question, others, rng)
         return choose.planted(passages, self.wordings, question.lure, rng) if kind == "planted" else passages
+
+    def alone(self, rng: random.Random) -> bool:
+        """Draw whether the right passage stands alone where it might stand among others; a share of 0 draws nothing."""
+        return self.distractors.alone > 0 and rng.random() < self.distractors.alone
 
     def taught(
         self, question: Question, shares: Shares, turns: int, rename: Rename | None, rng: random.Random
@@ -142,7 +145,10 @@ class Asked:
         if not any(weights.values()):
             return None
         kind = drawn(weights, rng)
-        shown = self.shown(question, {"unsupported": "removed", "obeying": "planted"}.get(kind, "retrieved"), rng)
+        row_kind = {"unsupported": "removed", "obeying": "planted"}.get(kind, "retrieved")
+        if kind == "abstaining" and self.alone(rng):
+            row_kind = "gold"
+        shown = self.shown(question, row_kind, rng)
         number, said = self.temptation(kind, question, shown)
         if number == 0 and kind != "abstaining":
             return None
