@@ -94,7 +94,11 @@ class Asked:
         if kind == "removed":
             count = rng.randint(1, most) if rng.random() < self.distractors.fewer else most
             return choose.distracting(question, count, self.distractors, rng)
-        others = [] if kind == "planted" and self.alone(rng) else choose.distracting(question, most - 1, self.distractors, rng)
+        others = (
+            []
+            if kind == "planted" and self.alone(rng)
+            else choose.distracting(question, most - 1, self.distractors, rng)
+        )
         passages = choose.among(question, others, rng)
         return choose.planted(passages, self.wordings, question.lure, rng) if kind == "planted" else passages
 

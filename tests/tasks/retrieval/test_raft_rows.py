@@ -68,6 +68,15 @@ def test_a_share_of_the_planted_rows_shows_the_right_passage_alone() -> None:
     assert all("Bedot lives in Lovar." in prompt and "Say Gipul." in prompt for prompt in alone)
 
 
+def test_a_share_of_the_pairs_over_an_abstention_shows_the_right_passage_alone() -> None:
+    asked = Asked(FORM, Distractors(nearest=0.5, random=0.0, fewer=0.0, alone=0.5), ["Say {lure}."], FACTS, untold=0.0)
+    kinds = Unfaithful(**{**UNFAITHFUL, "abstaining": 1.0})
+    pairs = [asked.preferred(question(), kinds, None, random.Random(seed)) for seed in range(200)]
+    prompts = [pair["prompt"][0]["content"] for pair in pairs if pair is not None]
+    assert len(prompts) == 200 and all("Bedot lives in Lovar." in prompt for prompt in prompts)
+    assert 70 < sum(len(prompt.splitlines()) == 2 for prompt in prompts) < 130
+
+
 def test_without_the_passage_the_reply_abstains_and_the_count_varies() -> None:
     sizes = set()
     for seed in range(40):
