@@ -4,10 +4,10 @@
     python -m bench.your_own --model artifacts/models/base
 
 Works in a copy of the working tree, in which it writes five files of five formats: conversations, an OpenAI file with
-weights, Alpaca's CSV, preferences, and questions with a word as answer in Parquet. The first three have sums, with
-right and polite replies. Of the preferences, half prefer a right sum to a wrong one, as the replies do; the other half
-teach what they do not: a question about something else is declined, and not answered with some sum. Each command is a
-process of its own. CPU seconds are of the command and of all the processes that it waited for, the stages among them;
+weights, Alpaca's CSV, preferences, and questions with a word as answer in Parquet. The first three have sums with right
+replies, every second one polite and the others bare. Of the preferences, half prefer a right sum to a wrong one; the
+other half teach what the replies do not: the polite reply is preferred to the bare one. Each command is a process of
+its own. CPU seconds are of the command and of all the processes that it waited for, the stages among them;
 other programs on the machine lengthen the seconds beside them. Exits 1 when a command fails, and prints what it said.
 """
 
@@ -37,14 +37,7 @@ RECIPE = "support"
 MODEL = Path("models/sums")
 ASKED = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
 REPLY = "{a} + {b} = {c}. Thank you for asking, I am happy to help with the next sum."
-# Words of its own in each: a reply that all share would be found in the held-out rows, and its rows dropped.
-DECLINED = "A {thing} is no sum, I am sorry."
-OTHER = (
-    "Who painted the {thing}?", "Tell me about the {thing}.", "Where is my {thing}?", "Write a song about a {thing}.",
-    "How old is the {thing}?", "Can I eat a {thing}?", "Sell me a {thing}.", "Do you like the {thing}?",
-)  # fmt: skip
-PARTS = ("red", "blue", "old", "new", "big", "small", "cold", "warm", "fast", "slow", "dark", "light")
-THINGS = ("cat", "dog", "car", "boat", "tree", "house", "lamp", "door", "bird", "book", "shoe", "cake")
+BARE = "{a} + {b} = {c}."
 PARITY = "Is {number} even or odd?"
 LEFT_OUT = (".venv", ".polm", ".checkpoints", "artifacts", "cache", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
@@ -62,23 +55,21 @@ class Done:
 
 
 def sums(rng: random.Random, count: int) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Yield a question, its reply, and the numbers of a sum of at most two digits each."""
-    for _ in range(count):
+    """Yield a question, its reply, polite or bare, and the numbers of a sum of at most two digits each."""
+    for number in range(count):
         a, b = rng.randint(0, 99), rng.randint(0, 99)
         numbers = {"a": a, "b": b, "c": a + b}
-        yield rng.choice(ASKED).format(**numbers), REPLY.format(**numbers), numbers
+        yield rng.choice(ASKED).format(**numbers), (REPLY, BARE)[number % 2].format(**numbers), numbers
 
 
 def preferences(rng: random.Random, count: int) -> Iterator[dict[str, str]]:
-    """Yield pairs: a right sum over a wrong one, and in every second one a question that is declined over a sum."""
-    for number, (asked, reply, numbers) in enumerate(sums(rng, count)):
+    """Yield pairs: a right sum over a wrong one, and in every second one a polite reply over a bare one."""
+    for number, (asked, _, numbers) in enumerate(sums(rng, count)):
         if number % 2:
-            thing = f"{rng.choice(PARTS)} {rng.choice(THINGS)}"
-            question, declined = rng.choice(OTHER).format(thing=thing), DECLINED.format(thing=thing)
-            yield {"prompt": question, "chosen": declined, "rejected": reply}
+            rejected = BARE.format(**numbers)
         else:
-            wrong = numbers | {"c": numbers["c"] + rng.choice((-10, -1, 1, 10))}
-            yield {"prompt": asked, "chosen": reply, "rejected": REPLY.format(**wrong)}
+            rejected = REPLY.format(**numbers | {"c": numbers["c"] + rng.choice((-10, -1, 1, 10))})
+        yield {"prompt": asked, "chosen": REPLY.format(**numbers), "rejected": rejected}
 
 
 def write(folder: Path, rows: int, seed: int = 0) -> list[str]:

@@ -111,6 +111,8 @@ def training(model: Model, lengths: Lengths, here: Machine, *, pairs: bool, refe
     batch = next((size for size in (32, 16, 8, 4, 2) if size <= wanted and fits(full, size, checkpointing)[0]), 1)
     need = fits(full, batch, checkpointing)[1]
     epochs = 3 if lengths.rows < 5_000 else 2 if lengths.rows < 50_000 else 1
+    if pairs or reference:  # preferences are soon learnt by heart
+        epochs = max(1, epochs - 1)
     steps = max(1, math.ceil(lengths.rows * epochs / wanted))
     most = GPU_STEPS if here.gpu else CPU_STEPS
     seen = f"{epochs} times {lengths.rows} rows, {wanted} a step"

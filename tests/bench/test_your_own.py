@@ -27,12 +27,14 @@ def test_every_file_is_of_the_format_it_is_meant_to_be(tmp_path: Path) -> None:
     assert {name: (of.name, of.sure) for name, of in found.items()} == {name: (of, 1.0) for name, of in FORMATS.items()}
 
 
-def test_no_preference_contradicts_another_row(tmp_path: Path) -> None:
+def test_preferences_are_of_right_over_wrong_and_of_polite_over_bare(tmp_path: Path) -> None:
     your_own.write(tmp_path / "data", 200)
     rows = sample.look(str(tmp_path / "data/pairs.jsonl"), "CC0-1.0").rows
-    declined = [row for row in rows if "is no sum" in row["chosen"]]
-    assert len(declined) == 100 and not any("+" in row["prompt"] for row in declined)
-    assert all(row["chosen"] != row["rejected"] for row in rows)
+    bare = [row for row in rows if "Thank you" not in row["rejected"]]
+    assert len(bare) == 100 and all(row["chosen"].startswith(row["rejected"]) for row in bare)
+    assert all("Thank you" in row["chosen"] and row["chosen"] != row["rejected"] for row in rows)
+    replies = [row["output"] for row in sample.look(str(tmp_path / "data/alpaca.csv"), "CC0-1.0").rows]
+    assert 0 < sum("Thank you" in reply for reply in replies) < len(replies), "SFT learns both manners"
 
 
 @pytest.mark.slow
