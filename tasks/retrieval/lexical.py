@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy
 
 SETTINGS = "settings.json"
+_SOME = 8_192
+"""Rows of which the best k give a bound below which no score is among the best k of all."""
 NO_ROW = -1
 """Row of a place in the results for which no chunk is left that shares a word with the question."""
 
@@ -181,7 +183,9 @@ def _best(scores: Any, k: int) -> Any:
     """List the rows of the k highest scores above 0, the highest first, and of equal ones the lowest row first."""
     import numpy as np
 
-    candidates = np.flatnonzero(scores > 0)
+    some = scores[:_SOME]
+    bound = np.partition(some, len(some) - k)[len(some) - k] if len(some) > k else 0  # no score below is of the best k
+    candidates = np.flatnonzero(scores >= bound) if bound > 0 else np.flatnonzero(scores > 0)
     if len(candidates) > k:
         least = np.partition(scores[candidates], len(candidates) - k)[len(candidates) - k]
         above, equal = candidates[scores[candidates] > least], candidates[scores[candidates] == least]
