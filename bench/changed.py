@@ -8,7 +8,8 @@ paragraphs, each of 64 made-up words and a passage of its own; the fusion is cho
 one layer, random weights and vectors of 384 dimensions, and the vectors of all passages but the changed one are drawn
 and put into its store: how long an encoder takes is no part of what is measured. Seconds are those of the stages' own
 measurements (`.polm/measured/`), from their first line to the renamed folder, less `import_seconds`; `rest` is what no
-part is named for: the hashes of the inputs and of the artifact, and its way to the disk.
+part is named for: the hashes of the inputs and of the artifact, and its way to the disk. `wall` is by the clock on the
+wall, `cpu` by the processor's: on a busy machine only the latter says something.
 """
 
 import os
@@ -34,6 +35,12 @@ WORDS, ASKED, QUESTIONS, DIMENSIONS = 64, 9, 200, 384
 SETTLED = 2.1
 """Seconds after which the times of a file are trusted (`tasks/retrieval/cache.py`)."""
 CHUNKS, INDEX, ENCODER, DATA = (Path("artifacts", name) for name in ("chunks", "index", "encoder", "data"))
+Measured = dict[str, float]
+"""Names of measurements to their values."""
+STAGES = ("rag_chunks", "rag_index")
+_BY_CPU = "import runpy, sys, time; time.perf_counter = time.process_time; "
+CLOCKS = {"wall": ["-m"], "cpu": ["-c", f"{_BY_CPU}runpy.run_module(sys.argv.pop(1), run_name='__main__')"]}
+"""Clock to what makes Python run a module by it."""
 PASSAGES: dict[str, Any] = {
     "seed": 0,
     "threads": 1,
@@ -77,7 +84,9 @@ SHAPE: dict[str, Any] = {
 """Settings of both stages, and of the encoder."""
 
 
-def measure(texts: Iterable[str], chunks: int, documents: int, folder: Path, repeats: int) -> dict[str, Any]:
+def measure(
+    texts: Iterable[str], chunks: int, documents: int, folder: Path, repeats: int
+) -> dict[str, dict[str, Measured]]:
     """Measure both stages after one document has changed.
 
     Args:
@@ -85,11 +94,11 @@ def measure(texts: Iterable[str], chunks: int, documents: int, folder: Path, rep
         chunks: number of passages.
         documents: number of files that they lie in, of `chunks // documents` passages each.
         folder: empty, for all files.
-        repeats: documents that change, one after the other; of a stage's runs the shortest counts.
+        repeats: documents that change, one after the other, for either clock; the shortest of a stage's runs counts.
 
     Returns:
-        Stage (`rag_chunks`, `rag_index`) to what it measured: `seconds` besides the imports, their parts,
-        `peak_memory_bytes`, and the counts of what was read and embedded.
+        Clock (`wall`, `cpu`) to stage (`rag_chunks`, `rag_index`) to what it measured: `seconds` besides the imports,
+        their parts, `peak_memory_bytes`, and the counts of what was read and embedded.
     """
     with chdir(folder):
         _write(iter(texts), chunks, documents)
@@ -97,15 +106,18 @@ def measure(texts: Iterable[str], chunks: int, documents: int, folder: Path, rep
         _stage("rag_chunks")
         _fill()
         _stage("rag_index")
-        runs: dict[str, list[dict[str, float]]] = {"rag_chunks": [], "rag_index": []}
-        for number in range(repeats):
+        runs: dict[tuple[str, str], list[Measured]] = {(clock, stage): [] for clock in CLOCKS for stage in STAGES}
+        for number in range(repeats * len(CLOCKS)):
             path = Path("docs", f"{number}.txt")
             _, _, rest = path.read_text(encoding="utf-8").partition(" ")
             path.write_text(f"changed{number} {rest}", encoding="utf-8")
             time.sleep(SETTLED)
-            for name, measured in runs.items():
-                measured.append(_stage(name))
-    return {name: min(measured, key=lambda one: one["seconds"]) for name, measured in runs.items()}
+            clock = list(CLOCKS)[number % len(CLOCKS)]
+            for stage in STAGES:
+                runs[clock, stage].append(_stage(stage, clock))
+    return {
+        clock: {stage: min(runs[clock, stage], key=lambda one: one["seconds"]) for stage in STAGES} for clock in CLOCKS
+    }
 
 
 def _write(texts: Iterator[str], chunks: int, documents: int) -> None:
@@ -146,17 +158,17 @@ def _fill() -> None:
     embeddings.vectors([text.text for text in read_texts(CHUNKS)], DIMENSIONS, name, drawn)
 
 
-def _stage(name: str) -> dict[str, float]:
+def _stage(name: str, clock: str = "wall") -> Measured:
     """Run a stage as `polm run` does, and return what it measured, with `rest` and without the imports."""
     flags = {
         "rag_chunks": ["params/passages.yaml", "--out", CHUNKS],
         "rag_index": ["params/index.yaml", "--chunks", CHUNKS, "--encoder", ENCODER, "--data", DATA, "--out", INDEX],
     }
-    command = [sys.executable, "-m", f"tasks.{name}", *map(str, flags[name])]
+    command = [sys.executable, *CLOCKS[clock], f"tasks.{name}", *map(str, flags[name])]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"tasks.{name} ended with {done.returncode}:\n{done.stderr}")
-    measured = read_measurements(CHUNKS if name == "rag_chunks" else INDEX)
+    measured: Measured = read_measurements(CHUNKS if name == "rag_chunks" else INDEX)
     measured["seconds"] -= measured.pop("import_seconds")
     parts = sum(value for key, value in measured.items() if key.endswith("_seconds"))
     return measured | {"rest_seconds": measured["seconds"] - parts}

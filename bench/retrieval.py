@@ -197,10 +197,11 @@ def _changed(chunks: int, documents: int, repeats: int) -> None:
     from bench import changed
 
     with tempfile.TemporaryDirectory(prefix="polm-bench-") as folder:
-        stages = changed.measure(texts(chunks), chunks, documents, Path(folder), repeats)
-    for stage, measured in stages.items():
-        print(f"{stage:<10} " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
-    print(f"{'both':<10} seconds {sum(measured['seconds'] for measured in stages.values()):.4g}")
+        clocks = changed.measure(texts(chunks), chunks, documents, Path(folder), repeats)
+    for clock, stages in clocks.items():
+        for stage, measured in stages.items():
+            print(f"{clock:<4} {stage:<10} " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
+        print(f"{clock:<4} {'both':<10} seconds {sum(measured['seconds'] for measured in stages.values()):.4g}")
 
 
 def main() -> None:
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--lancedb", action="store_true", help="measure LanceDB too; wants the extra polm[lancedb]")
     parser.add_argument("--changed", action="store_true", help="measure both stages after one document has changed")
     parser.add_argument("--documents", type=int, default=1_000, help="files that the chunks of --changed lie in")
-    parser.add_argument("--repeats", type=int, default=3, help="documents of --changed that change, one after another")
+    parser.add_argument("--repeats", type=int, default=3, help="documents of --changed that change")
     args = parser.parse_args()
     if args.changed:
         _changed(args.chunks, args.documents, args.repeats)
