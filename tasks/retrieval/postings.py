@@ -100,7 +100,7 @@ def joined(parts: Sequence[Postings]) -> Postings:
 def scored(of: Postings, words: int, method: Method, k1: float, b: float) -> Matrix:
     """Compute BM25's score of each word in each chunk.
 
-    Takes about 60 bytes of memory a posting besides the postings themselves.
+    Takes about 35 bytes of memory a posting besides the postings themselves.
 
     Args:
         of: postings of all chunks, at least one.
