@@ -2,12 +2,14 @@
 
     python -m bench.retrieval --chunks 100000
     python -m bench.retrieval --chunks 20000 --only dense --lancedb     # beside FAISS, a table of LanceDB
+    python -m bench.retrieval --chunks 100000 --changed     # seconds of both stages after one document has changed
 
 Each half runs in a process of its own, so that its peak of memory is its own; one thread; a chunk has 64 words, a
 question nine of one chunk. The lexical half is of made-up text by Zipf's law, the dense half of vectors of actual text
 (`bench/lsa.py`), a minute or two in the making; `--vectors` keeps them in a file, or takes them from it. `peak` holds
 Python, the libraries and the text as well; `before` is the peak without the index. `p95_ms` is by the clock on the
-wall, `p95_cpu_ms` by the thread's own: on a busy machine only the latter says something.
+wall, `p95_cpu_ms` by the thread's own: on a busy machine only the latter says something. What `--changed` measures,
+says `bench/changed.py`.
 """
 
 import argparse
@@ -190,6 +192,18 @@ HALVES: dict[str, Callable[[int, Path], dict[str, float]]] = {"lexical": lexical
 """Name to function: takes the number of chunks and an empty folder, returns what is printed."""
 
 
+def _changed(chunks: int, documents: int, repeats: int) -> None:
+    """Print what both stages take after one document has changed."""
+    from bench import changed
+
+    with tempfile.TemporaryDirectory(prefix="polm-bench-") as folder:
+        clocks = changed.measure(texts(chunks), chunks, documents, Path(folder), repeats)
+    for clock, stages in clocks.items():
+        for stage, measured in stages.items():
+            print(f"{clock:<4} {stage:<10} " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
+        print(f"{clock:<4} {'both':<10} seconds {sum(measured['seconds'] for measured in stages.values()):.4g}")
+
+
 def main() -> None:
     """Run each half in a process of its own, and print what it measured."""
     parser = argparse.ArgumentParser(prog="python -m bench.retrieval", description=__doc__.partition("\n")[0])
@@ -198,7 +212,13 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(HALVES), help="leave the other half out")
     parser.add_argument("--vectors", type=Path, help="file of the dense half's vectors; made where it is missing")
     parser.add_argument("--lancedb", action="store_true", help="measure LanceDB too; wants the extra polm[lancedb]")
+    parser.add_argument("--changed", action="store_true", help="measure both stages after one document has changed")
+    parser.add_argument("--documents", type=int, default=1_000, help="files that the chunks of --changed lie in")
+    parser.add_argument("--repeats", type=int, default=3, help="documents of --changed that change")
     args = parser.parse_args()
+    if args.changed:
+        _changed(args.chunks, args.documents, args.repeats)
+        return
     if args.half:
         with tempfile.TemporaryDirectory(prefix="polm-bench-") as folder:
             print(json.dumps(HALVES[args.half](args.chunks, Path(folder))))

@@ -24,15 +24,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from tasks.retrieval import lexical
-from tasks.retrieval.cache import FOLDER, Cache, Record, now, version
+from tasks.retrieval.cache import FOLDER, Cache, Pieces, Record, now, version
 from tasks.retrieval.chunker import ChunkSettings, pieces
-from tasks.retrieval.chunks import Chunk, iterate_chunks, write_chunks
+from tasks.retrieval.chunks import write_columns
 from tasks.retrieval.documents import DocumentSource, FolderDocuments
 from tasks.retrieval.extracted import Unreadable
 from tasks.retrieval.formats import Bounds, extract, format_of
 from tasks.retrieval.ledger import Ledger
-from tasks.retrieval.lexical import LexicalSettings
+from tasks.retrieval.lexical import LexicalSettings, Words
 from tasks.retrieval.listing import Found, Refused, listed
+from tasks.retrieval.postings import Postings, count, joined
 from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import StageConfig
 from tasks.stage.errors import DataError
@@ -62,23 +63,30 @@ class Config(StageConfig):
 
 def main(config: Config, run: Run) -> None:
     """Write `chunks.parquet`, `documents.parquet`, `lexical/`, `rejects.jsonl` and `report.json`."""
+    with run.timed("import"):
+        import bm25s  # noqa: F401
+        import pyarrow.parquet
+        import scipy.sparse  # noqa: F401
+
+        pyarrow.array([])  # looks for pandas, once
     ledger = Ledger(config.report_examples)
     cache = Cache(FOLDER / f"{run.params_file.parent.name}-{run.name}.sqlite")
     try:
-        for at, name in enumerate(sorted(config.sources)):
-            run.progress.update(at, len(config.sources) + 1, f"read {name}")
-            _read(config, run, name, cache, ledger)
+        with run.timed("read"):
+            for at, name in enumerate(sorted(config.sources)):
+                run.progress.update(at, len(config.sources) + 1, f"read {name}")
+                _read(config, run, name, cache, ledger)
         ledger.stop_at_unreadable(config.unreadable, run.params_file)
         run.progress.update(len(config.sources), len(config.sources) + 1, "index")
-        write_chunks(_chunks(config, cache, ledger), run.out)
+        counted: list[Postings] = []
+        with run.timed("chunks"):
+            write_columns(_columns(config, cache, ledger, counted), run.out)
         run.measure(documents_read=cache.read, documents_unchanged=cache.found)
     finally:
         cache.close()
     _check(config, run.params_file, ledger)
-    texts = (
-        " ".join((*chunk.title, chunk.text)) if config.index_titles else chunk.text for chunk in iterate_chunks(run.out)
-    )
-    lexical.build(texts, run.out / "lexical", config.lexical)
+    with run.timed("lexical"):
+        lexical.build_counted(joined(counted), list(cache.vocabulary), run.out / "lexical", config.lexical)
     ledger.write_documents(run.out)
     write_jsonl(run.out / "rejects.jsonl", ledger.rejects())
     write_json(run.out / "report.json", ledger.report(config.sources))
@@ -93,7 +101,10 @@ def _read(config: Config, run: Run, source: str, cache: Cache, ledger: Ledger) -
         bounds=config.bounds.model_dump(),
         format=settings.format,
         within=settings.within,
+        words=config.lexical.model_dump(include={"words", "lowercase", "stopwords"}),
+        index_titles=config.index_titles,
     )
+    words = Words(config.lexical)
     there: set[str] = set()
     for found in listed(settings, run.params_file.parent, config.bounds.max_bytes):
         ledger.listed(source)
@@ -104,8 +115,8 @@ def _read(config: Config, run: Run, source: str, cache: Cache, ledger: Ledger) -
         record = cache.get(source, found.name, found.stamp, made, found.changed)
         if record is None:
             seen = now()
-            record = _record(found, settings, config)
-            cache.put(source, found.name, found.stamp, made, seen, record)
+            record, pieces = _made(found, f"{source}/{found.name}", settings, config, words, cache.vocabulary)
+            cache.put(source, found.name, found.stamp, made, seen, record, pieces)
         if record.reason:
             ledger.reject(source, found.name, record.reason, record.detail)
     cache.keep(source, there)
@@ -113,26 +124,48 @@ def _read(config: Config, run: Run, source: str, cache: Cache, ledger: Ledger) -
         raise DataError(f"{run.params_file}: source '{source}' has no document; check its path and patterns")
 
 
-def _record(found: Found, settings: Any, config: Config) -> Record:
-    """Read one document and cut it into passages, or say why that is not possible."""
+def _made(
+    found: Found, document: str, settings: Any, config: Config, words: Words, vocabulary: dict[str, int]
+) -> tuple[Record, Pieces]:
+    """Read one document, cut it into passages and count their words, or say why that is not possible."""
     name, data = "", b""
     try:
         name = settings.format or format_of(found.name)
         data = found.read()
-        document = extract(data, name, config.bounds, settings.within)
+        extracted = extract(data, name, config.bounds, settings.within)
     except Unreadable as e:
-        return Record(name, hashlib.sha256(data).hexdigest(), len(data), 0, "", [], e.reason, e.detail)
-    text = document.text
-    cut = [(list(p.title), p.start, p.end, text[p.start : p.end]) for p in pieces(document, config.chunk)]
+        record = Record(name, hashlib.sha256(data).hexdigest(), len(data), 0, "", 0, e.reason, e.detail)
+        return record, Pieces([], [], [], [], [], count([], words.of, vocabulary))
+    text = extracted.text
+    cut = [(list(p.title), p.start, p.end, text[p.start : p.end]) for p in pieces(extracted, config.chunk)]
+    titles, starts, ends, texts = (list(column) for column in zip(*cut, strict=True)) if cut else ([], [], [], [])
+    searched = [" ".join((*title, part)) for title, part in zip(titles, texts, strict=True)]
+    counted = count(searched if config.index_titles else texts, words.of, vocabulary)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Record(name, hashlib.sha256(data).hexdigest(), len(data), len(text), digest, cut, "", "")
+    record = Record(name, hashlib.sha256(data).hexdigest(), len(data), len(text), digest, len(cut), "", "")
+    return record, Pieces(_ids(document, titles, texts, config), titles, starts, ends, texts, counted)
 
 
-def _chunks(config: Config, cache: Cache, ledger: Ledger) -> Iterator[Chunk]:
-    """Yield the chunks of every document that can be read, by the order of ids; the second of equal texts has none."""
+def _ids(document: str, titles: list[list[str]], texts: list[str], config: Config) -> list[str]:
+    """Compute the ids of a document's passages, as `Chunk` says."""
     settings = json.dumps(config.chunk.model_dump(), sort_keys=True)
+    repeated: Counter[tuple[str, ...]] = Counter()
+    ids = []
+    for title, text in zip(titles, texts, strict=True):
+        times = repeated[(*title, text)]
+        repeated[(*title, text)] += 1
+        key = json.dumps([document, title, text, settings, times], ensure_ascii=False)
+        ids.append(hashlib.sha256(key.encode()).hexdigest()[:16])
+    return ids
+
+
+def _columns(config: Config, cache: Cache, ledger: Ledger, counted: list[Postings]) -> Iterator[dict[str, Any]]:
+    """Yield the passages of every document that can be read, by the order of ids; the second of equal texts has none.
+
+    The postings of each are added to `counted`.
+    """
     first: dict[str, str] = {}
-    for source, name, record in cache.records(sorted(config.sources)):
+    for source, name, record, read in cache.records(sorted(config.sources)):
         if record.reason:
             continue
         document = f"{source}/{name}"
@@ -140,13 +173,17 @@ def _chunks(config: Config, cache: Cache, ledger: Ledger) -> Iterator[Chunk]:
             ledger.duplicate(source, name, same)
             continue
         ledger.kept(source, name, config.sources[source].licence, record)
-        repeated: Counter[tuple[str, ...]] = Counter()
-        for title, start, end, text in record.pieces:
-            times = repeated[(*title, text)]
-            repeated[(*title, text)] += 1
-            key = json.dumps([document, title, text, settings, times], ensure_ascii=False)
-            identity = hashlib.sha256(key.encode()).hexdigest()[:16]
-            yield Chunk(identity, document, source, tuple(title), start, end, text)
+        of = read()
+        counted.append(of.words)
+        yield {
+            "id": of.id,
+            "document": [document] * record.chunks,
+            "source": [source] * record.chunks,
+            "title": of.title,
+            "start": of.start,
+            "end": of.end,
+            "text": of.text,
+        }
 
 
 def _check(config: Config, params: Path, ledger: Ledger) -> None:

@@ -1,16 +1,17 @@
 """The index of chunks: their vectors, the lexical index, and how both rankings become one. Trains nothing.
 
-Each chunk is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`); the index is built anew
-from the vectors, so that a chunk that is gone is gone, and equal chunks give equal bytes whatever was embedded before.
-The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`), and the probability that a hit answers
-is fitted on them (`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place, which drifts from
-one that is built.
+Each chunk and each question is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`); the index
+is built anew from the vectors, so that a chunk that is gone is gone, and equal chunks give equal bytes whatever was
+embedded before. The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`), and the probability
+that a hit answers is fitted on them (`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place,
+which drifts from one that is built.
 """
 
-import hashlib
+import gc
 import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,29 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
     if isinstance(config.dense, LanceDb):
         lance.require()
     with run.timed("import"):
+        import bm25s  # noqa: F401
         import faiss
+        import pyarrow.parquet
         import sentence_transformers  # noqa: F401
+
+        pyarrow.array([])  # looks for pandas, once
+        gc.freeze()  # what the libraries are made of is not searched for garbage, again and again, among the chunks
     faiss.omp_set_num_threads(config.threads)
-    found = stored.read_chunks(chunks)
+    with run.timed("chunks"):
+        found = stored.read_texts(chunks)
     if not found:
         raise DataError(f"{chunks / stored.FILE}: no chunk; {chunks / 'report.json'} says where the documents went")
-    asked, counts = questions.read(questions.training_file(data, config.dataset, "validation"), found)
+    with run.timed("questions"):
+        asked, counts = questions.read(questions.training_file(data, config.dataset, "validation"), found)
     _check_titles(config, run, encoder)
-    model = encoders.load(encoder)
+    with run.timed("load"):
+        model = encoders.load(encoder)
     dimensions = _dimensions(config, run, model)
     with run.timed("embed"):
-        vectors = _vectors(
-            config, run, model, encoder, [encoders.passage(chunk, config.embed_titles) for chunk in found]
-        )
+        identity = encoders.digest(encoder)
+        texts = [encoders.passage(chunk, config.embed_titles) for chunk in found]
+        vectors = _vectors(config, run, model, identity, texts)
+        queries = _queries(config, model, identity, [question.text for question in asked])
     log.info("%d chunks: %d embedded, the other texts known", len(found), vectors.embedded)
     run.measure(embedded=vectors.embedded)
 
@@ -79,12 +89,14 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
 
     with run.timed("build"):
         build(take, len(found), dimensions, config.dense, run.out, config.seed)
-    for name in COPIED:
-        shutil.copyfile(chunks / name, run.out / name)
-    shutil.copytree(chunks / LEXICAL, run.out / LEXICAL)
-    encoders.copy(encoder, run.out / ENCODER)
+    with run.timed("copy"):
+        for name in COPIED:
+            shutil.copyfile(chunks / name, run.out / name)
+        shutil.copytree(chunks / LEXICAL, run.out / LEXICAL)
+        encoders.copy(encoder, run.out / ENCODER)
     with run.timed("fusion"):
-        ranked = _ranked(run.out, [question.text for question in asked], model, dimensions, config.fusion.depth)
+        vectors_asked = encoders.unit(queries.take(0, len(asked)), dimensions)
+        ranked = _ranked(run.out, [question.text for question in asked], vectors_asked, config.fusion.depth)
         of_question = dict(zip((question.id for question in asked), ranked, strict=True))
         gold = {question.id: question.gold for question in asked}
         chosen, tried = choose(config.fusion, of_question, gold)
@@ -92,7 +104,7 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
     described = Description(
         chunks=len(found),
         dimensions=dimensions,
-        encoder=encoders.digest(encoder),
+        encoder=identity,
         embed_titles=config.embed_titles,
         dense=config.dense.model_dump(mode="json"),
         fusion=chosen,
@@ -101,8 +113,8 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
         relevance=fitted,
     )
     artifact.write_json(run.out / FILE, described.model_dump(mode="json"))
-    texts = len({chunk.text for chunk in found})
-    artifact.write_json(run.out / "report.json", {"chunks": len(found), "texts": texts, "questions": counts})
+    different = len({chunk.text for chunk in found})
+    artifact.write_json(run.out / "report.json", {"chunks": len(found), "texts": different, "questions": counts})
 
 
 def _check_titles(config: Config, run: Run, encoder: Path) -> None:
@@ -124,9 +136,8 @@ def _dimensions(config: Config, run: Run, model: Any) -> int:
     return config.dimensions or width
 
 
-def _vectors(config: Config, run: Run, model: Any, encoder: Path, texts: Sequence[str]) -> embeddings.Vectors:
+def _vectors(config: Config, run: Run, model: Any, encoder: str, texts: Sequence[str]) -> embeddings.Vectors:
     """Embed the texts that were not embedded before, by the same encoder with the same settings."""
-    identity = f"{encoders.digest(encoder)} {config.batch_size} {config.threads}"
     done = 0
 
     def embed(batch: Sequence[str]) -> Any:
@@ -136,13 +147,19 @@ def _vectors(config: Config, run: Run, model: Any, encoder: Path, texts: Sequenc
         run.progress.update(done, len(texts), "embedding")
         return made
 
-    name = hashlib.sha256(identity.encode()).hexdigest()
+    name = embeddings.name(encoder, config.batch_size, config.threads)
     return embeddings.vectors(texts, model.get_embedding_dimension(), name, embed)
 
 
-def _ranked(folder: Path, asked: Sequence[str], model: Any, dimensions: int, depth: int) -> list[dict[str, Leg]]:
-    """Search both legs of the index in a folder for each question."""
-    vectors = encoders.unit(encoders.embed(model, asked, 1, queries=True), dimensions)
+def _queries(config: Config, model: Any, encoder: str, asked: Sequence[str]) -> embeddings.Vectors:
+    """Embed the questions that were not embedded before, one by one, as a search does."""
+    name = embeddings.name(encoder, "queries", config.threads)
+    embed = partial(encoders.embed, model, size=1, queries=True)
+    return embeddings.vectors(asked, model.get_embedding_dimension(), name, embed)
+
+
+def _ranked(folder: Path, asked: Sequence[str], vectors: Any, depth: int) -> list[dict[str, Leg]]:
+    """Search both legs of the index in a folder for each question, by its text and by its vector."""
     lexical = legs(*Lexical.open(folder / LEXICAL).search(asked, depth))
     near = legs(*Dense.open(folder).search(vectors, depth))
     return [{"lexical": one, "dense": other} for one, other in zip(lexical, near, strict=True)]

@@ -7,10 +7,11 @@ One row of `chunks.parquet`:
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tasks.stage.errors import ArtifactError
 
@@ -41,6 +42,21 @@ class Chunk:
     """The document's extracted text from `start` to `end`."""
 
 
+COLUMNS = tuple(Chunk.__dataclass_fields__)
+"""Columns of the file, in its order."""
+
+
+class Text(NamedTuple):
+    """What is embedded of a chunk, and what tells whether it answers a question."""
+
+    document: str
+    """Id of the document."""
+    title: Sequence[str]
+    """Headings above it, the outermost first."""
+    text: str
+    """Its text."""
+
+
 def write_chunks(chunks: Iterable[Chunk], folder: Path) -> int:
     """Write `chunks.parquet`, group by group, and return the number of rows. Equal chunks give equal bytes.
 
@@ -48,19 +64,61 @@ def write_chunks(chunks: Iterable[Chunk], folder: Path) -> int:
         chunks: sorted by document and start.
         folder: where the file goes.
     """
+    remaining = iter(chunks)
+    groups = iter(lambda: list(islice(remaining, GROUP)), [])
+    return write_columns(
+        ({name: [getattr(one, name) for one in group] for name in COLUMNS} for group in groups), folder
+    )
+
+
+def write_columns(parts: Iterable[Mapping[str, Sequence[Any]]], folder: Path) -> int:
+    """Write `chunks.parquet` as `write_chunks` does, from columns: the same bytes however the rows are parted.
+
+    Args:
+        parts: of consecutive chunks, each the columns by the names of `Chunk`, of equal length.
+        folder: where the file goes.
+    """
     import pyarrow
     from pyarrow import parquet
 
     text, number = pyarrow.string(), pyarrow.int64()
     kinds = {"title": pyarrow.list_(text), "start": number, "end": number}
-    schema = pyarrow.schema([(name, kinds.get(name, text)) for name in Chunk.__dataclass_fields__])
+    schema = pyarrow.schema([(name, kinds.get(name, text)) for name in COLUMNS])
     count = 0
-    remaining = iter(chunks)
+    waiting: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     with parquet.ParquetWriter(folder / FILE, schema) as writer:
-        while group := list(islice(remaining, GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist([asdict(chunk) for chunk in group], schema))
-            count += len(group)
+
+        def write() -> int:
+            group = {name: column[:GROUP] for name, column in waiting.items()}
+            for column in waiting.values():
+                del column[:GROUP]
+            writer.write_table(pyarrow.table(group, schema))
+            return len(group["id"])
+
+        for part in parts:
+            for name, column in waiting.items():
+                column.extend(part[name])
+            while len(waiting["id"]) >= GROUP:
+                count += write()
+        if waiting["id"]:
+            count += write()
     return count
+
+
+def _batches(folder: Path, names: Sequence[str]) -> Iterator[list[list[Any]]]:
+    """Yield some columns of `chunks.parquet`, a group of rows at a time. Raises ArtifactError as `iterate_chunks`."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = folder / FILE
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(GROUP, columns=list(names)):
+                yield [batch.column(name).to_pylist() for name in names]
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder of chunks") from None
+    except (pyarrow.ArrowException, KeyError, OSError) as e:
+        raise ArtifactError(f"{path}: no file of chunks ({e}); delete its folder and run `polm run`") from None
 
 
 def iterate_chunks(folder: Path) -> Iterator[Chunk]:
@@ -69,20 +127,18 @@ def iterate_chunks(folder: Path) -> Iterator[Chunk]:
     Raises:
         ArtifactError: there are none, or the file is none of chunks.
     """
-    import pyarrow
-    from pyarrow import parquet
+    for columns in _batches(folder, COLUMNS):
+        for name, document, source, title, start, end, text in zip(*columns, strict=True):
+            yield Chunk(name, document, source, tuple(title), start, end, text)
 
-    path = folder / FILE
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(GROUP):
-                columns = [batch.column(name).to_pylist() for name in Chunk.__dataclass_fields__]
-                for name, document, source, title, start, end, text in zip(*columns, strict=True):
-                    yield Chunk(name, document, source, tuple(title), start, end, text)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; run `polm run`, or name a folder of chunks") from None
-    except (pyarrow.ArrowException, KeyError, OSError) as e:
-        raise ArtifactError(f"{path}: no file of chunks ({e}); delete its folder and run `polm run`") from None
+
+def read_texts(folder: Path) -> list[Text]:
+    """Read what is embedded of each chunk, in the order of the rows: sooner than `read_chunks`.
+
+    Raises:
+        ArtifactError: there are none, or the file is none of chunks.
+    """
+    return [text for columns in _batches(folder, Text._fields) for text in map(Text._make, zip(*columns, strict=True))]
 
 
 def read_chunks(folder: Path) -> list[Chunk]:
@@ -94,7 +150,7 @@ def read_chunks(folder: Path) -> list[Chunk]:
     return list(iterate_chunks(folder))
 
 
-def gold(chunks: Sequence[Chunk], document: str, quote: str) -> list[int]:
+def gold(chunks: Sequence[Chunk] | Sequence[Text], document: str, quote: str) -> list[int]:
     """Find the chunks that hold a question's answer: those of its document whose text contains its quote.
 
     Args:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.retrieval import lance
+from tasks.retrieval import exact, lance
 from tasks.retrieval.dense_settings import Cells, Flat, Ivf, IvfPq, LanceDb, Settings, Sq8, Take
 from tasks.stage.errors import ArtifactError, ConfigError
 
@@ -52,9 +52,10 @@ def build(take: Take, count: int, dimensions: int, settings: Settings, folder: P
         index.train(_sample(take, count, settings.train_rows, seed))
         _merge_shards(index, take, count, settings.shard_rows, folder)
         index.nprobe = settings.nprobe
+    elif isinstance(settings, Flat):
+        exact.fill(index, take, count, settings.shard_rows)
     else:
-        if isinstance(settings, Sq8):
-            index.train(_sample(take, count, settings.train_rows, seed))
+        index.train(_sample(take, count, settings.train_rows, seed))
         for start in range(0, count, settings.shard_rows):
             index.add(take(start, min(start + settings.shard_rows, count)))
     faiss.write_index(index, str(folder / FILE))
@@ -208,7 +209,9 @@ class Dense:
         import numpy as np
 
         faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max  # its sums depend on the number of queries
-        found, rows = self._index.search(np.ascontiguousarray(vectors, dtype=np.float32), min(k, self.size))
+        asked = np.ascontiguousarray(vectors, dtype=np.float32)
+        by = exact.search if isinstance(self._index, faiss.IndexFlat) else type(self._index).search
+        found, rows = by(self._index, asked, min(k, self.size))
         found = np.where(rows < 0, -np.inf, found.round(6))
         order = np.lexsort((rows, -found), axis=1)
         found, rows = np.take_along_axis(found, order, 1), np.take_along_axis(rows, order, 1)

@@ -47,13 +47,24 @@ class Vectors:
         return np.ascontiguousarray(self._stored[self.rows[start:end]])
 
 
+def name(encoder: str, how: int | str, threads: int) -> str:
+    """Name the store of an encoder's vectors, by all that decides their bits.
+
+    Args:
+        encoder: its identity, `tasks.retrieval.encoder.digest`.
+        how: texts that are embedded at a time, or `queries`.
+        threads: of torch and BLAS.
+    """
+    return hashlib.sha256(f"{encoder} {how} {threads}".encode()).hexdigest()
+
+
 def vectors(texts: Sequence[str], dimensions: int, encoder: str, embed: Embed, root: Path = ROOT) -> Vectors:
     """Return the vectors of texts, embedding those alone that this encoder never embedded here.
 
     Args:
         texts: to embed, at least one; equal ones share a vector.
         dimensions: of a vector.
-        encoder: its identity, `tasks.retrieval.encoder.digest`.
+        encoder: name of its store, by `name`.
         embed: embeds texts, at most `BATCH` at a time.
         root: folder of the stores.
     """

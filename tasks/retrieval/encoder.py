@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.models.folder import refuse_code
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Chunk, Text
 from tasks.stage import artifact
 from tasks.stage.errors import ModelError
 
@@ -130,7 +130,7 @@ def copy(folder: Path, to: Path) -> None:
         shutil.copyfile(folder / path, to / path)
 
 
-def passage(chunk: Chunk, titles: bool) -> str:
+def passage(chunk: Chunk | Text, titles: bool) -> str:
     """Return the text of a chunk that is embedded: with the headings above it before it, or without."""
     return " ".join((*chunk.title, chunk.text)) if titles else chunk.text
 

@@ -8,13 +8,17 @@ tried therefore hold 0 and 1, each of which is one leg by itself, and the best o
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from tasks.retrieval import scores
 from tasks.retrieval.scores import DEPTH, Metric
 from tasks.stage.config import Strict
+
+if TYPE_CHECKING:
+    from numpy import float64, int64
+    from numpy.typing import NDArray
 
 LEGS = ("lexical", "dense")
 
@@ -86,26 +90,65 @@ def fuse(legs: Mapping[str, Leg], fusion: Fusion, k: int) -> list[Fused]:
     Returns:
         The best chunks first. Of equal ones the better rank in a leg that counts comes first, then the lower row.
     """
-    weights = {"lexical": fusion.lexical, "dense": 1 - fusion.lexical}
-    parts: dict[int, dict[str, float]] = {}
-    ranks: dict[int, dict[str, int | None]] = {}
-    best: dict[int, float] = {}
-    for name, leg in legs.items():
-        found = [(row, score) for row, score in zip(leg.rows, leg.scores, strict=True) if row >= 0][: fusion.depth]
-        values = _values([score for _, score in found], fusion)
-        for rank, ((row, _), value) in enumerate(zip(found, values, strict=True), 1):
-            parts.setdefault(row, dict.fromkeys(LEGS, 0.0))[name] = weights[name] * value
-            ranks.setdefault(row, dict.fromkeys(LEGS))[name] = rank
-            if weights[name] > 0:
-                best[row] = min(rank, best.get(row, math.inf))
-    fused = [Fused(row, sum(parts[row].values()), parts[row], ranks[row]) for row in parts]
-    return sorted(fused, key=lambda one: (-one.score, best.get(one.row, math.inf), one.row))[:k]
+    found = _candidates(legs, fusion.depth, fusion.c)
+    best = found.order(fusion.lexical)[:k]
+    parts = found.parts(fusion.lexical)[:, best].T.tolist()
+    rows, ranks = found.rows[best].tolist(), found.ranks[:, best].T.tolist()
+    return [
+        Fused(
+            row,
+            sum(of),
+            dict(zip(LEGS, of, strict=True)),
+            {name: None if math.isinf(rank) else int(rank) for name, rank in zip(LEGS, at, strict=True)},
+        )
+        for row, of, at in zip(rows, parts, ranks, strict=True)
+    ]
 
 
-def _values(found: Sequence[float], fusion: Fusion) -> list[float]:
+class _Candidates(NamedTuple):
+    """What both legs found for one question, in arrays; legs are in the order of `LEGS`."""
+
+    rows: "NDArray[int64]"
+    """Rows of the chunks, of shape [chunks]."""
+    values: "NDArray[float64]"
+    """What each place of a leg is worth before it is weighed, of shape [legs, chunks]; 0 where it is not found."""
+    ranks: "NDArray[float64]"
+    """Rank in each leg, from 1, of the same shape; infinity where it is not found."""
+
+    def parts(self, lexical: float) -> "NDArray[float64]":
+        """Return what each leg adds to the scores at the lexical leg's weight, of shape [legs, chunks]."""
+        import numpy as np
+
+        return np.array([[lexical], [1 - lexical]]) * self.values
+
+    def order(self, lexical: float) -> "NDArray[int64]":
+        """Return the places in `rows` of a ranking at the lexical leg's weight, the best first."""
+        import numpy as np
+
+        counted = np.array([lexical, 1 - lexical]) > 0
+        return np.lexsort((self.rows, self.ranks[counted].min(axis=0), -self.parts(lexical).sum(axis=0)))
+
+
+def _candidates(legs: Mapping[str, Leg], depth: int, c: int | None) -> _Candidates:
+    """Line up the first `depth` chunks of both legs, worth 1 / (c + rank), or their scores where c is null."""
+    import numpy as np
+
+    places: dict[int, int] = {}
+    found: list[tuple[list[int], list[float]]] = []
+    for name in LEGS:
+        kept = [(row, score) for row, score in zip(legs[name].rows, legs[name].scores, strict=True) if row >= 0][:depth]
+        at = [places.setdefault(row, len(places)) for row, _ in kept]
+        found.append((at, _values([score for _, score in kept], c)))
+    values, ranks = np.zeros((len(LEGS), len(places))), np.full((len(LEGS), len(places)), np.inf)
+    for leg, (at, worth) in enumerate(found):
+        values[leg, at], ranks[leg, at] = worth, np.arange(1, len(at) + 1)
+    return _Candidates(np.array(list(places), np.int64), values, ranks)
+
+
+def _values(found: Sequence[float], c: int | None) -> list[float]:
     """Return what each place of a leg is worth before it is weighed."""
-    if fusion.c is not None:
-        return [1 / (fusion.c + rank) for rank in range(1, len(found) + 1)]
+    if c is not None:
+        return [1 / (c + rank) for rank in range(1, len(found) + 1)]
     if not found:
         return []
     high, low = max(found), min(found)
@@ -131,10 +174,13 @@ def choose(
     ]
     if settings.rrf_c is not None:
         tried.append(Fusion(method="rrf", depth=settings.depth, lexical=0.5, c=settings.rrf_c))
-    means = [
-        scores.means(scores.of_rankings({name: rows(fuse(of, one, DEPTH)) for name, of in legs.items()}, gold))
-        for one in tried
-    ]
+    lined_up = {
+        c: {name: _candidates(of, settings.depth, c) for name, of in legs.items()} for c in {one.c for one in tried}
+    }
+    means = []
+    for one in tried:
+        ranked = {name: of.rows[of.order(one.lexical)[:DEPTH]].tolist() for name, of in lined_up[one.c].items()}
+        means.append(scores.means(scores.of_rankings(ranked, gold)))
 
     def quality(at: int) -> tuple[float, ...]:
         one = tried[at]

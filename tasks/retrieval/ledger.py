@@ -64,7 +64,7 @@ class Ledger:
             "sha256": record.sha256,
             "bytes": record.bytes,
             "characters": record.characters,
-            "chunks": len(record.pieces),
+            "chunks": record.chunks,
             "kind": record.format,
         }
         self.documents.append(row)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.retrieval.chunks import Chunk, gold
+from tasks.retrieval.chunks import Chunk, Text, gold
 from tasks.stage import artifact
 from tasks.stage.data_folder import split_file
 from tasks.stage.errors import DataError
@@ -40,12 +40,12 @@ def test_file(data: Path, name: str) -> Path:
     return data / "eval" / f"{name}.jsonl"
 
 
-def read(path: Path, chunks: Sequence[Chunk]) -> tuple[list[Question], dict[str, int]]:
+def read(path: Path, chunks: Sequence[Chunk] | Sequence[Text]) -> tuple[list[Question], dict[str, int]]:
     """Read the questions of one file whose answers stand in the chunks.
 
     Args:
         path: file of rows.
-        chunks: sorted by document, as `read_chunks` returns them.
+        chunks: sorted by document, as `read_chunks` or `read_texts` returns them.
 
     Returns:
         The questions, and counts: `read`, `used`, `without an answer` (a row whose `quote` is empty) and `in no chunk`

@@ -151,6 +151,24 @@ def test_one_changed_document_embeds_its_own_chunks_alone(
     assert contents(cold.out) == contents(second.out), "what was embedded before must not show"
 
 
+def test_a_question_is_embedded_once(make_run: Any, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    embed = encoders.embed
+
+    def noted(model: Any, batch: Sequence[str], size: int, *, queries: bool) -> Any:
+        if queries:
+            assert size == 1, "as a search does"
+            asked.extend(batch)
+        return embed(model, batch, size, queries=queries)
+
+    monkeypatch.setattr(encoders, "embed", noted)
+    first = built(make_run, "first", inputs)
+    assert len(asked) == artifact.read_json(first.out / "index.json")["questions"]["used"]
+    asked.clear()
+    assert contents(built(make_run, "second", inputs).out) == contents(first.out)
+    assert asked == []
+
+
 def test_three_shards_on_the_disk_find_what_one_piece_finds(make_run: Any, inputs: dict[str, Path]) -> None:
     whole = Index.open(built(make_run, "whole", inputs, dense=IVF | {"shard_rows": 10_000}).out)
     sharded = Index.open(built(make_run, "sharded", inputs, dense=IVF | {"shard_rows": 45}).out)

@@ -1,5 +1,6 @@
 """Fusion: what both legs add, ties, one leg alone, and the choice on held-out questions."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.retrieval.fusion import Fusion, FusionSettings, Leg, choose, fuse, rows
-from tasks.retrieval.scores import means, of_rankings
+from tasks.retrieval.scores import METRICS, means, of_rankings
 from tests.support.indexed import FUSION
 
 WORDS = Leg([9.0, 6.0, 3.0, 0.0], [4, 7, 2, -1])
@@ -74,6 +75,44 @@ def test_a_leg_without_hits_leaves_the_other() -> None:
 def test_equal_scores_are_ordered_by_rank_and_row() -> None:
     same = {"lexical": Leg([1.0, 1.0], [9, 3]), "dense": Leg([1.0, 1.0], [3, 9])}
     assert rows(fuse(same, weighted(0.5), 2)) == [3, 9]
+
+
+def by_definition(legs: dict[str, Leg], lexical: float, c: int | None) -> list[int]:
+    """Rows by the sum of what the legs add, then by the better rank in a leg that counts, then by the row."""
+    worth: dict[int, float] = {}
+    best: dict[int, float] = {}
+    for name, weight in (("lexical", lexical), ("dense", 1 - lexical)):
+        scores = legs[name].scores
+        for rank, (row, score) in enumerate(zip(legs[name].rows, scores, strict=True), 1):
+            spread = max(scores) - min(scores)
+            value = 1 / (c + rank) if c else (score - min(scores)) / spread if spread else 1.0
+            worth[row] = worth.get(row, 0.0) + weight * value
+            best[row] = min(best.get(row, math.inf), rank if weight else math.inf)
+    return sorted(worth, key=lambda row: (-worth[row], best[row], row))
+
+
+@given(ROWS, ROWS, st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.sampled_from([None, 60]), st.data())
+def test_a_ranking_is_that_of_the_definition(
+    words: list[int], near: list[int], lexical: float, c: int | None, data: st.DataObject
+) -> None:
+    numbers = [
+        sorted(data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=len(of), max_size=len(of))))[::-1]
+        for of in (words, near)
+    ]
+    both = {"lexical": Leg(numbers[0], words), "dense": Leg(numbers[1], near)}
+    fusion = Fusion(method="rrf" if c else "weights", depth=99, lexical=lexical, c=c)
+    assert rows(fuse(both, fusion, 99)) == by_definition(both, lexical, c)
+
+
+def test_what_is_tried_is_what_is_searched_by() -> None:
+    legs = {"a": BOTH, "b": {"lexical": NEAR, "dense": WORDS}, "c": {"lexical": WORDS, "dense": Leg([0.0], [-1])}}
+    gold = {"a": {1}, "b": {4, 0}, "c": {2}}
+    _, tried = choose(settings(), legs, gold)
+    assert len(tried) == 4
+    for one in tried:
+        fusion = Fusion(**{key: one[key] for key in Fusion.model_fields})
+        ranked = {name: rows(fuse(of, fusion, 10)) for name, of in legs.items()}
+        assert {metric: one[metric] for metric in METRICS} == means(of_rankings(ranked, gold))
 
 
 def settings(**changed: Any) -> FusionSettings:

@@ -4,10 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.retrieval.lexical import NO_ROW, Lexical, LexicalSettings, Words, build
+from tasks.retrieval.lexical import NO_ROW, Lexical, LexicalSettings, Words, _best, build
 from tasks.stage.errors import ArtifactError, DataError
 
 TEXTS = ["Ada Pell lives in Fallmouth.", "Ben Oss lives in Fallmouth.", "Ada Pell keeps a heron.", "A heron flies."]
@@ -51,6 +52,15 @@ def test_of_equal_scores_the_lower_row_comes_first(tmp_path: Path) -> None:
     assert mixed.search(["word"], 3)[1].tolist() == [[0, 2, 1]]
 
 
+def test_the_best_of_many_are_the_best_of_all() -> None:
+    rng = np.random.default_rng(0)
+    for values in (rng.integers(0, 9, 30_000), rng.integers(0, 10**6, 30_000), np.eye(1, 30_000, 29_999)[0]):
+        scores = values.astype(np.float32)
+        expected = np.lexsort((np.arange(len(scores)), -scores))
+        for k in (1, 10, 500):
+            assert _best(scores, k).tolist() == [row for row in expected[:k].tolist() if scores[row] > 0]
+
+
 def test_more_places_than_rows_are_left_empty(tmp_path: Path) -> None:
     scores, rows = indexed(tmp_path).search(["heron"], 10)
     assert rows.shape == scores.shape == (1, 10)
@@ -67,8 +77,6 @@ def test_questions_are_cut_into_words_as_the_passages_were(tmp_path: Path) -> No
 
 
 def test_the_index_is_read_from_the_disk_and_not_into_memory(tmp_path: Path) -> None:
-    import numpy as np
-
     index = indexed(tmp_path)
     assert all(isinstance(index._index.scores[name], np.memmap) for name in ("data", "indices", "indptr"))
     assert index.size == 4
