@@ -154,7 +154,7 @@ def ask(work: Path, question: str) -> tuple[Done, str]:
     """Start `polm serve`, ask one question, and end it. Returns the command, up to its first answer, and the answer."""
     start, before = time.monotonic(), _cpu()
     with serving(work) as (url, _):
-        body = {"model": "champion", "messages": [{"role": "user", "content": question}], "temperature": 0}
+        body = {"model": f"polm-{RECIPE}", "messages": [{"role": "user", "content": question}], "temperature": 0}
         answer = httpx.post(f"{url}/chat/completions", json=body, timeout=120).raise_for_status().json()
         seconds = time.monotonic() - start
     return Done("polm serve", seconds, _cpu() - before), str(answer["choices"][0]["message"]["content"])
