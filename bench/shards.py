@@ -81,14 +81,17 @@ def _at_once(names: Sequence[str], folder: Path) -> dict[str, float]:
         command = [sys.executable, "-m", "tasks.rag_embed", "bench.yaml", "--chunks", "../../chunks"]
         command += ["--encoder", "../../encoder", "--out", name]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "POLM_EVENTS": os.devnull}
-        running.append(subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.DEVNULL))
+        with (place / "log").open("w") as log:
+            running.append(subprocess.Popen(command, cwd=place, env=environment, stderr=log))
     used = []
     for process in running:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         used.append(usage.ru_utime + usage.ru_stime)
-    if any(process.returncode for process in running):
-        raise SystemExit(f"a stage failed; run it by hand: cd {place} && {' '.join(command)}")
+    for name, process in zip(names, running, strict=True):
+        if process.returncode:
+            said = (folder / name / "log").read_text(encoding="utf-8")[-2_000:]
+            raise SystemExit(f"{name} ended with exit code {process.returncode}, and said last:\n{said}")
     measured = [read_yaml(folder / name / lifecycle.measurements_path(Path(name))) for name in names]
     return {
         "embed": max(one["embed_seconds"] for one in measured),
