@@ -45,6 +45,8 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path) -> None:
     """Write `vectors.npy`, `keys.npy` and `vectors.json` (`tasks/retrieval/shards.py`)."""
     shard = _shard(run)
     embedded.check_titles(config.embed_titles, run.params_file, encoder)
+    with run.timed("import"):
+        import sentence_transformers  # noqa: F401
     texts: dict[bytes, str] = {}
     count = 0
     for chunk in stored.iterate_chunks(chunks):
@@ -52,8 +54,6 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path) -> None:
             text = encoders.passage(chunk, config.embed_titles)
             texts[embeddings.key(text)] = text
             count += 1
-    with run.timed("import"):
-        import sentence_transformers  # noqa: F401
     model = encoders.load(encoder)
     keys = sorted(texts)
     described = shards.Description(
