@@ -3,6 +3,7 @@
     python -m bench.retrieval --chunks 100000
     python -m bench.retrieval --chunks 20000 --only dense --lancedb     # beside FAISS, a table of LanceDB
     python -m bench.retrieval --chunks 100000 --changed     # seconds of both stages after one document has changed
+    python -m bench.retrieval --chunks 4000 --only shards               # embedding by one stage and by two at once
 
 Each half runs in a process of its own, so that its peak of memory is its own; one thread; a chunk has 64 words, a
 question nine of one chunk. The lexical half is of made-up text by Zipf's law, the dense half of vectors of actual text
@@ -204,12 +205,23 @@ def _changed(chunks: int, documents: int, repeats: int) -> None:
         print(f"{clock:<4} {'both':<10} seconds {sum(measured['seconds'] for measured in stages.values()):.4g}")
 
 
+def by_shards(chunks: int, folder: Path) -> dict[str, float]:
+    """Embed the chunks by one stage, and by two at once."""
+    from bench.shards import measure
+
+    return measure(list(texts(chunks)), folder)
+
+
+ALONE: dict[str, Callable[[int, Path], dict[str, float]]] = {"shards": by_shards}
+"""What runs only where `--only` names it, since it takes long for many chunks."""
+
+
 def main() -> None:
     """Run each half in a process of its own, and print what it measured."""
     parser = argparse.ArgumentParser(prog="python -m bench.retrieval", description=__doc__.partition("\n")[0])
     parser.add_argument("--chunks", type=int, default=100_000, help="a multiple of 1000")
-    parser.add_argument("--half", choices=sorted(HALVES), help="run only this half, and print JSON")
-    parser.add_argument("--only", choices=sorted(HALVES), help="leave the other half out")
+    parser.add_argument("--half", choices=sorted(HALVES | ALONE), help="run only this half, and print JSON")
+    parser.add_argument("--only", choices=sorted(HALVES | ALONE), help="leave the others out")
     parser.add_argument("--vectors", type=Path, help="file of the dense half's vectors; made where it is missing")
     parser.add_argument("--lancedb", action="store_true", help="measure LanceDB too; wants the extra polm[lancedb]")
     parser.add_argument("--changed", action="store_true", help="measure both stages after one document has changed")
@@ -221,7 +233,7 @@ def main() -> None:
         return
     if args.half:
         with tempfile.TemporaryDirectory(prefix="polm-bench-") as folder:
-            print(json.dumps(HALVES[args.half](args.chunks, Path(folder))))
+            print(json.dumps((HALVES | ALONE)[args.half](args.chunks, Path(folder))))
         return
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     one |= {VECTORS: str(args.vectors or ""), LANCEDB: str(int(args.lancedb))}

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.stage import config, dag, needs
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, remedy
 
-KINDS = ("models", "labels", "media", "chunks", "indexes")
+KINDS = {"models", "labels", "media", "chunks", "indexes", "vectors"}
 """Folders below `artifacts` whose members a recipe's graph names."""
 
 
@@ -103,7 +103,8 @@ class Graph:
             return [target]
         if target in self._left_out or target in {stage.out.name for stage in self._left_out.values()}:
             raise ConfigError(f"'{target}' is not made here: {'; '.join(self.notices)}")
-        models = {stage.out.name: name for name, stage in self.stages.items() if stage.out.parent.name in KINDS}
+        kinds = {name: {folder.name for folder in stage.out.parents} for name, stage in self.stages.items()}
+        models = {stage.out.name: name for name, stage in self.stages.items() if kinds[name] & KINDS}
         if target in models:
             return [models[target]]
         found = [name for name in self.stages if name.split("@")[0] == target or fnmatch.fnmatchcase(name, target)]

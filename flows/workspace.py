@@ -189,7 +189,10 @@ def set_aside(outs: Iterable[Path]) -> list[Path]:
         What was moved to `.polm/aside/`.
     """
     ours = set(outs)
-    others = [p.parent for p in sorted(Path("artifacts").glob(f"*/*/{artifact.MANIFEST}")) if p.parent not in ours]
+    found = (
+        path for places in ("*/*", "vectors/*/*") for path in Path("artifacts").glob(f"{places}/{artifact.MANIFEST}")
+    )
+    others = [path.parent for path in sorted(found) if path.parent not in ours]
     for folder in others:
         target = artifact.STATE / "aside" / folder.relative_to("artifacts")
         shutil.rmtree(target, ignore_errors=True)

@@ -1,10 +1,10 @@
 """The index of chunks: their vectors, the lexical index, and how both rankings become one. Trains nothing.
 
-Each chunk and each question is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`); the index
-is built anew from the vectors, so that a chunk that is gone is gone, and equal chunks give equal bytes whatever was
-embedded before. The fusion is chosen on the validation questions (`tasks/retrieval/fusion.py`), and the probability
-that a hit answers is fitted on them (`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place,
-which drifts from one that is built.
+Each chunk and each question is embedded once by one encoder on one machine (`tasks/retrieval/embeddings.py`), or was on
+several by stages of their own (`tasks/rag_embed.py`); the index is built anew from the vectors, so that a chunk that is
+gone is gone, and equal chunks give equal bytes whatever was embedded before, and where. The fusion is chosen on the
+validation questions (`tasks/retrieval/fusion.py`), and the probability that a hit answers is fitted on them
+(`tasks/retrieval/relevance.py`). What it leaves out: updating an index in place, which drifts from one that is built.
 """
 
 import gc
@@ -18,12 +18,12 @@ from typing import Any
 from pydantic import Field
 
 from tasks.retrieval import chunks as stored
-from tasks.retrieval import embeddings, lance, questions, relevance
+from tasks.retrieval import embedded, embeddings, lance, questions, relevance, shards
 from tasks.retrieval import encoder as encoders
 from tasks.retrieval.dense import Dense, build
 from tasks.retrieval.dense_settings import LanceDb, Settings
 from tasks.retrieval.fusion import FusionSettings, Leg, choose
-from tasks.retrieval.index import ENCODER, FILE, LEXICAL, TITLES, Description, legs
+from tasks.retrieval.index import ENCODER, FILE, LEXICAL, Description, legs
 from tasks.retrieval.lexical import Lexical
 from tasks.stage import artifact
 from tasks.stage.config import StageConfig
@@ -53,8 +53,11 @@ class Config(StageConfig):
     """What is tried to fuse both rankings."""
 
 
-def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -> None:
-    """Write an index that `Index.open` reads, and `report.json`: what was read, kept and left out."""
+def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path, vectors: Path | None = None) -> None:
+    """Write an index that `Index.open` reads, and `report.json`: what was read, kept and left out.
+
+    `vectors` is a folder of shards (`tasks/rag_embed.py`); the index is the same with them, some of them, and none.
+    """
     if isinstance(config.dense, LanceDb):
         lance.require()
     with run.timed("import"):
@@ -72,20 +75,20 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
         raise DataError(f"{chunks / stored.FILE}: no chunk; {chunks / 'report.json'} says where the documents went")
     with run.timed("questions"):
         asked, counts = questions.read(questions.training_file(data, config.dataset, "validation"), found)
-    _check_titles(config, run, encoder)
+    embedded.check_titles(config.embed_titles, run.params_file, encoder)
     with run.timed("load"):
         model = encoders.load(encoder)
     dimensions = _dimensions(config, run, model)
     with run.timed("embed"):
         identity = encoders.digest(encoder)
         texts = [encoders.passage(chunk, config.embed_titles) for chunk in found]
-        vectors = _vectors(config, run, model, identity, texts)
+        known = _vectors(config, run, model, identity, texts, vectors)
         queries = _queries(config, model, identity, [question.text for question in asked])
-    log.info("%d chunks: %d embedded, the other texts known", len(found), vectors.embedded)
-    run.measure(embedded=vectors.embedded)
+    log.info("%d chunks: %d embedded, the other texts known", len(found), known.embedded)
+    run.measure(embedded=known.embedded)
 
     def take(start: int, end: int) -> Any:
-        return encoders.unit(vectors.take(start, end), dimensions)
+        return encoders.unit(known.take(start, end), dimensions)
 
     with run.timed("build"):
         build(take, len(found), dimensions, config.dense, run.out, config.seed)
@@ -117,17 +120,6 @@ def main(config: Config, run: Run, *, chunks: Path, encoder: Path, data: Path) -
     artifact.write_json(run.out / "report.json", {"chunks": len(found), "texts": different, "questions": counts})
 
 
-def _check_titles(config: Config, run: Run, encoder: Path) -> None:
-    """Refuse to embed chunks in another form than the encoder was trained on. Raises ConfigError."""
-    report = encoder / "report.json"
-    trained = artifact.read_json(report)[TITLES] if report.is_file() else config.embed_titles
-    if trained != config.embed_titles:
-        raise ConfigError(
-            f"{run.params_file}: embed_titles is {config.embed_titles}, and {encoder} was trained with {trained}; set "
-            f"both to the same"
-        )
-
-
 def _dimensions(config: Config, run: Run, model: Any) -> int:
     """Return how many dimensions are kept. Raises ConfigError where the encoder has fewer."""
     width: int = model.get_embedding_dimension()
@@ -136,19 +128,26 @@ def _dimensions(config: Config, run: Run, model: Any) -> int:
     return config.dimensions or width
 
 
-def _vectors(config: Config, run: Run, model: Any, encoder: str, texts: Sequence[str]) -> embeddings.Vectors:
-    """Embed the texts that were not embedded before, by the same encoder with the same settings."""
-    done = 0
+def _vectors(
+    config: Config, run: Run, model: Any, identity: str, texts: Sequence[str], vectors: Path | None
+) -> embeddings.Vectors | shards.Known:
+    """Take the vectors of the shards, if there are any, and embed what they lack and was not embedded before."""
 
-    def embed(batch: Sequence[str]) -> Any:
-        nonlocal done
-        made = encoders.embed(model, batch, config.batch_size, queries=False)
-        done += len(batch)
-        run.progress.update(done, len(texts), "embedding")
-        return made
+    def embed(missing: Sequence[str]) -> embeddings.Vectors:
+        return embedded.vectors(run, identity, model, missing, config.batch_size, config.threads)
 
-    name = embeddings.name(encoder, config.batch_size, config.threads)
-    return embeddings.vectors(texts, model.get_embedding_dimension(), name, embed)
+    if vectors is None:
+        return embed(texts)
+    settings = {"encoder": identity, **config.model_dump(include={*shards.SETTINGS})}
+    known = (found := shards.Shards.open(vectors, settings, run.params_file)).vectors(texts, embed)
+    log.info(
+        "%d shards: they have the vectors of %d chunks, and lack %d",
+        len(found),
+        len(texts) - known.missing,
+        known.missing,
+    )
+    run.measure(missing=known.missing)
+    return known
 
 
 def _queries(config: Config, model: Any, encoder: str, asked: Sequence[str]) -> embeddings.Vectors:

@@ -23,7 +23,7 @@ from tasks.retrieval import fusion, origins, questions
 from tasks.retrieval.comparison import compare
 from tasks.retrieval.dense import Dense
 from tasks.retrieval.fusion import FusionSettings, Leg
-from tasks.retrieval.index import LEXICAL, TITLES, legs
+from tasks.retrieval.index import LEXICAL, legs
 from tasks.retrieval.lexical import Lexical
 from tasks.retrieval.pairs import Negatives, cut, judged, pairs
 from tasks.retrieval.questions import Question
@@ -109,7 +109,9 @@ def main(config: Config, run: Run, *, chunks: Path, data: Path) -> None:
     if run.main_process:
         encoders.save(model, run.out)
         artifact.write_json(run.out / "retrieval.json", retrieval)
-        artifact.write_json(run.out / "report.json", {"chunks": len(found), TITLES: config.embed_titles, **report})
+        artifact.write_json(
+            run.out / "report.json", {"chunks": len(found), encoders.TITLES: config.embed_titles, **report}
+        )
         headline = {name: of["value"] for name, of in retrieval["test"]["scores"]["after"].items()}
         artifact.write_json(run.out / "metrics.json", {**figures, **headline})
 

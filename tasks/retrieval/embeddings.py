@@ -2,8 +2,9 @@
 
 The store is beside the artifacts and no part of one: `.polm/retrieval/embeddings/<digest of the encoder>/`, with
 `keys`, SHA-256 of the texts, 32 bytes each, and `vectors`, float32 rows in the same order. Both grow at their ends, the
-vectors first, so that a kill leaves at most vectors without a key, which the next run cuts off. One process writes at a
-time. It is safe to delete, and an index made from it has the same bytes as one made without it.
+vectors first, so that a kill leaves at most vectors without a key, which the next write cuts off. One process writes at
+a time, while others embed; a text that two embed at once stands there twice, with the same vector. It is safe to
+delete, and an index made from it has the same bytes as one made without it.
 """
 
 import hashlib
@@ -70,39 +71,55 @@ def vectors(texts: Sequence[str], dimensions: int, encoder: str, embed: Embed, r
     """
     import numpy as np
 
-    keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-    with _locked(root / encoder[:32]) as folder, (folder / "keys").open("ab+") as known:
-        with (folder / "vectors").open("ab+") as stored:
-            places = _places(known, stored, 4 * dimensions)
-            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in places}
-            names = list(missing)
-            for start in range(0, len(names), BATCH):
-                batch = names[start : start + BATCH]
-                made = np.asarray(embed([missing[name] for name in batch]), dtype=np.float32)
-                _append(stored, made.tobytes())
-                _append(known, b"".join(batch))
-                places.update(zip(batch, range(len(places), len(places) + len(batch)), strict=True))
-        rows = np.fromiter((places[key] for key in keys), dtype=np.int64, count=len(keys))
-        return Vectors(folder / "vectors", rows, dimensions, len(missing))
+    keys = [key(text) for text in texts]
+    folder, width = root / encoder[:32], 4 * dimensions
+    with _opened(folder, width) as (known, _):
+        places = _places(known)
+    missing = {name: text for name, text in zip(keys, texts, strict=True) if name not in places}
+    names = list(missing)
+    for start in range(0, len(names), BATCH):
+        batch = names[start : start + BATCH]
+        made = np.asarray(embed([missing[name] for name in batch]), dtype=np.float32)
+        with _opened(folder, width) as (known, stored):
+            first = os.fstat(known.fileno()).st_size // KEY
+            _append(stored, made.tobytes())
+            _append(known, b"".join(batch))
+        places.update(zip(batch, range(first, first + len(batch)), strict=True))
+    rows = np.fromiter((places[name] for name in keys), dtype=np.int64, count=len(keys))
+    return Vectors(folder / "vectors", rows, dimensions, len(missing))
+
+
+def key(text: str) -> bytes:
+    """Name a text: its SHA-256, `KEY` bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
-    """Make a store's folder, and hold its lock."""
+def _opened(folder: Path, width: int) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Hold a store's lock, cut off what a kill left without its other half, and yield its open keys and vectors.
+
+    Args:
+        folder: of the store.
+        width: bytes of a vector.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        locks.acquire(file, wait=True)
-        yield folder
+    with (
+        (folder / "lock").open("w") as lock,
+        (folder / "keys").open("ab+") as known,
+        (folder / "vectors").open("ab+") as stored,
+    ):
+        locks.acquire(lock, wait=True)
+        whole = min(os.fstat(known.fileno()).st_size // KEY, os.fstat(stored.fileno()).st_size // width)
+        known.truncate(whole * KEY)
+        stored.truncate(whole * width)
+        yield known, stored
 
 
-def _places(known: IO[bytes], stored: IO[bytes], width: int) -> dict[bytes, int]:
-    """Read which text lies where, after cutting off what a kill left without its other half; `width` in bytes."""
-    whole = min(os.fstat(known.fileno()).st_size // KEY, os.fstat(stored.fileno()).st_size // width)
-    known.truncate(whole * KEY)
-    stored.truncate(whole * width)
+def _places(known: IO[bytes]) -> dict[bytes, int]:
+    """Read which text lies where."""
     known.seek(0)
     keys = known.read()
-    return {keys[at * KEY : (at + 1) * KEY]: at for at in range(whole)}
+    return {keys[at : at + KEY]: at // KEY for at in range(0, len(keys), KEY)}
 
 
 def _append(file: IO[bytes], data: bytes) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MODULES = "modules.json"
 OWN = "sentence_transformers."
 """Beginning of the names of modules whose code is the library's own."""
+TITLES = "embed_titles"
+"""Key of the report of an encoder's stage, and of `index.json`: whether headings were embedded with the chunks."""
 RECORDS = {
     artifact.MANIFEST, "audit.json", "curves.jsonl", "metrics.json", "origin.json", "report.json", "retrieval.json",
 }  # fmt: skip

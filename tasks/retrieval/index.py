@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 FILE = "index.json"
 LEXICAL, ENCODER = "lexical", "encoder"
 """Folders of the lexical index and of the encoder."""
-TITLES = "embed_titles"
-"""Key of the report of an encoder's stage, and of `index.json`: whether headings were embedded with the chunks."""
 By = Literal["lexical", "dense", "fused"]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.stage import shards
 from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import ConfigError, kind
 from tasks.stage.recipe import (
@@ -22,6 +23,7 @@ from tasks.stage.recipe import (
     FILE,
     FORMS_ASKED,
     FORMS_WITH_PASSAGES,
+    INDEX,
     LISTS,
     MAPPINGS,
     MEDIA,
@@ -30,6 +32,7 @@ from tasks.stage.recipe import (
     RAFT,
     RELINK,
     RETRIEVER,
+    SHARDED,
     Graph,
     Model,
     read,
@@ -42,12 +45,12 @@ ROLES = {REWARD: REWARD, "encoder": RETRIEVER}
 """Keys that name a model which gives no answers, to the method that makes it."""
 FINGERPRINT = "fingerprint"
 """The stage that reads the recipe's folder, and no one file of it."""
-INDEX = "rag_index"
-"""The method whose entries are indexes of documents."""
 SINGLE = ("data", "base", "report")
 """Stages that every recipe has once."""
 OPTIONAL = ("report.yaml",)
 """Recipe files that may be missing: the file of that name in `params/` then holds for the recipe."""
+PART = "${item.index}.yaml"
+"""Recipe file of a shard: that of its index, of which the shard reads the keys that `dvc.yaml` names."""
 
 _ITEM = re.compile(r"\$\{item\.(\w+)\}")
 _COMMAND = re.compile(r"-m\s+tasks\.(\w+)\s+params/\$\{recipe\}/(\S+\.yaml)")
@@ -124,6 +127,8 @@ def files(graph: Graph, stages: Mapping[str, Block]) -> dict[str, str]:
 def _reads(graph: Graph, stages: Mapping[str, Block]) -> Iterator[tuple[str, str, str]]:
     """Every recipe file that a graph needs, the stage module that reads it, and the stage's or model's name."""
     for block in stages.values():
+        if block.file == PART:
+            continue
         if block.method:
             for model in graph.models.values():
                 if model.method == block.name:
@@ -207,6 +212,7 @@ def _problems(graph: Graph, stages: Mapping[str, Block]) -> Iterator[str]:
                 yield f"{key}: '{name}' is no model that answers in this graph{suggest(name, answering)}"
     yield from _media_problems(graph, answering)
     yield from _reader_problems(graph, answering)
+    yield from shards.problems(graph)
     yield from _shared_files(graph, stages)
     for name in graph.claims:
         yield from _claim_problems(graph, name, (answering | set(graph.evaluate_rag)) - {name})
@@ -237,7 +243,7 @@ def _reader_problems(graph: Graph, answering: Collection[str]) -> Iterator[str]:
     """What is wrong with the models that are asked with passages."""
     fitting = {
         "model": answering,
-        "index": {name for name, model in graph.models.items() if model.method == INDEX},
+        "index": {name for name, model in graph.models.items() if model.method in (INDEX, SHARDED)},
         "data": {name for name, model in graph.models.items() if model.method == RAFT},
     }
     for where, readers in ((ASKED_WITH_PASSAGES, graph.evaluate_rag), (FORMS_WITH_PASSAGES, graph.evaluate_onnx_rag)):

@@ -39,8 +39,17 @@ RAFT = "raft"
 """The method whose entries are data sets too: questions with passages in their prompts."""
 RETRIEVER = "retriever"
 """The method whose models embed texts and give no answers."""
-FOLDERS = {LABEL: "labels", MEDIA: "media", RAFT: "media", "rag_chunks": "chunks", "rag_index": "indexes"}
-"""Methods whose entries are no models, to the folder below `artifacts` that they lie in."""
+INDEX = "rag_index"
+"""The method whose entries are indexes of documents."""
+SHARDED = "rag_index_sharded"
+"""The method whose entries are indexes, too, from vectors that the stages under `EMBED` made."""
+EMBED = "rag_embed"
+"""The method whose entries are shards of such an index: the vectors of a part of the documents."""
+FOLDERS = {
+    LABEL: "labels", MEDIA: "media", RAFT: "media", "rag_chunks": "chunks", INDEX: "indexes", SHARDED: "indexes",
+    EMBED: "vectors",
+}  # fmt: skip
+"""Methods whose entries are no models, to the folder below `artifacts` that they lie in; shards are in one by index."""
 DATA_KEY = "data"
 """Key of a model that learns from such a data set, and not from the recipe's `data`."""
 ASKED = "evaluate_media"
@@ -145,7 +154,12 @@ class Graph:
     def kinds(self) -> dict[str, str]:
         """Every model, `base` too, set of labels, data set and index, to the folder below `artifacts` it lies in."""
         kinds = {name: FOLDERS.get(model.method, "models") for name, model in self.models.items()}
-        return {BASE: "models"} | kinds
+        shards = {name: model for name, model in self.models.items() if model.method == EMBED}
+        return (
+            {BASE: "models"}
+            | kinds
+            | {name: f"{kinds[name]}/{one.values.get('index', '')}" for name, one in shards.items()}
+        )
 
     @property
     def scored(self) -> list[str]:
@@ -308,5 +322,8 @@ def mermaid(graph: Graph) -> str:
     for name, model in graph.models.items():
         for key, parent in model.parents.items():
             arrow = "-->" if key == "from" else f"-. {key} .->"
-            lines.append(f"  {parent} {arrow} {name}")
+            ends = (
+                (name, "-. vectors .->", parent) if (model.method, key) == (EMBED, "index") else (parent, arrow, name)
+            )
+            lines.append(f"  {' '.join(ends)}")
     return "\n".join(lines)

@@ -60,3 +60,20 @@ def test_more_texts_than_are_written_at_once(embed: Counting, tmp_path: Path, mo
     texts = [chr(97 + at) * (at + 1) for at in range(11)]
     made = embeddings.vectors(texts, 2, "e", embed, tmp_path)
     assert made.take(2, 11).tolist() == [[at + 1, 97 + at] for at in range(2, 11)]
+
+
+def test_one_process_embeds_while_another_does(embed: Counting, tmp_path: Path) -> None:
+    """The store is locked while it is read and written, and not in between; a text that both embed is there twice."""
+    other: list[embeddings.Vectors] = []
+
+    def meanwhile(texts: Sequence[str]) -> Any:
+        if not other:
+            other.append(embeddings.vectors(["bb", "ccc"], 2, "e", embed, tmp_path))
+        return embed(texts)
+
+    own = embeddings.vectors(["a", "bb"], 2, "e", meanwhile, tmp_path)
+    assert own.take(0, 2).tolist() == [[1, 97], [2, 98]]
+    assert other[0].take(0, 2).tolist() == [[2, 98], [3, 99]]
+    assert embed.asked == ["bb", "ccc", "a", "bb"]
+    after = embeddings.vectors(["ccc", "bb", "a"], 2, "e", embed, tmp_path)
+    assert (after.embedded, after.take(0, 3).tolist()) == (0, [[3, 99], [2, 98], [1, 97]])
