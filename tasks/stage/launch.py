@@ -116,7 +116,12 @@ def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: 
         outcome = _words(accelerator.num_processes, sharding)
         raise ConfigError(
             f"{where}: launch asks for {_words(*expected)}, and accelerate made {outcome} of it; mend "
-            f"launch or its configuration file (FSDP and DeepSpeed need GPUs)"
+            f"launch or its configuration file (DeepSpeed needs GPUs)"
+        )
+    if sharding == "FSDP" and not accelerator.is_fsdp2:
+        raise ConfigError(
+            f"{where}: launch asks for version 1 of FSDP, from which no whole model is gathered here; set "
+            f"`fsdp_version: 2` in the fsdp_config of accelerate's file (infra/accelerate/fsdp2.yaml)"
         )
 
 
