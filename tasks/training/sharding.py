@@ -75,8 +75,7 @@ def gather(model: Any, into: Any) -> None:
     if torch.distributed.get_rank() == 0:
         into.load_state_dict(weights, assign=True)
         trained, base = (m.get_base_model() if isinstance(m, PeftModel) else m for m in (model, into))
-        base.config, base.generation_config = (
-            trained.config,
-            trained.generation_config,
-        )  # the trainer aligned their ends
+        base.config = trained.config  # in which, and in the next, the trainer aligned the ends with the tokenizer's
+        if base.can_generate():
+            base.generation_config = trained.generation_config
         base.tie_weights()
