@@ -6,6 +6,7 @@ tied weights are tied, the folder is written. Rank 0 needs memory for that one c
 """
 
 import copy
+import logging
 from typing import Any
 
 from tasks.stage.lifecycle import Run
@@ -25,6 +26,7 @@ def prepare(arguments: Any, run: Run) -> None:
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it names every part of a checkpoint
     state = PartialState()
     if state.distributed_type != DistributedType.MULTI_CPU:
         return
