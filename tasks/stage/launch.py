@@ -88,12 +88,17 @@ def _options(words: list[str]) -> dict[str, Any]:
 
 
 def check_processes(expected: Processes, where: Path, environment: Mapping[str, str]) -> None:
-    """Refuse another number of processes than the recipe asks for. Raises ConfigError."""
+    """Refuse another number of processes than the recipe asks for, and version 1 of FSDP. Raises ConfigError."""
     started = int(environment["WORLD_SIZE"]) if "WORLD_SIZE" in environment else 1
     if started != expected.processes:
         raise ConfigError(
             f"{where}: launch asks for {expected.processes} process(es), and {started} came up, which would train on "
             f"another batch; mend launch (on a CPU: `torchrun --nproc-per-node N -m`), or take null for one process"
+        )
+    if expected.sharding == "FSDP" and environment.get("FSDP_VERSION") != "2":  # set by accelerate's launcher
+        raise ConfigError(
+            f"{where}: launch asks for version 1 of FSDP, from which no whole model is gathered here; set "
+            f"`fsdp_version: 2` in the fsdp_config of accelerate's file (infra/accelerate/fsdp2.yaml)"
         )
 
 
@@ -121,11 +126,6 @@ def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: 
         raise ConfigError(
             f"{where}: launch asks for {_words(*expected)}, and accelerate made {outcome} of it; mend "
             f"launch or its configuration file (DeepSpeed needs GPUs)"
-        )
-    if sharding == "FSDP" and not accelerator.is_fsdp2:
-        raise ConfigError(
-            f"{where}: launch asks for version 1 of FSDP, from which no whole model is gathered here; set "
-            f"`fsdp_version: 2` in the fsdp_config of accelerate's file (infra/accelerate/fsdp2.yaml)"
         )
 
 

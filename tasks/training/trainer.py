@@ -82,7 +82,7 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
         held-out set.
 
     Raises:
-        ConfigError: other processes came up than the recipe asks for, or version 1 of FSDP.
+        ConfigError: other processes came up than the recipe asks for.
         DataError: weights are not finite, or training moved none.
     """
     from transformers import PrinterCallback

@@ -143,7 +143,7 @@ def test_each_configuration_file_is_read_by_accelerate_as_by_us() -> None:
     files = {path.stem: path for path in (REPO / "infra/accelerate").iterdir()}
     assert files.keys() == kinds.keys()
     for name, (kind, sharding) in kinds.items():
-        config = load_config_from_file(files[name])  # refuses a key that it does not know
+        config = load_config_from_file(str(files[name]))  # refuses a key that it does not know
         assert isinstance(config, ClusterConfig)
         assert config.distributed_type == kind
         assert not config.use_cpu
