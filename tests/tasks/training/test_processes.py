@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from tasks import dpo, kto, reward, sft
 from tasks.stage import artifact
 from tests.conftest import TRAINER
-from tests.support import rl, supervised
+from tests.support import ppo, rl, supervised
 from tests.support.kill import wait_for_step
 from tests.support.launching import Launching, ranks
 
@@ -162,3 +163,58 @@ def test_two_launchers_that_share_a_model_between_machines(
     [made] = (tmp_path / "artifacts").iterdir()
     assert losses(made)["loss"] == pytest.approx(losses(alone["sft"])["loss"], abs=5e-3)
     assert_same_artifact(made, alone["sft"])
+
+
+GRADER = """
+import json, os
+
+def odd(response, row):
+    reward = sum(map(ord, response)) % 7 / 7
+    with open(os.environ["POLM_EVENTS"] + ".said-" + os.environ.get("RANK", "0"), "a") as f:
+        f.write(json.dumps([row["prompt"][-1]["content"], response, reward]) + "\\n")
+    return reward
+"""
+
+
+def test_grpo_asks_the_same_prompts_as_often_and_learns_from_all_rewards(
+    launching: Launching, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/graders.py").write_text(GRADER)
+    watched = {"odd": {"grader": "graders.odd", "weight": 1.0, "options": {}}}
+    said = {}
+    for launcher, processes in (("one", 1), ("ddp", 2)):
+        trainer = {"max_steps": 3, "save_steps": 3, "per_device_train_batch_size": 8 // processes}
+        values = rl.grpo_config(trainer=trainer).model_dump() | {"threads": 1, "graders": watched, "gold": "odd"}
+        made = launching.run("grpo", values | {"launch": launching.launchers[launcher]}, inputs, tmp_path, launcher)
+        files = sorted(tmp_path.glob(f"{launcher}.events.said-*"))
+        assert len(files) == processes
+        answers = [row for file in files for row in artifact.read_jsonl(file)]
+        assert len({text: reward for _, text, reward in answers}) == len(
+            {(text, reward) for _, text, reward in answers}
+        )
+        logged = [row["reward"] for row in artifact.read_jsonl(made / "curves.jsonl") if "reward" in row]
+        assert sum(logged) / 3 == pytest.approx(sum(reward for *_, reward in answers) / len(answers), abs=1e-6)
+        said[launcher] = Counter(prompt for prompt, *_ in answers)
+    assert said["one"] == said["ddp"]
+    assert sum(said["one"].values()) == 24
+
+
+def test_ppo_without_chance_learns_in_two_processes_as_in_one(
+    launching: Launching, inputs: dict[str, Path], reward_model: Path, tmp_path: Path
+) -> None:
+    """The likeliest answers are the same whoever draws them, so all figures and weights have to be."""
+    made = {}
+    for launcher, processes in (("one", 1), ("ddp", 2)):
+        trainer = {"max_steps": 6, "save_steps": 6, "top_k": 1, "learning_rate": 1e-3}
+        trainer |= {"per_device_train_batch_size": 8 // processes}
+        values = ppo.configured(trainer=trainer, threads=1).model_dump()
+        values |= {"launch": launching.launchers[launcher]}
+        made[launcher] = launching.run("ppo", values, inputs | {"reward": reward_model}, tmp_path, launcher)
+    one, two = (artifact.read_jsonl(made[launcher] / "curves.jsonl") for launcher in ("one", "ddp"))
+    for key in ("loss", "reward", "kl", "value_loss", "explained_variance"):
+        assert [row[key] for row in two if key in row] == pytest.approx([r[key] for r in one if key in r], abs=1e-4), (
+            key
+        )
+    assert len({row["reward"] for row in one if "reward" in row}) > 1
+    assert_same_artifact(made["ddp"], made["one"])
