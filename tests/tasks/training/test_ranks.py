@@ -138,7 +138,7 @@ def test_kill_9_of_a_rank_is_named_and_the_next_run_ends_as_if_undisturbed(
     assert time.monotonic() - start < 15
     log = (tmp_path / "sft.log").read_text()
     assert log.splitlines()[-1] == "error: rank 1 was killed by signal 9, SIGKILL (out of memory?)"
-    assert not any(process.is_running() for process in processes.values())
+    assert not ranks(tmp_path / "sft.events"), "none is left"
     assert not expected.exists()
 
     launching.run("sft", values, inputs, tmp_path, "sft")
