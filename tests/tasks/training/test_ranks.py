@@ -171,7 +171,7 @@ import json, os
 def odd(response, row):
     reward = sum(map(ord, response)) % 7 / 7
     with open(os.environ["POLM_EVENTS"] + ".said-" + os.environ.get("RANK", "0"), "a") as f:
-        f.write(json.dumps([row["prompt"][-1]["content"], response, reward]) + "\\n")
+        f.write(json.dumps({"prompt": row["prompt"][-1]["content"], "reward": reward}) + "\\n")
     return reward
 """
 
@@ -191,8 +191,8 @@ def test_grpo_asks_the_same_prompts_as_often_and_learns_from_all_rewards(
         assert len(files) == processes
         answers = [row for file in files for row in artifact.read_jsonl(file)]
         logged = [row["reward"] for row in artifact.read_jsonl(made / "curves.jsonl") if "reward" in row]
-        assert sum(logged) / 3 == pytest.approx(sum(row[2] for row in answers) / len(answers), abs=1e-6)
-        said[launcher] = Counter(row[0] for row in answers)
+        assert sum(logged) / 3 == pytest.approx(sum(row["reward"] for row in answers) / len(answers), abs=1e-6)
+        said[launcher] = Counter(row["prompt"] for row in answers)
     assert said["one"] == said["ddp"]
     assert sum(said["one"].values()) == 24
 
