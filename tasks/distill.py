@@ -38,8 +38,8 @@ from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import fates as row_fates
+from tasks.training import ranks, supervised
 from tasks.training import rows as training_rows
-from tasks.training import supervised
 from tasks.training import trainer as training
 
 row_rule = None
@@ -137,9 +137,9 @@ def main(config: Config, run: Run, *, model: Path, teacher: Path, data: Path) ->
         "eval_dataset": training_rows.examples(data, config.dataset, "validation"),
     }
     if method.teacher_weight > 0:
-        trainer: Any = distillation.Distillation(**common, teacher=teacher_model, **teaching)
+        trainer: Any = ranks.trainer_for(run, distillation.Distillation)(**common, teacher=teacher_model, **teaching)
     else:
-        trainer = SFTTrainer(**common)
+        trainer = ranks.trainer_for(run, SFTTrainer)(**common)
     audit = supervised.supervision(trainer.train_dataset, trainer.data_collator, tokenizer, data)
     figures = training.train(trainer, run)
     if run.main_process:

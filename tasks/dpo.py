@@ -16,7 +16,7 @@ from tasks.models.multimodal import load_model, tokenizer_of
 from tasks.stage import artifact
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, fates, rows
+from tasks.training import audit, fates, ranks, rows
 from tasks.training import trainer as training
 
 row_rule = fates.pairs
@@ -47,7 +47,7 @@ def optimise(config: Config, run: Run, model: Path, pairs: Path, other_figures: 
     audit.audited(config, run, pairs, config.dataset, reader, trainer_class(), row_rule, model)
     # TRL would load the reference of a model that sees with the policy's attention, which convolutions refuse.
     own = tokenizer_of(reader) is not reader and config.peft is None
-    trainer = DPOTrainer(
+    trainer = ranks.trainer_for(run, DPOTrainer)(
         model=policy,
         ref_model=load_model(model)[0] if own else None,
         args=arguments,

@@ -19,7 +19,7 @@ from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, fates
+from tasks.training import audit, fates, ranks
 from tasks.training import rows as training_rows
 from tasks.training import trainer as training
 
@@ -47,7 +47,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     splits = [
         answers(training_rows.examples(data, config.dataset, split), config.seed) for split in ("train", "validation")
     ]
-    trainer = KTOTrainer(
+    trainer = ranks.trainer_for(run, KTOTrainer)(
         model=load_causal_lm(model),
         args=arguments,
         train_dataset=splits[0],

@@ -15,7 +15,7 @@ from tasks.stage import artifact
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run, stage
 from tasks.stage.trainer_config import AdapterConfig
-from tasks.training import audit, fates, rows
+from tasks.training import audit, fates, ranks, rows
 from tasks.training import trainer as training
 
 row_rule = fates.compared
@@ -50,7 +50,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     import torch
 
     torch.manual_seed(config.seed)
-    trainer = RewardTrainer(
+    trainer = ranks.trainer_for(run, RewardTrainer)(
         model=weights.load_whole(
             AutoModelForSequenceClassification,
             model,
@@ -67,8 +67,8 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
         peft_config=training.peft_config(config, run, "SEQ_CLS"),
     )
     figures = training.train(trainer, run)
-    margins = _margins(trainer, tokenizer)
-    if run.main_process:
+    if run.main_process:  # which alone has the whole model, if it was sharded
+        margins = _margins(trainer, tokenizer)
         artifact.write_json(run.out / "metrics.json", {**figures, **accuracy(margins, config)})
         artifact.write_json(run.out / "calibration.json", calibration(margins, config.calibration_bins))
         training.finish(trainer, tokenizer, run)

@@ -1,9 +1,10 @@
 """Several processes of a stage: the recipe's launcher, what came of it, and how it ended.
 
 A launcher may start other processes than it was told to: `accelerate launch --cpu --num_processes 2` starts one, which
-then trains on half the batch, and an FSDP configuration without a GPU becomes plain data parallelism. So the number of
-processes and the sharding that `launch:` asks for are held against those that came up. Launchers end with their own
-exit code and traceback; the exit code 2 of a process, and its message, are handed on.
+then trains on half the batch. So the number of processes and the sharding that `launch:` asks for are held against
+those that came up. Launchers end with an exit code and a traceback of their own; the exit code 2 of a process and its
+message are handed on, and of any other failure it is said which process it was and why (`rank_failures`).
+
 """
 
 import logging
@@ -17,13 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from tasks.stage import rank_failures
 from tasks.stage.config import read_yaml
-from tasks.stage.errors import ConfigError, PolmError
+from tasks.stage.errors import ConfigError
 
 log = logging.getLogger("polm")
 
 MARK = "POLM_LAUNCHED"
 """Environment of what a launcher started: the file for the message of a process that ends with exit code 2."""
+CRASH = ".crash"
+"""Suffix of the file beside it for the message of the first process that an exception ended."""
 COUNTS = ("num_processes", "nproc_per_node")
 """Options of accelerate and torchrun that say how many processes there are."""
 SHARDED = ("FSDP", "DEEPSPEED")
@@ -84,12 +88,17 @@ def _options(words: list[str]) -> dict[str, Any]:
 
 
 def check_processes(expected: Processes, where: Path, environment: Mapping[str, str]) -> None:
-    """Refuse another number of processes than the recipe asks for. Raises ConfigError."""
+    """Refuse another number of processes than the recipe asks for, and version 1 of FSDP. Raises ConfigError."""
     started = int(environment["WORLD_SIZE"]) if "WORLD_SIZE" in environment else 1
     if started != expected.processes:
         raise ConfigError(
             f"{where}: launch asks for {expected.processes} process(es), and {started} came up, which would train on "
             f"another batch; mend launch (on a CPU: `torchrun --nproc-per-node N -m`), or take null for one process"
+        )
+    if expected.sharding == "FSDP" and environment.get("FSDP_VERSION") != "2":  # set by accelerate's launcher
+        raise ConfigError(
+            f"{where}: launch asks for version 1 of FSDP, from which no whole model is gathered here; set "
+            f"`fsdp_version: 2` in the fsdp_config of accelerate's file (infra/accelerate/fsdp2.yaml)"
         )
 
 
@@ -116,7 +125,7 @@ def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: 
         outcome = _words(accelerator.num_processes, sharding)
         raise ConfigError(
             f"{where}: launch asks for {_words(*expected)}, and accelerate made {outcome} of it; mend "
-            f"launch or its configuration file (FSDP and DeepSpeed need GPUs)"
+            f"launch or its configuration file (DeepSpeed needs GPUs)"
         )
 
 
@@ -125,22 +134,41 @@ def _words(processes: int, sharding: str | None) -> str:
 
 
 def launch(command: str, module: str) -> NoReturn:
-    """Run the stage's module by the launcher, and end as it ends; with exit code 2 where one of its processes does."""
+    """Run the stage's module by the launcher, and end as the process does that failed first, naming it, or with 0."""
     with tempfile.TemporaryDirectory(prefix="polm-launch-") as folder:
         message_file = Path(folder) / "error"
+        watched = not sys.stderr.isatty()  # a pipe would hide the terminal from the stage's bar
         words = [*shlex.split(command), module, *sys.argv[1:]]
         log.info("launching: %s", shlex.join(words))
-        process = subprocess.Popen(words, env=os.environ | {MARK: str(message_file)})
+        process = subprocess.Popen(
+            words,
+            env=os.environ | {MARK: str(message_file)},
+            stderr=subprocess.PIPE if watched else None,
+            bufsize=0,
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _: process.send_signal(received))
+        output = rank_failures.Output(process.stderr, sys.stderr.buffer) if process.stderr else None
         code = process.wait()
-        if code and message_file.exists():
+        said = output.tail() if output else b""
+        if not code:
+            sys.exit(0)
+        if message_file.exists():
             log.error("error: %s", message_file.read_text(encoding="utf-8"))
             sys.exit(2)
-    sys.exit(code if code >= 0 else 128 - code)
+        failure = rank_failures.find(said, message_file.with_suffix(CRASH), code)
+    log.error("error: %s", failure.text)
+    sys.exit(failure.exit_code)
 
 
-def hand_on(error: PolmError) -> None:
-    """Leave the message for the process that launched this one, if any; the last one stays."""
+def hand_on(message: str) -> None:
+    """Leave the message of exit code 2 for the process that launched this one, if any; the last one stays."""
     if MARK in os.environ:
-        Path(os.environ[MARK]).write_text(str(error), encoding="utf-8")
+        Path(os.environ[MARK]).write_text(message, encoding="utf-8")
+
+
+def hand_on_crash(error: Exception) -> None:
+    """Leave the message of an exception that nobody expected, with this process's rank; the first one stays."""
+    if MARK in os.environ:
+        file = Path(os.environ[MARK]).with_suffix(CRASH)
+        rank_failures.leave(file, int(os.environ.get("RANK", "0")), error)

@@ -98,13 +98,15 @@ def stage(main: Callable[..., None], config_class: type[C], read: Callable[[Path
         _run(main, config_class, read or partial(load, model=config_class))
     except PolmError as e:
         log.error("error: %s", e)
-        launch.hand_on(e)
+        launch.hand_on(str(e))
         sys.exit(2)
     except Exception as e:
         said = refusal(e)
         if said is None:
+            launch.hand_on_crash(e)
             raise
         log.error("error: %s", said)
+        launch.hand_on(said)
         sys.exit(2)
 
 

@@ -13,7 +13,7 @@ from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import TrlConfig
 from tasks.training import audit as row_audit
 from tasks.training import fates as row_fates
-from tasks.training import rows
+from tasks.training import ranks, rows
 from tasks.training import trainer as training
 
 LOOKED_AT = 256
@@ -57,7 +57,7 @@ def fine_tune(
     if reader is tokenizer:
         mark_generation(tokenizer, model)
     row_audit.audited(config, run, data, dataset, reader, type(arguments), row_fates.answers, model)
-    trainer = SFTTrainer(
+    trainer = ranks.trainer_for(run, SFTTrainer)(
         model=loaded,
         args=arguments,
         train_dataset=rows.examples(data, dataset, "train"),

@@ -13,6 +13,7 @@ from tasks.stage.config import check_trainer
 from tasks.stage.errors import ConfigError, DataError
 from tasks.stage.lifecycle import Run
 from tasks.stage.trainer_config import RESERVED, AdapterConfig, TrlConfig
+from tasks.training import sharding
 
 log = logging.getLogger("polm")
 
@@ -45,6 +46,7 @@ def arguments(config_class: type[Any], config: TrlConfig, run: Run) -> Any:
             f"{run.params_file}: trainer.precompute_ref_log_probs keeps them in a folder of each process, where the "
             f"others do not find them; set it to false, or launch one process"
         )
+    sharding.prepare(trl_config, run)
     return trl_config
 
 
@@ -73,6 +75,8 @@ def peft_config(config: AdapterConfig, run: Run, task_type: str) -> Any:
 def train(trainer: Any, run: Run) -> dict[str, float]:
     """Train, resuming from the last whole checkpoint of exactly these inputs, and write `curves.jsonl`.
 
+    Of a sharded model `trainer.model` is whole afterwards, in the main process alone.
+
     Returns:
         Final figures: steps, parameters, trainable parameters, last training loss, and the evaluation's if there is a
         held-out set.
@@ -85,7 +89,8 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
 
     launch.check_accelerator(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_callback(run))
+    trainer.add_callback(_callback(run, trainer.accelerator))
+    skeleton = sharding.skeleton(trainer.model) if sharding.is_sharded(trainer) else None
     _fit(trainer, run)
     evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     parameters = list(trainer.model.parameters())
@@ -95,6 +100,9 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         **_clean({k: v for k, v in evaluation.items() if k != "epoch"}),
     }
+    if skeleton is not None:
+        sharding.gather(trainer.model, skeleton)
+        trainer.model = skeleton
     curve = [_clean(entry) for entry in trainer.state.log_history if "train_runtime" not in entry]
     if run.main_process:
         artifact.write_jsonl(run.out / "curves.jsonl", curve)
@@ -107,6 +115,9 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
 def _fit(trainer: Any, run: Run) -> None:
     """Train from the last whole checkpoint, if there is one. Raises DataError as `train`."""
     before = _fingerprint(trainer.model)
+    if run.main_process:
+        _remove_halves(run.checkpoints)
+    trainer.accelerator.wait_for_everyone()
     checkpoint = _last_checkpoint(run.checkpoints)
     if checkpoint:
         log.info("resuming from %s", checkpoint)
@@ -168,23 +179,28 @@ def _clean(entry: dict[str, Any]) -> dict[str, float]:
 
 def _fingerprint(model: Any) -> list[float]:
     """Sum up each trainable parameter: enough to see whether any of them moved."""
-    return [p.detach().double().sum().item() for p in model.parameters() if p.requires_grad]
+    return [sharding.whole(p.detach()).double().sum().item() for p in model.parameters() if p.requires_grad]
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove checkpoints that a kill cut short."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            log.info("removing the half-written %s", path)
+            shutil.rmtree(path)
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """Find the newest whole checkpoint. One that a kill cut short is removed."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).exists():
-            whole.append(path)
-        else:
-            log.info("removing the half-written %s", path)
-            shutil.rmtree(path)
+    """Find the newest whole checkpoint."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).exists()]
     return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def _callback(run: Run) -> Any:
-    """Make a `TrainerCallback` that reports progress and marks checkpoints as whole."""
+def _callback(run: Run, accelerator: Any) -> Any:
+    """Make a `TrainerCallback` that reports progress and marks checkpoints as whole.
+
+    Each process writes a part of a checkpoint, so the mark waits for all.
+    """
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):
@@ -196,6 +212,7 @@ def _callback(run: Run) -> Any:
             run.progress.update(state.global_step, state.max_steps, "training", **dict(ordered))
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            accelerator.wait_for_everyone()
             if run.main_process:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks import rejection, reward, sft
-from tasks.stage import artifact, launch
+from tasks.stage import artifact, launch, rank_failures
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 from tests.support import rl, supervised
@@ -74,7 +74,7 @@ def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: P
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Interpreter for the processes that a launcher starts, which spares each of them the import of the libraries."""
     with Forking() as forking:
-        yield forking.write_python(tmp_path_factory.mktemp("bin"))
+        yield forking.write_python(tmp_path_factory.mktemp("bin"), forks=("tasks.", "accelerate."))
 
 
 def started(
@@ -119,18 +119,77 @@ def test_a_launcher_that_starts_one_process_instead_of_two(workspace: Path, chat
     assert not (workspace / "artifacts").exists()
 
 
-def test_sharding_that_becomes_data_parallelism(
-    workspace: Path, chat_model: Path, sums_data: Path, python: Path
-) -> None:
-    sharded = {
-        "compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP", "num_machines": 1, "num_processes": 2,
-        "machine_rank": 0, "use_cpu": True, "main_process_port": 0,
-        "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
-    }  # fmt: skip
-    YAML().dump(sharded, workspace / "fsdp.yaml")
-    launcher = f"accelerate launch --config_file {workspace / 'fsdp.yaml'} -m"
+def test_the_first_version_of_fsdp(workspace: Path, chat_model: Path, sums_data: Path, python: Path) -> None:
+    text = (REPO / "infra/accelerate/fsdp2.yaml").read_text()
+    (workspace / "fsdp.yaml").write_text(text.replace("fsdp_version: 2", "fsdp_version: 1"))
+    launcher = f"{python} -m accelerate.commands.launch --config_file {workspace / 'fsdp.yaml'} -m"
     ended = started(sft, launcher, workspace, chat_model, sums_data, python)
     assert ended.returncode == 2, ended.stderr
-    said = ended.stderr.strip().splitlines()[-1]
-    assert "launch asks for 2 process(es) with FSDP, and" in said
+    assert "launch asks for version 1 of FSDP" in ended.stderr.strip().splitlines()[-1]
     assert not (workspace / "artifacts").exists()
+
+
+def test_each_configuration_file_is_read_by_accelerate_as_by_us() -> None:
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+    from accelerate.utils import DistributedType
+
+    kinds = {
+        "one_gpu": (DistributedType.NO, None),
+        "multi_gpu": (DistributedType.MULTI_GPU, None),
+        "fsdp2": (DistributedType.FSDP, "FSDP"),
+        "fsdp2_two_machines": (DistributedType.FSDP, "FSDP"),
+        "cpu": (DistributedType.MULTI_GPU, None),
+    }
+    files = {path.stem: path for path in (REPO / "infra/accelerate").iterdir()}
+    assert files.keys() == kinds.keys()
+    for name, (kind, sharding) in kinds.items():
+        config = load_config_from_file(str(files[name]))  # refuses a key that it does not know
+        assert isinstance(config, ClusterConfig)
+        assert config.distributed_type == kind
+        assert not config.use_cpu
+        assert config.mixed_precision == "no"
+        assert not sharding or config.fsdp_config["fsdp_version"] == 2
+        command = f"accelerate launch --config_file {files[name]} -m"
+        assert launch.processes(command, WHERE) == (config.num_processes, sharding)
+        assert f"launch: accelerate launch --config_file infra/accelerate/{name}.yaml -m" in files[name].read_text()
+
+
+TABLE = """[rank0]: RuntimeError: Connection closed by peer
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
+============================================================
+tasks.sft FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-30_08:35:48
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 23544)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-30_08:35:47
+  host      : localhost
+  rank      : 3 (local_rank: 1)
+  exitcode  : {code} (pid: 23545)
+  error_file: <N/A>
+  traceback : {why}
+============================================================
+"""
+"""What torch 2.13 says of two processes that failed, the second one first."""
+
+
+def test_the_first_rank_that_failed_is_named(tmp_path: Path) -> None:
+    left = tmp_path / "error.crash"
+    killed = TABLE.format(code=-9, why="Signal 9 (SIGKILL) received by PID 23545").encode()
+    failed = TABLE.format(code=1, why="To enable traceback see: …").encode()
+    assert rank_failures.find(failed, left, 1) == ("rank 3 ended with exit code 1; its output is above", 1)
+    assert rank_failures.find(b"no table", left, 4) == ("the launcher ended with exit code 4; its output is above", 4)
+    assert rank_failures.find(b"", left, -15) == ("the launcher was killed by signal 15", 143)
+    rank_failures.leave(left, 3, ValueError("no such column"))
+    rank_failures.leave(left, 0, RuntimeError("Connection closed by peer"))
+    assert rank_failures.find(failed, left, 1) == ("rank 3 failed: ValueError: no such column", 1)
+    named = "rank 3 was killed by signal 9, SIGKILL (out of memory?)"
+    assert rank_failures.find(killed, left, 1) == (named, 137), "and not the one that missed it"

@@ -109,4 +109,6 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
         if whole:
             (tmp_path / f"checkpoint-{step}" / training.COMPLETE).touch()
     assert training._last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    training._remove_halves(tmp_path)
+    assert training._last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-12").exists()
