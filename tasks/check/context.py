@@ -9,6 +9,7 @@ from tasks import distill
 from tasks.base import Config as BaseConfig
 from tasks.base import FolderModel, HubModel
 from tasks.check import model_facts
+from tasks.check.base_model import check_base
 from tasks.check.files import Recipe
 from tasks.check.model_facts import Facts
 from tasks.check.values import leaves
@@ -114,12 +115,12 @@ def _folder(under_check: Recipe) -> Iterator[str]:
     path = under_check.folder / "base.yaml"
     if config is not None and isinstance(config.source, FolderModel):
         try:
-            checks.check_files(config.source.folder)
+            check_base(config.source.folder)
         except PolmError as e:
             yield f"{path}: source.folder: {e}"
     elif config is not None and isinstance(config.source, HubModel) and (folder := Path(config.source.hub)).is_dir():
         try:
-            checks.check_files(folder)
+            check_base(folder)
         except PolmError as e:
             yield f"{path}: source.hub: {e}"
 
