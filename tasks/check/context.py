@@ -46,7 +46,7 @@ def check(under_check: Recipe) -> Iterator[str]:
         if file in others:
             continue
         for key, value in leaves(config.model_dump()):
-            if facts.context and key.split(".")[-1] in LENGTHS and isinstance(value, int) and value > facts.context:
+            if facts.context and _is_length(key) and isinstance(value, int) and value > facts.context:
                 yield (
                     f"{path}: {key} is {value} tokens, and {facts.place} takes {facts.context}; set it to "
                     f"{facts.context} or less"
@@ -87,6 +87,12 @@ def notices(under_check: Recipe) -> Iterator[str]:
 
 def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
+
+
+def _is_length(key: str) -> bool:
+    """Whether a key says how many tokens there may be; `weights.block_size` of an export counts weights."""
+    *above, last = key.split(".")
+    return last in LENGTHS and above[-1:] != ["weights"]
 
 
 def _own_models(under_check: Recipe) -> set[str]:

@@ -316,6 +316,14 @@ def test_rows_as_long_as_the_context_are_warned_of(small: Path, caplog: pytest.L
     assert "trainer.max_length is null, so that rows may be as long as the model's context" in caplog.text
 
 
+def test_a_block_of_quantised_weights_is_no_length(small: Path) -> None:
+    path = Path("model/config.json")
+    path.write_text(json.dumps(read_yaml(path) | {"max_position_embeddings": 16}))
+    message = said()
+    assert "takes 16" in message
+    assert "block_size" not in message
+
+
 def test_faults_of_every_kind_are_said_at_once(small: Path) -> None:
     change(SMALL / "sft.yaml", "sed", 1)
     change(SMALL / "recipe.yaml", "sft/sft/claim", "sums.exact")
