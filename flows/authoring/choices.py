@@ -94,7 +94,7 @@ def training(model: Model, lengths: Lengths, here: Machine, *, pairs: bool, refe
         pairs: whether each row has two replies, which are read side by side.
         reference: whether a second copy of the model is in memory where all weights learn.
     """
-    length, why_length = _length(lengths, model, here)
+    length, why_length = longest_row(lengths, model, here)
     count = model.parameters or 12 * model.layers * model.hidden**2
     dtype = "bfloat16" if here.gpu else "float32"
 
@@ -136,7 +136,7 @@ def training(model: Model, lengths: Lengths, here: Machine, *, pairs: bool, refe
     )
 
 
-def _length(lengths: Lengths, model: Model, here: Machine) -> tuple[int, str]:
+def longest_row(lengths: Lengths, model: Model, here: Machine) -> tuple[int, str]:
     """Choose the tokens of the longest row: the 99th percentile, on a multiple of 32, as far as it goes."""
     percentile = lengths.whole[min(len(lengths.whole) - 1, math.ceil(0.99 * len(lengths.whole)))]
     wanted = max(32, 32 * math.ceil((percentile + 2) / 32))

@@ -18,6 +18,7 @@ from flows.authoring import (
     encoders,
     findings,
     graph,
+    losses,
     model,
     questions,
     reader_files,
@@ -28,6 +29,7 @@ from flows.authoring import (
 )
 from flows.registry.policy import load_policy
 from flows.terminal.board import say, screen
+from tasks.ingestion.benchmarks import Benchmark, find
 from tasks.ingestion.recognition import formats, sample
 from tasks.stage.errors import ConfigError, PolmError
 
@@ -102,16 +104,24 @@ def _models(
     """Plan models that learn from rows. Returns the files, and the commands that promote and serve the last model."""
     models, notices = graph.plan(methods)
     asked = [task.strip() for task in (benchmarks or "").split(",") if task.strip()]
+    find({task: Benchmark(unsafe_code=True) for task in asked}, Path("--benchmarks"))
     with screen().status("looking at the data …"):
         sources = _sources(data, licence)
     with screen().status("looking at the model …"):
         look = model.look(_relative(base), licence)
         plan = rows.plan(sources, models, look)
         here = choices.machine()
+        losses.check(plan, look, here)
+    if not plan.tasks and not asked:
+        raise ConfigError(
+            "--data: a reply with a verdict is no answer to measure a model by, and nothing else is given; add "
+            "questions and answers that `sft` learns from (`--methods sft,kto`), preferences, or `--benchmarks`"
+        )
     files = recipe_files.write(name, look, models, plan, here, asked)
     promoted = recipe_files.exported(models)
     few = too_few(plan, load_policy(name).least_rows) if promoted else []
-    findings.show(look, sources, plan, here, files, [*notices, *plan.notices, *tools.notices(sources, look), *few])
+    said = [*plan.notices, *losses.notices(plan, look, here), *tools.notices(sources, look), *few]
+    findings.show(look, sources, plan, here, files, [*notices, *said])
     return files, [f"polm promote {promoted[-1]} && polm serve"] if promoted else []
 
 

@@ -112,7 +112,7 @@ def _show_source(source: Source, plan: Plan) -> None:
     console = screen()
     total = f"{'at least ' if sample.at_least else ''}{sample.total:,} rows"
     tokens = [
-        round(sample.total * sum(plan.lengths[kind].whole) / len(plan.lengths[kind].whole))
+        round(source.usable * sum(plan.lengths[kind].whole) / len(plan.lengths[kind].whole))
         for kind, entries in plan.sets.items()
         if any(other is source for other, _ in entries)
     ]
@@ -125,7 +125,9 @@ def _show_source(source: Source, plan: Plan) -> None:
     console.print(f"  [dim]before[/] {escape(_short(found.before))}", soft_wrap=True, highlight=False)
     console.print(f"  [dim]after[/]  {escape(_short(found.after))}", soft_wrap=True, highlight=False)
     if sample.unreadable:
-        console.print(f"  [yellow]{sample.unreadable} lines cannot be read; the data stage names them[/]")
+        console.print(
+            f"  [yellow]{sample.unreadable} lines cannot be read; the first: {escape(sample.reason)}[/]", soft_wrap=True
+        )
     if found.reasons and found.sure < UNSURE:
         reason, count = max(found.reasons.items(), key=lambda pair: pair[1])
         console.print(f"  [yellow]{count} rows are bad: {escape(reason)}[/]", soft_wrap=True)

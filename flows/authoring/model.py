@@ -1,12 +1,13 @@
 """A look at a model before anything of it is downloaded but its configuration and tokenizer."""
 
-import json
-import struct
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.check.absent import absent
+from tasks.check.base_model import check_base, check_kind
+from tasks.models import checks
 from tasks.models.chat_template import CHATML, mark_generation, marks_generation
 from tasks.models.turn_ends import turn_end
 from tasks.stage.errors import ModelError
@@ -26,7 +27,7 @@ class Model:
     family: str
     """Name of the architecture, e.g. `LlamaForCausalLM`."""
     parameters: int
-    """Weights, all of them; 0 where neither the folder nor the hub tells."""
+    """Weights, all of them; 0 where the hub does not tell."""
     layers: int
     hidden: int
     """Width of the residual stream."""
@@ -60,23 +61,23 @@ def look(name: str, licence: str) -> Model:
         licence: of a local model; that of a hub model stands in its card.
 
     Raises:
-        ModelError: there is no such model, or it is none that answers in chats.
+        ModelError: there is no such model, its folder is one that the stage `base` refuses (a pickle, missing or cut
+            weights, packed ones), or it is no decoder that answers in chats.
     """
     place = Path(name)
     local = place.is_dir()
     folder, revision, card = (place, None, licence) if local else _fetched(name)
     with absent("sklearn"):
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: no config.json; name the folder of a model in the format of transformers")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ModelError(
-            f"{name}: its configuration or tokenizer cannot be read ({e}); see whether it is whole"
-        ) from None
+    if local:
+        check_base(folder)
+    elif not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: no config.json; name a model in the format of transformers")
+    else:
+        check_kind(folder)
+    config = checks.read_config(folder)
+    tokenizer = checks.read_tokenizer(AutoTokenizer, folder)
     words = config.get_text_config()
     family = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     if tokenizer.eos_token is None:
@@ -156,19 +157,6 @@ def _published(name: str) -> int:
 
 
 def _stored(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors by their headers (an 8-byte length, then JSON)."""
-    count = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as f:
-                (length,) = struct.unpack("<Q", f.read(8))
-                header = json.loads(f.read(min(length, 100_000_000)))
-        except (OSError, ValueError, struct.error) as e:
-            raise ModelError(f"{path}: its header cannot be read ({e}); is the file whole?") from None
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for width in tensor["shape"]:
-                    size *= width
-                count += size
-    return count
+    """Count the numbers in a folder's safetensors by their headers."""
+    shapes = [checks.check_numbers(path, quantized=False) for path in checks.weight_files(folder)]
+    return sum(math.prod(shape) for tensors in shapes for shape in tensors.values())

@@ -1,7 +1,10 @@
 """Which rows of which source go to which set, how long they are in tokens, and what they can be asked about."""
 
+import contextlib
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +41,14 @@ class Source:
     format: Format
     answers: list[str]
     """Answers of the sample's evaluation rows."""
+    copies: int = 0
+    """Rows of the sample that become the same row as one before them."""
+
+    @property
+    def usable(self) -> int:
+        """Rows that the data stage will keep, about: by the share of those looked at that are good and no copies."""
+        rows = len(self.sample.rows)
+        return round(self.sample.total * max(0.0, self.format.sure - self.copies / rows))
 
     @property
     def short(self) -> bool:
@@ -86,8 +97,8 @@ class Plan:
     notices: list[str] = field(default_factory=list)
 
     def held_out(self, task: str) -> int:
-        """Count the rows that a task will have to ask, about: duplicates are not yet known."""
-        return round(self.test * sum(source.sample.total for source in self.tasks[task]))
+        """Count the rows that a task will have to ask, about: near duplicates are not yet known."""
+        return round(self.test * sum(source.usable for source in self.tasks[task]))
 
 
 def source(key: str, sample: Sample, found: Format) -> Source:
@@ -99,7 +110,17 @@ def source(key: str, sample: Sample, found: Format) -> Source:
                 answers.append(str(mapped("eval:task", template, row)["answer"]))
             except BadRow:
                 continue
-    return Source(key, sample, found, answers)
+    return Source(key, sample, found, answers, _copies(sample, found))
+
+
+def _copies(sample: Sample, found: Format) -> int:
+    """Count the rows that become the same row of a set as one before them."""
+    kind, (template, *_) = next(iter(found.maps.items()))
+    made: Counter[str] = Counter()
+    for row in sample.rows:
+        with contextlib.suppress(BadRow):
+            made[json.dumps(mapped(kind, template, row), sort_keys=True, default=str)] += 1
+    return made.total() - len(made)
 
 
 def key_of(where: str, taken: Sequence[str]) -> str:
@@ -138,8 +159,8 @@ def plan(sources: Sequence[Source], models: Sequence[Planned], model: Model) -> 
         maps = s.format.maps.get("eval", [])
         if maps:
             tasks.setdefault("pairs" if "worse" in maps[0] else "answers" if s.short else "replies", []).append(s)
-    fewest = min(s.sample.total for s in used)
-    asked = min((sum(s.sample.total for s in sources) for sources in tasks.values()), default=fewest)
+    fewest = max(1, min(s.usable for s in used))
+    asked = min((max(1, sum(s.usable for s in sources)) for sources in tasks.values()), default=fewest)
     validation, test = share(0.05, 8 / fewest, 0.15), share(0.1, ENOUGH / asked, 0.25)
     lengths = {kind: _lengths(kind, entries, model, 1 - validation - test) for kind, entries in sets.items()}
     return Plan(sets, tasks, lengths, validation, test, notices)
@@ -175,7 +196,7 @@ def _lengths(
             whole.append(max(sizes))
             prompts.append(opening)
             replies.append(max(sizes) - opening)
-    rows = sum(round(s.sample.total * len(maps) * training) for s, maps in entries)
+    rows = sum(round(s.usable * len(maps) * training) for s, maps in entries)
     return Lengths(max(1, rows), sorted(whole), sorted(prompts), sorted(replies))
 
 

@@ -9,6 +9,7 @@ from tasks import distill
 from tasks.base import Config as BaseConfig
 from tasks.base import FolderModel, HubModel
 from tasks.check import model_facts
+from tasks.check.base_model import check_base
 from tasks.check.files import Recipe
 from tasks.check.model_facts import Facts
 from tasks.check.values import leaves
@@ -45,7 +46,7 @@ def check(under_check: Recipe) -> Iterator[str]:
         if file in others:
             continue
         for key, value in leaves(config.model_dump()):
-            if facts.context and key.split(".")[-1] in LENGTHS and isinstance(value, int) and value > facts.context:
+            if facts.context and _is_length(key) and isinstance(value, int) and value > facts.context:
                 yield (
                     f"{path}: {key} is {value} tokens, and {facts.place} takes {facts.context}; set it to "
                     f"{facts.context} or less"
@@ -88,6 +89,12 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
+def _is_length(key: str) -> bool:
+    """Whether a key says how many tokens there may be; `weights.block_size` of an export counts weights."""
+    *above, last = key.split(".")
+    return last in LENGTHS and above[-1:] != ["weights"]
+
+
 def _own_models(under_check: Recipe) -> set[str]:
     """Name the files of models that are no language model from `base`: encoders of retrieval."""
     models = under_check.graph.models.items()
@@ -114,12 +121,12 @@ def _folder(under_check: Recipe) -> Iterator[str]:
     path = under_check.folder / "base.yaml"
     if config is not None and isinstance(config.source, FolderModel):
         try:
-            checks.check_files(config.source.folder)
+            check_base(config.source.folder)
         except PolmError as e:
             yield f"{path}: source.folder: {e}"
     elif config is not None and isinstance(config.source, HubModel) and (folder := Path(config.source.hub)).is_dir():
         try:
-            checks.check_files(folder)
+            check_base(folder)
         except PolmError as e:
             yield f"{path}: source.hub: {e}"
 

@@ -23,6 +23,15 @@ REPLIED = (
     "answer", "reply", "response", "completion", "output", "solution", "assistant", "target", "answers", "label",
 )  # fmt: skip
 """Names of columns that ask and that reply, in lower case, the likeliest first."""
+RATED = ("completion", "response", "answer", "reply", "output")
+"""Names of columns of replies that may have a verdict beside them."""
+LABELS = ("label", "liked", "desirable", "thumbs_up", "is_good", "kto_tag")
+"""Names of columns that say whether a reply is a good one."""
+VERDICTS = {
+    "good", "bad", "yes", "no", "true", "false", "1", "0", "1.0", "0.0", "-1", "up", "down", "positive", "negative",
+    "liked", "disliked", "like", "dislike", "desirable", "undesirable", "accepted", "rejected", "chosen",
+}  # fmt: skip
+"""Values of such columns, in lower case."""
 EXAMPLE = 'map: {messages: [{role: user, content: "{QUESTION}"}, {role: assistant, content: "{ANSWER}"}]}'
 
 
@@ -55,16 +64,47 @@ def recognise(sample: Sample) -> Format:
     tried = [_tried(candidate, sample.rows) for candidate in _candidates(sample)]
     fitting = [found for found in tried if found.sure >= SURE]
     if fitting:
+        if next(iter(fitting[0].maps)) != "feedback":
+            _check_verdicts(sample)
         return fitting[0]
     near = max(tried, key=lambda found: found.sure, default=None)
     why = ""
     if near is not None and near.reasons:
         reason, count = Counter(near.reasons).most_common(1)[0]
         why = f"; as {near.name}, {count} of {len(sample.rows)} rows fail: {reason}"
+    held = ", ".join(_described(sample, column) for column in sample.columns)
     raise DataError(
-        f"{sample.name}: its format is not known{why}; its columns are {', '.join(sample.columns)}. Rename them, or "
+        f"{sample.name}: its format is not known{why}; its columns are {held}. Rename them, or "
         f"write the data.yaml of a recipe yourself with a map of them (docs/data.md), e.g. {EXAMPLE}"
     )
+
+
+def _described(sample: Sample, column: str) -> str:
+    """Name a column, with what it holds where that is not text alone: `answer (45 text, 15 objects)`."""
+    words = {str: "text", bool: "true or false", int: "numbers", float: "numbers", list: "lists", dict: "objects"}
+    counts = Counter("null" if row[column] is None else words.get(type(row[column]), "other") if column in row
+                     else "missing" for row in sample.rows)  # fmt: skip
+    if set(counts) == {"text"}:
+        return column
+    return f"{column} ({', '.join(f'{count} {what}' for what, count in counts.most_common())})"
+
+
+def _check_verdicts(sample: Sample) -> None:
+    """Refuse replies with a verdict in words or numbers, which would be learnt whether they are good or bad.
+
+    Raises:
+        DataError: with the column, its two values, and what a verdict is.
+    """
+    label = named(sample.columns, *LABELS)
+    rated = named(sample.columns, *RATED) is not None and named(sample.columns, *ASKED) is not None
+    if label is None or not rated or named(sample.columns, "chosen", "rejected"):
+        return
+    found = {str(value).strip().lower() for value in values(sample.rows, label)}
+    if len(found) == 2 and found <= VERDICTS:
+        raise DataError(
+            f"{sample.name}: column '{label}' is a verdict, {' or '.join(sorted(found))}, and a verdict on a reply is "
+            f"true or false: write it so for `--methods kto`; to learn from all replies alike, take the column out"
+        )
 
 
 def mapped(kind: str, template: Map, row: dict[str, Any]) -> dict[str, Any]:
@@ -186,8 +226,8 @@ def _ranked(found: dict[str, list[Any]], texts: list[str]) -> Iterator[Format]:
 
 
 def _unpaired(columns: list[str], talks: dict[str, str], texts: list[str]) -> Iterator[Format]:
-    prompt, reply = named(columns, *ASKED), named(columns, "completion", "response", "answer", "reply", "output")
-    label = named(columns, "label", "liked", "desirable", "thumbs_up", "is_good", "kto_tag")
+    prompt, reply = named(columns, *ASKED), named(columns, *RATED)
+    label = named(columns, *LABELS)
     if prompt is None or reply is None or label is None or not {prompt, reply} <= {*talks, *texts}:
         return
     asked = talks[prompt] if prompt in talks else _asks(f"{{{prompt}}}")

@@ -1,12 +1,13 @@
 """A look at a data set that nobody has described: its columns, some of its rows, and how many there are."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.ingestion import hub
 from tasks.ingestion.files import check_file, content_digest, rows_of
-from tasks.ingestion.lines import Line
+from tasks.ingestion.lines import COMPRESSED, Line, text_lines
 from tasks.stage.errors import DataError
 
 KEPT = 1000
@@ -15,6 +16,12 @@ COUNTED = 300_000
 """Rows of a file that are counted at most."""
 FEW = 200
 """Rows of a hub data set that are looked at: each comes over the network."""
+KINDS = {".jsonl": "JSON", ".json": "JSON", ".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet", ".arrow": "Arrow"}
+"""Suffixes of files in a folder of rows, to the kind that `datasets` reads them as; it reads one kind and no other."""
+DESCRIBING = ("dataset_info.json", "dataset_infos.json", "state.json")
+"""Files beside rows that hold none."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What may stand between columns in place of a comma."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Sample:
     """Whether there are more than `total`, which were not counted."""
     unreadable: int
     """Lines that are no rows."""
+    reason: str = ""
+    """File, line and fault of the first of those."""
 
     @property
     def columns(self) -> list[str]:
@@ -60,18 +69,40 @@ def look(where: str, licence: str) -> Sample:
         raise DataError(f"{where}: no such file")
     else:
         sample = _hub(where, licence)
+    if path.is_file():
+        _check_separator(path, where, sample.columns)
+    if not sample.rows and not sample.unreadable:
+        raise DataError(f"{where}: not one row stands in it; check the path, and how the file was written")
     if not sample.rows:
-        raise DataError(f"{where}: not one row that can be read, of {sample.unreadable} lines; check what it holds")
+        raise DataError(
+            f"{where}: not one row that can be read, of {sample.unreadable} lines; the first: {sample.reason}"
+        )
     return sample
+
+
+def _check_separator(path: Path, where: str, columns: list[str]) -> None:
+    """Refuse a `.csv` of one column whose header has more of another separator than commas. Raises DataError."""
+    name = Path(path.stem) if path.suffix in COMPRESSED else path
+    if name.suffix != ".csv" or len(columns) > 1:
+        return
+    item = next(text_lines(path, where), None)
+    header = item[1] if isinstance(item, tuple) else ""
+    said = next((words for mark, words in SEPARATORS.items() if header.count(mark) > header.count(",")), None)
+    if said is not None:
+        raise DataError(
+            f"{where}: {said} stand between its columns, and a .csv has commas; write it with commas and quotes, or "
+            f"as .tsv with tabs"
+        )
 
 
 def _file(path: Path, where: str, licence: str) -> Sample:
     check_file(path, where)
     rows: list[dict[str, Any]] = []
-    total, unreadable, more = 0, 0, False
+    total, unreadable, more, reason = 0, 0, False, ""
     for item in rows_of(path, where):
         if not isinstance(item, Line):
             unreadable += 1
+            reason = reason or f"{item.file}:{item.line}: {item.reason}"
             continue
         if total == COUNTED:
             more = True
@@ -80,7 +111,7 @@ def _file(path: Path, where: str, licence: str) -> Sample:
         if len(rows) < KEPT:
             rows.append(item.row)
     source = {"file": where, "sha256": content_digest(path, where), "licence": licence}
-    return Sample(where, source, rows, total, more, unreadable)
+    return Sample(where, source, rows, total, more, unreadable, reason)
 
 
 def _hub(where: str, licence: str) -> Sample:
@@ -89,6 +120,8 @@ def _hub(where: str, licence: str) -> Sample:
     name, _, rest = where.partition(":")
     config, _, split = rest.partition(":")
     local = Path(name).is_dir()
+    if local:
+        _check_kinds(Path(name), name)
     try:
         configs = datasets.get_dataset_config_names(name)
         if not config and len(configs) > 1:
@@ -97,9 +130,12 @@ def _hub(where: str, licence: str) -> Sample:
         data = datasets.load_dataset(
             name, config or None, split=split or "train", streaming=True, revision=None if local else revision
         )
-        rows = [dict(row) for row in hub.undecoded(data).take(FEW)]
+        stream = iter(hub.undecoded(data))
+        rows = [dict(row) for row in itertools.islice(stream, KEPT if local else FEW)]
         told = data.info.splits or {}
         total = told[split or "train"].num_examples if (split or "train") in told else 0
+        if local and not total:
+            total = len(rows) + sum(1 for _ in itertools.islice(stream, COUNTED - len(rows)))
     except DataError:
         raise
     except Exception as e:
@@ -111,7 +147,26 @@ def _hub(where: str, licence: str) -> Sample:
         "hub": name, "revision": revision, "config": config or None, "split": split or "train", "streaming": not local,
         "rows": None, "licence": licence,
     }  # fmt: skip
-    return Sample(where, source, rows, max(total, len(rows)), total < len(rows) or not total, 0)
+    more = total == COUNTED if local else total < len(rows) or not total
+    return Sample(where, source, rows, max(total, len(rows)), more, 0)
+
+
+def _check_kinds(folder: Path, name: str) -> None:
+    """Refuse a folder with files of rows of several kinds, unless its card says which are meant. Raises DataError."""
+    card = folder / "README.md"
+    if card.is_file() and "configs:" in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        inner = Path(path.stem) if path.suffix in COMPRESSED else path
+        if inner.suffix in KINDS and path.name not in DESCRIBING and path.is_file():
+            found.setdefault(KINDS[inner.suffix], str(path.relative_to(folder)))
+    if len(found) > 1:
+        listed = " and ".join(f"{kind} ({file})" for kind, file in found.items())
+        raise DataError(
+            f"{name}: a folder with rows in {listed}, of which one kind alone would be read; name the files "
+            f"themselves, each by a `--data` of its own"
+        )
 
 
 def _commit(name: str) -> str:

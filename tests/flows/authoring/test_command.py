@@ -104,7 +104,12 @@ def test_a_task_of_too_few_rows_to_promote_by_is_told_before_the_training(
     new("few", ["data/pairs.parquet"], "sft,dpo")
     shown = capsys.readouterr().out
     assert "will ask about 15 rows of data/pairs.parquet, and `polm promote` compares no fewer" in shown
-    data_stage.write_rows(home / "data", sample.look("data/pairs.parquet", "CC0-1.0").rows * 4, "many.jsonl")
+    pairs = sample.look("data/pairs.parquet", "CC0-1.0").rows
+    data_stage.write_rows(home / "data", pairs * 4, "copies.jsonl")
+    new("copies", ["data/copies.jsonl"], "sft,dpo")
+    assert "will ask about 15 rows of data/copies.jsonl" in capsys.readouterr().out, "each is asked once"
+    many = [pair | {"prompt": f"{pair['prompt']} Line {line}."} for line in range(4) for pair in pairs]
+    data_stage.write_rows(home / "data", many, "many.jsonl")
     new("many", ["data/many.jsonl"], "sft,dpo")
     shown = capsys.readouterr().out
     assert "polm promote dpo" in shown

@@ -231,6 +231,23 @@ def no_end_of_text() -> None:
     path.write_text(json.dumps({key: value for key, value in values.items() if key != "eos_token"}))
 
 
+def of_the_model(**values: Any) -> None:
+    path = Path("model/config.json")
+    path.write_text(json.dumps(read_yaml(path) | values))
+
+
+def classifier() -> None:
+    of_the_model(architectures=["LlamaForSequenceClassification"])
+
+
+def packed() -> None:
+    of_the_model(quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+def pickled() -> None:
+    Path("model/training_args.bin").write_bytes(b"")
+
+
 def too_large() -> None:
     shape = {"hidden_size": 16384, "intermediate_size": 65536, "num_hidden_layers": 200, "num_attention_heads": 128}
     path = SMALL / "base.yaml"
@@ -245,6 +262,9 @@ FILES: list[tuple[Callable[[], None], tuple[str, ...]]] = [
     (rows_not_utf8, ("data.yaml: sources.rows: not one row could be read",)),
     (rows_are_a_folder, ("data.yaml: sources.rows: rows.jsonl",)),
     (cut_weights, ("base.yaml: source.folder: model/model.safetensors",)),
+    (classifier, ("base.yaml: source.folder: model/config.json: the folder holds LlamaForSeq", "LlamaForCausalLM")),
+    (packed, ("base.yaml: source.folder: model: its weights are quantised", "take the model that it was made from")),
+    (pickled, ("base.yaml: source.folder: model/training_args.bin: a pickle can run code", "remove it")),
     (no_end_of_text, ("base.yaml: source: model: the tokenizer has no eos_token",)),
     (too_large, ("GiB", "no batch would fit", "smaller model", "are free", "set 'pretrain'")),
     (missing, ("dpo.yaml: no such file",)),
@@ -294,6 +314,14 @@ def test_rows_as_long_as_the_context_are_warned_of(small: Path, caplog: pytest.L
     change(SMALL / "sft.yaml", "trainer/max_length", None)
     assert said() == ""
     assert "trainer.max_length is null, so that rows may be as long as the model's context" in caplog.text
+
+
+def test_a_block_of_quantised_weights_is_no_length(small: Path) -> None:
+    path = Path("model/config.json")
+    path.write_text(json.dumps(read_yaml(path) | {"max_position_embeddings": 16}))
+    message = said()
+    assert "takes 16" in message
+    assert "block_size" not in message
 
 
 def test_faults_of_every_kind_are_said_at_once(small: Path) -> None:

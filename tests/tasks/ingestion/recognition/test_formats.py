@@ -112,3 +112,29 @@ def test_lines_that_are_no_rows_are_counted(workspace: Path) -> None:
     write_rows(workspace, ["{"])
     with pytest.raises(DataError, match="not one row that can be read, of 1 lines"):
         look("rows.jsonl", "CC0-1.0")
+
+
+@pytest.mark.parametrize("label", [("good", "bad"), (1, 0), ("thumbs", "none"), ("true", "false")])
+def test_a_verdict_that_is_not_true_or_false_is_no_answer_to_learn_from(tmp_path: Path, label: tuple[Any, Any]) -> None:
+    rows = [{"prompt": f"q{i}", "completion": f"a{i}", "label": label[i % 2]} for i in range(10)]
+    write_rows(tmp_path, rows, "rated.jsonl")
+    sample = look(str(tmp_path / "rated.jsonl"), "CC0-1.0")
+    if label == ("true", "false"):
+        assert recognise(sample).name.startswith("unpaired")
+    elif label == ("thumbs", "none"):  # no verdict that is known: a topic, for instance
+        assert recognise(sample).name == "questions and answers"
+    else:
+        with pytest.raises(DataError, match=r"column 'label' is a verdict, .* write it so for `--methods kto`"):
+            recognise(sample)
+
+
+def test_a_label_that_is_the_answer_is_no_verdict(tmp_path: Path) -> None:
+    write_rows(tmp_path, [{"question": f"q{i}", "label": ("yes", "no")[i % 2]} for i in range(10)], "asked.jsonl")
+    assert recognise(look(str(tmp_path / "asked.jsonl"), "CC0-1.0")).name == "questions and answers"
+
+
+def test_columns_of_several_types_are_described(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": {"text": "a"} if i % 2 else "a"} for i in range(10)]
+    write_rows(tmp_path, rows, "mixed.jsonl")
+    with pytest.raises(DataError, match=r"columns are question, answer \(5 text, 5 objects\)"):
+        recognise(look(str(tmp_path / "mixed.jsonl"), "CC0-1.0"))
