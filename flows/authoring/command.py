@@ -80,6 +80,8 @@ def main(
         PolmError: what was given cannot become a recipe, or there is a recipe of this name; nothing was written.
     """
     _check_name(name)
+    if twice := {where for where in data if list(data).count(where) > 1}:
+        raise ConfigError(f"--data: {min(twice)} stands there twice; leave one out")
     if graph.RAG in (part.strip() for part in methods.split(",")):
         files, promoted = _reader(name, base, data, methods, benchmarks, licence, encoder)
     elif encoder is not None:
@@ -179,8 +181,6 @@ def _check_name(name: str) -> None:
 
 
 def _sources(data: Sequence[str], licence: str) -> list[rows.Source]:
-    if twice := {where for where in data if list(data).count(where) > 1}:
-        raise ConfigError(f"--data: {min(twice)} stands there twice; leave one out")
     sources: list[rows.Source] = []
     for where in data:
         if documents.are_documents(_relative(where)) and Path(where).suffix.lower() != ".txt":

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -32,6 +32,8 @@ class Documents:
     """Id of a document, `<source>/<name>`, to its text and headings; the first of those with the same text."""
     refused: list[tuple[str, str]]
     """Id of each document that gives no passage, and the reason."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Suffix of the files in folders that were named which are no documents, to their number."""
 
     def chunks(self, words: int) -> list[Chunk]:
         """Cut all documents into passages as the stage does, sorted by document.
@@ -138,7 +140,14 @@ def look(named: dict[str, str], licence: str) -> Documents:
     if not read:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in Counter(why for _, why in refused).items())
         raise DataError(f"{', '.join(named.values())}: no document gives a passage: {reasons}")
-    return Documents(sources, read, refused)
+    return Documents(sources, read, refused, _others(named.values()))
+
+
+def _others(wheres: Iterable[str]) -> Counter[str]:
+    """Count the files in folders that are no documents, hidden ones aside, by suffix."""
+    files = [file for where in wheres if Path(where).is_dir() for file in Path(where).rglob("*") if file.is_file()]
+    shown = [file for file in files if not file.name.startswith(".")]
+    return Counter(_suffix(file) or "no suffix" for file in shown if _suffix(file) not in SUFFIXES)
 
 
 def parted(data: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -74,11 +74,19 @@ def show_reader(
     console.print(f"  [dim]e.g.[/] {escape(_short(asked.train[0]))}", soft_wrap=True, highlight=False)
     console.print(f"[bold]encoder[/]  {escape(encoder.why)}", soft_wrap=True)
     notices = [f"{name}: left out: {why}" for name, why in docs.refused[:REFUSED]]
+    if docs.others:
+        kinds = ", ".join(f"{count} × {suffix}" for suffix, count in docs.others.most_common())
+        notices.append(f"files that are no documents are not read: {kinds}")
     if len(docs.refused) > REFUSED:
         notices.append(
             f"{len(docs.refused) - REFUSED} more documents are left out; report.json of the stage names them"
         )
-    notices += [f"{count} questions are left out: {why}; e.g. '{asked.example}'" for why, count in asked.lost.items()]
+    example = f"; e.g. '{asked.example}'" if asked.example else ""
+    notices += [f"{count} questions are left out: {why}{example}" for why, count in asked.lost.items()]
+    if asked.astray:
+        notices.append(
+            f"{asked.astray} questions name a document that is none of these; their answers were looked for in all"
+        )
     if not asked.literal:
         notices.append(
             "some answers do not stand in their quotes word for word: false copies of passages are not tested, and "

@@ -41,6 +41,8 @@ LEXICAL = LexicalSettings(method="lucene", k1=1.5, b=0.75, words=r"\w+", lowerca
 QUOTES = ("quote", "evidence", "supporting_sentence", "context", "passage")
 DOCUMENTS = ("document", "doc", "file", "filename", "source", "path", "url")
 """Names of columns, the likeliest first."""
+COPY = "the question stood there before"
+"""Why a row is left out that is no loss."""
 FOUND = 0.5
 """Least share of the questions, 0 to 1, whose answers have to stand in the documents."""
 FEWEST = 20
@@ -60,6 +62,8 @@ class Questions:
     """Why rows were left out, to their number."""
     example: str = ""
     """The first question that was left out."""
+    astray: int = 0
+    """Rows that name a document which is none of those read, so that their answers were looked for in all."""
 
     @property
     def literal(self) -> bool:
@@ -144,9 +148,9 @@ def read(wheres: Sequence[str], documents: Documents, words: int, licence: str) 
     places = Places(documents, words)
     asked = [row for where in wheres for row in _asked(where, licence)]
     found, lost, example = _located(asked, places)
-    if len(found) < max(FEWEST, FOUND * len(asked)):
+    if len(found) < max(FEWEST, FOUND * (len(asked) - lost[COPY])):
         reasons = [f"{count} × {why}" for why, count in lost.most_common()]
-        said = "; ".join([*reasons, f"e.g. '{example}'"]) if reasons else ""
+        said = "; ".join([*reasons, *([f"e.g. '{example}'"] if example else [])])
         raise DataError(
             f"{', '.join(wheres)}: of {len(asked)} questions {len(found)} have an answer in the documents"
             f"{f' ({said})' if said else ''}, and {FEWEST} or more are needed, half of them at least; an answer is "
@@ -154,7 +158,8 @@ def read(wheres: Sequence[str], documents: Documents, words: int, licence: str) 
             f"column `quote` with the sentence that says it"
         )
     train, test = _held_out(found, wheres)
-    return Questions(train, test, lost, example)
+    astray = sum(bool(row["document"]) and not places.documents(row["document"]) for row in asked)
+    return Questions(train, test, lost, example, astray)
 
 
 def _asked(where: str, licence: str) -> list[dict[str, str]]:
@@ -206,7 +211,8 @@ def _located(asked: Sequence[dict[str, str]], places: Places) -> tuple[list[dict
             continue
         document, quote, answer = place
         if row["question"] in found:
-            lost["the question stood there before"] += 1
+            lost[COPY] += 1
+            example = example or row["question"]
             continue
         found[row["question"]] = {
             "question": row["question"], "answer": answer, "document": document, "quote": quote, "group": document,
