@@ -119,6 +119,12 @@ def _folder(under_check: Recipe) -> Iterator[str]:
     """What is wrong with a model folder that base.yaml names."""
     config = under_check.of("base.yaml", BaseConfig)
     path = under_check.folder / "base.yaml"
+    adapter = getattr(config.source, "adapter", None) if config is not None else None
+    if adapter is not None and "@" not in adapter and not Path(adapter).exists():
+        yield (
+            f"{path}: source.adapter: {adapter}: no such folder; give one, or a hub id with its revision, e.g. "
+            f"org/name@main"
+        )
     if config is not None and isinstance(config.source, FolderModel):
         try:
             check_base(config.source.folder)

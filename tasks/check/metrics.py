@@ -105,7 +105,7 @@ def _of_task(
     path = asking.parent / file
     if Path(file).parent != home:
         raise ConfigError(f"{asking}: tasks names '{file}'; only files in {asking.parent / home} are hashed")
-    task: dict[str, Any] = load_task(path)
+    task = loaded(path)
     if task["task"] in files:
         raise ConfigError(f"{path}: task '{task['task']}' is that of {files[task['task']]} too; rename one")
     files[task["task"]] = file
@@ -113,6 +113,24 @@ def _of_task(
     if rows is not None and wanted not in rows:
         raise ConfigError(f"{path}: its rows are '{wanted}', which no set of {data} makes{suggest(wanted, rows)}")
     return {f"{task['task']}.{metric['metric']}" for metric in task["metric_list"]}
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    """Load a task's file, and try its grader on a made-up response.
+
+    Raises:
+        ConfigError: the file is wrong, or its grader cannot read what a model of this `output_type` gives.
+    """
+    try:
+        task: dict[str, Any] = load_task(path)
+    except PolmError:
+        raise
+    except Exception as e:  # whatever a grader does with a response of another kind
+        raise ConfigError(
+            f"{path}: process_results cannot grade what `output_type` gives ({type(e).__name__}: {e}); take a grader "
+            f"of that kind, or generate_until for answers in words"
+        ) from e
+    return task
 
 
 def row_files(data: DataConfig) -> Iterator[str]:

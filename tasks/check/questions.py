@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.check import model_facts
 from tasks.check.files import Recipe
-from tasks.check.metrics import evaluations
+from tasks.check.metrics import evaluations, loaded
 from tasks.data import Config as DataConfig
 from tasks.evaluate import Config as EvaluateConfig
-from tasks.evaluation.task_files import TaskChoice, load_task, rows_file
+from tasks.evaluation.task_files import TaskChoice, rows_file
 from tasks.ingestion.mapping import AUDIO, IMAGES, VIDEO, kind_of
 from tasks.ingestion.settings import Set
 from tasks.multimodal.controls import HEARD, REVERSED, SHOWN
@@ -29,7 +30,7 @@ TAKEN = ("group", VIDEO)
 
 def check_questions(under_check: Recipe) -> Iterator[str]:
     """Check that controls replace what rows show, and that rows have the columns of `group_by`."""
-    folder = under_check.folder
+    folder, facts = under_check.folder, model_facts.find(under_check)
     for file, data in evaluations(under_check.graph).items():
         asked, config = under_check.of(file, EvaluateConfig), under_check.of(f"{data}.yaml", DataConfig)
         if asked is None or config is None:
@@ -39,13 +40,28 @@ def check_questions(under_check: Recipe) -> Iterator[str]:
                 continue
             name, path, task = None, folder / choice.file, {}
             with contextlib.suppress(PolmError):  # said by `metrics.of_file`
-                task = load_task(path)
+                task = loaded(path)
                 name = _set_of(rows_file(path, task), config.sets)
+                yield from _answers(path, task, facts.context if facts else 0)
             if name is not None:
                 yield from _unknown(path, task, name, _columns(name, config.sets[name]), folder / f"{data}.yaml")
                 place = f"{folder / file}: tasks.{number}"
                 wrong = _wrong(choice, name, config.sets[name], folder / f"{data}.yaml")
                 yield from (f"{place}.{fault}" for fault in wrong)
+
+
+def _answers(path: Path, task: dict[str, Any], context: int) -> Iterator[str]:
+    """Say where answers may have no token, or as many as the model can read, which leaves the question none."""
+    key, most = "generation_kwargs.max_gen_toks", (task.get("generation_kwargs") or {}).get("max_gen_toks")
+    if not isinstance(most, int):
+        return
+    if most < 1:
+        yield f"{path}: {key} is {most}; expected a number of tokens of an answer, at least 1"
+    elif context and most >= context:
+        yield (
+            f"{path}: {key} is {most} tokens, and the model takes {context}, question and answer together; set it to "
+            f"what the longest answer needs"
+        )
 
 
 def _set_of(file: str, sets: Collection[str]) -> str | None:

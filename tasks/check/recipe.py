@@ -34,6 +34,7 @@ from tasks.check import (
     prompts,
     questions,
     resources,
+    retrieval,
     rows,
     sources,
     trainers,
@@ -61,7 +62,7 @@ BY_ITSELF: tuple[Compared, ...] = (values.check, trainers.check)
 TOGETHER: tuple[Compared, ...] = (
     datasets.check, graph_check.check_datasets, graph_check.check_sounds, graph_check.check_metrics,
     graph_check.check_forms, media.check_architectures, questions.check_questions, gates.check, benchmarks.check,
-    sources.check, context.check, rows.check, prompts.check, resources.check,
+    sources.check, retrieval.check, context.check, rows.check, prompts.check, resources.check,
 )  # fmt: skip
 """Checks of files against each other, the data, the model and the machine."""
 NOTICED: tuple[Compared, ...] = (

@@ -3,11 +3,13 @@
 Only what is wrong whatever the method is refused: a seed that NumPy does not take, a rate that is not finite.
 """
 
+import importlib.util
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from tasks import dpo, kto
 from tasks.check.files import Recipe
 from tasks.data import Config as DataConfig
 from tasks.stage.config import suggest
@@ -81,15 +83,55 @@ def check(under_check: Recipe) -> Iterator[str]:
                 yield f"{path}: {key} is {value}; expected {rule.expected}"
             elif key == DRAWN and value == 0:
                 yield f"{path}: {key} is 0, by which logits are divided; expected a number above 0"
+        yield from (f"{path}: {fault}" for fault in _trained(config, values))
         if isinstance(config, DataConfig) and config.split.validation + config.split.test >= 1:
             held = config.split.validation + config.split.test
             yield f"{path}: split holds back {held:g} of the groups and leaves none to train on; lower its shares"
 
 
+def _trained(config: Any, values: Mapping[str, Any]) -> Iterator[str]:
+    """Say which settings of a trainer learn nothing, learn the contrary, or cannot run on a CPU."""
+    trainer = values.get("trainer") or {}
+    if not isinstance(trainer, Mapping):
+        return
+    if trainer.get("use_cpu") is True and trainer.get("fp16") is True:
+        yield "trainer.fp16 and trainer.use_cpu are true, and scaled half precision needs a GPU; set one to false"
+    if not isinstance(config, dpo.Config | kto.Config):
+        return
+    beta, smoothing = trainer.get("beta"), trainer.get("label_smoothing")
+    if beta == 0:
+        yield "trainer.beta is 0, by which the margin is multiplied, so that nothing is learnt; usual is 0.1"
+    if isinstance(smoothing, int | float) and smoothing >= 0.5:
+        yield (
+            f"trainer.label_smoothing is {smoothing}, the share of pairs that are the wrong way round; from 0.5 on the "
+            f"worse replies are learnt; expected a number below"
+        )
+
+
+OPTIONAL = {
+    "use_liger_kernel": "liger-kernel", "use_vllm": "vllm", "deepspeed": "deepspeed", "optim": "bitsandbytes",
+}  # fmt: skip
+"""Key of a trainer to the package that it needs where it is set; of `optim`, for names with `bnb` or `8bit`."""
+
+
+def _packages(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """Say which packages a trainer will import that are not installed here."""
+    for key, package in OPTIONAL.items():
+        value = trainer.get(key)
+        asked = ("bnb" in value or "8bit" in value) if key == "optim" and isinstance(value, str) else value
+        if asked and importlib.util.find_spec(package.replace("-", "_")) is None:
+            yield f"trainer.{key} is {value!r}, which needs the package {package}, and it is not installed here"
+
+
 def notices(under_check: Recipe) -> Iterator[str]:
-    """Say that a training ends before its learning rate is reached, as one of a few steps for a trial does."""
+    """Say that a training ends before its learning rate is reached, as one of a few steps for a trial does.
+
+    A package that is missing is no fault: the stage may run on another machine.
+    """
     for file, config in sorted(under_check.configs.items()):
         trainer = config.model_dump().get("trainer") or {}
+        if isinstance(trainer, Mapping):
+            yield from (f"{under_check.folder / file}: {said}" for said in _packages(trainer))
         steps, warmup = trainer.get("max_steps"), trainer.get("warmup_steps")
         if isinstance(steps, int) and isinstance(warmup, int | float) and 1 < steps < warmup:
             yield (

@@ -87,7 +87,14 @@ EDITS: list[tuple[str, str, Any, tuple[str, ...]]] = [
     ("sft", "trainer/max_steps", "many", ("trainer.max_steps is 'many'; expected a number",)),
     ("sft", "peft", {"r": 8, "target_modules": ["q_prj"]}, ("peft.target_modules names 'q_prj'", "'q_proj'")),
     ("sft", "peft", {"r": 0, "target_modules": ["q_proj"]}, ("peft.r is 0", "above 0")),
+    ("dpo", "trainer/beta", 0, ("dpo.yaml: trainer.beta is 0", "nothing is learnt")),
+    ("dpo", "trainer/label_smoothing", 0.9, ("trainer.label_smoothing is 0.9", "the worse replies are learnt")),
+    ("sft", "trainer/fp16", True, ("sft.yaml: trainer.fp16 and trainer.use_cpu are true", "needs a GPU")),
+    ("eval/sums", "output_type", "multiple", ("sums.yaml: process_results cannot grade what `output_type` gives",)),
+    ("eval/sums", "generation_kwargs/max_gen_toks", 0, ("generation_kwargs.max_gen_toks is 0", "at least 1")),
     # the model
+    ("eval/sums", "generation_kwargs/max_gen_toks", 9999, ("max_gen_toks is 9999 tokens, and the model takes",)),
+    ("base", "source/adapter", "models/none", ("base.yaml: source.adapter: models/none: no such folder",)),
     ("sft", "trainer/max_length", 4096, ("trainer.max_length is 4096 tokens", "or less")),
     ("grpo", "trainer/max_completion_length", 4096, ("trainer.max_completion_length is 4096 tokens", "or less")),
     ("base", "source/folder", "modle", ("base.yaml: source.folder: modle: no such folder",)),
@@ -284,6 +291,8 @@ NOTICES: list[tuple[str, str, Any, str]] = [
     ("recipe", "export", [], "no model is exported"),
     ("recipe", "forms", ["fp32"], "small.form is 'int8', which is not evaluated"),
     (GATES, "small/regression", {"sum.*": 0.1}, "small.regression has 'sum.*', which matches no metric"),
+    ("sft", "trainer/use_liger_kernel", True, "trainer.use_liger_kernel is True, which needs the package liger-kernel"),
+    ("sft", "trainer/optim", "adamw_bnb_8bit", "needs the package bitsandbytes, and it is not installed here"),
     ("sft", "trainer/warmup_steps", 100_000, "trainer.warmup_steps is 100000, and trainer.max_steps"),
 ]
 
