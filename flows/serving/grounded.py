@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.retrieval.control_tokens import control_tokens, harmless
-from tasks.retrieval.prompts import PromptFormat, parse, read_format
+from tasks.retrieval.prompts import PROMPT, PromptFormat, parse, read_format
 from tasks.retrieval.relevance import relevant
 from tasks.stage.errors import ArtifactError
 
@@ -92,7 +92,7 @@ class Grounding:
             model: folder of the reader, whose control tokens no passage may hold.
 
         Raises:
-            ArtifactError: no index there, or a broken one.
+            ArtifactError: no index there, a broken one, or one without the relevance that the format asks for.
             ModelError: its encoder cannot be loaded.
         """
         from transformers.utils import logging
@@ -103,6 +103,11 @@ class Grounding:
         logging.disable_progress_bar()
         self.form = form
         self._index = Index.open(index)
+        if form.least_relevance is not None and self._index.described.relevance is None:
+            raise ArtifactError(
+                f"{index}: has no relevance, and the reader's {PROMPT} shows passages of at least "
+                f"{form.least_relevance:g} alone; make index and rows anew with `polm run`"
+            )
         self._documents = _documents(index)
         self._tokens = control_tokens(model)
         self.ground("Hello!", 1)  # loads the encoder: the folder may be a copy that is deleted then

@@ -8,6 +8,7 @@ from flows.serving.grounded import Grounding, cited, open_rag
 from flows.serving.openai_api import annotations
 from tasks.export import genai
 from tasks.retrieval.control_tokens import control_tokens, harmless
+from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError
 from tests.support.rag import DOCUMENTS, FORM, LICENCE, make_rag
 
@@ -34,6 +35,14 @@ def test_what_is_not_relevant_is_not_shown(chat_onnx: Path, tmp_path: Path) -> N
     assert source.text == DOCUMENTS["people/bexot.txt"] and source.relevance == pytest.approx(1.0, abs=0.01)
     nothing = strict.ground("Who is Tamok?", 2)
     assert nothing.sources == () and nothing.prompt == "Who is Tamok?"
+
+
+def test_a_screen_on_an_index_without_relevance_is_refused(chat_onnx: Path, tmp_path: Path) -> None:
+    rag = make_rag(tmp_path / "rag", least_relevance=0.5)
+    described = artifact.read_json(rag / "index/index.json")
+    artifact.write_json(rag / "index/index.json", described | {"relevance": None})
+    with pytest.raises(ArtifactError, match=r"has no relevance, and the reader's prompt\.json shows .* 0\.5 alone"):
+        open_rag(rag, chat_onnx / "fp32")
 
 
 def test_a_passage_says_where_it_is_from(grounding: Grounding) -> None:
