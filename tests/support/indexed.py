@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tasks.generators import facts
+from tasks.retrieval import encoder as encoders
 from tasks.retrieval import lexical
 from tasks.retrieval.chunks import Chunk, write_chunks
 from tasks.stage import artifact
@@ -90,3 +93,26 @@ def save_encoder(folder: Path, make_artifact: Callable[..., Any], seed: int = 0)
 def lines(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def make_inputs(place: Path, make_artifact: Any) -> dict[str, Path]:
+    """Write chunks, questions and an encoder, as an index takes them."""
+    return {
+        "chunks": write(people(), place / "chunks", make_artifact),
+        "data": write_questions(place / "data", make_artifact),
+        "encoder": save_encoder(place / "encoder", make_artifact),
+    }
+
+
+def note_embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that fills with the chunks that are given to an encoder from here on."""
+    texts: list[str] = []
+    embed = encoders.embed
+
+    def noted(model: Any, batch: Sequence[str], size: int, *, queries: bool) -> Any:
+        if not queries:
+            texts.extend(batch)
+        return embed(model, batch, size, queries=queries)
+
+    monkeypatch.setattr(encoders, "embed", noted)
+    return texts

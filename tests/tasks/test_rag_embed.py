@@ -1,7 +1,7 @@
 """A shard as a stage: which chunks it embeds, what it resumes, and that an index is the same with shards and none."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tasks.retrieval import encoder as encoders
 from tasks.retrieval.chunks import Chunk
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError, ConfigError
-from tests.support.indexed import FUSION, people, save_encoder, write, write_questions
+from tests.support.indexed import FUSION, make_inputs, note_embedded, people, save_encoder, write
 
 OWN: dict[str, Any] = {"seed": 0, "threads": 1, "embed_titles": False, "batch_size": 8}
 """What decides vectors."""
@@ -28,27 +28,13 @@ INDEX: dict[str, Any] = OWN | {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, make_artifact: Any) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("embedding")
-    return {
-        "chunks": write(people(), place / "chunks", make_artifact),
-        "data": write_questions(place / "data", make_artifact),
-        "encoder": save_encoder(place / "encoder", make_artifact),
-    }
+    return make_inputs(tmp_path_factory.mktemp("embedding"), make_artifact)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The chunks that are given to an encoder from here on."""
-    texts: list[str] = []
-    embed = encoders.embed
-
-    def noted(model: Any, batch: Sequence[str], size: int, *, queries: bool) -> Any:
-        if not queries:
-            texts.extend(batch)
-        return embed(model, batch, size, queries=queries)
-
-    monkeypatch.setattr(encoders, "embed", noted)
-    return texts
+    return note_embedded(monkeypatch)
 
 
 def shard(make_run: Callable[[str], Any], name: str, inputs: dict[str, Path], **changed: Any) -> Any:

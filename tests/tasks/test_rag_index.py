@@ -15,7 +15,7 @@ from tasks.retrieval import encoder as encoders
 from tasks.retrieval.index import Index
 from tasks.stage import artifact
 from tasks.stage.errors import ArtifactError, ConfigError, DataError
-from tests.support.indexed import FUSION, people, save_encoder, write, write_questions
+from tests.support.indexed import FUSION, make_inputs, note_embedded, people, write
 
 SETTINGS: dict[str, Any] = {
     "seed": 0,
@@ -32,27 +32,13 @@ IVF = {"kind": "ivf", "codes": "float32", "shard_rows": 50, "train_rows": 500, "
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, make_artifact: Any) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("indexing")
-    return {
-        "chunks": write(people(), place / "chunks", make_artifact),
-        "data": write_questions(place / "data", make_artifact),
-        "encoder": save_encoder(place / "encoder", make_artifact),
-    }
+    return make_inputs(tmp_path_factory.mktemp("indexing"), make_artifact)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The chunks that are given to an encoder from here on."""
-    texts: list[str] = []
-    embed = encoders.embed
-
-    def noted(model: Any, batch: Sequence[str], size: int, *, queries: bool) -> Any:
-        if not queries:
-            texts.extend(batch)
-        return embed(model, batch, size, queries=queries)
-
-    monkeypatch.setattr(encoders, "embed", noted)
-    return texts
+    return note_embedded(monkeypatch)
 
 
 def built(make_run: Callable[[str], Any], name: str, inputs: dict[str, Path], **changed: Any) -> Any:

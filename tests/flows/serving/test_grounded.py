@@ -29,7 +29,7 @@ def test_the_reader_is_asked_in_the_words_of_its_training(grounding: Grounding) 
 
 
 def test_what_is_not_relevant_is_not_shown(chat_onnx: Path, tmp_path: Path) -> None:
-    """As the evaluation's rows were made: the fusion gives every passage a place, the screen leaves one, or none."""
+    """The fusion gives every passage a place; the screen leaves one of them, or none, as in an evaluation's rows."""
     strict = open_rag(make_rag(tmp_path / "rag", least_relevance=0.5), chat_onnx / "fp32")
     (source,) = strict.ground("Where does Bexot live?", 2).sources
     assert source.text == DOCUMENTS["people/bexot.txt"] and source.relevance == pytest.approx(1.0, abs=0.01)
