@@ -16,42 +16,26 @@ import csv
 import json
 import os
 import random
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from bench import working_copy
 from bench.serve import serving
+from bench.working_copy import Done, cpu, run
 
-REPO = Path(__file__).resolve().parents[1]
 RECIPE = "support"
 MODEL = Path("models/sums")
 ASKED = ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}.", "How much is {a} + {b}?")
 REPLY = "{a} + {b} = {c}. Thank you for asking, I am happy to help with the next sum."
 BARE = "{a} + {b} = {c}."
 PARITY = "Is {number} even or odd?"
-LEFT_OUT = (".venv", ".polm", ".checkpoints", "artifacts", "cache", ".pytest_cache", ".mypy_cache", ".ruff_cache")
-
-
-@dataclass(frozen=True)
-class Done:
-    """One command that has ended."""
-
-    words: str
-    """The command as it is typed."""
-    seconds: float
-    """From its start to its end."""
-    cpu: float
-    """Seconds of all cores together."""
 
 
 def sums(rng: random.Random, count: int) -> Iterator[tuple[str, str, dict[str, int]]]:
@@ -113,51 +97,19 @@ def write(folder: Path, rows: int, seed: int = 0) -> list[str]:
 
 def prepare(work: Path, model: Path, rows: int) -> list[str]:
     """Copy the working tree and the model to a folder, and write the data there. Returns the paths of the data."""
-    shutil.copytree(REPO, work, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
+    working_copy.make(work)
     shutil.copytree(model, work / MODEL, ignore=shutil.ignore_patterns("manifest.json"))
     return [f"data/{name}" for name in write(work / "data", rows)]
 
 
-def run(work: Path, words: Sequence[str]) -> tuple[Done, str]:
-    """Run a command of `polm` in a copy.
-
-    Returns:
-        The command with its seconds, and what it printed.
-
-    Raises:
-        SystemExit: it failed; what it printed is the message.
-    """
-    environment = os.environ | {
-        "PYTHONPATH": str(work),
-        "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc"),
-        "COLUMNS": "120",
-    }
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
-    start, before = time.monotonic(), _cpu()
-    ended = subprocess.run(
-        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    done = Done(f"polm {' '.join(words)}", time.monotonic() - start, _cpu() - before)
-    if ended.returncode:
-        raise SystemExit(
-            f"{ended.stdout}\n`{done.words}` ended with exit code {ended.returncode} ({done.seconds:.1f} s)"
-        )
-    return done, ended.stdout
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def ask(work: Path, question: str) -> tuple[Done, str]:
     """Start `polm serve`, ask one question, and end it. Returns the command, up to its first answer, and the answer."""
-    start, before = time.monotonic(), _cpu()
+    start, before = time.monotonic(), cpu()
     with serving(work) as (url, _):
         body = {"model": f"polm-{RECIPE}", "messages": [{"role": "user", "content": question}], "temperature": 0}
         answer = httpx.post(f"{url}/chat/completions", json=body, timeout=120).raise_for_status().json()
         seconds = time.monotonic() - start
-    return Done("polm serve", seconds, _cpu() - before), str(answer["choices"][0]["message"]["content"])
+    return Done("polm serve", seconds, cpu() - before), str(answer["choices"][0]["message"]["content"])
 
 
 def main() -> None:
