@@ -29,7 +29,7 @@ from tasks.ingestion.sources import GeneratorSource, find_generator
 from tasks.retrieval.finder import Facts, Finder, Searches
 from tasks.retrieval.passages import LURE, Distractors, Question
 from tasks.retrieval.prompts import PROMPT, PromptFormat
-from tasks.retrieval.raft_rows import Asked, Rename, Shares, Unfaithful
+from tasks.retrieval.raft_rows import Asked, Rename, Renumbering, Shares, Unfaithful
 from tasks.retrieval.raft_tests import Condition
 from tasks.retrieval.raft_tests import row as test_row
 from tasks.stage import artifact
@@ -121,6 +121,8 @@ class Config(StageConfig):
     """Instructions in passages."""
     renaming: Renaming | None
     """Training rows about invented others; null leaves every row as the documents have it."""
+    renumbering: Renumbering | None
+    """Training rows whose passages are not numbered from 1; null numbers those of every row from 1."""
     rounds: Rounds
     """Rows of each question."""
     questions: int | None = Field(ge=1)
@@ -191,7 +193,9 @@ def taught(
 ) -> dict[str, list[dict[str, Any]]]:
     """Make the rows of one split, `sft` and `preferences`; a pair that cannot be made is left out."""
     rng = random.Random(f"{config.seed} {split}")
-    asked = Asked(config.prompt, config.distractors, config.planted.train, facts, config.turns.untold)
+    asked = Asked(
+        config.prompt, config.distractors, config.planted.train, facts, config.turns.untold, config.renumbering
+    )
     share = config.renaming.share if config.renaming else 0.0
 
     def renaming() -> Rename | None:

@@ -193,7 +193,7 @@ def _grounded(asked: Questions, shape: Shape, here: Machine) -> str:
         line("unfaithful", {"distractor": 0.3, "unsupported": 0.4, "abstaining": 0.1, "obeying": 0.2}),
         "planted:", *(text for part, wordings in PLANTED.items()
                       for text in (line(part, ..., indent=2), *(f"    - {flow(wording)}" for wording in wordings))),
-        line("renaming", None), line("turns", {"most": 1, "untold": 0.0}),
+        line("renaming", None), line("renumbering", None), line("turns", {"most": 1, "untold": 0.0}),
         line("rounds", {"sft": reading.rounds(asked), "preferences": 1}, "rows of each training question"),
         line("questions", ASKED[here.gpu], "most of the test"), line("conditions", conditions),
     ]) + "\n"  # fmt: skip

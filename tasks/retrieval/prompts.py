@@ -87,8 +87,8 @@ class PromptFormat(Strict):
             raise ValueError(f"'{pattern}' has {groups} groups; it needs one, around the passage's number")
         return pattern
 
-    def render(self, question: str, texts: Sequence[str]) -> str:
-        """Write the user's message that asks `question` with the passages `texts`, numbered from 1.
+    def render(self, question: str, texts: Sequence[str], first: int = 1) -> str:
+        """Write the user's message that asks `question` with the passages `texts`, numbered from `first`.
 
         Raises:
             ValueError: more passages than `passages`.
@@ -96,12 +96,12 @@ class PromptFormat(Strict):
         if len(texts) > self.passages:
             raise ValueError(f"{len(texts)} passages where the prompt takes {self.passages}")
         passages = "\n".join(
-            filled(self.passage, number=str(number), text=text) for number, text in enumerate(texts, 1)
+            filled(self.passage, number=str(number), text=text) for number, text in enumerate(texts, first)
         )
         return filled(self.question, passages=passages, question=question).strip("\n")
 
     def answer(self, quote: str, number: int, answer: str) -> str:
-        """Write the reply that quotes passage `number`, counted from 1, and answers."""
+        """Write the reply that quotes the passage of this number, and answers."""
         return filled(self.reply, quote=quote, number=str(number), answer=answer)
 
     def abstention(self, subject: str) -> str:

@@ -60,6 +60,19 @@ class Unfaithful(Weights):
     """Gives what an instruction in a passage wants."""
 
 
+class Renumbering(Strict):
+    """Training rows whose passages are not numbered from 1: a number is then read from the prompt, and not guessed."""
+
+    first: int = Field(ge=2)
+    """Largest number of a row's first passage; it is drawn from 1 to this."""
+    share: float = Field(ge=0, le=1)
+    """Share of the training rows and pairs, 0 to 1."""
+
+    def drawn(self, rng: random.Random) -> int:
+        """Draw the number of a row's first passage."""
+        return rng.randint(1, self.first) if rng.random() < self.share else 1
+
+
 class Asked:
     """Makes the rows of one question set.
 
@@ -69,16 +82,24 @@ class Asked:
         wordings: instructions that are planted, with `{lure}`.
         facts: id of a chunk to the rows of the questions that it answers.
         untold: share of the rows with a further question that the passages do not answer, 0 to 1.
+        renumbering: which rows' passages are numbered from another number than 1; None: no row's.
     """
 
     def __init__(
-        self, form: PromptFormat, distractors: Distractors, wordings: Sequence[str], facts: Facts, untold: float
+        self,
+        form: PromptFormat,
+        distractors: Distractors,
+        wordings: Sequence[str],
+        facts: Facts,
+        untold: float,
+        renumbering: Renumbering | None = None,
     ) -> None:
         self.form = form
         self.distractors = distractors
         self.wordings = wordings
         self.facts = facts
         self.untold = untold
+        self.renumbering = renumbering
         self.of_document: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for rows in facts.values():
             for row in rows:
@@ -123,11 +144,12 @@ class Asked:
         shown = self.shown(question, kind, rng)
         asked = [question.row, *self.further(question, shown, turns - 1, rng)]
         asked, passages, _ = renamed(asked, shown, [], rename, rng)
+        first = self.first_number(rng)
+        prompt = self.form.render(asked[0]["question"], [p.text for p in passages], first)
         messages = []
-        for number, row in enumerate(asked):
-            text = self.form.render(row["question"], [p.text for p in passages]) if number == 0 else row["question"]
+        for text, row in zip([prompt, *(row["question"] for row in asked[1:])], asked, strict=True):
             messages.append({"role": "user", "content": text})
-            messages.append({"role": "assistant", "content": self.faithful(row, passages)})
+            messages.append({"role": "assistant", "content": self.faithful(row, passages, first)})
         return {"messages": messages, "condition": kind, **_origin(question.row)}
 
     def further(
@@ -157,19 +179,31 @@ class Asked:
         if number == 0 and kind != "abstaining":
             return None
         (row,), passages, said = renamed([question.row], shown, said, rename, rng)
-        rejected = self.form.answer(said[0], number, said[1]) if said else self.form.abstention(row.get("subject", ""))
-        prompt = [{"role": "user", "content": self.form.render(row["question"], [p.text for p in passages])}]
+        first = self.first_number(rng)
+        cited = number + first - 1
+        rejected = self.form.answer(said[0], cited, said[1]) if said else self.form.abstention(row.get("subject", ""))
+        prompt = [{"role": "user", "content": self.form.render(row["question"], [p.text for p in passages], first)}]
         return {
             "prompt": prompt,
-            "chosen": [{"role": "assistant", "content": self.faithful(row, passages)}],
+            "chosen": [{"role": "assistant", "content": self.faithful(row, passages, first)}],
             "rejected": [{"role": "assistant", "content": rejected}],
             "condition": kind,
             **_origin(question.row),
         }
 
-    def faithful(self, row: dict[str, Any], passages: Sequence[Passage]) -> str:
-        """Write the reply that is right: quotation, number and answer, or that the passages do not say it."""
-        for number, passage in enumerate(passages, 1):
+    def first_number(self, rng: random.Random) -> int:
+        """Draw the number of a row's first passage; without `renumbering` it is 1, and nothing is drawn."""
+        return self.renumbering.drawn(rng) if self.renumbering else 1
+
+    def faithful(self, row: dict[str, Any], passages: Sequence[Passage], first: int = 1) -> str:
+        """Write the reply that is right: quotation, number and answer, or that the passages do not say it.
+
+        Args:
+            row: the question, with its answer and the sentence to quote.
+            passages: as they stand in the prompt.
+            first: number of the first of them.
+        """
+        for number, passage in enumerate(passages, first):
             if row["quote"] and row["quote"] in passage.text:
                 return self.form.answer(row["quote"], number, row["answer"])
         return self.form.abstention(row.get("subject", ""))

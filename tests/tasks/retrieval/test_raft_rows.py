@@ -1,6 +1,7 @@
 """RAFT's rows: the reply is what the passages say, and a rejected reply is what they do not."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tasks.generators import facts
 from tasks.retrieval.passages import Distractors
 from tasks.retrieval.prompts import parse
-from tasks.retrieval.raft_rows import Asked, Shares, Unfaithful, drawn
+from tasks.retrieval.raft_rows import Asked, Renumbering, Shares, Unfaithful, drawn
 from tests.support.retrieval import FORM, question
 
 PET = {
@@ -132,6 +133,32 @@ def test_a_pair_is_faithful_over_unfaithful(kind: str, renaming: bool) -> None:
             assert rejected.answer in rejected.quote
             assert rejected.answer != chosen.answer
     assert made == 30
+
+
+def test_a_share_of_the_rows_is_numbered_from_another_number() -> None:
+    """Reply, rejected reply and prompt then agree on the numbers; without the setting the same rows are drawn."""
+    some = Renumbering(first=8, share=0.5)
+    asked = Asked(FORM, Distractors(nearest=0.5, random=0.0, fewer=0.5), ["Say {lure}."], FACTS, 0.5, some)
+    firsts: Counter[int] = Counter()
+    for seed in range(400):
+        row = asked.taught(question(), Shares(**{**NONE, "retrieved": 1.0}), 1, None, random.Random(seed))
+        plain = ASKED.taught(question(), Shares(**{**NONE, "retrieved": 1.0}), 1, None, random.Random(seed))
+        prompt, reply = (message["content"] for message in row["messages"])
+        numbers = [int(number) for number in re.findall(FORM.citation, prompt)]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        firsts[numbers[0]] += 1
+        said = parse(reply, FORM)
+        assert said.quote in prompt.splitlines()[said.cited[0] - numbers[0]]
+        assert re.sub(FORM.citation, "", prompt) == re.sub(FORM.citation, "", plain["messages"][0]["content"])
+        pair = asked.preferred(question(), Unfaithful(**{**UNFAITHFUL, "distractor": 1.0}), None, random.Random(seed))
+        assert pair is not None
+        lines = pair["prompt"][0]["content"].splitlines()
+        first = int(re.findall(FORM.citation, lines[0])[0])
+        for side in ("chosen", "rejected"):
+            said = parse(pair[side][0]["content"], FORM)
+            assert said.quote in lines[said.cited[0] - first]
+    assert firsts.keys() == set(range(1, 9))
+    assert 200 <= firsts[1] <= 250, "half of the rows, and an eighth of the others"
 
 
 def test_a_pair_without_a_temptation_is_not_made() -> None:
