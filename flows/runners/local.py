@@ -50,6 +50,8 @@ class Job:
     """Called when the stage's own command starts, which is not the case when DVC restores its output."""
     on_event: Callable[[dict[str, Any]], None]
     """Called with each progress event."""
+    python: str = sys.executable
+    """What runs DVC, and as the first on its PATH the stage: this Python, or the script of `flows.runners.warm`."""
 
 
 def run(job: Job, stopping: threading.Event) -> str:
@@ -145,11 +147,13 @@ def _signal(process: psutil.Process, sig: signal.Signals) -> None:
 
 def _command(job: Job) -> list[str]:
     force = ["-f"] if job.force else []
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", *force, job.name]
+    return [job.python, "-m", "dvc", "--wait-for-lock", "repro", "-s", *force, job.name]
 
 
 def _environment(job: Job) -> dict[str, str]:
     env = os.environ | {EVENTS: str(job.events.resolve()), "PYTHONUNBUFFERED": "1"}
+    if job.python != sys.executable:
+        env["PATH"] = f"{Path(job.python).parent}{os.pathsep}{env['PATH']}"
     return env | ({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {})
 
 
