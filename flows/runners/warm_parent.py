@@ -135,7 +135,7 @@ def running_threads() -> list[str]:
 def serve(listening: socket.socket, baseline: dict[str, str], mark: Mark) -> Request | None:
     """Answer requests until the input ends, and return None then. In a fork, return what it is to run."""
     attendants: set[int] = set()
-    while listening in select.select([listening, 0], [], [])[0]:
+    while listening.fileno() in select.select([listening.fileno(), 0], [], [])[0]:
         attendants -= {pid for pid in attendants if os.waitpid(pid, os.WNOHANG)[0]}
         client, _ = listening.accept()
         with client:
@@ -235,10 +235,10 @@ def watch(client: socket.socket, woken: int, pid: int) -> int:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        ready = select.select([client, woken], [], [])[0]
+        ready = select.select([client.fileno(), woken], [], [])[0]
         if woken in ready:
             os.read(woken, 4096)
-        elif client in ready:
+        else:
             signals = client.recv(64)
             if not signals:
                 raise ConnectionError("the client has died")

@@ -26,8 +26,12 @@ from tests.support import toy
 pytestmark = pytest.mark.slow
 
 PROBE = """
-import json, os, random, signal, sys, time
+import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
+
+def files():
+    targets = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+    return sorted(target for target in targets if not target.startswith("/proc"))
 
 def facts():
     umask = os.umask(0)
@@ -38,7 +42,7 @@ def facts():
         "environment": environment, "shell": os.popen("echo $POLM_EVENTS").read(), "name": __name__,
         "spec": __spec__.name, "main": sys.modules["__main__"].__spec__.name, "executable": sys.executable,
         "signals": [str(signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE)],
-        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "files": sorted(os.listdir("/proc/self/fd")),
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "files": files(),
         "read": sys.stdin.read(),
     }
 
@@ -54,7 +58,10 @@ elif what == "die":
     os.kill(os.getpid(), int(rest[0]))
 elif what == "random":
     print(random.random())
-elif what == "sleep":
+elif what == "unmarked":
+    subprocess.Popen(["env", "-i", sys.executable, "-c", "import time; time.sleep(600)"])
+    what, rest = "sleep", ["600"]
+if what == "sleep":
     Path("pid").write_text(str(os.getpid()))
     Path("pid").rename("started")
     time.sleep(float(rest[0]))
@@ -181,6 +188,14 @@ def test_the_mark_of_a_fork_is_seen_and_ends_it(place: Place) -> None:
     local.end(process, f"{place.root}/logs/e")
     assert process.returncode == -signal.SIGTERM
     assert gone(fork)
+
+
+def test_a_process_that_lost_the_mark_is_found_by_its_group(place: Place) -> None:
+    process = place.start("unmarked")
+    [child] = place.sleeper(process).children()
+    within(10, lambda: EVENTS not in child.environ())
+    local.end(process, f"{place.root}/logs/e")
+    assert gone(child)
 
 
 def test_what_a_killed_run_left_is_found_by_its_mark(place: Place) -> None:
