@@ -41,6 +41,8 @@ THREADS = "POLM_WARM_THREADS"
 """Tells a stage for how many threads its libraries were imported (`tasks.stage.warm`)."""
 IGNORED = {EVENTS, "PWD", "OLDPWD", "SHLVL", "_"}
 """Variables that may differ between parent and fork: the mark, and what a shell sets. So may those of DVC."""
+IGNORED_BY_DVC = {"CUDA_VISIBLE_DEVICES"}
+"""Variables that may differ besides in DVC's own process."""
 HARMLESS = {"jemalloc_bg_thd"}
 """Threads that may run in the parent: pyarrow's allocator stops its own before a fork and starts it after."""
 _PR_SET_PDEATHSIG = 1
@@ -141,7 +143,7 @@ def serve(listening: socket.socket, baseline: dict[str, str], mark: Mark) -> Req
         with client:
             try:
                 request, files = receive(client)
-            except OSError as e:
+            except (OSError, ValueError, TypeError) as e:  # it died, or is no client of ours
                 sys.stderr.write(f"a request failed: {e}\n")
                 continue  # the client reads the end of the connection
             pid = fork(client, difference(request, baseline))
@@ -189,11 +191,12 @@ def difference(request: Request, baseline: dict[str, str]) -> str:
     """Say in which variables the environment differs from that of the imports; empty when in none that counts."""
     here = str(Path.cwd())
     asked = dict(request.environment)
+    ignored = IGNORED | (IGNORED_BY_DVC if request.words[0] == "dvc" else set())
     asked["PATH"] = os.pathsep.join(place for place in asked.get("PATH", "").split(os.pathsep) if place != here)
     names = sorted(
         name
         for name in asked.keys() | baseline.keys()
-        if asked.get(name) != baseline.get(name) and name not in IGNORED and not name.startswith("DVC_")
+        if asked.get(name) != baseline.get(name) and name not in ignored and not name.startswith("DVC_")
     )
     return f"its environment is another one ({', '.join(names)})" if names else ""
 
@@ -263,8 +266,11 @@ def be(request: Request, files: list[int], mark: Mark, attendant: int) -> None:
         os.execve(sys.executable, command, request.environment)
     os.environ.clear()
     os.environ.update(request.environment)
+    # Seeds that are drawn by chance at the import; Python draws its own anew in a fork.
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # from the system, as when it is imported; Python does so for its own
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
     sys.path[0] = request.folder
     sys.argv[:] = ["-m", *request.words[1:]]
     sys.orig_argv[:] = command
