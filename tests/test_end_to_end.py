@@ -146,7 +146,7 @@ def odd(response, row):
 FRESH = frozenset(
     {"tasks.fingerprint", "tasks.data", "tasks.base", "tasks.sft", "artifacts/metrics/base", "tasks.report"}
 )
-"""Words that mark the stages of the first run which are fresh processes; the others fork."""
+"""Words that mark the stages of `dvc repro` which are fresh processes; the others fork, as those of `polm run` do."""
 EVALUATED = {"base", "sft", "dpo", "grpo", "grpo_again"}
 yaml = YAML()
 
@@ -163,13 +163,16 @@ def change(path: Path, key: str, value: Any) -> None:
     yaml.dump(document, path)
 
 
-def command(folder: Path, *words: str, path: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def command(
+    folder: Path, *words: str, path: Path | None = None, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     """Run a command in a working copy, with its own code and nothing of the outer environment's servers.
 
     Args:
         folder: the working copy.
         words: the command.
         path: where programs are looked for first; None: where this interpreter is.
+        variables: of the environment, besides.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "POLM_", "DVC_"))}
     environment |= {
@@ -179,14 +182,15 @@ def command(folder: Path, *words: str, path: Path | None = None) -> "subprocess.
         "DVC_SITE_CACHE_DIR": str(folder / ".polm/dvc"),
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "200",
-    }
+    } | variables
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def polm(folder: Path, *words: str, python: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run `polm`, which starts its stages, and whatever else, by the given program instead of by this interpreter."""
+    """Run `polm`; a program that is given runs its stages, and whatever else, and `polm` has no warm parents."""
     instead = f"import sys; sys.executable = {str(python or sys.executable)!r}; "
-    return command(folder, sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words)
+    warm = {"POLM_WARM": "0"} if python else {}
+    return command(folder, sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words, **warm)
 
 
 def locked(folder: Path) -> dict[str, list[Any]]:
@@ -258,7 +262,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forking() -> Iterator[Forking]:
-    """What the stages of the first clone fork from."""
+    """What stages fork from that are not those of the first run."""
     with Forking((*LIBRARIES, *HARNESS)) as forking:
         yield forking
 
@@ -270,11 +274,10 @@ def python(forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(fresh: Path, forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The clone after `polm run`, and beside it an untouched one for `dvc repro`."""
+def finished(fresh: Path) -> Path:
+    """The clone after `polm run` with its own warm parents, and beside it an untouched one for `dvc repro`."""
     shutil.copytree(fresh, fresh.with_name(fresh.name + "-second"), symlinks=True)
-    python = forking.write_python(tmp_path_factory.mktemp("bin"), fresh=FRESH)
-    done = polm(fresh, "run", "--recipe", "micro", python=python)
+    done = polm(fresh, "run", "--recipe", "micro")
     assert done.returncode == 0, done.stdout + done.stderr
     return fresh
 
@@ -311,12 +314,11 @@ def test_running_again_starts_nothing(finished: Path) -> None:
     assert sorted((finished / ".polm/logs").iterdir()) == before
 
 
-def test_dvc_repro_in_another_clone_gives_the_same_hashes(finished: Path, tmp_path: Path) -> None:
+def test_dvc_repro_in_another_clone_gives_the_same_hashes(finished: Path, forking: Forking, tmp_path: Path) -> None:
     second = finished.with_name(finished.name + "-second")
     (second / "params/recipe.yaml").unlink()
     (second / "params/recipe.yaml").symlink_to("micro/recipe.yaml")
-    with Forking((*LIBRARIES, *HARNESS)) as forking:
-        done = command(second, "dvc", "repro", path=forking.write_python(tmp_path).parent)
+    done = command(second, "dvc", "repro", path=forking.write_python(tmp_path, fresh=FRESH).parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert locked(second) == locked(finished)
 

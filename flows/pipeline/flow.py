@@ -18,7 +18,7 @@ from flows.graph import Graph
 from flows.pipeline import flow_runs
 from flows.pipeline.recipe_check import finish_check
 from flows.pipeline.session import Session
-from flows.runners import local
+from flows.runners import local, warm
 from flows.terminal import summary
 from flows.terminal.board import Board, screen
 from flows.tracking import runs
@@ -55,9 +55,12 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     try:
         # The mark is for the flow run; a tag of a task run is a limit that Prefect asks its server about.
         with runs.pipeline_run(recipe) as tracked, board.shown(), TagsContext(current_tags=set()):
-            session = Session(graph, board, folder, tracked, forced, graph.settled(names, forced))
-            with flow_runs.watched(session.cancel):
-                session.run(names, jobs)
+            settled = graph.settled(names, forced)
+            waiting = [graph.stages[name] for name in names if name not in settled]
+            with warm.parents(folder, waiting) as python:
+                session = Session(graph, board, folder, tracked, forced, settled, python)
+                with flow_runs.watched(session.cancel):
+                    session.run(names, jobs)
     except KeyboardInterrupt:
         interrupted = True
     rows = summary.after_run(console, board, graph, folder)

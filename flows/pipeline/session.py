@@ -47,6 +47,8 @@ class Session:
     tracked: PipelineRun
     forced: set[str]
     settled: set[str]
+    python: str
+    """What runs DVC and the stages (`flows.runners.warm`)."""
     stopping: threading.Event = field(default_factory=threading.Event)
     futures: dict[str, PrefectFuture[Any]] = field(default_factory=dict)
     ended: dict[str, State[Any]] = field(default_factory=dict)
@@ -187,6 +189,7 @@ class Session:
                 gpus=gpus,
                 on_start=on_start,
                 on_event=on_event,
+                python=self.python,
             )
             outcome: Status = "FAILED"
             try:

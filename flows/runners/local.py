@@ -2,7 +2,8 @@
 
 `dvc repro -s NAME` runs the stage and writes `dvc.lock`. Killing `dvc` leaves the stage's own process behind, which
 would then write beside the next one; so a stage gets a session of its own, and what ends is the whole of it. Whatever
-left that session (`torchrun` starts its workers in new ones) is found by the environment it inherited.
+left that session (`torchrun` starts its workers in new ones, and a warm parent its forks) is found by the environment
+it inherited.
 """
 
 import json
@@ -50,6 +51,8 @@ class Job:
     """Called when the stage's own command starts, which is not the case when DVC restores its output."""
     on_event: Callable[[dict[str, Any]], None]
     """Called with each progress event."""
+    python: str = sys.executable
+    """What runs DVC, and as the first on its PATH the stage: this Python, or the script of `flows.runners.warm`."""
 
 
 def run(job: Job, stopping: threading.Event) -> str:
@@ -86,11 +89,18 @@ def run(job: Job, stopping: threading.Event) -> str:
 
 
 def end(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End a process's whole session, and all that carries its mark; returns when nothing of it is left."""
+    """End a process's whole group, and the groups of all that carries its mark; returns when nothing of it is left."""
+    groups = {process.pid}
+
+    def belongs(other: psutil.Process) -> bool:
+        group = os.getpgid(other.pid)
+        if other.environ().get(EVENTS) == mark and group != os.getpgid(0):
+            groups.add(group)  # a fork of a warm parent is in a session of its own
+        return group in groups
 
     def members() -> list[psutil.Process]:
         process.poll()
-        return _living(lambda p: os.getpgid(p.pid) == process.pid or p.environ().get(EVENTS) == mark)
+        return _living(belongs)
 
     _end(members)
     process.wait()
@@ -145,11 +155,13 @@ def _signal(process: psutil.Process, sig: signal.Signals) -> None:
 
 def _command(job: Job) -> list[str]:
     force = ["-f"] if job.force else []
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", *force, job.name]
+    return [job.python, "-m", "dvc", "--wait-for-lock", "repro", "-s", *force, job.name]
 
 
 def _environment(job: Job) -> dict[str, str]:
     env = os.environ | {EVENTS: str(job.events.resolve()), "PYTHONUNBUFFERED": "1"}
+    if job.python != sys.executable:
+        env["PATH"] = f"{Path(job.python).parent}{os.pathsep}{env['PATH']}"
     return env | ({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {})
 
 

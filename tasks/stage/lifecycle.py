@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.stage import artifact, devices, launch
+from tasks.stage import artifact, devices, launch, warm
 from tasks.stage.config import StageConfig, TrainingConfig, digest, load, suggest
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, kind, refusal
 from tasks.stage.progress import Progress
@@ -112,6 +112,7 @@ def stage(main: Callable[..., None], config_class: type[C], read: Callable[[Path
 
 def _run(main: Callable[..., None], config_class: type[C], read: Callable[[Path], C]) -> None:
     start = time.perf_counter()
+    imported_for = warm.take_threads()
     flags = [p for p in inspect.signature(main).parameters.values() if p.kind is p.KEYWORD_ONLY]
     parser = argparse.ArgumentParser(prog=f"python -m {_module(main)}")
     parser.add_argument("params", type=Path, help="recipe file, e.g. params/tiny/sft.yaml")
@@ -125,7 +126,7 @@ def _run(main: Callable[..., None], config_class: type[C], read: Callable[[Path]
     if "method" in args:
         config = choose_method(config, args.method, args.params)
     wanted = _launched(config, main, args.params)
-    _environment(config.threads)
+    fix_environment(config.threads, imported_for)
     devices.require(args.params, config)
     inputs = {flag.name: path for flag in flags if (path := getattr(args, flag.name)) is not None}
     rank = int(os.environ.get("RANK", "0"))
@@ -233,9 +234,20 @@ def _launched(config: StageConfig, main: Any, where: Path) -> launch.Processes:
     return wanted
 
 
-def _environment(threads: int) -> None:
-    """Fix what changes the bits before torch or BLAS is imported."""
-    if "torch" in sys.modules:
+def fix_environment(threads: int, imported_for: int | None = None) -> None:
+    """Fix what changes the bits before torch or BLAS is imported.
+
+    Args:
+        threads: of torch and BLAS.
+        imported_for: threads for which a warm parent imported torch; None: nobody did. For another number than
+            `threads` the command starts again in this process, and this does not return.
+
+    Raises:
+        ArtifactError: torch was imported before.
+    """
+    if imported_for is not None and imported_for != threads:
+        warm.start_again(f"the recipe asks for {threads} threads, its parent's libraries for {imported_for}")
+    if imported_for is None and "torch" in sys.modules:
         raise ArtifactError("torch was imported before the thread count was set; import it inside main()")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)

@@ -186,7 +186,7 @@ def serve(address: str, libraries: list[str]) -> None:
     """Import the libraries as a stage does, then fork for each request. Returns in the forks that run a module."""
     from tasks.stage import lifecycle
 
-    lifecycle._environment(threads=1)
+    lifecycle.fix_environment(threads=1)
     for name in libraries:
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.split(".")[0] in ("tasks", "flows")]:
@@ -255,15 +255,13 @@ def let_stages_begin() -> None:
     """Let a stage set its environment: it refuses to when torch is there, and then sets what torch has read."""
     from tasks.stage import lifecycle
 
-    fixed = lifecycle._environment
+    fixed = lifecycle.fix_environment
 
-    def environment(threads: int) -> None:
-        torch = sys.modules.pop("torch")
-        fixed(threads)
-        sys.modules["torch"] = torch
-        torch.set_num_threads(threads)
+    def environment(threads: int, imported_for: int | None = None) -> None:
+        fixed(threads, threads)
+        sys.modules["torch"].set_num_threads(threads)
 
-    lifecycle._environment = environment
+    lifecycle.fix_environment = environment
 
 
 class Settings(importlib.abc.MetaPathFinder):

@@ -174,6 +174,8 @@ class Toy:
         """What a command in the project needs."""
         private = {"DVC_SITE_CACHE_DIR": str(self.root / ".polm/dvc"), "PREFECT_HOME": str(self.root / ".polm/prefect")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        if self.python:
+            private["POLM_WARM"] = "0"  # that forks already
         return os.environ | {"PYTHONPATH": f"{self.root}{os.pathsep}{REPO}", "PATH": path, "COLUMNS": "200"} | private
 
     def start(self, *arguments: str) -> "subprocess.Popen[str] | Forked":
