@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -91,7 +90,9 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
     checkpoints.mkdir(parents=True, exist_ok=True)
     Path(".checkpoints").symlink_to(checkpoints)
     with _alone(checkpoints / f"{task.slug}.lock", stopping):
-        _pull(task.upstreams)
+        if task.upstreams:
+            with _storage("pull") as repo:
+                repo.pull(list(task.upstreams))
         folder = workspace.new_run()
         job = local.Job(
             name=task.stage,
@@ -107,29 +108,27 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
         with _streaming(job.log):
             state = local.run(job, stopping)
         wire.tell(part="push")
-        _dvc("push", "--run-cache", task.stage)
+        with _storage("push") as repo:
+            repo.push([task.stage], run_cache=True)
     lock = read_yaml(Path("dvc.lock"))["stages"][task.stage]
     out = Path(lock["outs"][0]["path"])
     return {"state": state, "hash": lock["outs"][0]["md5"], "measured": lifecycle.read_measurements(out)}
 
 
-def _pull(upstreams: tuple[str, ...]) -> None:
-    if upstreams:
-        _dvc("pull", *upstreams)
+@contextlib.contextmanager
+def _storage(what: str) -> Iterator[Any]:
+    """Open DVC's repository for a transfer, which may be tried again when it fails. Raises StageFailed."""
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
 
-
-def _dvc(*arguments: str) -> None:
-    """Run DVC, and let a failure be tried again: the storage may have been away. Raises StageFailed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", arguments[0], "--quiet", *arguments[1:]],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        wire.write("".join(f"{line}\n" for line in said))
-        raise StageFailed(f"dvc {arguments[0]} failed there", Path("log"), 0, said[0] if said else "", retry=True)
+    try:
+        with contextlib.closing(Repo()) as repo:
+            yield repo
+    except (DvcException, OSError) as e:
+        message = f"{type(e).__name__}: {e}"
+        wire.write(f"error: dvc {what}: {message}\n")
+        raise StageFailed(f"dvc {what} failed there", Path("log"), 0, message.splitlines()[0], retry=True) from e
 
 
 @contextlib.contextmanager
@@ -143,7 +142,39 @@ def _alone(path: Path, stopping: threading.Event) -> Iterator[None]:
             waited = True
             if stopping.wait(LOOK):
                 raise Stopped("ended while it waited")
+        with _guarded():
+            yield
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """Have the stage's processes ended when this one is killed in the block, by a child that then does what is left.
+
+    The child has inherited the lock of the checkpoints, so that no other job takes them before it is done.
+    """
+    copy = Path.cwd()
+    reader, writer = os.pipe()
+    guard = os.fork()
+    if guard == 0:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.setsid()
+        os.close(writer)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)  # else the engine waits for the end of the output
+        if not os.read(reader, 1):  # the other end was closed, by death
+            local.end_leftovers(str(copy))
+            os.chdir("/")
+            shutil.rmtree(copy, ignore_errors=True)
+        os._exit(0)
+    os.close(reader)
+    try:
         yield
+    finally:
+        os.write(writer, b"x")
+        os.close(writer)
+        os.waitpid(guard, 0)
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def run(
     with job.log.open("a", encoding="utf-8") as log:
         log.write(f"{job.name}: {snapshot}\n")
     lost = result = None
-    first = sum(1 for _ in job.log.open("rb"))
+    first = len(job.log.read_bytes().splitlines())
     script = _script(runners.code, snapshot, task, runner.python)
     try:
         with contextlib.closing(engine(f"polm-{code.owner()}-{slug}", script)) as lines:

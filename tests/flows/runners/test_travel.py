@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,17 +135,11 @@ def test_a_job_that_was_killed_goes_on_from_its_checkpoint_elsewhere(trip: Trip)
     with pytest.raises(StageFailed, match="it ended without a result") as caught:
         trip.run()
     assert caught.value.retry
-    deadline = time.monotonic() + 30
-    while subprocess.run(["pgrep", "-f", str(trip.site.work / "jobs")], check=False).returncode == 0:
-        assert time.monotonic() < deadline, "the killed job's processes are still there"
-        time.sleep(0.2)
     trip.engine.on_line = lambda line: None
     assert trip.run() == "done"
     assert "resuming from step" in Path(".polm/logs/run/left.log").read_text()
     assert Path("artifacts/left/value.txt").read_text() == "36"
-    trip_hash = trip.site.hash()
-    trip.site.dvc("repro", "-q", "-s", "-f", "left")
-    assert trip.site.hash() == trip_hash
+    assert copies(trip.site) == []
 
 
 def test_the_stage_ends_with_its_engine(trip: Trip) -> None:
