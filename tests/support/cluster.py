@@ -6,6 +6,7 @@ Its stage `left` counts: it writes a checkpoint at each step, goes on from the l
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,10 @@ class Told:
     events: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
+    on_start: Callable[[], object] | None = None
+    """Called when the stage starts."""
+    on_event_done: tuple[int, Callable[[], object]] | None = None
+    """A step, and what is called once when it is done."""
 
     def job(self, site: Site, *, timeout: float | None = 60, force: bool = False) -> Job:
         """Make the job of `left` that tells it."""
@@ -125,6 +130,13 @@ class Told:
 
         def start() -> None:
             self.started += 1
+            if self.on_start:
+                self.on_start()
+
+        def note(event: dict[str, Any]) -> None:
+            self.events.append(event)
+            if self.on_event_done and event["done"] == self.on_event_done[0]:
+                self.on_event_done[1]()
 
         return Job(
             name="left",
@@ -134,7 +146,7 @@ class Told:
             force=force,
             gpus=(),
             on_start=start,
-            on_event=self.events.append,
+            on_event=note,
             upstreams=("source",),
             on_seconds=self.seconds.update,
         )
