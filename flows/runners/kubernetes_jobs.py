@@ -140,7 +140,7 @@ def _follow(core: Any, namespace: str, pod: str, heard: "queue.SimpleQueue[bytes
     """Put what a pod says into a queue, then None, or the error that ended it."""
     try:
         answer = core.read_namespaced_pod_log(pod, namespace, follow=True, _preload_content=False)
-        for said in answer.stream():
+        for said in answer.stream(amt=None, decode_content=False):  # as it comes, and not in blocks
             heard.put(said)
         heard.put(None)
     except Exception as e:
