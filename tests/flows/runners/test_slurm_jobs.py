@@ -18,7 +18,7 @@ from tasks.stage.errors import ConfigError, PolmError, StageFailed, Stopped
 from tests.conftest import REPO
 from tests.support import cluster, toy
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 SCRIPT = REPO / "infra/cluster/slurm.sh"
 
 
