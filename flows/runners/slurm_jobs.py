@@ -52,7 +52,10 @@ def _lines(settings: Slurm, gpus: int, name: str, script: str) -> Lines:
     output = Path(settings.output, f"{name}-{uuid.uuid4().hex[:8]}.out")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.touch()
-    number = _call(_submission(settings, gpus, name, output), script).split(";")[0].strip()
+    command = _submission(settings, gpus, name, output)
+    with contextlib.suppress(PolmError):
+        _call(["scancel", "--quiet", "--me", f"--name={name}"])  # what a `polm run` that was killed has left there
+    number = _call(command, script).split(";")[0].strip()
     try:
         yield from _tail(number, output)
     finally:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flows.runners.local import Job
 from flows.runners.settings import Runners
 from tests.support import toy
@@ -150,6 +152,14 @@ class Told:
             upstreams=("source",),
             on_seconds=self.seconds.update,
         )
+
+
+def start(command: list[Any]) -> None:
+    """Run the script that starts a cluster; the test is skipped where the script says what is missing (exit code 3)."""
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 3:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
 
 
 def parsed(values: dict[str, Any]) -> Runners:

@@ -14,6 +14,7 @@ from flows.runners.travel import Lost
 from tasks.stage.errors import PolmError
 from tests.support import kubernetes_api
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SETTINGS = Kubernetes(
     engine="kubernetes",
     jobs=1,

@@ -26,7 +26,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cluster's folder, with a short name: Ray's sockets lie in it."""
     folder = Path("/tmp", f"polm-ray-{os.getpid()}")
     try:
-        subprocess.run([SCRIPT, "start", folder, sys.executable], check=True, timeout=150)
+        cluster.start([SCRIPT, "start", folder, sys.executable])
         yield folder
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True, timeout=60)

@@ -26,7 +26,7 @@ SCRIPT = REPO / "infra/cluster/slurm.sh"
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cluster's folder; `SLURM_CONF` is set."""
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([SCRIPT, "start", folder], check=True, timeout=90)
+    cluster.start([SCRIPT, "start", folder])
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     try:
         yield folder

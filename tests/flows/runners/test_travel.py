@@ -108,6 +108,7 @@ def test_a_failure_there_names_the_line_of_the_log_here(trip: Trip) -> None:
     assert copies(trip.site) == []
 
 
+@pytest.mark.cluster
 def test_the_timeout_counts_there(trip: Trip) -> None:
     trip.site.project.set("left", value=2, sleep=600)
     with pytest.raises(StageFailed, match="took longer than its 2 s"):
@@ -124,6 +125,7 @@ def test_stopping_ends_the_job_and_leaves_no_process(trip: Trip) -> None:
     assert copies(trip.site) == []
 
 
+@pytest.mark.cluster
 def test_a_job_that_was_killed_goes_on_from_its_checkpoint_elsewhere(trip: Trip) -> None:
     trip.site.project.set("left", value=8, sleep=0.5)
 
@@ -142,6 +144,7 @@ def test_a_job_that_was_killed_goes_on_from_its_checkpoint_elsewhere(trip: Trip)
     assert copies(trip.site) == []
 
 
+@pytest.mark.cluster
 def test_the_stage_ends_with_its_engine(trip: Trip) -> None:
     """Whoever started it is gone: a shell between this process and the job, as an engine's daemon is."""
     trip.site.project.set("left", value=2, sleep=600)
