@@ -50,16 +50,16 @@ start)
   while [ "$(readlink "/proc/$!/ns/net")" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
   inside ip link set lo up
   node polm-n1 26400 --head --include-dashboard=false --port=26379 --node-ip-address=127.0.0.1 --temp-dir="$dir/ray"
-  for _ in $(seq 300); do
+  for _ in $(seq 900); do
     if grep -q "Ray runtime started" "$dir/polm-n1.out"; then break; fi
     sleep 0.2
   done
   node polm-n2 26410 --address=127.0.0.1:26379 --node-ip-address=127.0.0.2
-  for _ in $(seq 300); do
+  for _ in $(seq 900); do
     if grep -q "Ray runtime started" "$dir/polm-n2.out"; then exit 0; fi
     sleep 0.2
   done
-  echo "ray.sh: the nodes are not up after a minute; see $dir/*.out" >&2
+  echo "ray.sh: the nodes are not up after three minutes; see $dir/*.out" >&2
   exit 1
   ;;
 inside)
