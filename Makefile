@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target evaluate_onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test lint format ui results images lock clean
+.PHONY: help setup demo check quick test test-cluster lint format ui results images lock clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ quick: $(READY)
 
 test: $(READY)  ## Run all tests
 	@$(PYTEST)
+
+test-cluster: $(READY)  ## Run the tests that start Slurm and Ray; as root it installs what they need
+	@bash infra/cluster/prepare.sh $(BIN)/python
+	@$(BIN)/python -m pytest -m cluster -n 0 -rs --no-header tests/flows/runners
 
 lint: $(READY)  ## Check style, formatting and types
 	@$(BIN)/ruff check .

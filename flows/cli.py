@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,17 +33,21 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(help="Model, method or stage to run even if nothing changed. Repeatable.")
     ] = None,
+    runners: Annotated[
+        Path | None, typer.Option(help="File that places stages on Ray, Slurm or Kubernetes, e.g. infra/runners.yaml.")
+    ] = None,
 ) -> None:
     """Run what has changed of the pipeline."""
     from flows import workspace
     from flows.pipeline import launch
     from flows.terminal.board import say
 
+    runners = runners and runners.absolute()  # before the working directory changes
     workspace.enter()
     with workspace.run_lock():
         if recipe is not None and workspace.choose_recipe(recipe):
             say(f"recipe: {recipe} (now in {workspace.RECIPE})")
-        launch.run(target or [], jobs, force or [])
+        launch.run(target or [], jobs, force or [], runners)
 
 
 NEW = """Documents to answer by, and questions about them:

@@ -5,6 +5,7 @@ out. `flows.pipeline.session` runs the stages; here is what stands around them.
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, tags
@@ -19,20 +20,22 @@ from flows.pipeline import flow_runs
 from flows.pipeline.recipe_check import finish_check
 from flows.pipeline.session import Session
 from flows.runners import local, warm
+from flows.runners.placing import place
+from flows.runners.settings import LOCAL
 from flows.terminal import summary
 from flows.terminal.board import Board, screen
 from flows.tracking import runs
 from tasks.stage import artifact
 
 
-def run(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
+def run(recipe: str, targets: list[str], jobs: int, force: list[str], runners: str | None = None) -> State[Any]:
     """Run the flow `polm`, marked as this working copy's; for the arguments see `pipeline`."""
     with tags(flow_runs.home()):
-        return pipeline(recipe, targets, jobs, force, return_state=True)
+        return pipeline(recipe, targets, jobs, force, runners, return_state=True)
 
 
 @flow(name="polm", flow_run_name="{recipe}", persist_result=False)
-def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
+def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str], runners: str | None = None) -> State[Any]:
     """Run what has changed of the pipeline.
 
     Args:
@@ -40,6 +43,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
         targets: stages (with all they need); empty for the whole pipeline.
         jobs: stages at a time.
         force: stages to run even if nothing changed.
+        runners: the file that says which stages run on other machines; None: all run here.
 
     Returns:
         Completed, Failed when a stage failed, Cancelled when the run was interrupted, or cancelled in Prefect.
@@ -48,6 +52,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     graph = Graph()
     workspace.set_aside(graph.outs)  # a scheduled run comes here by itself
     names = graph.closure(targets)
+    placement = place(Path(runners) if runners else None, list(graph.stages.values()))
     console, folder = screen(), workspace.new_run()
     board = Board(names, console)
     forced = {name for target in force for name in graph.resolve(target)}
@@ -56,9 +61,10 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
         # The mark is for the flow run; a tag of a task run is a limit that Prefect asks its server about.
         with runs.pipeline_run(recipe) as tracked, board.shown(), TagsContext(current_tags=set()):
             settled = graph.settled(names, forced)
-            waiting = [graph.stages[name] for name in names if name not in settled]
-            with warm.parents(folder, waiting) as python:
-                session = Session(graph, board, folder, tracked, forced, settled, python)
+            stages = [graph.stages[name] for name in names if name not in settled]
+            here = [stage for stage in stages if placement.of(stage) == LOCAL]
+            with warm.parents(folder, here) as python:
+                session = Session(graph, board, folder, tracked, forced, settled, python, placement)
                 with flow_runs.watched(session.cancel):
                     session.run(names, jobs)
     except KeyboardInterrupt:

@@ -2,24 +2,27 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from flows import workspace
 from flows.graph import Graph
 from flows.runners import local
+from flows.runners.placing import place
 from flows.terminal import exits
 from flows.terminal.board import say
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 
 
-def run(targets: list[str], jobs: int, force: list[str]) -> None:
+def run(targets: list[str], jobs: int, force: list[str], runners: Path | None = None) -> None:
     """Run what has changed. Prefect, and what else takes seconds to load, is started only when something has.
 
     Args:
         targets: models, methods or stages, with all they need; empty for the whole pipeline.
         jobs: stages at a time.
         force: stages to run even if nothing changed.
+        runners: the file that says which stages run on other machines; None: all run here.
 
     Raises:
         PolmError: the recipe is wrong, or a service does not answer.
@@ -31,6 +34,8 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     graph = Graph()
     for notice in graph.notices:
         say(notice)
+    for notice in place(runners, list(graph.stages.values())).notices:
+        say(f"warning: {notice}")
     names = graph.closure(targets)
     forced = {name for word in force for name in graph.resolve(word)}
     if beyond := sorted(forced - set(names)):
@@ -40,7 +45,7 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
     if graph.settled(names, forced) == set(names):
         say(f"nothing changed: all {len(names)} stages are up to date")
         return
-    state = _flow(recipe, targets, jobs, force, graph.notices)
+    state = _flow(recipe, targets, jobs, force, runners, graph.notices)
     if isinstance(state.data, Exception):
         raise state.data
     if state.is_cancelled():
@@ -57,7 +62,7 @@ def _end_leftovers() -> None:
         say(f"ended {count} processes that a killed `polm run` had left behind")
 
 
-def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: list[str]) -> Any:
+def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], runners: Path | None, said: list[str]) -> Any:
     """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer.
 
     `said` are the notices that the person has read already; other warnings of the check are printed before the run.
@@ -90,4 +95,4 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: li
     for warning in recipe_check.warnings(recipe):
         if warning not in left_out:
             say(warning)
-    return flow.run(recipe, targets, jobs, force)
+    return flow.run(recipe, targets, jobs, force, str(runners) if runners else None)

@@ -24,7 +24,9 @@ from prefect.states import Cancelled, Completed
 
 from flows.graph import Graph
 from flows.runners import local
-from flows.runners.slots import Slots, cores, visible_gpus
+from flows.runners.placing import Placement
+from flows.runners.settings import LOCAL
+from flows.runners.slots import ANY, Slots, cores, visible_gpus
 from flows.services import reach
 from flows.terminal.board import Board
 from flows.tracking import client
@@ -49,6 +51,7 @@ class Session:
     settled: set[str]
     python: str
     """What runs DVC and the stages (`flows.runners.warm`)."""
+    placement: Placement = field(default_factory=Placement)
     stopping: threading.Event = field(default_factory=threading.Event)
     futures: dict[str, PrefectFuture[Any]] = field(default_factory=dict)
     ended: dict[str, State[Any]] = field(default_factory=dict)
@@ -61,8 +64,9 @@ class Session:
         Raises:
             KeyboardInterrupt: Ctrl-C, SIGTERM or `cancel`, after every process was ended.
         """
-        slots = Slots(jobs, cores(), visible_gpus())
-        slots.check(self.graph.stages[name] for name in names)
+        here = Slots(jobs, cores(), visible_gpus())
+        here.check(self.graph.stages[name] for name in names if self._runner(name) == LOCAL)
+        slots = {name: Slots(limit, ANY, []) for name, limit in self.placement.limits().items()} | {LOCAL: here}
         for name in self.settled:
             self.board.state(name, "cached")
         try:
@@ -80,16 +84,21 @@ class Session:
         self.stopping.set()
         self.finished.put(None)
 
-    def _loop(self, names: list[str], slots: Slots) -> None:
+    def _runner(self, name: str) -> str:
+        """Return the name of the runner that a stage is placed on; what is not run takes its place here."""
+        return LOCAL if name in self.settled else self.placement.of(self.graph.stages[name])
+
+    def _loop(self, names: list[str], slots: dict[str, Slots]) -> None:
         """Submit what is ready, longest chain first; wait until a stage has ended; repeat."""
         waiting = sorted(names, key=self.graph.depth, reverse=True)
-        while waiting or slots.in_use:
+        while waiting or any(places.in_use for places in slots.values()):
             for name in list(waiting):
                 stage = self.graph.stages[name]
                 if not stage.upstreams <= self.ended.keys():
                     continue
                 runs = name not in self.settled and all(self.ended[up].is_completed() for up in stage.upstreams)
-                gpus = slots.take(name, stage.threads if runs else 0, stage.meta.gpus if runs else 0)
+                places = slots[self._runner(name)]
+                gpus = places.take(name, stage.threads if runs else 0, stage.meta.gpus if runs else 0)
                 if gpus is not None:
                     waiting.remove(name)
                     self._submit(name, gpus)
@@ -98,7 +107,7 @@ class Session:
                 raise KeyboardInterrupt
             self.futures[ended].wait()
             self.ended[ended] = self.futures[ended].state
-            slots.give_back(ended)
+            slots[self._runner(ended)].give_back(ended)
 
     def _drain(self) -> None:
         """Wait until no stage runs any more; impatience does not help, the processes are ending already."""
@@ -151,9 +160,11 @@ class Session:
             self.board.state(name, "cached", version=version)
             self._log_cached(name, version, out)
             return Completed(name="Cached", message="unchanged")
+        runner = self.placement.of(self.graph.stages[name])
+        self.board.placed(name, runner)
         self.board.state(name, "starting", version=version)
         try:
-            state = self._execute(name, version, gpus)
+            state = self._execute(name, runner, version, gpus)
         except Stopped:
             self.board.state(name, "stopped")
             return Cancelled(message="interrupted")
@@ -163,7 +174,7 @@ class Session:
         self.board.state(name, state)
         return Completed(name="Restored" if state == "restored" else "Completed")
 
-    def _execute(self, name: str, version: str, gpus: tuple[str, ...]) -> str:
+    def _execute(self, name: str, runner: str, version: str, gpus: tuple[str, ...]) -> str:
         """Run the stage's processes with an MLflow run beside them, opened when its command really starts."""
         stage = self.graph.stages[name]
         run: list[StageRun] = []
@@ -190,10 +201,13 @@ class Session:
                 on_start=on_start,
                 on_event=on_event,
                 python=self.python,
+                upstreams=tuple(sorted(stage.upstreams)),
+                gpu_count=stage.meta.gpus,
+                on_seconds=lambda seconds: self.board.took(name, seconds),
             )
             outcome: Status = "FAILED"
             try:
-                state = local.run(job, self.stopping)
+                state = self.placement.run(runner, job, self.stopping)
                 outcome = "FINISHED"
             except Stopped:
                 outcome = "KILLED"

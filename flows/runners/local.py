@@ -53,6 +53,16 @@ class Job:
     """Called with each progress event."""
     python: str = sys.executable
     """What runs DVC, and as the first on its PATH the stage: this Python, or the script of `flows.runners.warm`."""
+    pull: bool = False
+    """Whether inputs, and the result if somebody has it, may come from the DVC remote."""
+    restore: bool = False
+    """Whether the result has to come from there, and the stage must not run here."""
+    upstreams: tuple[str, ...] = ()
+    """Stages whose outputs it reads; a runner on another machine fetches them there."""
+    gpu_count: int = 0
+    """GPUs that a runner on another machine asks its engine for."""
+    on_seconds: Callable[[dict[str, float]], None] = lambda _: None
+    """Called with the seconds of each part of a stage on another machine, as far as it has come: `{"code": 0.1, …}`."""
 
 
 def run(job: Job, stopping: threading.Event) -> str:
@@ -154,8 +164,10 @@ def _signal(process: psutil.Process, sig: signal.Signals) -> None:
 
 
 def _command(job: Job) -> list[str]:
-    force = ["-f"] if job.force else []
-    return [job.python, "-m", "dvc", "--wait-for-lock", "repro", "-s", *force, job.name]
+    if job.restore:
+        return [sys.executable, "-m", "flows.runners.restore", job.name]
+    options = (["-f"] if job.force else []) + (["--pull"] if job.pull else [])
+    return [job.python, "-m", "dvc", "--wait-for-lock", "repro", "-s", *options, job.name]
 
 
 def _environment(job: Job) -> dict[str, str]:

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from flows.graph import Stage
 from tasks.stage.errors import ConfigError
 
+ANY = 1_000_000_000
+"""Cores of a runner on other machines: its engine knows them, and `polm run` counts only the stages."""
+
 
 class Slots:
     """Places for stages. Used by one thread."""

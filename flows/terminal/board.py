@@ -50,6 +50,10 @@ class Row:
     first: dict[str, Any] = field(default_factory=dict)
     """First event with the same label, from which the pace is measured."""
     note: str = ""
+    runner: str = "local"
+    """Where it runs: a name of the runners' file, or `local`."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part of a stage on another machine: `{"code": 0.1, "inputs": 1.4, …}`."""
     error: Exception | None = None
     """Error by which the stage failed."""
     printed: float = 0.0
@@ -89,6 +93,14 @@ class Board:
                 took = f" in {duration(row.seconds)}" if state in ("done", "restored", "failed") and row.seconds else ""
                 self._say(f"{self._label(name)} {state}{took}{': ' + note if note else ''}")
 
+    def placed(self, name: str, runner: str) -> None:
+        """Note where a stage runs."""
+        self.rows[name].runner = runner
+
+    def took(self, name: str, seconds: dict[str, float]) -> None:
+        """Note the seconds of the parts of a stage on another machine; those of an earlier attempt are forgotten."""
+        self.rows[name].parts = seconds
+
     def failed(self, name: str, error: Exception) -> None:
         """Mark a stage as failed. Prefect may try it again."""
         self.rows[name].error = error
@@ -120,6 +132,7 @@ class Board:
     def _cells(self, name: str, row: Row) -> tuple[Any, ...]:
         name_cell = Text(name, style="bold" if row.state == "running" else "")
         name_cell.append(f"@{row.version[:8]}" if row.version else "", style="dim")
+        name_cell.append("" if row.runner == "local" else f" on {row.runner}", style="blue")
         state = Text(row.state, style=STYLES[row.state])
         elapsed = row.seconds if row.seconds is not None else _since(row.started)
         shown = duration(elapsed) if elapsed else ""
@@ -130,8 +143,9 @@ class Board:
         return name_cell, state, ProgressBar(total=total, completed=done, width=16), note, shown, _left(row)
 
     def _label(self, name: str) -> str:
-        version = self.rows[name].version[:8]
-        return f"{name}@{version}" if version else name
+        row = self.rows[name]
+        label = f"{name}@{row.version[:8]}" if row.version else name
+        return label if row.runner == "local" else f"{label} on {row.runner}"
 
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from flows import workspace
 from flows.graph import Graph
+from flows.runners.wire import PARTS
 from flows.terminal import defaults, leaderboard
 from flows.terminal.board import STYLES, Board, duration, screen, size
 from tasks.stage import artifact, audit_record
@@ -29,10 +30,15 @@ def after_run(console: Console, board: Board, graph: Graph, folder: Path) -> lis
         The rows of the leaderboard; none when this run evaluated no model.
     """
     states = {
-        name: {"state": row.state, "version": row.version, "seconds": row.seconds} for name, row in board.rows.items()
-    }
+        name: {
+            "state": row.state, "version": row.version, "seconds": row.seconds, "runner": row.runner, "parts": row.parts
+        }
+        for name, row in board.rows.items()
+    }  # fmt: skip
     artifact.write_json(folder / "summary.json", states)
     console.print(stage_table(board, graph))
+    if any(row.parts for row in board.rows.values()):
+        console.print(travel_table(board))
     for line in lost_rows(board, graph):
         console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True)
     for name, row in board.rows.items():
@@ -78,6 +84,21 @@ def stage_table(board: Board, graph: Graph) -> Table:
         memory = size(measured["peak_memory_bytes"]) if row.state == "done" and "peak_memory_bytes" in measured else ""
         version = f"[dim]@{row.version[:8]}[/]" if row.version else ""
         table.add_row(f"{escape(name)}{version}", Text(row.state, style=STYLES[row.state]), took, imports, memory)
+    return table
+
+
+def travel_table(board: Board) -> Table:
+    """Make one line for each stage that ran on another machine: where, and the seconds of each part of its way."""
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("runner", no_wrap=True)
+    for title in (*PARTS, "overhead"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in board.rows.items():
+        if row.parts:
+            overhead = sum(seconds for part, seconds in row.parts.items() if part not in ("stage", "wait"))
+            cells = [f"{row.parts[part]:.1f} s" if part in row.parts else "" for part in PARTS]
+            table.add_row(escape(name), row.runner, *cells, f"{overhead:.1f} s")
     return table
 
 

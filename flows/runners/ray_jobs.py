@@ -1,0 +1,133 @@
+"""A stage as a task of Ray: the node streams what its shell script says back through a generator.
+
+Ray's own retries are off (`max_retries=0`): it does not know whether a lost task had finished. `polm run` tries again
+itself, after it has looked for the result. Ray ends the tasks of a driver that has died.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from flows.runners import travel
+from flows.runners.local import Job
+from flows.runners.settings import Ray, Runners
+from flows.runners.travel import Lines, Lost
+from tasks.stage.errors import PolmError
+
+LOOK = 0.2
+"""Seconds to wait for output before the run is asked whether it is to end."""
+GONE = 20.0
+"""Seconds that a cancelled task may take to end its processes, before its worker is killed."""
+_connecting = threading.Lock()
+
+
+def run(job: Job, runners: Runners, settings: Ray, stopping: threading.Event) -> str:
+    """Run one stage on a Ray cluster to its end.
+
+    Returns:
+        `done`, or `restored` when the DVC remote had the result.
+
+    Raises:
+        StageFailed: it failed or took longer than its time, or its node was lost; its task is ended.
+        Stopped: `stopping` was set; its task is ended.
+        PolmError: the package is missing, or the cluster does not answer.
+    """
+    return travel.run(job, runners, settings, partial(_lines, settings, job.gpu_count), stopping)
+
+
+def _lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
+    """Start a task that runs the script, and yield its output."""
+    ray = _connected(settings.address)
+
+    def on_node(script: str, environment: dict[str, str]) -> Iterator[bytes]:
+        # Pickled whole, as it is no module's: the node needs nothing of ours to unpickle it.
+        import os
+        import subprocess
+
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+        assert process.stdout
+        try:
+            while said := os.read(process.stdout.fileno(), 32_768):
+                yield said
+        finally:
+            process.terminate()  # it ends its own processes, within seconds
+            process.wait()
+
+    environment = {key: os.environ[key] for key in settings.environment if key in os.environ}
+    task = ray.remote(on_node).options(
+        name=name,
+        num_cpus=settings.cpus,
+        num_gpus=gpus,
+        resources=settings.resources or None,
+        max_retries=0,
+        num_returns="streaming",
+    )
+    output = task.remote(script, environment)
+    ended = False
+    try:
+        rest = b""
+        while True:
+            if not ray.wait([output], timeout=LOOK)[0]:
+                yield None
+                continue
+            try:
+                rest += ray.get(next(output))
+            except StopIteration:
+                ended = True
+                return
+            except ray.exceptions.RayError as e:
+                ended = True
+                raise Lost(f"Ray: {_reason(e)}") from None
+            *whole, rest = rest.split(b"\n")
+            yield from (f"{line.decode('utf-8', errors='replace')}\n" for line in whole)
+    finally:
+        if not ended:
+            _cancel(ray, output)
+
+
+def _cancel(ray: Any, output: Any) -> None:
+    """Ask a task to end, wait for it, and kill its worker when it takes too long."""
+    for force in (False, True):
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.cancel(output, force=force)
+        deadline = time.monotonic() + GONE
+        while time.monotonic() < deadline:
+            if ray.wait([output], timeout=LOOK)[0]:
+                try:
+                    ray.get(next(output))
+                except (StopIteration, ray.exceptions.RayError):
+                    return
+
+
+def _connected(address: str) -> Any:
+    """Return the module `ray`, connected. Raises PolmError."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+    except ImportError:
+        raise PolmError("ray is missing; `pip install 'polm[ray]'`, the cluster's own version") from None
+    with _connecting:
+        if not ray.is_initialized():
+            try:
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+            except (ConnectionError, RuntimeError, ValueError) as e:
+                raise PolmError(
+                    f"Ray at {address}: {_reason(e)}; see `ray status`, and `address:` of the runner"
+                ) from None
+    return ray
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of a message that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

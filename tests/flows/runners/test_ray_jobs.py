@@ -1,0 +1,112 @@
+"""Stages as tasks of a real Ray: two nodes in a network namespace, started by `infra/cluster/ray.sh`. Needs root."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import REPO
+from tests.support import cluster, toy
+from tests.support.ray_trip import ADDRESS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytest.importorskip("ray", reason="pip install 'polm[ray]'")
+SCRIPT = REPO / "infra/cluster/ray.sh"
+
+
+@pytest.fixture(scope="module")
+def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cluster's folder, with a short name: Ray's sockets lie in it."""
+    folder = Path("/tmp", f"polm-ray-{os.getpid()}")
+    try:
+        cluster.start([SCRIPT, "start", folder, sys.executable])
+        yield folder
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, daemons: Path) -> cluster.Site:
+    made = cluster.make(tmp_path_factory.mktemp("site"))
+    made.dvc("repro", "-q", "-s", "source")
+    made.project.ran()
+    return made
+
+
+def trip(site: cluster.Site, daemons: Path, **asked: Any) -> dict[str, Any]:
+    """Send `left` to Ray; returns what came of it."""
+    text = json.dumps({"root": str(site.project.root.parent), "resources": {"polm": 0.1}} | asked)
+    command = [SCRIPT, "inside", daemons, sys.executable, "-m", "tests.support.ray_trip", text]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_a_stage_runs_on_a_node_to_the_same_hash(site: cluster.Site, daemons: Path) -> None:
+    site.project.set("left", value=4)
+    result = trip(site, daemons)
+    assert (result["outcome"], result["events"]) == ("done", [1, 2, 3, 4])
+    assert site.project.ran() == []
+    assert site.dvc("status", "left") == "Data and pipelines are up to date.\n"
+    print("ray:", result["seconds"])  # noqa: T201
+    there = site.hash()
+    site.dvc("repro", "-q", "-s", "-f", "left")
+    assert site.hash() == there
+
+
+def test_stopping_ends_the_task_and_its_processes(site: cluster.Site, daemons: Path) -> None:
+    site.project.set("left", value=2, sleep=600)
+    assert trip(site, daemons, then="stop")["outcome"] == "stopped"
+    assert list((site.work / "jobs").iterdir()) == []
+
+
+def test_a_whole_graph_over_two_nodes_gives_the_lock_of_a_local_run(
+    site: cluster.Site, daemons: Path, mlflow_template: Path, tmp_path: Path
+) -> None:
+    here = cluster.make(tmp_path)
+    for project in (here.project, site.project):
+        for stage in ("source", "left", "right", "tail"):
+            project.set(stage, value=5, sleep=0.3)
+    here.dvc("repro", "-q")
+    file = site.runners(engine="ray", address=ADDRESS, cpus=2, resources={})
+    file["rules"] = [{"stages": "*", "runner": "there"}]
+    path = tmp_path / "runners.yaml"
+    with path.open("w") as f:
+        YAML(typ="safe").dump(file, f)
+    shutil.copyfile(mlflow_template, site.project.root / ".polm/mlflow.db")
+    command = [str(SCRIPT), "inside", str(daemons), *toy.POLM, "run", "--runners", str(path)]
+    done = subprocess.run(
+        command, cwd=site.project.root, env=site.project.environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert site.project.ran() == []
+    assert (site.project.root / "dvc.lock").read_bytes() == (here.project.root / "dvc.lock").read_bytes()
+    assert "up to date" in site.dvc("status")
+    summary = json.loads(max((site.project.root / ".polm/logs").glob("2*/summary.json")).read_text())
+    assert {row["runner"] for row in summary.values()} == {"there"}
+    print("ray, whole graph:", json.dumps({name: row["parts"] for name, row in summary.items()}))  # noqa: T201
+
+
+def test_a_lost_node_is_said_and_another_goes_on_from_the_checkpoint(site: cluster.Site, daemons: Path) -> None:
+    """The last test: the node does not come back."""
+    site.project.set("left", value=12, sleep=0.5)
+    lose = [str(SCRIPT), "lose", str(daemons), "polm-n2"]
+    result = trip(site, daemons, resources={"polm-n2": 0.1}, event=4, then=lose)
+    assert result["outcome"].startswith("failed: Ray: ") or result["outcome"] == "failed: its engine ended it"
+    result = trip(site, daemons, resources={"polm-n1": 0.1})
+    assert result["outcome"] == "done"
+    assert "resuming from step" in (site.project.root / ".polm/logs/run/left.log").read_text()
+    assert list((site.work / "jobs").iterdir()) == []
+    there = site.hash()
+    site.dvc("repro", "-q", "-s", "-f", "left")
+    assert site.hash() == there
