@@ -100,6 +100,8 @@ def run(
             result = _follow(job, first, lines, clock, stopping)
     except Lost as e:
         lost = StageFailed(str(e), job.log, *_last_line(job.log), retry=True)
+        if job.force:  # an older result is not what was asked for
+            raise lost from None
     try:
         # A job that was given up for lost may have finished and pushed: its work is not done again.
         local.run(_restoring(job), threading.Event() if result else stopping)
@@ -116,7 +118,7 @@ def _push_inputs(job: Job) -> None:
     if not job.upstreams:
         return
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "push", "--quiet", *job.upstreams]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
         with job.log.open("a", encoding="utf-8") as log:
             log.write(done.stderr)

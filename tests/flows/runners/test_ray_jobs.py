@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, daemons: Path) -> cluster.Sit
 def trip(site: cluster.Site, daemons: Path, **asked: Any) -> dict[str, Any]:
     """Send `left` to Ray; returns what came of it."""
     text = json.dumps({"root": str(site.project.root.parent), "resources": {"polm": 0.1}} | asked)
-    command = [SCRIPT, "inside", daemons, sys.executable, "-m", "tests.support.ray_trip", text]
+    command = [str(SCRIPT), "inside", str(daemons), sys.executable, "-m", "tests.support.ray_trip", text]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
