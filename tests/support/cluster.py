@@ -15,6 +15,7 @@ import pytest
 
 from flows.runners.local import Job
 from flows.runners.settings import Runners
+from tasks.stage.config import read_yaml
 from tests.support import toy
 
 COUNTING = '''
@@ -76,6 +77,10 @@ class Site:
         lines = (self.project.root / "dvc.lock").read_text().splitlines()
         at = lines.index("    - path: artifacts/left", lines.index("  left:"))
         return lines[at + 2].split(": ")[1]
+
+    def lock(self) -> dict[str, Any]:
+        """Read `dvc.lock`, whose stages stand in the order in which they ended."""
+        return read_yaml(self.project.root / "dvc.lock")
 
     def dvc(self, *arguments: str) -> str:
         """Run DVC in the project; returns what it said."""
