@@ -135,6 +135,7 @@ def _git(*arguments: str, env: dict[str, str] | None = None, remedy: str = "see 
         text=True,
         errors="replace",
         check=False,
+        start_new_session=True,
         env=os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"} | (env or {}),
     )
     if done.returncode:

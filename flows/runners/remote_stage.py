@@ -111,8 +111,9 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
         with _storage("push") as repo:
             repo.push([task.stage], run_cache=True)
     lock = read_yaml(Path("dvc.lock"))["stages"][task.stage]
-    out = Path(lock["outs"][0]["path"])
-    return {"state": state, "hash": lock["outs"][0]["md5"], "measured": lifecycle.read_measurements(out)}
+    out = lock["outs"][0]
+    measured = lifecycle.read_measurements(Path(out["path"]))
+    return {"state": state, "hash": out["md5"], "path": out["path"], "measured": measured}
 
 
 @contextlib.contextmanager

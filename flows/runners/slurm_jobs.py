@@ -98,7 +98,7 @@ def _tail(number: str, output: Path) -> Lines:
 def _state(number: str) -> str:
     """Ask Slurm for a job's state; a controller that does not answer has not lost it."""
     asked = ["scontrol", "show", "job", number, "--oneliner"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode and "Invalid job id" not in done.stderr:
         return "PENDING"
     found = re.search(r"\bJobState=(\w+)", done.stdout)
@@ -116,7 +116,8 @@ def _cancel(number: str) -> None:
 
 def _call(command: list[str], text: str = "") -> str:
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        # In a session of its own: a Ctrl-C in the terminal must not end `scancel`.
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, start_new_session=True)
     except FileNotFoundError:
         raise PolmError(f"{command[0]}: not installed here; run `polm run` on a login node of the cluster") from None
     if done.returncode:

@@ -26,6 +26,8 @@ from tasks.stage import lifecycle
 from tasks.stage.config import read_yaml
 from tasks.stage.errors import PolmError, StageFailed, Stopped
 
+_stored: set[tuple[Path, str, str]] = set()
+"""Working copies and stages, with the hashes of their outputs, that this process has seen in the DVC remote."""
 Lines = Generator[str | None, None, None]
 
 
@@ -100,6 +102,8 @@ def run(
             result = _follow(job, first, lines, clock, stopping)
     except Lost as e:
         lost = StageFailed(str(e), job.log, *_last_line(job.log), retry=True)
+        if job.force:  # an older result is not what was asked for
+            raise lost from None
     try:
         # A job that was given up for lost may have finished and pushed: its work is not done again.
         local.run(_restoring(job), threading.Event() if result else stopping)
@@ -112,15 +116,32 @@ def run(
 
 
 def _push_inputs(job: Job) -> None:
-    """Push the outputs of its upstreams. Raises StageFailed, to be tried again."""
-    if not job.upstreams:
+    """Push the outputs of its upstreams that this run has not seen in the DVC remote. Raises StageFailed."""
+    outputs = {(Path.cwd(), name, _hash(name)) for name in job.upstreams} - _stored
+    if not outputs:
         return
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "push", "--quiet", *job.upstreams]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "dvc",
+        "--wait-for-lock",
+        "push",
+        "--quiet",
+        *sorted(name for _, name, _ in outputs),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
         with job.log.open("a", encoding="utf-8") as log:
             log.write(done.stderr)
         raise StageFailed("its inputs could not be pushed", job.log, *_last_line(job.log), retry=True)
+    _stored.update(outputs)
+
+
+def _hash(stage: str) -> str:
+    """Read the hash of a stage's output from `dvc.lock`."""
+    with code.lock_file():
+        found: str = read_yaml(Path("dvc.lock"))["stages"][stage]["outs"][0]["md5"]
+    return found
 
 
 def _script(repository: str, snapshot: code.Snapshot, task: remote_stage.Task, python: str) -> str:
@@ -182,15 +203,15 @@ def _restoring(job: Job) -> Job:
 
 def _accept(job: Job, result: dict[str, Any]) -> str:
     """Check that DVC restored what the other machine made, and keep that machine's measurements."""
-    with code.lock_file():
-        out = read_yaml(Path("dvc.lock"))["stages"][job.name]["outs"][0]
-    if out["md5"] != result["hash"]:
+    restored = _hash(job.name)
+    if restored != result["hash"]:
         raise PolmError(
-            f"{job.name}: the run-cache has another result ({out['md5']}) than was made there ({result['hash']}): the "
+            f"{job.name}: the run-cache has another result ({restored}) than was made there ({result['hash']}): the "
             f"stage does not give the same bytes twice on these machines; run it locally, or remove one from the remote"
         )
     if result["measured"]:
-        lifecycle.write_measurements(Path(out["path"]), result["measured"])
+        lifecycle.write_measurements(Path(result["path"]), result["measured"])
+    _stored.add((Path.cwd(), job.name, restored))
     state: str = result["state"]
     return state
 

@@ -35,10 +35,19 @@ node() {
     ports+=("--$agent=$((first++))")
   done
   # The agent must be up in a time that cannot be set, else the node ends: on a busy machine it needs to come first.
-  inside setsid nice -n -15 "$python" -m ray.scripts.scripts start --block --disable-usage-stats --num-cpus=2 --num-gpus=0 \
+  setsid nsenter --net --target "$(cat "$dir/namespace.pid")" nice -n -15 "$python" -m ray.scripts.scripts start --block --disable-usage-stats --num-cpus=2 --num-gpus=0 \
     --object-store-memory=80000000 --resources="{\"$name\": 1, \"polm\": 1}" "${ports[@]}" "$@" \
     >"$dir/$name.out" 2>&1 </dev/null &
   echo $! >"$dir/$name.pid"
+}
+
+# Wait for a node; false when it gave up.
+up() {
+  while kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; do
+    if grep -q "Ray runtime started" "$dir/$1.out"; then return 0; fi
+    sleep 0.2
+  done
+  return 1
 }
 
 case $action in
@@ -49,17 +58,15 @@ start)
   echo $! >"$dir/namespace.pid"
   while [ "$(readlink "/proc/$!/ns/net")" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
   inside ip link set lo up
-  node polm-n1 26400 --head --include-dashboard=false --port=26379 --node-ip-address=127.0.0.1 --temp-dir="$dir/ray"
-  for _ in $(seq 900); do
-    if grep -q "Ray runtime started" "$dir/polm-n1.out"; then break; fi
-    sleep 0.2
+  for _ in 1 2 3; do
+    node polm-n1 26400 --head --include-dashboard=false --port=26379 --node-ip-address=127.0.0.1 --temp-dir="$dir/ray"
+    if up polm-n1; then break; fi
   done
-  node polm-n2 26410 --address=127.0.0.1:26379 --node-ip-address=127.0.0.2
-  for _ in $(seq 900); do
-    if grep -q "Ray runtime started" "$dir/polm-n2.out"; then exit 0; fi
-    sleep 0.2
+  for _ in 1 2 3; do
+    node polm-n2 26410 --address=127.0.0.1:26379 --node-ip-address=127.0.0.2
+    if up polm-n2; then exit 0; fi
   done
-  echo "ray.sh: the nodes are not up after three minutes; see $dir/*.out" >&2
+  echo "ray.sh: the nodes did not come up three times; see $dir/*.out" >&2
   exit 1
   ;;
 inside)
@@ -69,8 +76,9 @@ inside)
 lose)
   # The raylet and its workers end; the worker's children are left behind, as after a crash of Ray on that node.
   leader=$(cat "$dir/${3:?a node}.pid")
-  for pid in $(pgrep -P "$leader" || true); do kill -9 "$pid" || true; done
-  kill -9 "$leader" || true
+  daemons=$(pgrep -P "$leader" | tr '\n' ',')
+  workers=$(pgrep -P "${daemons%,}" || true)
+  for pid in "$leader" ${daemons//,/ } $workers; do kill -9 "$pid" 2>/dev/null || true; done
   ;;
 stop)
   if [ -f "$dir/namespace.pid" ]; then

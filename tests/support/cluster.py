@@ -15,6 +15,7 @@ import pytest
 
 from flows.runners.local import Job
 from flows.runners.settings import Runners
+from tasks.stage.config import read_yaml
 from tests.support import toy
 
 COUNTING = '''
@@ -77,6 +78,10 @@ class Site:
         at = lines.index("    - path: artifacts/left", lines.index("  left:"))
         return lines[at + 2].split(": ")[1]
 
+    def lock(self) -> dict[str, Any]:
+        """Read `dvc.lock`, whose stages stand in the order in which they ended."""
+        return read_yaml(self.project.root / "dvc.lock")
+
     def dvc(self, *arguments: str) -> str:
         """Run DVC in the project; returns what it said."""
         done = subprocess.run(
@@ -97,6 +102,7 @@ def make(root: Path) -> Site:
     shared.mkdir()
     (project.root / "tasks/count.py").write_text(COUNTING)
     project.replace("tasks.step params/${recipe}/left.yaml", "tasks.count params/${recipe}/left.yaml")
+    project.replace(", gpus: 1}", "}")  # no node has any
     project.set("left", value=3)
     config = project.root / ".dvc/config"
     config.write_text(f"{config.read_text()}    remote = shared\n['remote \"shared\"']\n    url = {shared}/storage\n")

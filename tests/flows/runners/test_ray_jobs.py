@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, daemons: Path) -> cluster.Sit
 def trip(site: cluster.Site, daemons: Path, **asked: Any) -> dict[str, Any]:
     """Send `left` to Ray; returns what came of it."""
     text = json.dumps({"root": str(site.project.root.parent), "resources": {"polm": 0.1}} | asked)
-    command = [SCRIPT, "inside", daemons, sys.executable, "-m", "tests.support.ray_trip", text]
+    command = [str(SCRIPT), "inside", str(daemons), sys.executable, "-m", "tests.support.ray_trip", text]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ def test_a_whole_graph_over_two_nodes_gives_the_lock_of_a_local_run(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert site.project.ran() == []
-    assert (site.project.root / "dvc.lock").read_bytes() == (here.project.root / "dvc.lock").read_bytes()
+    assert site.lock() == here.lock()
     assert "up to date" in site.dvc("status")
     summary = json.loads(max((site.project.root / ".polm/logs").glob("2*/summary.json")).read_text())
     assert {row["runner"] for row in summary.values()} == {"there"}

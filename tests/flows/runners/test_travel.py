@@ -154,7 +154,7 @@ def test_the_stage_ends_with_its_engine(trip: Trip) -> None:
         script.append(text)
         yield from ()
 
-    trip.engine.lines = keep  # type: ignore[method-assign]
+    trip.engine.lines = keep  # type: ignore[method-assign, assignment]
     with pytest.raises(StageFailed, match="it ended without a result"):
         trip.run()
     engine = subprocess.Popen(
