@@ -164,7 +164,7 @@ def change(path: Path, key: str, value: Any) -> None:
 
 
 def command(
-    folder: Path, *words: str, path: Path | None = None, **variables: str
+    folder: Path, *words: str, path: Path | None = None, warm: bool = True
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command in a working copy, with its own code and nothing of the outer environment's servers.
 
@@ -172,7 +172,7 @@ def command(
         folder: the working copy.
         words: the command.
         path: where programs are looked for first; None: where this interpreter is.
-        variables: of the environment, besides.
+        warm: whether `polm run` has parents of its own to fork from.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "POLM_", "DVC_"))}
     environment |= {
@@ -182,15 +182,17 @@ def command(
         "DVC_SITE_CACHE_DIR": str(folder / ".polm/dvc"),
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "200",
-    } | variables
+        "POLM_WARM": str(int(warm)),
+    }
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def polm(folder: Path, *words: str, python: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run `polm`; a program that is given runs its stages, and whatever else, and `polm` has no warm parents."""
     instead = f"import sys; sys.executable = {str(python or sys.executable)!r}; "
-    warm = {"POLM_WARM": "0"} if python else {}
-    return command(folder, sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words, **warm)
+    return command(
+        folder, sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words, warm=not python
+    )
 
 
 def locked(folder: Path) -> dict[str, list[Any]]:
