@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -19,6 +20,13 @@ app = typer.Typer(
 JOBS = 2
 
 
+class Pull(StrEnum):
+    """Whether `polm run` fetches results from DVC's remote."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
 @app.command()
 def run(
     recipe: Annotated[
@@ -32,6 +40,10 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(help="Model, method or stage to run even if nothing changed. Repeatable.")
     ] = None,
+    pull: Annotated[
+        Pull, typer.Option(help="Fetch what others have computed from the default DVC remote, if there is one.")
+    ] = Pull.AUTO,
+    push: Annotated[bool, typer.Option("--push", help="Send what is up to date to the default DVC remote.")] = False,
 ) -> None:
     """Run what has changed of the pipeline."""
     from flows import workspace
@@ -42,7 +54,7 @@ def run(
     with workspace.run_lock():
         if recipe is not None and workspace.choose_recipe(recipe):
             say(f"recipe: {recipe} (now in {workspace.RECIPE})")
-        launch.run(target or [], jobs, force or [])
+        launch.run(target or [], jobs, force or [], pull=pull is Pull.AUTO, push=push)
 
 
 NEW = """Documents to answer by, and questions about them:

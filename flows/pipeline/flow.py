@@ -15,7 +15,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows import workspace
 from flows.graph import Graph
-from flows.pipeline import flow_runs
+from flows.pipeline import flow_runs, sharing
 from flows.pipeline.recipe_check import finish_check
 from flows.pipeline.session import Session
 from flows.runners import local
@@ -25,14 +25,14 @@ from flows.tracking import runs
 from tasks.stage import artifact
 
 
-def run(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
+def run(recipe: str, targets: list[str], jobs: int, force: list[str], pull: bool) -> State[Any]:
     """Run the flow `polm`, marked as this working copy's; for the arguments see `pipeline`."""
     with tags(flow_runs.home()):
-        return pipeline(recipe, targets, jobs, force, return_state=True)
+        return pipeline(recipe, targets, jobs, force, pull, return_state=True)
 
 
 @flow(name="polm", flow_run_name="{recipe}", persist_result=False)
-def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> State[Any]:
+def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str], pull: bool) -> State[Any]:
     """Run what has changed of the pipeline.
 
     Args:
@@ -40,6 +40,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
         targets: stages (with all they need); empty for the whole pipeline.
         jobs: stages at a time.
         force: stages to run even if nothing changed.
+        pull: whether a stage's output is fetched from the default DVC remote, where it has it.
 
     Returns:
         Completed, Failed when a stage failed, Cancelled when the run was interrupted, or cancelled in Prefect.
@@ -48,6 +49,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     graph = Graph()
     workspace.set_aside(graph.outs)  # a scheduled run comes here by itself
     names = graph.closure(targets)
+    puller = sharing.puller(graph) if pull else None
     console, folder = screen(), workspace.new_run()
     board = Board(names, console)
     forced = {name for target in force for name in graph.resolve(target)}
@@ -55,7 +57,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str]) -> St
     try:
         # The mark is for the flow run; a tag of a task run is a limit that Prefect asks its server about.
         with runs.pipeline_run(recipe) as tracked, board.shown(), TagsContext(current_tags=set()):
-            session = Session(graph, board, folder, tracked, forced, graph.settled(names, forced))
+            session = Session(graph, board, folder, tracked, forced, graph.settled(names, forced), puller)
             with flow_runs.watched(session.cancel):
                 session.run(names, jobs)
     except KeyboardInterrupt:
@@ -76,7 +78,7 @@ def scheduled(jobs: int) -> State[Any]:
     with workspace.run_lock():
         local.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
         flow_runs.crash_killed()
-        return run(workspace.active_recipe(), [], jobs, [])
+        return run(workspace.active_recipe(), [], jobs, [], pull=True)
 
 
 def serve(cron: str, jobs: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flows import workspace
 from flows.graph import Graph
+from flows.pipeline import sharing
 from flows.runners import local
 from flows.terminal import exits
 from flows.terminal.board import say
@@ -13,16 +14,18 @@ from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 
 
-def run(targets: list[str], jobs: int, force: list[str]) -> None:
+def run(targets: list[str], jobs: int, force: list[str], *, pull: bool = True, push: bool = False) -> None:
     """Run what has changed. Prefect, and what else takes seconds to load, is started only when something has.
 
     Args:
         targets: models, methods or stages, with all they need; empty for the whole pipeline.
         jobs: stages at a time.
         force: stages to run even if nothing changed.
+        pull: whether results are fetched from the default DVC remote, where there is one.
+        push: whether what is up to date afterwards is sent there.
 
     Raises:
-        PolmError: the recipe is wrong, or a service does not answer.
+        PolmError: the recipe is wrong, or a service or the remote does not answer.
         SystemExit: a stage failed (1), or the run was interrupted (130).
     """
     recipe = workspace.active_recipe()
@@ -37,15 +40,22 @@ def run(targets: list[str], jobs: int, force: list[str]) -> None:
         raise ConfigError(f"--force {beyond[0]}: no target needs it; add `--target {beyond[0]}`, or leave --target out")
     if others := workspace.set_aside(graph.outs):
         say(f"set aside in .polm/aside: {len(others)} artifacts that recipe {recipe} does not make")
-    if graph.settled(names, forced) == set(names):
+    settled = graph.settled(names, forced)
+    sharing.before(push=push)
+    if pull and settled != set(names) and sharing.restore(graph, names, settled, forced):
+        graph = Graph()  # `dvc.lock` has changed
+        settled = graph.settled(names, forced)
+    if settled == set(names):
         say(f"nothing changed: all {len(names)} stages are up to date")
+        sharing.after(names, push=push)
         return
-    state = _flow(recipe, targets, jobs, force, graph.notices)
+    state = _flow(recipe, targets, jobs, force, graph.notices, pull=pull)
     if isinstance(state.data, Exception):
         raise state.data
     if state.is_cancelled():
         say("interrupted: every process has ended, what was finished is kept; `polm run` goes on from here")
         sys.exit(exits.INTERRUPTED)
+    sharing.after(names, push=push)
     if not state.is_completed():
         sys.exit(exits.FAILED)
 
@@ -57,7 +67,7 @@ def _end_leftovers() -> None:
         say(f"ended {count} processes that a killed `polm run` had left behind")
 
 
-def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: list[str]) -> Any:
+def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: list[str], *, pull: bool) -> Any:
     """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer.
 
     `said` are the notices that the person has read already; other warnings of the check are printed before the run.
@@ -90,4 +100,4 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: li
     for warning in recipe_check.warnings(recipe):
         if warning not in left_out:
             say(warning)
-    return flow.run(recipe, targets, jobs, force)
+    return flow.run(recipe, targets, jobs, force, pull)

@@ -26,6 +26,7 @@ from flows.graph import Graph
 from flows.runners import local
 from flows.runners.slots import Slots, cores, visible_gpus
 from flows.services import reach
+from flows.sharing.pull import Puller
 from flows.terminal.board import Board
 from flows.tracking import client
 from flows.tracking.runs import PipelineRun
@@ -47,6 +48,8 @@ class Session:
     tracked: PipelineRun
     forced: set[str]
     settled: set[str]
+    puller: Puller | None = None
+    """What fetches outputs from DVC's remote; None: nothing does."""
     stopping: threading.Event = field(default_factory=threading.Event)
     futures: dict[str, PrefectFuture[Any]] = field(default_factory=dict)
     ended: dict[str, State[Any]] = field(default_factory=dict)
@@ -150,6 +153,7 @@ class Session:
             self._log_cached(name, version, out)
             return Completed(name="Cached", message="unchanged")
         self.board.state(name, "starting", version=version)
+        fetched = self.puller is not None and name not in self.forced and self.puller.fetch(name)
         try:
             state = self._execute(name, version, gpus)
         except Stopped:
@@ -158,7 +162,8 @@ class Session:
         except Exception as e:
             self.board.failed(name, e)
             raise
-        self.board.state(name, state)
+        came = fetched and state == "restored" and self.puller is not None
+        self.board.state(name, state, note=f"from {self.puller.remote}" if came and self.puller else "")
         return Completed(name="Restored" if state == "restored" else "Completed")
 
     def _execute(self, name: str, version: str, gpus: tuple[str, ...]) -> str:
