@@ -118,8 +118,8 @@ def troubles(remote: Remote) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what the clients of the remote log to themselves: their errors are raised too."""
-    names = ("aiobotocore", "botocore", "s3fs", "asyncio")
+    """Keep what DVC and the clients of the remote log to themselves: their errors are raised too."""
+    names = ("aiobotocore", "botocore", "s3fs", "asyncio", "dvc")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
