@@ -119,6 +119,7 @@ def _create(programs: Path, data: Path, layout: Layout, user: str | None) -> Non
         raise PolmError(f"PostgreSQL's initdb failed: {done.stderr.strip().splitlines()[-1]}")
     settings = {"listen_addresses": f"'{HOST}'", "port": layout.port(NAME), "unix_socket_directories": "''"}
     settings |= {"password_encryption": "'scram-sha-256'", "max_connections": 100}
+    settings |= {"log_min_error_statement": "panic"}  # a statement that fails may hold a password
     with (data / "postgresql.conf").open("a", encoding="utf-8") as f:
         f.writelines(f"{key} = {value}\n" for key, value in settings.items())
 
@@ -128,7 +129,7 @@ def _programs() -> Path:
     try:
         import psycopg2  # noqa: F401
     except ImportError:
-        raise PolmError("PostgreSQL's driver is missing; `pip install 'polm[services]'`") from None
+        raise PolmError("PostgreSQL's driver is missing; `infra/services/setup.sh .venv`") from None
     found = shutil.which("initdb")
     places = [Path(found).resolve().parent] if found else list(Path("/usr/lib/postgresql").glob("*/bin"))
     places = [place for place in places if (place / "initdb").exists() and (place / "postgres").exists()]

