@@ -22,7 +22,7 @@ from flows.tracking import client
 from tasks.stage.errors import PolmError
 
 SKEW = 5.0
-"""Seconds by which clocks may differ, of which two are the answer's way."""
+"""Seconds by which a clock may be outside the time in which the answer came."""
 SIGNED = 900.0
 """Seconds at which S3 refuses a request, because its signature is of another time."""
 LITTLE = 5.0
@@ -44,9 +44,15 @@ def mlflow() -> Iterator[Finding]:
 
     url = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
+    auth = (user, password) if user else None
+    probe = f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    yield from strangers("MLflow", probe)
+    if (status := _get(probe, auth).status_code) == 401:
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        yield Finding("fail", "MLflow rights", f"refuses these credentials ({status})", remedy)
+        return
     api = client.client()
-    yield from strangers("MLflow", f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0")
-    answer = _get(f"{url}/version", (user, password) if user else None)
+    answer = _get(f"{url}/version", auth)
     yield from versions("MLflow", answer.text.strip() if answer.status_code == 200 else "", version("mlflow"))
     yield from clock("MLflow", answer)
     name = f"polm-doctor-{user or 'anybody'}"
@@ -67,7 +73,8 @@ def prefect() -> Iterator[Finding]:
 
     url = os.environ["PREFECT_API_URL"].rstrip("/")
     key = os.environ.get("PREFECT_API_AUTH_STRING", "")
-    auth = tuple(key.split(":", 1)) if ":" in key else None
+    user, colon, password = key.partition(":")
+    auth = (user, password) if colon else None
     yield from strangers("Prefect", f"{url}/admin/version")
     answer = _get(f"{url}/admin/version", auth)
     if answer.status_code in (401, 403):
@@ -77,9 +84,10 @@ def prefect() -> Iterator[Finding]:
     yield from versions("Prefect", str(answer.json()) if answer.status_code == 200 else "", version("prefect"))
     yield from clock("Prefect", answer)
     written = httpx.post(f"{url}/flows/", json={"name": "polm"}, auth=auth, timeout=reach.SECONDS)  # there or made
-    level = "ok" if written.status_code in (200, 201) else "fail"
-    remedy = "" if level == "ok" else "see the server's log"
-    yield Finding(level, "Prefect rights", f"writes flows ({written.status_code})", remedy)
+    if written.status_code in (200, 201):
+        yield Finding("ok", "Prefect rights", "writes flows")
+    else:
+        yield Finding("fail", "Prefect rights", f"does not write a flow ({written.status_code})", "see its log")
 
 
 def dvc_remote() -> Iterator[Finding]:
@@ -141,12 +149,14 @@ def clock(name: str, answer: Any, limit: float | None = None) -> Iterator[Findin
     """
     if "date" not in answer.headers:
         return
-    skew = abs(parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time())
+    now, theirs = time.time(), parsedate_to_datetime(answer.headers["date"]).timestamp()
+    asked = now - answer.elapsed.total_seconds() - 1  # whole seconds
+    skew = max(asked - theirs, theirs - now, 0.0)
     if skew <= SKEW:
         yield Finding("ok", f"{name} clock", "within 5 s of ours")
         return
-    level = "fail" if limit is not None and skew > limit else "warn"
-    yield Finding(level, f"{name} clock", f"{skew:.0f} s from ours", "set both clocks by NTP")
+    refused = limit is not None and skew > limit
+    yield Finding("fail" if refused else "warn", f"{name} clock", f"{skew:.0f} s from ours", "set both clocks by NTP")
 
 
 def _round_trip(repo: Any, remote: Remote) -> Finding:

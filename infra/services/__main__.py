@@ -1,6 +1,7 @@
 """`infra/services.sh`: start the shared services, say how they are, stop them, or delete them with their data."""
 
 import argparse
+import functools
 import os
 import shutil
 import sys
@@ -34,14 +35,12 @@ def start(first_port: int | None, cron: str | None) -> None:
     layout = layouts.make(first_port)
     started = {"postgres": postgres.start(layout), "store": store.start(layout)}
     for name in started:
-        processes.wait(layout, name, lambda name=name: CHECKS[name][0](layout))  # type: ignore[misc]
+        _wait(layout, name)
     postgres.prepare(layout)
     store.prepare(layout)
     started |= {"mlflow": servers.start_mlflow(layout), "prefect": servers.start_prefect(layout)}
     with ThreadPoolExecutor() as pool:
-        waits = [
-            pool.submit(processes.wait, layout, n, lambda n=n: CHECKS[n][0](layout)) for n in ("mlflow", "prefect")
-        ]
+        waits = [pool.submit(_wait, layout, name) for name in ("mlflow", "prefect")]
         for wait in waits:
             wait.result()
     servers.create_user(layout)
@@ -91,6 +90,10 @@ def destroy(*, yes: bool) -> None:
     stop()
     postgres.delete(layout)
     shutil.rmtree(layout.home)
+
+
+def _wait(layout: Layout, name: str) -> None:
+    processes.wait(layout, name, functools.partial(CHECKS[name][0], layout))
 
 
 def _layout() -> Layout:

@@ -15,6 +15,7 @@ import pytest
 
 from flows.doctor import shared
 from flows.registry.aliases import Aliases
+from flows.services import reach
 from infra.services import layout as layouts
 from infra.services import processes
 from tasks.stage.errors import GateError
@@ -42,6 +43,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[toy.Toy]:
 def layout(project: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> layouts.Layout:
     """The services' layout, with the variables of their users set and the project as working directory."""
     monkeypatch.chdir(project.root)
+    monkeypatch.setattr(reach, "_answered", set[str]())
+    monkeypatch.setattr(reach, "SECONDS", 60.0)  # on a machine that is busy with other tests
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     found = layouts.find()
     assert found is not None
     for name, value in layouts.variables(found).items():
@@ -115,7 +119,7 @@ def test_a_second_clone_runs_nothing(layout: layouts.Layout, tmp_path: Path) -> 
 
 def test_the_doctor_finds_all_well(layout: layouts.Layout) -> None:
     findings = {f.check: f for f in shared.examine()}
-    assert {f.level for f in findings.values()} == {"ok"}, findings
+    assert [f for f in findings.values() if f.level != "ok"] == []
     for name in ("MLflow", "Prefect", "DVC remote"):
         assert "refuses requests without credentials" in findings[f"{name} access"].found
         assert f"{name} rights" in findings and f"{name} clock" in findings
@@ -125,7 +129,7 @@ def test_the_doctor_finds_all_well(layout: layouts.Layout) -> None:
 @pytest.mark.parametrize(
     ("variable", "check", "said"),
     [
-        ("MLFLOW_TRACKING_PASSWORD", "MLflow", ""),
+        ("MLFLOW_TRACKING_PASSWORD", "MLflow rights", "refuses these credentials (401)"),
         ("PREFECT_API_AUTH_STRING", "Prefect rights", "refuses this key (401)"),
         ("AWS_SECRET_ACCESS_KEY", "DVC remote", "refuses the credentials of the environment"),
     ],
