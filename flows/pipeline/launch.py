@@ -10,6 +10,7 @@ from flows.pipeline import sharing
 from flows.runners import local
 from flows.terminal import exits
 from flows.terminal.board import say
+from flows.tracking import killed
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 
@@ -46,6 +47,7 @@ def run(targets: list[str], jobs: int, force: list[str], *, pull: bool = True, p
         graph = Graph()  # `dvc.lock` has changed
         settled = graph.settled(names, forced)
     if settled == set(names):
+        _close_killed()
         say(f"nothing changed: all {len(names)} stages are up to date")
         sharing.after(names, push=push)
         return
@@ -65,6 +67,20 @@ def _end_leftovers() -> None:
     count = local.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
     if count:
         say(f"ended {count} processes that a killed `polm run` had left behind")
+
+
+def _close_killed() -> None:
+    """Say in MLflow and Prefect that a run was killed, where nothing else has to be started for it."""
+    if not killed.left():
+        return
+    from flows.services import dashboards, reach
+
+    killed.close()
+    if dashboards.use_served():
+        reach.prefect()
+        from flows.pipeline import flow_runs
+
+        flow_runs.crash_killed()
 
 
 def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: list[str], *, pull: bool) -> Any:
@@ -96,6 +112,7 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], said: li
             recipe_check.finish_check(recipe)
             logbook.result()
         flow_runs.crash_killed()
+        killed.close()
     left_out = {f"{recipe_check.WARNING}params/{recipe}/recipe.yaml: {notice}" for notice in said}
     for warning in recipe_check.warnings(recipe):
         if warning not in left_out:

@@ -14,12 +14,15 @@ import psutil
 import pytest
 
 from flows.doctor import shared
+from flows.registry import promotion
 from flows.registry.aliases import Aliases
 from flows.services import reach
+from flows.tracking import client
 from infra.services import layout as layouts
-from infra.services import processes
+from infra.services import processes, store
 from tasks.stage.errors import GateError
 from tests.support import services, toy
+from tests.support.promotable import Make, make_project
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 ALL = {"postgres", "store", "mlflow", "prefect"}
@@ -171,6 +174,28 @@ def test_of_four_who_move_the_aliases_at_once_one_wins(layout: layouts.Layout) -
     assert len(winners) == 1, told
     assert Aliases(api, name).read() == {"champion": winners[0]}
     assert all(f"made v{winners[0]} the champion meanwhile" in error for error in told.values() if error), told
+
+
+def test_a_promotion_and_a_rollback_are_as_on_the_store_of_ones_own(
+    layout: layouts.Layout, tmp_path: Path, make_artifact: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clone").mkdir()
+    make_project(tmp_path / "clone", make_artifact)
+    monkeypatch.chdir(tmp_path / "clone")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "clone/.polm/dvc"))
+    for name in ("sft", "dpo"):
+        promotion.promote(name)
+    promotion.rollback()
+    (model,) = client.client().search_registered_models("name = 'polm-tiny'")
+    assert {alias: str(version) for alias, version in model.aliases.items()} == {
+        "candidate": "2",
+        "champion": "1",
+        "previous": "2",
+    }
+    stored = store.client(layout, "mlflow").list_objects_v2(Bucket="mlflow")["Contents"]
+    assert any(item["Key"].endswith("MLmodel") for item in stored), "its files are in the bucket"
+    with pytest.raises(Exception, match="Access"):
+        store.client(layout, "mlflow").list_objects_v2(Bucket="dvc")
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
