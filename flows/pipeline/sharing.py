@@ -47,7 +47,7 @@ def restore(graph: Graph, names: list[str], settled: set[str], forced: set[str])
         return False
     say(
         f"restored {len(restored.stages)} stages in {duration(restored.seconds)}: {restored.files} files, "
-        f"{size(restored.bytes)} from {remote}, the rest from the cache here; {left} stages are left"
+        f"{size(restored.bytes)} from {remote}; {left} stages are left"
     )
     say(f"restored: {', '.join(restored.stages)}")
     return True

@@ -155,19 +155,22 @@ class Puller:
         """Fetch the outputs of these stages into the cache, and count what came."""
         from dvc.exceptions import CollectCacheError
 
+        def path(obj: Any) -> Path:
+            return Path(self._repo.cache.local.oid_to_path(obj.value))
+
         wanted: set[Any] = set()
+        listings = {out.hash_info for stage in stages for out in stage.outs if not path(out.hash_info).exists()}
         for stage in stages:
             try:
                 wanted |= {obj for objs in stage.get_used_objs().values() for obj in objs}
             except CollectCacheError:  # the listing of a folder is in no place
                 continue
-        cache = self._repo.cache.local
-        missing = {obj for obj in wanted if not Path(cache.oid_to_path(obj.value)).exists()}
-        if not missing:
-            return
-        came = self._repo.cloud.pull(missing, remote=self.remote.name).transferred
+        came = {listing for listing in listings if path(listing).exists()}
+        missing = {obj for obj in wanted if not path(obj).exists()}
+        if missing:
+            came |= self._repo.cloud.pull(missing, remote=self.remote.name).transferred
         restored.files += len(came)
-        restored.bytes += sum(Path(cache.oid_to_path(obj.value)).stat().st_size for obj in came)
+        restored.bytes += sum(path(obj).stat().st_size for obj in came)
 
     @staticmethod
     def _ended(restored: Restored, start: float) -> Restored:

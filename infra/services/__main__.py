@@ -18,8 +18,8 @@ from infra.services.layout import Layout
 from tasks.stage.errors import PolmError
 
 console = Console(highlight=False, soft_wrap=True)
-ORDER = ("worker", "prefect", "mlflow", *reversed(store.PARTS), "postgres")
-"""Services in the order in which they are stopped."""
+ORDER = (("worker", "prefect", "mlflow", "store"), ("volume", "master", "postgres"))
+"""Services in the order in which they are stopped, those together that do not need each other for it."""
 CHECKS: dict[str, tuple[Callable[[Layout], bool], Callable[[Layout], bool]]] = {
     "postgres": (postgres.healthy, postgres.refuses),
     "store": (store.healthy, store.refuses),
@@ -76,10 +76,15 @@ def status() -> bool:
 def stop() -> None:
     """Stop what runs; the data stay."""
     layout = _layout()
-    for name in ORDER:
-        ran = postgres.end(layout) if name == "postgres" else processes.end(layout, name)
-        if ran:
-            console.print(f"{name:9} stopped")
+
+    def end(name: str) -> bool:
+        return postgres.end(layout) if name == "postgres" else processes.end(layout, name)
+
+    with ThreadPoolExecutor() as pool:
+        for names in ORDER:
+            for name, ran in zip(names, pool.map(end, names), strict=True):
+                if ran:
+                    console.print(f"{name:9} stopped")
 
 
 def destroy(*, yes: bool) -> None:

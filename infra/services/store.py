@@ -42,7 +42,8 @@ def start(layout: Layout) -> bool:
     commands = {
         "master": ["master", *common, f"-port={layout.port('master')}", "-mdir=master", "-telemetry=false",
                    "-volumeSizeLimitMB=1024", "-disableHttp"],
-        "volume": ["volume", *common, f"-port={layout.port('volume')}", "-dir=volume", "-max=0", f"-master={master}"],
+        "volume": ["volume", *common, f"-port={layout.port('volume')}", "-dir=volume", "-max=0",
+                   "-preStopSeconds=1", f"-master={master}"],
         "store": ["filer", *common, f"-port={layout.port('filer')}", "-defaultStoreDir=filer", f"-master={master}",
                   "-disableHttp", "-iam=false", "-s3", f"-s3.port={layout.port('store')}", "-s3.config=s3.json",
                   "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.allowedOrigins=http://{HOST}"],
