@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 MAIN   := --target evaluate@base --target evaluate@sft --target evaluate@dpo --target reward --target evaluate_onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test test-cluster lint format ui results images lock clean
+.PHONY: help setup demo check quick test test-services test-cluster lint format ui results images lock clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,10 +29,14 @@ check: $(READY)  ## Check style and types and run the tests that train nothing, 
 	@$(MAKE) --no-print-directory -j 2 lint quick
 
 quick: $(READY)
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not services and not cluster"
 
 test: $(READY)  ## Run all tests
 	@$(PYTEST)
+
+test-services: $(READY)  ## Run the tests that start PostgreSQL, an S3 store, MLflow and Prefect; installs these
+	@bash infra/services/setup.sh $(VENV)
+	@$(BIN)/python -m pytest -m services -n 0
 
 test-cluster: $(READY)  ## Run the tests that start Slurm and Ray; as root it installs what they need
 	@bash infra/cluster/prepare.sh $(BIN)/python

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 JOBS = 2
+
+
+class Pull(StrEnum):
+    """Whether `polm run` fetches results from DVC's remote."""
+
+    AUTO = "auto"
+    NEVER = "never"
 
 
 @app.command()
@@ -36,6 +44,10 @@ def run(
     runners: Annotated[
         Path | None, typer.Option(help="File that places stages on Ray, Slurm or Kubernetes, e.g. infra/runners.yaml.")
     ] = None,
+    pull: Annotated[
+        Pull, typer.Option(help="Fetch what others have computed from the default DVC remote, if there is one.")
+    ] = Pull.AUTO,
+    push: Annotated[bool, typer.Option("--push", help="Send what is up to date to the default DVC remote.")] = False,
 ) -> None:
     """Run what has changed of the pipeline."""
     from flows import workspace
@@ -47,7 +59,7 @@ def run(
     with workspace.run_lock():
         if recipe is not None and workspace.choose_recipe(recipe):
             say(f"recipe: {recipe} (now in {workspace.RECIPE})")
-        launch.run(target or [], jobs, force or [], runners)
+        launch.run(target or [], jobs, force or [], runners, pull=pull is Pull.AUTO, push=push)
 
 
 NEW = """Documents to answer by, and questions about them:

@@ -59,7 +59,8 @@ class Graph:
         """
         self._lock = threading.Lock()
         recipe = dag.active()  # DVC passes over a misspelt key, and says of a missing one that no variable was found
-        self._dvc: dict[str, Any] = _load()
+        self.repo, self._dvc = _load()
+        """DVC's repository (`dvc.repo.Repo`), whose lock is waited for."""
         edges = {name: {up.addressing for up in graph_up} for name, (_, graph_up) in self._dvc.items()}
         order = _topological(edges)
         stages = {name: _stage(name, self._dvc[name][0], frozenset(edges[name])) for name in order}
@@ -124,6 +125,10 @@ class Graph:
                 return False
             return not any(dep.status() for dep in stage.deps) and not any(out.status() for out in stage.outs)
 
+    def dvc_stage(self, name: str) -> Any:
+        """DVC's own object for a stage (`dvc.stage.PipelineStage`), as `dvc.lock` was when this graph was read."""
+        return self._dvc[name][0]
+
     def settled(self, names: list[str], force: set[str]) -> set[str]:
         """Those of `names` (in running order) that need not run: unchanged, and so is all that they wait for."""
         settled: set[str] = set()
@@ -155,14 +160,15 @@ class Graph:
         return 1 + max(below, default=0)
 
 
-def _load() -> dict[str, tuple[Any, list[Any]]]:
-    """Name to DVC's stage and the stages it reads from."""
+def _load() -> tuple[Any, dict[str, tuple[Any, list[Any]]]]:
+    """Read DVC's repository, and name to DVC's stage and the stages it reads from."""
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # one step lower would also let its progress bars through
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     try:
-        graph = Repo().index.graph
+        repo = Repo(_wait_for_lock=True)
+        graph = repo.index.graph
     except NotDvcRepoError:
         raise PolmError(
             "no .dvc folder here; restore it with `git checkout .dvc`, or create it with `dvc init`"
@@ -180,7 +186,7 @@ def _load() -> dict[str, tuple[Any, list[Any]]]:
     stages = {stage.addressing: (stage, list(graph.successors(stage))) for stage in graph if stage.cmd}
     if not stages:
         raise ConfigError("dvc.yaml: no stages; restore it with `git checkout dvc.yaml`")
-    return stages
+    return repo, stages
 
 
 def _first_line(e: BaseException) -> str:

@@ -23,11 +23,13 @@ QUIET = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-"""Nobody is phoned, no model is unpickled, Prefect's log lines go to its server and not into our table, and MLflow's
-server does without its seven processes for jobs that nobody gives it. A value already set is kept."""
+"""Nobody is phoned, no model is unpickled, Prefect's log lines go to its server and not into our table, MLflow's server
+does without its seven processes for jobs that nobody gives it, and its client prints no addresses of runs, which stand
+in Prefect. A value already set is kept."""
 SERVICES = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_SITE_CACHE_DIR")
 """Variables that say where things are. An empty one, as an env file leaves it, says nothing: MLflow and Prefect would
 take it for an address, or for a store of their own."""

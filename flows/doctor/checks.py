@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import workspace
-from flows.doctor import machine, optional
+from flows.doctor import machine, optional, shared
 from flows.doctor.machine import BASE, Finding
 from flows.graph import Graph
 from flows.registry import policy
@@ -53,6 +53,7 @@ def main(recipe: str | None = None) -> None:
 def examine(recipe: str) -> list[Finding]:
     """Collect every finding, for the working directory."""
     findings = [*python(), *packages(), *recipe_files(recipe), *git(), *state(), *services(), *dvc()]
+    findings += shared.examine()
     if Path("params", recipe).is_dir():
         findings += [*optional.packages(Path("params", recipe)), *machine.examine(Path("params", recipe))]
     return [*findings, *chat_template()]

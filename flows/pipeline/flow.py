@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows import workspace
 from flows.graph import Graph
-from flows.pipeline import flow_runs
+from flows.pipeline import flow_runs, sharing
 from flows.pipeline.recipe_check import finish_check
 from flows.pipeline.session import Session
 from flows.runners import local, warm
@@ -28,14 +28,16 @@ from flows.tracking import runs
 from tasks.stage import artifact
 
 
-def run(recipe: str, targets: list[str], jobs: int, force: list[str], runners: str | None = None) -> State[Any]:
+def run(recipe: str, targets: list[str], jobs: int, force: list[str], runners: str | None, pull: bool) -> State[Any]:
     """Run the flow `polm`, marked as this working copy's; for the arguments see `pipeline`."""
     with tags(flow_runs.home()):
-        return pipeline(recipe, targets, jobs, force, runners, return_state=True)
+        return pipeline(recipe, targets, jobs, force, runners, pull, return_state=True)
 
 
 @flow(name="polm", flow_run_name="{recipe}", persist_result=False)
-def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str], runners: str | None = None) -> State[Any]:
+def pipeline(
+    recipe: str, targets: list[str], jobs: int, force: list[str], runners: str | None, pull: bool
+) -> State[Any]:
     """Run what has changed of the pipeline.
 
     Args:
@@ -44,6 +46,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str], runne
         jobs: stages at a time.
         force: stages to run even if nothing changed.
         runners: the file that says which stages run on other machines; None: all run here.
+        pull: whether a stage's output is fetched from the default DVC remote, where it has it.
 
     Returns:
         Completed, Failed when a stage failed, Cancelled when the run was interrupted, or cancelled in Prefect.
@@ -53,6 +56,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str], runne
     workspace.set_aside(graph.outs)  # a scheduled run comes here by itself
     names = graph.closure(targets)
     placement = place(Path(runners) if runners else None, list(graph.stages.values()))
+    puller = sharing.puller(graph) if pull else None
     console, folder = screen(), workspace.new_run()
     board = Board(names, console)
     forced = {name for target in force for name in graph.resolve(target)}
@@ -64,7 +68,7 @@ def pipeline(recipe: str, targets: list[str], jobs: int, force: list[str], runne
             stages = [graph.stages[name] for name in names if name not in settled]
             here = [stage for stage in stages if placement.of(stage) == LOCAL]
             with warm.parents(folder, here) as python:
-                session = Session(graph, board, folder, tracked, forced, settled, python, placement)
+                session = Session(graph, board, folder, tracked, forced, settled, python, placement, puller)
                 with flow_runs.watched(session.cancel):
                     session.run(names, jobs)
     except KeyboardInterrupt:
@@ -85,7 +89,7 @@ def scheduled(jobs: int) -> State[Any]:
     with workspace.run_lock():
         local.end_leftovers(f"{artifact.STATE.resolve()}/logs/")
         flow_runs.crash_killed()
-        return run(workspace.active_recipe(), [], jobs, [])
+        return run(workspace.active_recipe(), [], jobs, [], None, pull=True)
 
 
 def serve(cron: str, jobs: int) -> None:

@@ -7,15 +7,25 @@ from typing import Any
 
 from flows import workspace
 from flows.graph import Graph
+from flows.pipeline import sharing
 from flows.runners import local
 from flows.runners.placing import place
 from flows.terminal import exits
 from flows.terminal.board import say
+from flows.tracking import killed
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 
 
-def run(targets: list[str], jobs: int, force: list[str], runners: Path | None = None) -> None:
+def run(
+    targets: list[str],
+    jobs: int,
+    force: list[str],
+    runners: Path | None = None,
+    *,
+    pull: bool = True,
+    push: bool = False,
+) -> None:
     """Run what has changed. Prefect, and what else takes seconds to load, is started only when something has.
 
     Args:
@@ -23,9 +33,11 @@ def run(targets: list[str], jobs: int, force: list[str], runners: Path | None = 
         jobs: stages at a time.
         force: stages to run even if nothing changed.
         runners: the file that says which stages run on other machines; None: all run here.
+        pull: whether results are fetched from the default DVC remote, where there is one.
+        push: whether what is up to date afterwards is sent there.
 
     Raises:
-        PolmError: the recipe is wrong, or a service does not answer.
+        PolmError: the recipe is wrong, or a service or the remote does not answer.
         SystemExit: a stage failed (1), or the run was interrupted (130).
     """
     recipe = workspace.active_recipe()
@@ -42,15 +54,23 @@ def run(targets: list[str], jobs: int, force: list[str], runners: Path | None = 
         raise ConfigError(f"--force {beyond[0]}: no target needs it; add `--target {beyond[0]}`, or leave --target out")
     if others := workspace.set_aside(graph.outs):
         say(f"set aside in .polm/aside: {len(others)} artifacts that recipe {recipe} does not make")
-    if graph.settled(names, forced) == set(names):
+    settled = graph.settled(names, forced)
+    sharing.before(push=push)
+    if pull and settled != set(names) and sharing.restore(graph, names, settled, forced):
+        graph = Graph()  # `dvc.lock` has changed
+        settled = graph.settled(names, forced)
+    if settled == set(names):
+        _close_killed()
         say(f"nothing changed: all {len(names)} stages are up to date")
+        sharing.after(names, push=push)
         return
-    state = _flow(recipe, targets, jobs, force, runners, graph.notices)
+    state = _flow(recipe, targets, jobs, force, runners, graph.notices, pull=pull)
     if isinstance(state.data, Exception):
         raise state.data
     if state.is_cancelled():
         say("interrupted: every process has ended, what was finished is kept; `polm run` goes on from here")
         sys.exit(exits.INTERRUPTED)
+    sharing.after(names, push=push)
     if not state.is_completed():
         sys.exit(exits.FAILED)
 
@@ -62,7 +82,23 @@ def _end_leftovers() -> None:
         say(f"ended {count} processes that a killed `polm run` had left behind")
 
 
-def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], runners: Path | None, said: list[str]) -> Any:
+def _close_killed() -> None:
+    """Say in MLflow and Prefect that a run was killed, where nothing else has to be started for it."""
+    if not killed.left():
+        return
+    from flows.services import dashboards, reach
+
+    killed.close()
+    if dashboards.use_served():
+        reach.prefect()
+        from flows.pipeline import flow_runs
+
+        flow_runs.crash_killed()
+
+
+def _flow(
+    recipe: str, targets: list[str], jobs: int, force: list[str], runners: Path | None, said: list[str], *, pull: bool
+) -> Any:
     """Run the flow once its server is up and the recipe is found to be right, whichever of the two takes longer.
 
     `said` are the notices that the person has read already; other warnings of the check are printed before the run.
@@ -91,8 +127,9 @@ def _flow(recipe: str, targets: list[str], jobs: int, force: list[str], runners:
             recipe_check.finish_check(recipe)
             logbook.result()
         flow_runs.crash_killed()
+        killed.close()
     left_out = {f"{recipe_check.WARNING}params/{recipe}/recipe.yaml: {notice}" for notice in said}
     for warning in recipe_check.warnings(recipe):
         if warning not in left_out:
             say(warning)
-    return flow.run(recipe, targets, jobs, force, str(runners) if runners else None)
+    return flow.run(recipe, targets, jobs, force, str(runners) if runners else None, pull)

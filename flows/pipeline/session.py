@@ -28,6 +28,7 @@ from flows.runners.placing import Placement
 from flows.runners.settings import LOCAL
 from flows.runners.slots import ANY, Slots, cores, visible_gpus
 from flows.services import reach
+from flows.sharing.pull import Puller
 from flows.terminal.board import Board
 from flows.tracking import client
 from flows.tracking.runs import PipelineRun
@@ -52,6 +53,8 @@ class Session:
     python: str
     """What runs DVC and the stages (`flows.runners.warm`)."""
     placement: Placement = field(default_factory=Placement)
+    puller: Puller | None = None
+    """What fetches outputs from DVC's remote; None: nothing does."""
     stopping: threading.Event = field(default_factory=threading.Event)
     futures: dict[str, PrefectFuture[Any]] = field(default_factory=dict)
     ended: dict[str, State[Any]] = field(default_factory=dict)
@@ -160,7 +163,8 @@ class Session:
             self.board.state(name, "cached", version=version)
             self._log_cached(name, version, out)
             return Completed(name="Cached", message="unchanged")
-        runner = self.placement.of(self.graph.stages[name])
+        fetched = self.puller is not None and name not in self.forced and self.puller.fetch(name)
+        runner = LOCAL if fetched else self.placement.of(self.graph.stages[name])
         self.board.placed(name, runner)
         self.board.state(name, "starting", version=version)
         try:
@@ -171,7 +175,8 @@ class Session:
         except Exception as e:
             self.board.failed(name, e)
             raise
-        self.board.state(name, state)
+        came = fetched and state == "restored" and self.puller is not None
+        self.board.state(name, state, note=f"from {self.puller.remote}" if came and self.puller else "")
         return Completed(name="Restored" if state == "restored" else "Completed")
 
     def _execute(self, name: str, runner: str, version: str, gpus: tuple[str, ...]) -> str:

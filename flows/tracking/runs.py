@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.services import reach
-from flows.tracking import client
+from flows.tracking import client, killed
 from flows.tracking.logbook import Logbook
 from flows.tracking.stage_run import StageRun, Status
 
@@ -92,6 +92,7 @@ class PipelineRun:
                 if run.logged and run.name in outputs:
                     self.logbook.api.set_tag(run.run_id, "dvc.out", outputs[run.name])
             self.logbook.api.set_terminated(self.run_id, status)
+            killed.forget()
         except MlflowException as e:
             log.warning("the run was not closed in MLflow: %s", reach.reason(e))
 
@@ -110,6 +111,7 @@ class PipelineRun:
                 return
             self.logbook.connect()
             self.run_id = self.logbook.create(time.strftime("run %Y-%m-%d %H:%M:%S"), {"kind": "pipeline"})
+            killed.note(self.run_id, self.logbook.experiment_id)
 
     def _monitor(self, run_id: str) -> Any:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

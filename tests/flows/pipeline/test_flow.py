@@ -199,6 +199,23 @@ def test_what_needs_a_missing_module_is_left_out_and_the_rest_is_made(project: t
     assert "left out here" in said
 
 
+def test_what_becomes_known_during_a_run_is_fetched_and_not_computed(project: toy.Toy, tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    config = project.root / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = shared\n['remote \"shared\"']\n    url = {remote}\n")
+    code, said = project.polm("run", "--push")
+    assert code == 0, said
+    assert re.search(r"pushed \d+ files, .+ and 5 entries of the run-cache to DVC remote 'shared'", said), said
+    shutil.rmtree(project.root / "artifacts")
+    shutil.rmtree(project.root / ".dvc/cache")
+    code, said = project.polm("run", "--force", "source", "--jobs", "1")
+    assert code == 0, said
+    assert project.ran() == ["source"], "which all others wait for"
+    expected = dict.fromkeys(("left", "right", "tail@x", "tail@y"), "restored")
+    assert states(project) == {"source": "done"} | expected, "by hash, though `source` was made anew"
+    assert f": from DVC remote 'shared' ({remote})" in said
+
+
 def test_nothing_changed_is_said_without_starting_anything(project: toy.Toy, prefect: Prefect) -> None:
     before = len(prefect.find("flow_runs"))
     code = """

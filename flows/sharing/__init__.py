@@ -1,0 +1,1 @@
+"""Results that several clones share through DVC's remote: what somebody has computed is fetched and not computed."""
