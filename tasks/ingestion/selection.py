@@ -11,6 +11,7 @@ from typing import Any
 from tasks.ingestion import minhash
 from tasks.ingestion.facts import PLACES
 from tasks.ingestion.ledger import Ledger
+from tasks.ingestion.mapping import kind_of
 from tasks.ingestion.settings import NearDuplicates, Rows
 
 MEMORY = "400MB"
@@ -163,6 +164,13 @@ class Selection:
             rows, pieces, turns = found.get(self._rows[entry].source, (0, 0, 0))
             found[self._rows[entry].source] = (rows + counts[0], pieces + int(counts[1]), turns + int(counts[2]))
         return found
+
+    def turns(self, split: str) -> set[str]:
+        """List the columns of messages that rows of a side have as they are written: which they are, the first says."""
+        first = 'SELECT DISTINCT regexp_extract(written, \'^{"id": "[0-9a-f]+", "([a-z]+)"\', 1) FROM stays'
+        found = {name for (name,) in self._fetched(f"{first} WHERE split = '{split}'")}
+        beside = {"sft": {"completion"}, "feedback": {"completion"}, "preferences": {"chosen", "rejected"}}
+        return found | (beside.get(kind_of(self._name), set()) if "prompt" in found else set())
 
     def batches(self, split: str, columns: str, order: str = "place, place_below") -> Iterator[Any]:
         """Yield what stays of a side, mixed by the order that depends on rows and seed alone, as Arrow batches."""

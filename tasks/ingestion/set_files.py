@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.ingestion import parquet_shards
 from tasks.ingestion.evaluation_rows import EvaluationRows
 from tasks.ingestion.ledger import Ledger
 from tasks.ingestion.selection import Selection
@@ -80,7 +81,8 @@ def write(
             for batch in lines():
                 f.writelines(f"{written}\n" for written in batch)
     else:
-        raise NotImplementedError
+        file = f"{path}/"
+        parquet_shards.write(out / path, lines(), parquet_shards.schema(selection.turns(split), kinds), shards.rows)
     ledger.kept(
         name,
         file,

@@ -174,6 +174,10 @@ class Columns:
             if found is not None:
                 self._first.setdefault(name, where)
 
+    def found(self) -> dict[str, Kind | None]:
+        """Return each column's kind."""
+        return dict(self._kinds)
+
     def join(self, later: "Columns") -> None:
         """Hold the columns of later rows against these.
 

@@ -1,6 +1,7 @@
 """Near-duplicates: the same ones as datasketch finds one row after the other, and the same in two files as in one."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_rensa_agrees_with_the_true_share_of_common_ngrams() -> None:
     near = NearDuplicates(threshold=0.8, permutations=512, ngram=2, hashes="rensa")
     rows = drawn(60)[4:]
     sketches = minhash.by_rensa(rows, near, 0)
-    grams = [set(zip(row, row[1:], strict=False)) for row in rows]
+    grams = [set(pairwise(row)) for row in rows]
     for i in range(0, len(rows), 3):
         for j in range(i):
             true = len(grams[i] & grams[j]) / len(grams[i] | grams[j])
