@@ -4,7 +4,7 @@
     python -m bench.data --rows 10000 --format parquet --processes 1
     python -m bench.data --rows 10000 --shards 100000          # sets of more rows as Parquet shards
     python -m bench.data --rows 10000 --code OTHER --plain     # another checkout, a recipe without the keys of scale
-    python -m bench.data --rows 100000 --against datatrove     # near-duplicates alone, beside another library
+    python -m bench.data --rows 100000 --against datatrove --python OTHER/bin/python    # see bench/duplicates.py
 
 Each row is a question and an answer of 300 words together, drawn by Zipf's law from a seed: one of twenty repeats an
 earlier row exactly, one of ten repeats one but for one to three words. An evaluation set of 500 questions is kept out
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout whose stage is run")
     parser.add_argument("--work", type=Path, help="folder for rows and outputs; a temporary one without")
     parser.add_argument("--against", choices=["datatrove"], help="compare near-duplicates alone")
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has the other library")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
@@ -208,7 +209,7 @@ def main() -> None:
         for count in options.rows:
             options.rows = count
             if options.against:
-                print(json.dumps(compared(write(work, options.rows, "jsonl"), work)), flush=True)
+                print(json.dumps(compared(write(work, options.rows, "jsonl"), options.python)), flush=True)
             else:
                 print(json.dumps(measured(options, work)), flush=True)
 

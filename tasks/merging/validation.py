@@ -1,7 +1,7 @@
 """Validation of merged models: every candidate answers the same held-out rows, and graders score the answers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
