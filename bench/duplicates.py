@@ -4,7 +4,8 @@
 
 Both take n-grams of five words and 112 hashes in 14 bands of 8, whose threshold is (1/14)**(1/8), 0.72. datatrove takes
 every pair that shares a band for a duplicate; the stage compares such a pair by all of its hashes. Words are cut at
-white space by datatrove (its tokenizers of English are slower), by the stage as ever. Measured are reading, sketches,
+white space by datatrove (its tokenizers of English are slower), by the stage as ever; datatrove hashes by SHA-1, since
+its xxHash takes text, which version 4 of that package refuses. Measured are reading, sketches,
 bands and the list of duplicates, without the start of the interpreter. datatrove is no part of the lock: `--python`
 names an interpreter that has it.
 """
@@ -59,18 +60,33 @@ def by_datatrove(path: Path, folder: Path) -> tuple[int, Pairs]:
     """Find duplicates as datatrove does: the number of rows, and pairs of rows that share a band."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import minhash
-    from datatrove.utils.word_tokenizers import WhitespaceTokenizer
+    from datatrove.utils.hashing import HashConfig
+    from datatrove.utils.word_tokenizers import WordTokenizer
 
-    config = minhash.MinhashConfig(n_grams=NGRAM, num_buckets=BANDS, hashes_per_bucket=HASHES)
+    config = minhash.MinhashConfig(
+        n_grams=NGRAM, num_buckets=BANDS, hashes_per_bucket=HASHES, hash_config=HashConfig(hash_fc="sha1")
+    )
     sketches, bands = str(folder / "sketches"), str(folder / "bands")
     count = 0
+
+    class Words(WordTokenizer):  # type: ignore[misc]
+        """Cuts at white space; punctuation is gone by then."""
+
+        def word_tokenize(self, text: str) -> list[str]:
+            return text.split()
+
+        def sent_tokenize(self, text: str) -> list[str]:
+            return [text]
+
+        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+            return [(0, len(text))]
 
     def documents() -> Iterator[Any]:
         nonlocal count
         for count, text in enumerate(texts(path), 1):
             yield Document(text=text, id=str(count))
 
-    minhash.MinhashDedupSignature(sketches, config, language=WhitespaceTokenizer()).run(documents())
+    minhash.MinhashDedupSignature(sketches, config, language=Words()).run(documents())
     for band in range(BANDS):
         step = minhash.MinhashDedupBuckets(sketches, bands, config=config, only_dedup_in_index=False)
         step.run(None, band, BANDS)
