@@ -69,7 +69,7 @@ def by_datatrove(path: Path, folder: Path) -> tuple[int, Pairs]:
     sketches, bands = str(folder / "sketches"), str(folder / "bands")
     count = 0
 
-    class Words(WordTokenizer):  # type: ignore[misc]
+    class Words(WordTokenizer):
         """Cuts at white space; punctuation is gone by then."""
 
         def word_tokenize(self, text: str) -> list[str]:
