@@ -136,7 +136,7 @@ def _fetched(weights: Weights) -> Path:
 
 def _labelled(data: Path, name: str, split: str) -> list[dict[str, Any]]:
     """Read rows with a label and one picture. Raises DataError where a row has not."""
-    rows = training_rows.read(data, name, split)
+    rows = list(training_rows.read(data, name, split))
     for number, row in enumerate(rows, 1):
         label = row.get("label")
         if len(row.get("images") or ()) != 1 or not isinstance(label, str) or not label.strip():

@@ -15,7 +15,9 @@ from tasks.multimodal.sounds import has_audio
 from tasks.stage import own
 from tasks.stage.artifact import read_jsonl
 from tasks.stage.config import Strict, read_yaml, suggest
+from tasks.stage.data_folder import shards
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError
+from tasks.training.sharded import ShardedRows
 
 OWN = "graders"
 """Module of a recipe's own graders, `graders.py` in its folder."""
@@ -96,10 +98,11 @@ def read_rows(path: Path, task: dict[str, Any], choice: TaskChoice, data: Path) 
         ArtifactError: the data artifact has no such rows, or one that lacks a column or that the grader cannot grade.
     """
     file = data / rows_file(path, task)
-    if not file.is_file():
+    files = shards(file)
+    if not files and not file.is_file():
         known = sorted(str(p.relative_to(data)) for p in data.rglob("*.jsonl"))
         raise ArtifactError(f"{path}: {file} does not exist{suggest(str(file.relative_to(data)), known)}")
-    rows = read_jsonl(file)[: choice.limit]
+    rows = ShardedRows(files)[: choice.limit] if files else read_jsonl(file)[: choice.limit]
     if not rows:
         raise ArtifactError(f"{file}: no rows to evaluate on; take more rows in the recipe's data.yaml")
     for number, row in enumerate(rows, 1):

@@ -8,7 +8,7 @@ from typing import Any
 from tasks.ingestion.lines import COMPRESSED, Line, Reject, opened
 from tasks.stage.errors import DataError
 
-BATCH, BATCH_OF_BYTES = 65_536, 64
+BATCH, BATCH_OF_BYTES = 4_096, 64
 """Rows that are read at once, and where they hold pictures or sounds."""
 BUFFER = 1 << 20
 """Bytes of a column that are read at once; without a bound a whole row group is, which may be the whole file."""
@@ -18,16 +18,39 @@ _MAGIC = b"ARROW1"
 """First bytes of Arrow's format of files; its format of streams has none."""
 
 
-def parquet_rows(path: Path, name: str) -> Iterator[Line | Reject]:
-    """Yield the rows of a Parquet file, numbered from 1. Raises DataError where it is none."""
+def row_groups(path: Path, name: str) -> list[int]:
+    """Count the rows of each row group of a Parquet file. Raises DataError where it is none."""
     import pyarrow
     from pyarrow import parquet
 
-    number = 0
+    try:
+        metadata = parquet.ParquetFile(_seekable(path)).metadata
+        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    except (pyarrow.ArrowException, OSError) as e:
+        raise DataError(f"{name}: not a readable Parquet file ({e}); is it cut off?") from None
+
+
+def parquet_rows(path: Path, name: str, groups: list[int] | None = None, before: int = 0) -> Iterator[Line | Reject]:
+    """Yield the rows of a Parquet file, numbered from 1.
+
+    Args:
+        path: the file.
+        name: how rejects name it.
+        groups: numbers of the row groups to read, from 0; None reads all.
+        before: rows of the groups before these.
+
+    Raises:
+        DataError: it is no Parquet file, or has two columns of one name.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    number = before
     try:
         file = parquet.ParquetFile(_seekable(path), buffer_size=BUFFER, pre_buffer=False)
         _check_columns(file.schema_arrow.names, name)
-        for batch in file.iter_batches(BATCH_OF_BYTES if _holds_bytes(file.schema_arrow) else BATCH):
+        size = BATCH_OF_BYTES if _holds_bytes(file.schema_arrow) else BATCH
+        for batch in file.iter_batches(size, row_groups=groups):
             for item in _batch_rows(batch, name, number):
                 number += 1
                 yield item

@@ -1,9 +1,9 @@
 """The evaluation rows that no training row may contain, whatever set or wording it comes in."""
 
-from tasks.ingestion.cleaning import Contamination
-from tasks.ingestion.ledger import Item, Ledger
-from tasks.ingestion.mapping import parts
-from tasks.stage.data_folder import set_folder
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from tasks.ingestion.contamination import Contamination
 
 
 class EvaluationRows:
@@ -17,17 +17,22 @@ class EvaluationRows:
             overlap: share of an evaluation text's n-grams, 0 to 1, from which a training row is dropped.
         """
         self._index = Contamination(ngram, overlap)
-        self._groups: dict[str, str] = {}
+        self._groups: dict[bytes, str] = {}
 
-    def protect(self, items: list[Item]) -> None:
-        """Remember the rows of an evaluation set."""
-        for item in items:
-            name = f"{item.set}#{item.id}"
-            self._groups[item.group] = name
-            if item.families:  # its question is asked of every picture or sound; what is held out is that
-                continue
-            self._index.add(name, item.row["question"], whole=True)
-            self._index.add(name, item.row["answer"], whole=False)
+    def protect(self, name: str, row: Mapping[str, str], group: bytes, has_media: bool) -> None:
+        """Remember one row of an evaluation set.
+
+        Args:
+            name: of the row, `set#id`.
+            row: with `question` and `answer`.
+            group: key of its group.
+            has_media: whether it has pictures or sounds. Its question is then asked of every one of them, and what is
+                held out is that.
+        """
+        self._groups[group] = name
+        if not has_media:
+            self._index.add(name, row["question"], whole=True)
+            self._index.add(name, row["answer"], whole=False)
 
     def protect_texts(self, name: str, whole: list[str], long: list[str]) -> None:
         """Remember the texts of one document of a published benchmark.
@@ -43,39 +48,22 @@ class EvaluationRows:
             if text not in whole:
                 self._index.add(name, text, whole=False)
 
-    def keep_out(self, set_name: str, items: list[Item], ledger: Ledger) -> list[Item]:
-        """Drop rows that would train and contain an evaluation row. Rows of the test split leave by another door."""
-        clean = []
-        for item in items:
-            overlap = None if item.split == "test" else self._contained(item)
-            if overlap is None:
-                clean.append(item)
-            else:
-                ledger.contaminate(set_name, item, *overlap)
-        return clean
+    def contained(
+        self, rows: Sequence[Sequence[Sequence[str]]], groups: Sequence[bytes]
+    ) -> list[tuple[str, float] | None]:
+        """Find for each training row the evaluation row that it contains, and the share of it; None for none.
 
-    def _contained(self, item: Item) -> tuple[str, float] | None:
-        """Find the evaluation row that a row contains, and the share of it; None where it contains none."""
-        overlap = self._index.find(parts(item.row))
-        if overlap is None and item.group in self._groups:
-            return self._groups[item.group], 1.0
-        return overlap
+        Args:
+            rows: the words of each text of each row, as `tokens` cuts them.
+            groups: keys of the rows' groups.
+        """
+        found = self._index.find_rows(rows)
+        return [
+            (self._groups[group], 1.0) if overlap is None and group in self._groups else overlap
+            for overlap, group in zip(found, groups, strict=True)
+        ]
 
 
-def evaluation_files(name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger) -> dict[str, list[Item]]:
-    """Keep the test split of an evaluation set, and keep training rows away from it."""
-    ledger.drop_many(name, "in the training splits", [item for item in items if item.split != "test"])
-    tested = [item for item in items if item.split == "test"]
-    evaluation.protect(tested)
-    ledger.protected[name] = len(tested)
-    return {f"eval/{name.removeprefix('eval:')}": tested}
-
-
-def training_files(name: str, items: list[Item], evaluation: EvaluationRows, ledger: Ledger) -> dict[str, list[Item]]:
-    """Keep the training and validation split of a training set, without rows that contain an evaluation row."""
-    clean_items = evaluation.keep_out(name, items, ledger)
-    ledger.drop_many(name, "in the test split", [item for item in clean_items if item.split == "test"])
-    return {
-        f"{set_folder(name)}/{split}": [item for item in clean_items if item.split == split]
-        for split in ("train", "validation")
-    }
+def group_key(group: str) -> bytes:
+    """Hash a group's name, in lower case and single spaces, to 16 bytes."""
+    return hashlib.blake2b(group.encode(), digest_size=16).digest()

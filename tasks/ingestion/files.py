@@ -1,5 +1,6 @@
 """Files to rows, one line at a time, so that one bad line costs one row and is named by its number."""
 
+import contextlib
 import errno
 import hashlib
 import stat
@@ -58,8 +59,15 @@ def read_file(path: Path, name: str, keep: Keep = as_is) -> tuple[list[Line], li
 def rows_of(path: Path, name: str) -> Iterator[Line | Reject]:
     """Yield the rows of a file, or of a data set saved to disk, as `read_file` collects them. Raises DataError."""
     read = _saved if path.is_dir() else _reader(path, name)
-    try:
+    with readable(name):
         yield from read(path, name)
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn what the system or a decompressor says while a file is read into a DataError that names it."""
+    try:
+        yield
     except (EOFError, zlib.error) as e:
         raise DataError(f"{name}: cannot be decompressed ({e}); is it cut off?") from None
     except OSError as e:

@@ -1,7 +1,16 @@
 """Data sets as `datasets` loads them: pictures and sounds left undecoded, so that a bad one costs its row alone."""
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tasks.ingestion.lines import Line, Reject, Stream
+from tasks.stage.errors import DataError
+
+_LOADING = (ImportError, OSError, OverflowError, RuntimeError, ValueError)
+"""Built-in errors that `datasets` lets pass: a file it cannot parse, nesting too deep, a decoder that is not there."""
 
 
 def undecoded(data: Any) -> Any:
@@ -65,3 +74,50 @@ def fetched(value: Any, hub: str) -> Any:
 
     with fsspec.open(path, "rb") as file:
         return {"bytes": file.read(), "path": path.partition("::")[0]}
+
+
+def stream(source: Any) -> Stream:
+    """Begin to read a `HubSource`. Raises DataError where it cannot be loaded; so does taking its rows."""
+    name = f"{source.hub}/{source.split}"
+    data = _loaded(source, name)
+
+    def rows() -> Iterator[Line | Reject]:
+        with _loading(source, name):
+            taken = itertools.islice(undecoded(data), source.rows)
+            for i, row in enumerate(taken, 1):
+                yield Line(i, {c: fetched(value, source.hub) for c, value in row.items()})
+
+    def identity() -> dict[str, Any]:
+        files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
+        return {"kind": "hub", "files": files}
+
+    return Stream(name, rows(), identity, folders(source.hub))
+
+
+def _loaded(source: Any, name: str) -> Any:
+    import datasets
+
+    with _loading(source, name):
+        return datasets.load_dataset(
+            source.hub,
+            source.config,
+            split=source.split,
+            revision=None if Path(source.hub).is_dir() else source.revision,
+            streaming=source.streaming,
+        )
+
+
+@contextlib.contextmanager
+def _loading(source: Any, name: str) -> Iterator[None]:
+    """Turn what `datasets` raises into a DataError that says what to look at."""
+    import datasets
+    import pyarrow
+
+    try:
+        yield
+    except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
+        raise DataError(
+            f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
+            f"revision, the network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same "
+            f"layout at {source.hub}"
+        ) from None

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,12 @@ _LENIENT = json.JSONDecoder(parse_int=str, parse_float=str)
 
 def lines(path: Path, name: str) -> Iterator[Line | Reject]:
     """Yield the object of each line. Args: name: how rejects name the file."""
-    for item in text_lines(path, name):
+    return objects(text_lines(path, name), name)
+
+
+def objects(texts: Iterable[tuple[int, str] | Reject], name: str) -> Iterator[Line | Reject]:
+    """Yield the object of each of these lines. Args: name: how rejects name the file."""
+    for item in texts:
         if isinstance(item, Reject):
             yield item
             continue

@@ -1,9 +1,8 @@
 """The data report: what was read, what became of it, what was dropped and why."""
 
 import hashlib
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,11 +12,10 @@ from tasks.ingestion.lines import Reject
 from tasks.ingestion.mapping import kind_of, parts
 from tasks.ingestion.pictures import Picture
 from tasks.ingestion.sounds import Sound
-from tasks.ingestion.sources import Table
+from tasks.ingestion.spool import SpooledTable
 from tasks.ingestion.turns import pieces, unlearnt
 from tasks.ingestion.values import printable
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 SHOWN = 200
 """Characters of a dropped row that the report repeats."""
 
@@ -93,7 +91,8 @@ class Ledger:
 
     def __init__(self, examples: int, scrub: Iterable[Kind]) -> None:
         """Args: examples: rows shown for each reason; scrub: kinds to scrub from rows that are shown."""
-        self._examples = examples
+        self.examples = examples
+        """How many rows are shown for each reason."""
         self._scrub = list(scrub)
         self._sources: dict[str, Any] = {}
         self._rejects: list[dict[str, Any]] = []
@@ -114,28 +113,28 @@ class Ledger:
         self.protected: dict[str, int] = {}
         """Evaluation set to how many held-out rows training rows were compared with (over the limit or not)."""
 
-    def source(self, name: str, table: Table) -> None:
+    def source(self, name: str, table: SpooledTable) -> None:
         """Record what a source was, and its unreadable lines."""
-        self._sources[name] = {**table.origin, "read": len(table.lines), "unreadable": len(table.rejects)}
-        self._reject(None, name, table.rejects)
+        self._sources[name] = {**table.origin, "read": table.count, "unreadable": len(table.read.rejects)}
+        self._reject(None, name, table.read.rejects)
 
     def benchmark(self, name: str, frozen: dict[str, Any]) -> None:
         """Record what was frozen of a published benchmark: `benchmark.json`, without the columns' types."""
         self.benchmarks[name] = frozen
         self.protected[f"benchmark:{name}"] = sum(task["documents"] for task in frozen["tasks"].values())
 
-    def mapped(self, set_name: str, source: str, table: Table, rejects: list[Reject], ignored: Counter[str]) -> None:
+    def mapped(self, set_name: str, source: str, read: int, rejects: list[Reject], ignored: Counter[str]) -> None:
         """Record how many rows of a source a set began with, which were bad, and what of the others was not used."""
         if ignored:
             self._ignored[set_name][source].update(ignored)
-        self._sets[set_name][source].update({"read": len(table.lines), "rejected": len(rejects)})
+        self._sets[set_name][source].update({"read": read, "rejected": len(rejects)})
         self._reject(set_name, source, rejects)
 
     def drop(self, set_name: str, reason: str, item: Item, like: str | None = None) -> None:
         """Record one dropped row, and the row `like` it (`file:line`) if that is why."""
         self._sets[set_name][item.source][reason] += 1
         examples = self._dropped[set_name][reason]
-        if len(examples) < self._examples:
+        if len(examples) < self.examples:
             example = {"file": item.file, "line": item.line, "text": " | ".join(parts(item.row))[:SHOWN]}
             examples.append(example if like is None else {**example, "like": like})
 
@@ -144,23 +143,49 @@ class Ledger:
         for item in items:
             self.drop(set_name, reason, item)
 
-    def contaminate(self, set_name: str, item: Item, like: str, overlap: float) -> None:
-        """Record a training row that held the evaluation row `like` (`set#id`); `overlap` is a share, 0 to 1."""
-        self.drop(set_name, "contaminated", item, like)
-        where = {"set": set_name, "source": item.source, "file": item.file, "line": item.line}
-        text = " | ".join(parts(item.row))[:SHOWN]
-        self._contaminated.append({**where, "evaluation": like, "overlap": overlap, "text": text})
+    def dropped(
+        self, set_name: str, reason: str, counts: Mapping[str, int], examples: Sequence[dict[str, Any]]
+    ) -> None:
+        """Record rows dropped for one reason: source to how many, and the first of them as the report shows them."""
+        for source, count in counts.items():
+            self._sets[set_name][source][reason] += count
+        shown = self._dropped[set_name][reason]
+        shown += examples[: self.examples - len(shown)]
 
-    def kept(self, set_name: str, file: str, items: list[Item], rows: list[dict[str, Any]]) -> None:
-        """Record what a file holds: `items` of the sources, written as `rows`."""
-        for item in items:
-            self._sets[set_name][item.source]["kept"] += 1
-            self._unlearnt[set_name] += len(unlearnt(item.row))
-        texts = [" ".join(parts(row)) for row in rows]
-        self._files[set_name][f"{file}.jsonl"] = {
-            "rows": len(rows),
-            "characters": histogram([len(text) for text in texts]),
-            "tokens": histogram([len(_WORD.findall(text)) for text in texts]),
+    def contaminate(self, set_name: str, place: Mapping[str, Any], text: str, evaluation: str, overlap: float) -> None:
+        """Record a training row that held an evaluation row.
+
+        Args:
+            set_name: its set.
+            place: its `source`, `file` and `line`.
+            text: its beginning.
+            evaluation: the evaluation row, `set#id`.
+            overlap: share of it, 0 to 1.
+        """
+        example = {"file": place["file"], "line": place["line"], "text": text, "like": evaluation}
+        self.dropped(set_name, "contaminated", {place["source"]: 1}, [example])
+        where = {"set": set_name, **place}
+        self._contaminated.append({**where, "evaluation": evaluation, "overlap": overlap, "text": text})
+
+    def kept(
+        self, set_name: str, file: str, counts: Mapping[str, tuple[int, int]], characters: list[int], tokens: list[int]
+    ) -> None:
+        """Record what a file holds.
+
+        Args:
+            set_name: its set.
+            file: its name, with the suffix.
+            counts: source to how many of its rows are in it, and turns of weight 0 of these.
+            characters: of each row as it is written.
+            tokens: of each row as it is written, words and signs.
+        """
+        for source, (rows, turns) in counts.items():
+            self._sets[set_name][source]["kept"] += rows
+            self._unlearnt[set_name] += turns
+        self._files[set_name][file] = {
+            "rows": len(characters),
+            "characters": histogram(characters),
+            "tokens": histogram(tokens),
         }
 
     def why(self, set_name: str) -> dict[str, int]:
@@ -209,7 +234,7 @@ class Ledger:
     def summary(self) -> str:
         """Sum up the files in one line for a person."""
         rows = ", ".join(
-            f"{file.removesuffix('.jsonl')} {facts['rows']}"
+            f"{file.removesuffix('.jsonl').removesuffix('/')} {facts['rows']}"
             for name in sorted(self._files)
             for file, facts in self._files[name].items()
         )
@@ -226,7 +251,7 @@ class Ledger:
             if set_name is None:
                 continue
             examples = self._dropped[set_name]["rejected"]
-            if len(examples) < self._examples:
+            if len(examples) < self.examples:
                 examples.append({"file": r.file, "line": r.line, "text": f"{r.reason}: {row}"[:SHOWN]})
 
 

@@ -1,8 +1,8 @@
-"""A row and where it stands, a row that cannot be used, and the lines of a file, compressed or not."""
+"""A row and where it stands, a row that cannot be used, a source of both, and the lines of a file."""
 
 import gzip
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +46,22 @@ class Reject:
     """The row, or the start of the line."""
 
 
+@dataclass
+class Stream:
+    """One source that is about to be read, row by row."""
+
+    file: str
+    """What rejects name as their file."""
+    rows: Iterator[Line | Reject]
+    """Its rows. Taking them may raise DataError."""
+    origin: Callable[[], dict[str, Any]]
+    """What identifies the data; to be asked for once the rows have been taken."""
+    media: tuple[Path, ...] = (Path(),)
+    """Folders of the files that rows name."""
+    path: Path | None = None
+    """The file or folder that the rows are from; None where they are from elsewhere."""
+
+
 def opened(path: Path) -> IO[bytes]:
     """Open a file for reading bytes, decompressed where its last suffix is one of `COMPRESSED`.
 
@@ -71,7 +87,12 @@ def raw_lines(path: Path) -> Iterator[bytes]:
 
 def text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | Reject]:
     """Yield decoded lines that are not blank, with their numbers; a line that is not UTF-8 is a reject."""
-    for number, raw in enumerate(raw_lines(path), 1):
+    return decoded(raw_lines(path), name, 1)
+
+
+def decoded(raws: Iterable[bytes], name: str, first: int) -> Iterator[tuple[int, str] | Reject]:
+    """Yield lines of a file as `text_lines`, from those that begin with the line of number `first`."""
+    for number, raw in enumerate(raws, first):
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as e:

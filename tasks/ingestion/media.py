@@ -12,7 +12,6 @@ from tasks.ingestion.media_files import write_archive
 from tasks.ingestion.pictures import Picture, Pictures, PictureSettings
 from tasks.ingestion.settings import Rows, Set
 from tasks.ingestion.sounds import Sound, Sounds, SoundSettings
-from tasks.ingestion.sources import Table
 from tasks.ingestion.videos import VideoSettings
 from tasks.stage.errors import DataError
 
@@ -83,17 +82,17 @@ class Media:
         self._pictures = Pictures(folder, pictures, videos) if pictures and used & {IMAGES, VIDEO} else None
         self._sounds = Sounds(folder, sounds) if sounds and AUDIO in used else None
 
-    def of(self, spec: Rows, row: dict[str, Any], table: Table) -> RowMedia:
-        """Look at, or listen to, what a row has. Raises BadRow."""
+    def of(self, spec: Rows, row: dict[str, Any], folders: tuple[Path, ...]) -> RowMedia:
+        """Look at, or listen to, what a row has, in whose folders its files may lie. Raises BadRow."""
         if self._pictures is not None and VIDEO in spec.map:
             clips = values_of(spec.map[VIDEO], row, "video")
-            frames = [frame for clip in clips for frame in self._pictures.add_video(clip, table.media)]
+            frames = [frame for clip in clips for frame in self._pictures.add_video(clip, folders)]
             return RowMedia(pictures=tuple(frames))
         if self._pictures is not None and IMAGES in spec.map:
-            pictures = [self._pictures.add(value, table.media) for value in values_of(spec.map[IMAGES], row, "picture")]
+            pictures = [self._pictures.add(value, folders) for value in values_of(spec.map[IMAGES], row, "picture")]
             return RowMedia(pictures=tuple(pictures))
         if self._sounds is not None and AUDIO in spec.map:
-            sounds = [self._sounds.add(value, table.media) for value in values_of(spec.map[AUDIO], row, "sound")]
+            sounds = [self._sounds.add(value, folders) for value in values_of(spec.map[AUDIO], row, "sound")]
             return RowMedia(sounds=tuple(sounds))
         return RowMedia()
 

@@ -1,11 +1,12 @@
 """Which columns hold pictures, clips and sounds, and bytes in a row, which are put into files at once."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.ingestion.lines import Keep, Line
+from tasks.ingestion.lines import Line
 from tasks.ingestion.mapping import MEDIA, columns, render
 from tasks.ingestion.settings import Set
 from tasks.ingestion.values import BadRow
@@ -27,15 +28,31 @@ class Blob:
         return f"{self.size} bytes{f' ({self.name})' if self.name else ''}"
 
 
-def spiller(sets: dict[str, Set], source: str, folder: Path) -> Keep:
-    """Make the function that puts the pictures, clips and sounds in the rows of a source into files of `folder`."""
+@dataclass(frozen=True)
+class Spiller:
+    """Puts the pictures, clips and sounds in the rows of one source into files."""
+
+    folder: Path
+    """Where they go."""
+    media: frozenset[str]
+    """Columns whose bytes are pictures, clips or sounds that a set has."""
+    mapped: frozenset[str]
+    """Columns that sets use otherwise."""
+
+    def __call__(self, line: Line) -> Line:
+        """Return the row with its bytes in files."""
+        return Line(line.number, spill(line.row, self.folder, self.media, self.mapped))
+
+
+def spiller(sets: dict[str, Set], source: str, folder: Path) -> Spiller:
+    """Make what puts the pictures, clips and sounds in the rows of a source into files of `folder`."""
     maps = [rows.map for spec in sets.values() for rows in spec.rows if rows.source == source]
     media = {column for template in maps for key in MEDIA for column in columns(template.get(key))}
     mapped = {column for template in maps for column in columns({**template, **dict.fromkeys(MEDIA)})}
-    return lambda line: Line(line.number, spill(line.row, folder, media, mapped))
+    return Spiller(folder, frozenset(media), frozenset(mapped))
 
 
-def spill(row: dict[str, Any], folder: Path, media: set[str], mapped: set[str]) -> dict[str, Any]:
+def spill(row: dict[str, Any], folder: Path, media: Collection[str], mapped: Collection[str]) -> dict[str, Any]:
     """Put the bytes of a row into files, so that a source of many pictures or sounds is not held in memory.
 
     Bytes are Parquet's binary values, the `{bytes, path}` of `datasets`, and lists of either.

@@ -28,6 +28,9 @@ class NearDuplicates(Strict):
     """Hash functions: more is slower and finer."""
     ngram: int = Field(gt=0)
     """Words in an n-gram."""
+    hashes: Literal["sha1", "rensa"] = Field(default="sha1", exclude_if=lambda hashes: hashes == "sha1")
+    """Hash functions: `sha1` by datasketch, `rensa` in Rust, far faster; which one decides about rows at the threshold.
+    Where it is not given, no manifest names it."""
 
 
 class Decontamination(Strict):
@@ -61,3 +64,10 @@ class Set(Strict):
     """Where its rows come from; they are mixed."""
     near_duplicates: bool
     """Whether to look for near-duplicates (exact ones always go)."""
+
+
+class Shards(Strict):
+    """Parquet files in the place of one JSONL file, for sets of many rows."""
+
+    rows: int = Field(gt=0)
+    """Rows of a shard; a file of a set that has no more rows is JSONL."""

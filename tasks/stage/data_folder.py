@@ -14,3 +14,11 @@ def set_folder(name: str) -> str:
 def split_file(data: Path, name: str, split: str) -> Path:
     """Name the file with the rows of one split of the set `name`."""
     return data / set_folder(name) / f"{split}.jsonl"
+
+
+def shards(file: Path) -> list[Path]:
+    """List the Parquet files, in order, in which the rows of a large set are, in the place of a JSONL file.
+
+    They are in a folder that is named like it: `sft/train/00000.parquet` for `sft/train.jsonl`. None where it has none.
+    """
+    return sorted(file.with_suffix("").glob("*.parquet"))

@@ -1,24 +1,28 @@
 """Rows of a data artifact's sets, as the stages read them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.multimodal.images import IMAGES, decoded, has_images
 from tasks.stage import artifact
-from tasks.stage.data_folder import split_file
+from tasks.stage.data_folder import shards, split_file
 from tasks.stage.errors import DataError
+from tasks.training.sharded import ShardedRows, opened, temporary_file
 
 LEARNT = ("messages", "prompt", "chosen", "rejected", "completion", "label", "text", IMAGES)
 """TRL's columns; the others are for people, for graders and for lineage."""
 
 
-def read(data: Path, name: str, split: str) -> list[dict[str, Any]]:
-    """Read the rows of one split of the set `name`, e.g. `sft:rationales`, whole.
+def read(data: Path, name: str, split: str) -> Sequence[dict[str, Any]]:
+    """Read the rows of one split of the set `name`, e.g. `sft:rationales`: whole, or where they are in shards, lazily.
 
     Raises:
         DataError: the recipe's data stage wrote no such set, or an empty one.
     """
     path = split_file(data, name, split)
+    if files := shards(path):
+        return ShardedRows(files)
     if not path.exists():
         raise DataError(f"{path}: no such data set; add `{name}` to the recipe's data.yaml")
     rows = artifact.read_jsonl(path)
@@ -39,6 +43,8 @@ def examples(data: Path, name: str, split: str) -> Any:
     """
     from datasets import Dataset
 
+    if files := shards(split_file(data, name, split)):
+        return _sharded_examples(files, data, name)
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
     other = split_file(data, name, "validation" if split == "train" else "train")
     if has_images(rows) or (other.exists() and has_images(artifact.read_jsonl(other))):
@@ -52,6 +58,29 @@ def examples(data: Path, name: str, split: str) -> Any:
     if any("messages" in row for row in rows) and any("completion" in row for row in [*rows, *validation_rows]):
         rows = [parted(row) for row in rows]
     return Dataset.from_list(rows)
+
+
+def _sharded_examples(files: list[Path], data: Path, name: str) -> Any:
+    """Make the `datasets.Dataset` of `examples` out of shards, which stay on the disk. Raises DataError for pictures.
+
+    Rows become `prompt` and `completion` where some of a split are.
+    """
+    dataset = opened(tuple(files))
+    if IMAGES in dataset.column_names:
+        raise DataError(
+            f"{files[0].parent}: rows with pictures are not read from shards; leave `shards` out of data.yaml"
+        )
+    others = [file for split in ("train", "validation") for file in shards(split_file(data, name, split))[:1]]
+    columns = {column for file in others for column in opened((file,)).column_names}
+    dataset = dataset.select_columns([column for column in dataset.column_names if column in LEARNT])
+    if not {"messages", "completion"} <= columns or "messages" not in dataset.column_names:
+        return dataset
+    return dataset.map(_parted, remove_columns=["messages"], cache_file_name=temporary_file())
+
+
+def _parted(row: dict[str, Any]) -> dict[str, Any]:
+    """Part a row of a data set, in which the columns of the other form are null."""
+    return parted({key: value for key, value in row.items() if value is not None})
 
 
 def parted(row: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +115,9 @@ def prompt_dataset(data: Path, name: str, split: str) -> Any:
     """Make a `datasets.Dataset` to answer: `prompt` and every column a grader may look at. Raises as `read`."""
     from datasets import Dataset
 
+    if files := shards(split_file(data, name, split)):
+        dataset = opened(tuple(files))
+        return dataset.select_columns([c for c in dataset.column_names if c not in ("id", "source")])
     rows = [{k: v for k, v in row.items() if k not in ("id", "source")} for row in read(data, name, split)]
     if has_images(rows):
         return decoded(Dataset.from_list([{**row, IMAGES: row.get(IMAGES) or []} for row in rows]), data)

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from ruamel.yaml import YAML
 
+from tasks.ingestion import parts
 from tasks.stage.errors import ConfigError, DataError
 from tests.support.data_stage import (
     EVAL,
@@ -303,3 +305,54 @@ def test_config_is_cheap_to_load() -> None:
     code = "import sys, tasks.data; print(*{'torch', 'datasets', 'datasketch', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def varied(count: int) -> list[Any]:
+    """Rows of every fate: good, repeated, nearly repeated, of another kind, bad, and on the test's side."""
+    rng = random.Random(5)
+    made: list[Any] = []
+    for i in range(count):
+        words = [f"w{rng.randrange(400)}" for _ in range(30)]
+        made.append({"question": f"Q{i} {' '.join(words[:6])}?", "answer": " ".join(words), "score": i})
+        if i % 7 == 0:
+            made.append(made[-1] | {"answer": " ".join([*words[:-1], "other"])})
+        if i % 11 == 0:
+            made.append(rng.choice([row for row in made if isinstance(row, dict)]))
+    made[40] = made[40] | {"score": "many"}
+    made[90] = made[90] | {"score": [1.5]}
+    made[60:60] = ['{"question": "cut', {"question": "No answer?", "score": 1}]
+    return made
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_neither_parts_nor_processes_change_a_byte(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(workspace, varied(200))
+    scored = SFT | {"score": "{score}"}
+    every = sets(sft=(scored, True), eval_quiz=(EVAL, False))
+    every["sft"]["rows"] *= 2
+    settings = {"sets": every, "max_bad_share": 0.2}
+    whole = files_of(run(workspace, recipe(**settings), "whole"))
+    rejected = [row["reason"] for row in read(workspace / "whole/rejects.jsonl")]
+    assert sum("is text, but a whole number in rows.jsonl:1;" in reason for reason in rejected) == 2
+    counts = report(workspace / "whole")["sets"]["sft"]["sources"]["mine"]
+    assert {"read", "rejected", "exact duplicate", "near-duplicate", "in the test split", "kept"} <= set(counts)
+    assert counts.pop("read") == sum(counts.values())
+    monkeypatch.setattr(parts, "STRETCH", 3_000)
+    assert files_of(run(workspace, recipe(**settings), "parts")) == whole
+    assert files_of(run(workspace, recipe(**settings, processes=2), "processes")) == whole
+
+
+def test_large_sets_are_shards_of_the_same_rows(workspace: Path) -> None:
+    write_rows(workspace, numbered(300))
+    plain = run(workspace, recipe(), "plain")
+    sharded = run(workspace, recipe(shards={"rows": 100}), "sharded")
+    assert (sharded / "sft/validation.jsonl").read_bytes() == (plain / "sft/validation.jsonl").read_bytes()
+    assert not (sharded / "sft/train.jsonl").exists()
+    tables = [pyarrow.parquet.read_table(path) for path in sorted((sharded / "sft/train").iterdir())]
+    assert [len(table) for table in tables] == [100, len(read(plain / "sft/train.jsonl")) - 100]
+    assert [row for table in tables for row in table.to_pylist()] == read(plain / "sft/train.jsonl")
+    facts = report(sharded)["sets"]["sft"]["files"]
+    assert facts["sft/train/"] == report(plain)["sets"]["sft"]["files"]["sft/train.jsonl"]

@@ -1,5 +1,6 @@
 """Normalising, scrubbing, duplicates, splitting and decontamination of text."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -92,21 +93,18 @@ def test_split_shares_and_independence_of_white_space_and_case() -> None:
     assert any(clean.split_of(f"{i}", 0, 0.3, 0.3) != clean.split_of(f"{i}", 1, 0.3, 0.3) for i in range(50))
 
 
-def test_near_duplicates_finds_the_family_and_spares_the_rest() -> None:
-    text = "the quick brown fox jumps over the lazy dog while the old grey cat sleeps on the warm stone wall"
-    texts = [text, "something else entirely about ships and sealing wax and cabbages and kings", text + " today", text]
-    pairs = clean.near_duplicates(texts, threshold=0.8, permutations=128, ngram=2, seed=0)
-    assert pairs == [(2, 0), (3, 0)]
-    assert pairs == clean.near_duplicates(texts, threshold=0.8, permutations=128, ngram=2, seed=0)
-
-
-def test_contamination_by_ngrams_and_by_whole_short_texts() -> None:
-    index = clean.Contamination(ngram=4, overlap=0.5)
-    index.add("eval:a#1", "how many legs have seven spiders and two dogs", whole=True)
-    index.add("eval:a#2", "What is 2 + 3?", whole=True)
-    index.add("eval:a#3", "no answer", whole=False)
-    assert index.find(["Tell me how many legs have seven spiders and two cats!"]) == ("eval:a#1", 0.833)
-    assert index.find(["how many legs have seven ants"]) is None  # 2 of 6 n-grams: under the share
-    assert index.find(["hello", "what is 2+3"]) == ("eval:a#2", 1.0)
-    assert index.find(["what is 2 - 3"]) is None
-    assert index.find(["no answer"]) is None  # short answers protect nothing, or every "yes" would go
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "What is 2+3? 5-6*7/8=9 <a> 50% x^2 _y",
+        "don't\tstop\n\x1cnow\x0b…",
+        "Straße ΣΑΣ ﬁn — é 2×3",
+        "a" * 50 + "\x1f!?",
+    ],
+)
+def test_words_of_ascii_are_those_of_the_patterns(text: str) -> None:
+    ascii_only = text.encode("ascii", errors="replace").decode()
+    for shown in (text, ascii_only):
+        assert clean.tokens(shown) == re.findall(r"\w+|[+\-*/=<>%^]", shown.casefold())
+        assert clean.count_signs(shown) == len(re.findall(r"\w+|[^\w\s]", shown))

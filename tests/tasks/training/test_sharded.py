@@ -1,0 +1,70 @@
+"""Rows in shards: the same rows, in the same order and form, as from JSONL, and on the disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.ingestion import parquet_shards
+from tasks.ingestion.values import Columns
+from tasks.stage.artifact import write_jsonl
+from tasks.training import rows
+
+
+def conversation(i: int) -> dict[str, Any]:
+    turns = [{"role": "user", "content": f"Q{i}"}, {"role": "assistant", "content": f"A{i}"}]
+    return {"id": f"{i:016x}", "messages": turns, "source": "mine"}
+
+
+def completion(i: int) -> dict[str, Any]:
+    turns = conversation(i)["messages"]
+    return {"id": f"{i:016x}", "prompt": turns[:1], "completion": turns[1:], "source": "mine"}
+
+
+def graded(i: int) -> dict[str, Any]:
+    extra = {"digits": i} if i % 3 != 2 else {}
+    turns = conversation(i)["messages"]
+    return {"id": f"{i:016x}", "prompt": turns[:1], "answer": f"A{i}", **extra, "source": "mine"}
+
+
+def both(folder: Path, name: str, made: list[dict[str, Any]], turns: set[str]) -> tuple[Path, Path]:
+    """Two data artifacts of the same rows: in JSONL, and in shards of four."""
+    kinds = Columns()
+    for row in made:
+        kinds.add({k: v for k, v in row.items() if k not in {*turns, "id", "source"}}, "here")
+    for split in ("train", "validation"):
+        write_jsonl(folder / "lines" / name / f"{split}.jsonl", made)
+        lines = [json.dumps(row) for row in made]
+        parquet_shards.write(folder / "shards" / name / split, [lines], parquet_shards.schema(turns, kinds), 4)
+    assert len(list((folder / "shards" / name / "train").iterdir())) == 3
+    return folder / "lines", folder / "shards"
+
+
+@pytest.mark.parametrize(
+    ("make", "turns"),
+    [
+        (conversation, {"messages"}),
+        (completion, {"prompt", "completion"}),
+        (lambda i: conversation(i) if i % 2 else completion(i), {"messages", "prompt", "completion"}),
+    ],
+)
+def test_what_is_learnt_is_the_same(tmp_path: Path, make: Any, turns: set[str]) -> None:
+    lines, shards = both(tmp_path, "sft", [make(i) for i in range(10)], turns)
+    assert list(rows.read(shards, "sft", "train")) == rows.read(lines, "sft", "train")
+    learnt = rows.examples(shards, "sft", "train")
+    assert learnt.to_list() == rows.examples(lines, "sft", "train").to_list()
+    assert learnt.cache_files, "its rows are in memory"
+
+
+def test_prompts_keep_the_columns_that_a_grader_looks_at(tmp_path: Path) -> None:
+    lines, shards = both(tmp_path, "prompts", [graded(i) for i in range(10)], {"prompt"})
+    assert (
+        rows.prompt_dataset(shards, "prompts", "train").to_list()
+        == rows.prompt_dataset(lines, "prompts", "train").to_list()
+    )
+    read = rows.read(shards, "prompts", "train")
+    assert "digits" not in read[2]
+    assert read[1]["digits"] == 1
+    assert read[:2] == [read[0], read[1]]
+    assert len(read) == 10
