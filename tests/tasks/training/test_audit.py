@@ -127,7 +127,7 @@ def fates_in(module: Any, rows: Rows, tokenizer: Any, trainer: dict[str, Any]) -
 def test_the_audit_names_the_rows_that_trl_drops(
     module: Any, dataset: str, settings: dict[str, Any], make_run: MakeRun, chat_model: Path, lengthy: Path
 ) -> None:
-    rows, tokenizer = training_rows.read(lengthy, dataset, "train"), load_tokenizer(chat_model)
+    rows, tokenizer = list(training_rows.read(lengthy, dataset, "train")), load_tokenizer(chat_model)
     trainer = {"max_length": LIMIT, **settings}
     fates = fates_in(module, rows, tokenizer, trainer)
     found = {row["id"]: fate.state for row, fate in zip(rows, fates, strict=True)}
