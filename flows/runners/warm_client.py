@@ -37,7 +37,7 @@ def main(folder: str, words: list[str]) -> NoReturn:
     if package != "dvc":
         places = os.environ["PATH"].split(os.pathsep)
         os.environ["PATH"] = os.pathsep.join(place for place in places if place != folder)
-    if package in CALLED:
+    if os.path.exists(f"{folder}/{CALLED.get(package, '')}.log"):  # noqa: PTH110, else no such parent was started
         try:
             with socket.socket(socket.AF_UNIX) as parent:
                 _ask(parent, folder, CALLED[package], words[1:])
