@@ -13,7 +13,9 @@ fi
 if ! command -v slurmctld slurmd munged >/dev/null; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "test-cluster: installing slurm-wlm and munge"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null ||
+    export DEBIAN_FRONTEND=noninteractive
+    { [ -n "$(apt-cache policy slurm-wlm)" ] || apt-get update -qq; } &&
+      apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null ||
       echo "test-cluster: without Slurm; as root: apt-get update && apt-get install -y slurm-wlm munge" >&2
   else
     echo "test-cluster: without Slurm; as root: apt-get update && apt-get install -y slurm-wlm munge" >&2

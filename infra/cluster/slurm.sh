@@ -63,7 +63,7 @@ CONF
 
 start_node() {
   mkdir -p "$dir/spool-$1"
-  setsid unshare --uts --mount sh -c "hostname $1; mount --bind '$dir/hosts' /etc/hosts; exec slurmd -D" >"$dir/slurmd-$1.out" 2>&1 </dev/null &
+  setsid unshare --uts --mount sh -c "cd /; hostname $1; mount --bind '$dir/hosts' /etc/hosts; exec slurmd -D" >"$dir/slurmd-$1.out" 2>&1 </dev/null &
   echo $! >"$dir/$1.leader"
 }
 

@@ -8,7 +8,9 @@ if ! command -v initdb >/dev/null && ! compgen -G "/usr/lib/postgresql/*/bin/ini
     echo "PostgreSQL is missing; run 'sudo apt-get install postgresql'" >&2
     exit 2
   fi
-  apt-get install --quiet --quiet --yes postgresql
+  export DEBIAN_FRONTEND=noninteractive
+  [ -n "$(apt-cache policy postgresql)" ] || apt-get update --quiet --quiet
+  apt-get install --quiet --quiet --yes --no-install-recommends postgresql
 fi
 # Without their dependencies, which the lock files list: nothing that is there is replaced.
 "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --no-deps --requirement "$lock"
