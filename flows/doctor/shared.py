@@ -6,6 +6,7 @@ into DVC's remote, read and deleted. Nothing of it is left but the experiment `p
 
 import os
 import shutil
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -92,13 +93,13 @@ def prefect() -> Iterator[Finding]:
 
 def dvc_remote() -> Iterator[Finding]:
     """Check the default DVC remote: does it answer and keep strangers out; can an object be put, read and deleted."""
-    from dvc.exceptions import NotDvcRepoError
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         repo = Repo()
-    except NotDvcRepoError:
-        return  # another check says it
+    except (DvcException, OSError, sqlite3.Error):
+        return  # the check of DVC's own files says why: no repository, a full disk, a folder of somebody else
     remote = remotes.configured(repo)
     if remote is None:
         return
@@ -202,3 +203,5 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield Finding("fail", name, found, remedy)
     except httpx.HTTPError as e:
         yield Finding("fail", name, reach.reason(e), "see that the server runs")
+    except OSError as e:
+        yield Finding("fail", name, f"{e.filename or 'not checked'}: {e.strerror}", "see the checks above")

@@ -112,6 +112,7 @@ class SetMaker:
         """
         tested = name.startswith("eval:")
         folder = self._run.out / SPILL / "facts" / name.replace(":", "-")
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
         folder.mkdir(parents=True)
         spec = self._config.sets[name]
         near = self._config.near_duplicates if spec.near_duplicates else None
