@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.stage import artifact
+from tasks.stage.data_folder import shards
 from tasks.stage.errors import DataError
 
 Row = Mapping[str, Any]
@@ -91,9 +92,10 @@ def record(taken: Sequence[Taken], *, by_default: bool) -> dict[str, Any]:
 
 
 def _of(data: Path, pattern: str, read: Callable[[Row], dict[str, Any]], wanted: Callable[[Row], bool]) -> list[Taken]:
-    """Read the wanted rows of all files of a pattern, by turns."""
+    """Read the wanted rows of all files of a pattern, by turns. Raises ArtifactError where one of them is in shards."""
     by_file = []
-    for path in sorted(data.glob(pattern), key=lambda path: (len(path.parts[-2]), path)):
+    sharded = {path for folder in data.glob(pattern.removesuffix(".jsonl")) if shards(path := Path(f"{folder}.jsonl"))}
+    for path in sorted(sharded.union(data.glob(pattern)), key=lambda path: (len(path.parts[-2]), path)):
         name = path.relative_to(data).as_posix()
         by_file.append([Taken(name, read(row)) for row in artifact.read_jsonl(path) if wanted(row)])
     return [one for one in chain.from_iterable(zip_longest(*by_file)) if one is not None]

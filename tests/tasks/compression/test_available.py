@@ -9,7 +9,7 @@ from tasks.compression import available, held_out
 from tasks.compression.calibration import Calibration, conversation, draw
 from tasks.models.folder import load_tokenizer
 from tasks.stage import artifact
-from tasks.stage.errors import DataError
+from tasks.stage.errors import ArtifactError, DataError
 
 CHAT = [
     {"role": "system", "content": "Be kind."},
@@ -68,6 +68,24 @@ def test_a_set_that_lost_all_its_rows_counts_as_none(tmp_path: Path) -> None:
     data = write(tmp_path)
     (data / "prompts/validation.jsonl").write_text("")
     assert asked(data)[0] == ("eval/a.jsonl", "A0?")
+
+
+@pytest.mark.parametrize("name", ["sft/train", "preferences/train", "eval/a"])
+def test_a_set_in_shards_is_refused_and_not_passed_over(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    (tmp_path / f"{name}.jsonl").unlink()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "00000.parquet").touch()
+    if not name.startswith("sft"):
+        (tmp_path / "sft/train.jsonl").unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}.jsonl: its rows are in shards"):
+        available.answers(tmp_path, "train") if name.endswith("train") else held_out_questions(tmp_path)
+
+
+def held_out_questions(data: Path) -> list[available.Taken]:
+    """Prompts of the evaluation sets: the sets before them are taken away."""
+    (data / "prompts/validation.jsonl").unlink()
+    return available.prompts(data)
 
 
 def test_rows_with_pictures_are_for_models_that_see(tmp_path: Path) -> None:
