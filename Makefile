@@ -35,11 +35,11 @@ test: $(READY)  ## Run all tests
 	@$(PYTEST)
 
 test-services: $(READY)  ## Run the tests that start PostgreSQL, an S3 store, MLflow and Prefect; installs these
-	@bash infra/services/setup.sh $(VENV)
+	@flock $(VENV) bash infra/services/setup.sh $(VENV)
 	@$(BIN)/python -m pytest -m services -n 0
 
 test-cluster: $(READY)  ## Run the tests that start Slurm and Ray; as root it installs what they need
-	@bash infra/cluster/prepare.sh $(BIN)/python
+	@flock $(VENV) bash infra/cluster/prepare.sh $(BIN)/python
 	@$(BIN)/python -m pytest -m cluster -n 0 -rs --durations 8 --no-header tests/flows/runners
 
 lint: $(READY)  ## Check style, formatting and types
