@@ -244,7 +244,7 @@ def test_kill_9_of_the_attendant_ends_both(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["the parent", "the run"])
 def test_kill_9_of_the_parent_or_the_run_leaves_the_fork_to_its_end(place: Place, tmp_path: Path, how: str) -> None:
-    """As a stage goes on today when the run is killed, until the next run ends it."""
+    """A stage whose run was killed goes on, until the next run ends it."""
     code = f"""
         import sys, time
         from pathlib import Path
