@@ -41,7 +41,6 @@ def by_polm(path: Path, folder: Path) -> tuple[int, Pairs]:
     import numpy as np
 
     from tasks.ingestion import minhash
-    from tasks.ingestion.cleaning import tokens
     from tasks.ingestion.settings import NearDuplicates
 
     near = NearDuplicates(
@@ -49,7 +48,7 @@ def by_polm(path: Path, folder: Path) -> tuple[int, Pairs]:
     )
     sketches = minhash.Sketches(near, (BANDS, HASHES), 1)
     rows, count = texts(path), 0
-    while batch := [tokens(text) for text in islice(rows, BATCH)]:
+    while batch := [[text] for text in islice(rows, BATCH)]:
         sketches.add(batch, [""] * len(batch))
         count += len(batch)
     sketches.write(folder / "0")

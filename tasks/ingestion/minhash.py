@@ -11,10 +11,11 @@ too can be: the others are set aside first, by sorting one band of all rows at a
 import pickle
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from tasks.ingestion.cleaning import tokens
 from tasks.ingestion.settings import NearDuplicates
 from tasks.ingestion.words import hashed, mixed, ngrams
 
@@ -39,24 +40,33 @@ def bands_of(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def by_sha1(rows: Sequence[Sequence[str]], near: NearDuplicates, seed: int) -> Any:
-    """Compute MinHashes by datasketch, an array of 32-bit numbers [rows, permutations], of the words of each row."""
+    """Compute MinHashes by datasketch, an array of 32-bit numbers [rows, permutations], of the texts of each row."""
     import numpy as np
     from datasketch import MinHash
 
     n = near.ngram
-    runs = (zip(*(row[i:] for i in range(n)), strict=False) if len(row) > n else [row] if row else [] for row in rows)
+    words = ([word for text in row for word in tokens(text)] for row in rows)
+    runs = (zip(*(row[i:] for i in range(n)), strict=False) if len(row) > n else [row] if row else [] for row in words)
     grams = ([" ".join(run).encode() for run in set(map(tuple, of_row))] for of_row in runs)
     made = [m.hashvalues for m in MinHash.generator(grams, num_perm=near.permutations, seed=seed)]
     return np.array(made, dtype=np.uint32).reshape(len(rows), near.permutations)
 
 
-def by_rensa(rows: Sequence[Sequence[str]], near: NearDuplicates, seed: int) -> Any:
-    """Compute MinHashes by rensa, an array of 32-bit numbers [rows, permutations], of the words of each row."""
+def by_rensa(rows: Sequence[Sequence[str]], near: NearDuplicates, seed: int, words: tuple[Any, Any]) -> Any:
+    """Compute MinHashes by rensa, an array of 32-bit numbers [rows, permutations], of the texts of each row.
+
+    Args:
+        rows: the texts of each.
+        near: settings.
+        seed: of the hash functions.
+        words: what `hashed` makes of the texts of all rows, one after the other.
+    """
     import numpy as np
     from rensa import RMinHash
 
     n = near.ngram
-    flat, begins = hashed(rows)
+    flat, of_texts = words
+    begins = of_texts[[0, *accumulate(map(len, rows))]].tolist()
     runs = ngrams(flat, n)
     grams = [
         runs[begin : end - n + 1] if end - begin >= n else ngrams(flat[begin:end], end - begin)[: end - begin]
@@ -78,10 +88,21 @@ class Sketches:
         self._families: list[str] = []
         self._made: list[Any] = []
 
-    def add(self, rows: Sequence[Sequence[str]], families: Sequence[str]) -> None:
-        """Add rows: the words of each, and the media that rows have to share to be alike."""
-        compute = by_rensa if self._near.hashes == "rensa" else by_sha1
-        self._made.append(compute(rows, self._near, self._seed))
+    def add(
+        self, rows: Sequence[Sequence[str]], families: Sequence[str], words: tuple[Any, Any] | None = None
+    ) -> None:
+        """Add rows.
+
+        Args:
+            rows: the texts of each.
+            families: of each the media that rows have to share to be alike.
+            words: what `hashed` makes of the texts of all rows, where that is known.
+        """
+        if self._near.hashes == "rensa":
+            words = hashed([text for row in rows for text in row]) if words is None else words
+            self._made.append(by_rensa(rows, self._near, self._seed, words))
+        else:
+            self._made.append(by_sha1(rows, self._near, self._seed))
         self._families += families
 
     def write(self, path: Path) -> None:
