@@ -88,9 +88,7 @@ class Sketches:
         self._families: list[str] = []
         self._made: list[Any] = []
 
-    def add(
-        self, rows: Sequence[Sequence[str]], families: Sequence[str], words: tuple[Any, Any] | None = None
-    ) -> None:
+    def add(self, rows: Sequence[Sequence[str]], families: Sequence[str], words: tuple[Any, Any] | None = None) -> None:
         """Add rows.
 
         Args:
