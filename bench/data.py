@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="a recipe without the keys of scale")
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout whose stage is run")
     parser.add_argument("--work", type=Path, help="folder for rows and outputs; a temporary one without")
-    parser.add_argument("--against", choices=["datatrove"], help="compare near-duplicates alone")
+    parser.add_argument("--against", choices=["datatrove", "text-dedup"], help="compare near-duplicates alone")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the other library")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -209,7 +209,7 @@ def main() -> None:
         for count in options.rows:
             options.rows = count
             if options.against:
-                print(json.dumps(compared(write(work, options.rows, "jsonl"), options.python)), flush=True)
+                print(json.dumps(compared(write(work, options.rows, "jsonl"), options.against, options.python)), flush=True)
             else:
                 print(json.dumps(measured(options, work)), flush=True)
 
