@@ -209,7 +209,8 @@ def main() -> None:
         for count in options.rows:
             options.rows = count
             if options.against:
-                print(json.dumps(compared(write(work, options.rows, "jsonl"), options.against, options.python)), flush=True)
+                path = write(work, options.rows, "jsonl")
+                print(json.dumps(compared(path, options.against, options.python)), flush=True)
             else:
                 print(json.dumps(measured(options, work)), flush=True)
 

@@ -108,8 +108,9 @@ def by_text_dedup(path: Path, folder: Path) -> tuple[int, Pairs]:
     source = folder / "texts.jsonl"
     count = 0
     with source.open("w", encoding="utf-8") as f:
-        for count, text in enumerate(texts(path), 1):
+        for text in texts(path):
             f.write(json.dumps({"text": text}) + "\n")
+            count += 1
     options = {
         "path": "json", "data_files": source, "split": "train", "cache_dir": folder / "cache",
         "output": folder / "left", "column": "text", "num_proc": 1, "hash_func": "xxh3",

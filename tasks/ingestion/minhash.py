@@ -141,7 +141,7 @@ def repeats(files: Sequence[Path], skipped: Any, places: int, near: NearDuplicat
     numbers = np.concatenate([(i << places) + np.arange(n, dtype=np.int64) for i, n in enumerate(counts)])
     stays = ~np.isin(numbers, skipped)
     numbers = numbers[stays]
-    rows, buckets = [], []
+    rows, buckets, before = [], [], 0
     for band in range(bands_of(near.threshold, near.permutations)[0]):
         values = np.concatenate([np.load(name, mmap_mode="r")[band] for name in names])[stays]
         order = np.argsort(values, kind="stable")
@@ -149,13 +149,16 @@ def repeats(files: Sequence[Path], skipped: Any, places: int, near: NearDuplicat
         group = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])]) if len(ordered) else order
         several = np.bincount(group)[group] > 1
         rows.append(numbers[order[several]])
-        buckets.append(band * len(numbers) + group[several])
+        found = np.unique(group[several], return_inverse=True)
+        buckets.append((before + found[1]).astype(np.int32 if before < 2**30 else np.int64))
+        before += len(found[0])
     if not sum(map(len, rows)):
         return []
     order = np.argsort(of_rows := np.concatenate(rows), kind="stable")
     shared, begins = np.unique(of_rows[order], return_index=True)
     sketches = _gather(files, shared, places, near.permutations)
-    return _greedy(shared, np.append(begins, len(order)), np.concatenate(buckets)[order], sketches, near.threshold)
+    of_rows = np.concatenate(buckets)[order]
+    return _greedy(shared, np.append(begins, len(order)), of_rows, before, sketches, near.threshold)
 
 
 def _gather(files: Sequence[Path], numbers: Any, places: int, permutations: int) -> Any:
@@ -172,29 +175,41 @@ def _gather(files: Sequence[Path], numbers: Any, places: int, permutations: int)
     return gathered
 
 
-def _greedy(numbers: Any, begins: Any, buckets: Any, sketches: Any, threshold: float) -> list[tuple[int, int]]:
+def _greedy(
+    numbers: Any, begins: Any, buckets: Any, count: int, sketches: Any, threshold: float
+) -> list[tuple[int, int]]:
     """Take rows in order; one that is like a row that stays goes, the others go into their buckets.
 
     Args:
         numbers: of the rows that share a bucket with another one, sorted.
         begins: where the buckets of each begin, and behind the last.
         buckets: of the first row, of the second, …
+        count: how many buckets there are.
         sketches: of the rows [rows, permutations].
         threshold: share of equal hashes, 0 to 1, from which two rows are alike.
     """
     import numpy as np
 
     pairs = []
-    members: dict[int, list[int]] = {}
-    for row, number in enumerate(numbers.tolist()):
-        own = buckets[begins[row] : begins[row + 1]].tolist()
-        candidates = sorted({other for bucket in own for other in members.get(bucket, ())})
+    # The rows in a bucket are a chain: of each bucket the place in `buckets` that its last row came from, and of each
+    # place the one before it. Lists would take twenty times the memory.
+    last, earlier = np.full(count, -1, dtype=np.int64), np.full(len(buckets), -1, dtype=np.int64)
+    rows = np.repeat(np.arange(len(numbers), dtype=np.int64), np.diff(begins))
+    for row, number in enumerate(numbers):
+        place = slice(begins[row], begins[row + 1])
+        own = buckets[place]
+        found: set[int] = set()
+        at = last[own]
+        while len(at := at[at >= 0]):
+            found.update(rows[at].tolist())
+            at = earlier[at]
+        candidates = sorted(found)
         if candidates:
             equal = np.count_nonzero(sketches[candidates] == sketches[row], axis=1) / sketches.shape[1]
             alike = np.flatnonzero(equal >= threshold)
             if len(alike):
-                pairs.append((number, int(numbers[candidates[alike[0]]])))
+                pairs.append((int(number), int(numbers[candidates[alike[0]]])))
                 continue
-        for bucket in own:
-            members.setdefault(bucket, []).append(row)
+        earlier[place] = last[own]
+        last[own] = np.arange(begins[row], begins[row + 1])
     return pairs
