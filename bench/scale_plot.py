@@ -36,6 +36,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     memory.set_xlabel("rows of 300 words")
     memory.set_xscale("log")
     for axes in (speed, memory):
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,15 +1,19 @@
 """Rows in shards: the same rows, in the same order and form, as from JSONL, and on the disk."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks import sft
 from tasks.ingestion import parquet_shards
 from tasks.ingestion.values import Columns
 from tasks.stage.artifact import write_jsonl
 from tasks.training import rows
+from tests.support.sharded import in_shards
+from tests.support.supervised import configured
 
 
 def conversation(i: int) -> dict[str, Any]:
@@ -68,3 +72,17 @@ def test_prompts_keep_the_columns_that_a_grader_looks_at(tmp_path: Path) -> None
     assert read[1]["digits"] == 1
     assert read[:2] == [read[0], read[1]]
     assert len(read) == 10
+
+
+def test_training_from_shards_leaves_the_bytes_of_training_from_lines(
+    make_run: Callable[..., Any], chat_model: Path, sums_data: Path, tmp_path: Path
+) -> None:
+    config = configured(sft, assistant_only_loss=True)
+    made = []
+    for name, data in (("lines", sums_data), ("shards", in_shards(sums_data, tmp_path / "sums"))):
+        run = make_run(name)
+        sft.main(config, run, model=chat_model, data=data)
+        files = ("model.safetensors", "metrics.json", "audit.json", "supervision.json")
+        made.append({file: (run.out / file).read_bytes() for file in files if (run.out / file).exists()})
+    assert {"model.safetensors", "metrics.json"} <= set(made[0])
+    assert made[0] == made[1]
