@@ -8,6 +8,7 @@ import pytest
 from tasks.ingestion import csv_files, files
 from tasks.ingestion.csv_files import _Lines
 from tasks.ingestion.lines import Line, Reject
+from tasks.stage.errors import DataError
 
 
 def test_rows_do_not_depend_on_how_many_lines_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +44,11 @@ def test_an_open_quote_is_looked_for_no_further_than_so_many_lines(
     assert isinstance(found[0], Reject)
     assert found[0].line == 2
     assert found[1:] == [Line(i, {"left": "a", "right": "b"}) for i in range(3, 503)]
+
+
+@pytest.mark.parametrize(("suffix", "sign"), [("csv", ";"), ("csv", "\t"), ("tsv", ","), ("csv", "|")])
+def test_fields_parted_by_another_sign_are_named_as_such(tmp_path: Path, suffix: str, sign: str) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    path.write_text(f"\ufeffquestion{sign}answer\na{sign}b\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"the header is one column, .* seem to be parted by .* write the file anew"):
+        list(files.rows_of(path, path.name))
