@@ -104,8 +104,8 @@ def records(path: Path, name: str, dialect: Dialect) -> Iterator[Line | Reject]:
     at = after
     if len(columns) == 1 and (other := next((sign for sign in OTHERS if sign in columns[0]), None)):
         raise DataError(
-            f"{name}: the header is one column, {columns[0]!r}, whose names seem to be parted by {other!r}; write the file "
-            f"anew with commas (.csv) or tabs (.tsv) between fields"
+            f"{name}: the header is one column, {columns[0]!r}, whose names seem to be parted by {other!r}; write the "
+            f"file anew with commas (.csv) or tabs (.tsv) between fields"
         )
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(f"{name}: the header names {', '.join(map(repr, twice))} more than once; rename one of them")

@@ -76,8 +76,8 @@ class Selection:
         if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
             said = str(error).partition("\n")[0]
             raise PolmError(
-                f"set '{self._name}': no room for the rows that DuckDB sorts in {self._folder} ({said}); free some space "
-                f"of the disk and run again, nothing was written"
+                f"set '{self._name}': no room for the rows that DuckDB sorts in {self._folder} ({said}); free some "
+                f"space of the disk and run again, nothing was written"
             ) from None
 
     def drop_repeats(self) -> None:

@@ -1,6 +1,7 @@
 """Rows in shards: the same rows, in the same order and form, as from JSONL, and on the disk."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ def test_what_is_learnt_is_the_same(tmp_path: Path, make: Any, turns: set[str]) 
     learnt = rows.examples(shards, "sft", "train")
     assert learnt.to_list() == rows.examples(lines, "sft", "train").to_list()
     assert learnt.cache_files, "its rows are in memory"
+
+
+def test_a_validation_split_in_lines_decides_on_the_form_of_shards(tmp_path: Path) -> None:
+    lines, shards = both(tmp_path, "sft", [conversation(i) for i in range(10)], {"messages"})
+    for folder in (lines, shards):
+        shutil.rmtree(folder / "sft/validation", ignore_errors=True)
+        write_jsonl(folder / "sft/validation.jsonl", [completion(1), completion(2)])
+    wanted = rows.examples(lines, "sft", "train").to_list()
+    assert set(wanted[0]) == {"prompt", "completion"}
+    assert rows.examples(shards, "sft", "train").to_list() == wanted
 
 
 def test_prompts_keep_the_columns_that_a_grader_looks_at(tmp_path: Path) -> None:
