@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from tasks import sft
+from tasks.export import held_out
 from tasks.ingestion import parquet_shards
 from tasks.ingestion.values import Columns
+from tasks.retrieval import questions
 from tasks.stage.artifact import write_jsonl
+from tasks.stage.errors import ArtifactError
 from tasks.training import rows
 from tests.support.sharded import in_shards
 from tests.support.supervised import configured
@@ -83,6 +86,15 @@ def test_prompts_keep_the_columns_that_a_grader_looks_at(tmp_path: Path) -> None
     assert read[1]["digits"] == 1
     assert read[:2] == [read[0], read[1]]
     assert len(read) == 10
+
+
+@pytest.mark.parametrize("read_file", [held_out.conversations, lambda path: questions.read(path, [])])
+def test_a_reader_of_lines_says_that_rows_are_in_shards(
+    sums_data: Path, tmp_path: Path, read_file: Callable[[Path], Any]
+) -> None:
+    shards = in_shards(sums_data, tmp_path / "sums")
+    with pytest.raises(ArtifactError, match=r"its rows are in shards, .* take `shards` out of the recipe's data\.yaml"):
+        read_file(shards / "sft/train.jsonl")
 
 
 def test_training_from_shards_leaves_the_bytes_of_training_from_lines(
