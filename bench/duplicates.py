@@ -1,13 +1,16 @@
-"""Near-duplicates of the same rows by the data stage's MinHash and by datatrove's, one process each.
+"""Near-duplicates of the same rows by the data stage's MinHash and by datatrove's or text-dedup's, one process each.
 
     python -m bench.data --rows 100000 --against datatrove --python OTHER/bin/python
+    python -m bench.data --rows 100000 --against text-dedup --python OTHER/bin/python
 
-Both take n-grams of five words and 112 hashes in 14 bands of 8, whose threshold is (1/14)**(1/8), 0.72. datatrove takes
-every pair that shares a band for a duplicate; the stage compares such a pair by all of its hashes. Words are cut at
-white space by datatrove (its tokenizers of English are slower), by the stage as ever; datatrove hashes by SHA-1, since
-its xxHash takes text, which version 4 of that package refuses. Measured are reading, sketches,
-bands and the list of duplicates, without the start of the interpreter. datatrove is no part of the lock: `--python`
-names an interpreter that has it.
+All take n-grams of five words and 112 hashes in 14 bands of 8, whose threshold is (1/14)**(1/8), 0.72. datatrove and
+text-dedup take every pair that shares a band for a duplicate; the stage compares such a pair by all of its hashes.
+Words are cut at white space by datatrove (its tokenizers of English are slower), at every sign that is no letter or
+digit by text-dedup, by the stage as ever. datatrove hashes by SHA-1, since its xxHash takes text, which version 4 of
+that package refuses; text-dedup by xxHash, the faster of its two. Measured are reading, sketches, bands and the list of
+duplicates, of text-dedup also its writing of what is left, without the start of the interpreter.
+
+Neither is part of the lock: `--python` names an interpreter that has it (`datatrove==0.10.1`, `text-dedup==0.4.0`).
 """
 
 import json
@@ -25,6 +28,8 @@ NGRAM, BANDS, HASHES = 5, 14, 8
 """Words of an n-gram, bands, and hashes of each."""
 BATCH = 256
 """Rows that the stage's sketches are made of at once."""
+OURS = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+"""This process and those that it has waited for: `datasets`, below text-dedup, maps in another one."""
 Pairs = list[tuple[int, int]]
 
 
@@ -41,7 +46,6 @@ def by_polm(path: Path, folder: Path) -> tuple[int, Pairs]:
     import numpy as np
 
     from tasks.ingestion import minhash
-    from tasks.ingestion.cleaning import tokens
     from tasks.ingestion.settings import NearDuplicates
 
     near = NearDuplicates(
@@ -49,7 +53,7 @@ def by_polm(path: Path, folder: Path) -> tuple[int, Pairs]:
     )
     sketches = minhash.Sketches(near, (BANDS, HASHES), 1)
     rows, count = texts(path), 0
-    while batch := [tokens(text) for text in islice(rows, BATCH)]:
+    while batch := [[text] for text in islice(rows, BATCH)]:
         sketches.add(batch, [""] * len(batch))
         count += len(batch)
     sketches.write(folder / "0")
@@ -99,6 +103,29 @@ def by_datatrove(path: Path, folder: Path) -> tuple[int, Pairs]:
     return count, sorted(pairs)
 
 
+def by_text_dedup(path: Path, folder: Path) -> tuple[int, Pairs]:
+    """Find duplicates as text-dedup does: the number of rows, and pairs (row, first row of its cluster)."""
+    from text_dedup import minhash
+
+    source = folder / "texts.jsonl"
+    count = 0
+    with source.open("w", encoding="utf-8") as f:
+        for text in texts(path):
+            f.write(json.dumps({"text": text}) + "\n")
+            count += 1
+    options = {
+        "path": "json", "data_files": source, "split": "train", "cache_dir": folder / "cache",
+        "output": folder / "left", "column": "text", "num_proc": 1, "hash_func": "xxh3",
+        "ngram": NGRAM, "num_perm": BANDS * HASHES, "b": BANDS, "r": HASHES,
+    }  # fmt: skip
+    minhash.main.main([part for key, value in options.items() for part in (f"--{key}", str(value))], "", None, False)
+    clusters = {row: minhash.uf.find(row) for row in list(minhash.uf.parent)}
+    return count, sorted((row, first) for row, first in clusters.items() if row != first)
+
+
+FINDERS = {"polm": by_polm, "datatrove": by_datatrove, "text-dedup": by_text_dedup}
+
+
 def families(pairs: Pairs) -> dict[int, int]:
     """Give each row that is in a pair the first row that it is tied to."""
     parent: dict[int, int] = {}
@@ -114,34 +141,53 @@ def families(pairs: Pairs) -> dict[int, int]:
     return {row: find(row) for row in list(parent)}
 
 
-def compared(path: Path, python: str) -> dict[str, Any]:
-    """Run both on a file of rows, and say how fast each was, what it held, and which duplicates both found."""
+def compared(path: Path, other: str, python: str) -> dict[str, Any]:
+    """Run both on a file of rows, and say how fast each was, what it held, and which duplicates both found.
+
+    Args:
+        path: a JSONL file with `question` and `answer`.
+        other: `datatrove` or `text-dedup`.
+        python: interpreter that has it.
+
+    Returns:
+        Figures of each by its name; under `duplicates` how many rows each would drop, and under `both` how many of
+        them both would; under `shares` the rows of one that are tied to the same first row by the other, 0 to 1.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         found = {}
-        for name, interpreter in (("polm", sys.executable), ("datatrove", python)):
+        for name, interpreter in (("polm", sys.executable), (other, python)):
             out = Path(scratch) / f"{name}.json"
             script = ["-m", "bench.duplicates"] if name == "polm" else [__file__]
             subprocess.run([interpreter, *script, name, str(path), str(out)], check=True)
             found[name] = json.loads(out.read_text(encoding="utf-8"))
     tied = {name: families(facts.pop("pairs")) for name, facts in found.items()}
     dropped = {name: {row for row, first in of.items() if row != first} for name, of in tied.items()}
-    same = [row for row in dropped["datatrove"] if tied["polm"].get(row, row) == tied["datatrove"][row]]
+    shares = {}
+    for one, two in (("polm", other), (other, "polm")):
+        same = [row for row in dropped[one] if tied[two].get(row, row) == tied[one][row]]
+        shares[f"{one} in {two}"] = round(len(same) / max(1, len(dropped[one])), 5)
     return {
         **found,
+        "ratio_of_rows_per_cpu_s": round(found["polm"]["rows_per_cpu_s"] / found[other]["rows_per_cpu_s"], 2),
         "duplicates": {name: len(rows) for name, rows in dropped.items()},
-        "both": len(dropped["polm"] & dropped["datatrove"]),
-        "of_one_family_in_both": len(same),
+        "both": len(dropped["polm"] & dropped[other]),
+        "shares": shares,
     }
 
 
+def processor_seconds() -> float:
+    """Add up the processor time of this process and of those it has waited for."""
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, OURS))
+
+
 def main() -> None:
-    """Measure one of the two in this process, and write what was found."""
+    """Measure one of them in this process, and write what was found."""
     name, path, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     with tempfile.TemporaryDirectory() as folder:
-        start, cpu = time.perf_counter(), time.process_time()
-        count, pairs = (by_polm if name == "polm" else by_datatrove)(path, Path(folder))
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start, cpu = time.perf_counter(), processor_seconds()
+        count, pairs = FINDERS[name](path, Path(folder))
+        seconds, cpu = time.perf_counter() - start, processor_seconds() - cpu
+    peak = 1024 * max(resource.getrusage(who).ru_maxrss for who in OURS)
     measured = {"rows_per_s": round(count / seconds), "rows_per_cpu_s": round(count / cpu), "peak_mb": peak // 10**6}
     out.write_text(json.dumps({**measured, "pairs": pairs}), encoding="utf-8")
 

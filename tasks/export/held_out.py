@@ -9,6 +9,7 @@ from tasks.compression import available
 from tasks.compression.available import Taken
 from tasks.export.settings import Parity
 from tasks.stage.artifact import read_jsonl
+from tasks.stage.data_folder import shards
 from tasks.stage.errors import DataError
 
 
@@ -34,8 +35,9 @@ def conversations(path: Path) -> list[list[dict[str, str]]]:
 
     Raises:
         DataError: no such file, or a row without `prompt`, `question` or `messages`.
+        ArtifactError: its rows are in shards.
     """
-    if not path.is_file():
+    if not path.is_file() and not shards(path):
         raise DataError(f"{path}: no such file; set `parity.rows` to a file that the data stage writes")
     found = []
     for number, row in enumerate(read_jsonl(path), 1):

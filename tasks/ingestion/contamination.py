@@ -37,41 +37,50 @@ class Contamination:
             if whole and words:
                 self._whole.setdefault(tuple(words), name)
             return
-        grams = np.unique(ngrams(hashed([words])[0], self._n))
+        grams = np.unique(ngrams(hashed([text])[0], self._n))
         self._new.append((grams, np.full(len(grams), len(self._texts), dtype=np.uint32)))
         self._texts.append((name, len(grams)))
 
     def find(self, texts: Iterable[str]) -> tuple[str, float] | None:
         """Find the evaluation text of which most is in `texts`, and the share, 0 to 1; None when under the limit."""
-        return self.find_rows([[tokens(text) for text in texts]])[0]
+        rows = [list(texts)]
+        return self.find_rows(rows, hashed(rows[0]))[0]
 
-    def find_rows(self, rows: Sequence[Sequence[Sequence[str]]]) -> list[tuple[str, float] | None]:
-        """Find for each of many rows what `find` finds, in the words of its texts."""
-        found = [self._find_whole(row) for row in rows]
-        if not self._texts:
-            return found
-        long = [(i, words) for i, row in enumerate(rows) if found[i] is None for words in row if len(words) >= self._n]
-        for i, grams in self._held([words for _, words in long], [i for i, _ in long]):
-            found[i] = self._most(grams)
+    def find_rows(self, rows: Sequence[Sequence[str]], words: tuple[Any, Any]) -> list[tuple[str, float] | None]:
+        """Find for each of many rows what `find` finds in its texts.
+
+        Args:
+            rows: the texts of each.
+            words: what `hashed` makes of the texts of all rows, one after the other.
+        """
+        flat, begins = words
+        of_row = [i for i, row in enumerate(rows) for _ in row]
+        found: list[tuple[str, float] | None] = [None] * len(rows)
+        if self._whole:
+            self._find_whole([text for row in rows for text in row], begins, of_row, found)
+        if self._texts:
+            for i, grams in self._held(flat, begins, of_row):
+                found[i] = found[i] or self._most(grams)
         return found
 
-    def _find_whole(self, row: Sequence[Sequence[str]]) -> tuple[str, float] | None:
-        """Find a short evaluation text that is one of the row's texts."""
-        for words in row if self._whole else ():
-            if len(words) < self._n and tuple(words) in self._whole:
-                return self._whole[tuple(words)], 1.0
-        return None
+    def _find_whole(
+        self, texts: Sequence[str], begins: Any, of_row: Sequence[int], found: list[tuple[str, float] | None]
+    ) -> None:
+        """Find short evaluation texts that are among the texts: of each row the first."""
+        for at in (begins[1:] - begins[:-1] < self._n).nonzero()[0].tolist():
+            if found[of_row[at]] is None and (name := self._whole.get(tuple(tokens(texts[at])))):
+                found[of_row[at]] = name, 1.0
 
-    def _held(self, texts: Sequence[Sequence[str]], rows: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    def _held(self, flat: Any, begins: Any, rows: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Yield each row that has n-grams of evaluation texts, and these; `rows` are those of the texts."""
         import numpy as np
 
         self._sort()
-        flat, begins = hashed(texts)
         grams = ngrams(flat, self._n)
         inside = np.ones(len(grams) + self._n, dtype=bool)  # the run ends where its text ends
         for i in range(1, self._n):
-            inside[np.array(begins[1:], dtype=np.int64) - i] = False
+            ends = begins[1:] - i
+            inside[ends[ends >= 0]] = False
         places = np.flatnonzero(inside[: len(grams)] & self._table[(grams >> np.uint64(64 - _TABLE)).astype(np.int64)])
         nearest = np.searchsorted(self._grams, grams[places]).clip(max=len(self._grams) - 1)
         places = places[self._grams[nearest] == grams[places]]

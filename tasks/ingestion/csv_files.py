@@ -3,13 +3,20 @@
 import csv
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.ingestion.lines import Line, Reject, raw_lines
 from tasks.ingestion.values import SHOWN
 from tasks.stage.errors import DataError
+
+AHEAD = 1_000_000
+"""Lines of one record at most, and lines ahead in which the end of a broken one is looked for."""
+OTHERS = (";", "\t", "|", ",")
+"""Signs by which fields may be parted in a file whose suffix says otherwise."""
+_TRIM = 4_096
+"""Lines that are done with and still held, at most."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,42 @@ def _dialect(delimiter: str) -> Dialect:
 COMMAS, TABS = _dialect(","), _dialect("\t")
 
 
+class _Lines:
+    """The lines of a file from one of them on, by their numbers from 0; read as they are asked for."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = iter(texts)
+        self._held: list[str] = []
+        self._before = 0
+
+    def has(self, at: int) -> bool:
+        """Tell whether the file has this line."""
+        while at >= self._before + len(self._held):
+            text = next(self._texts, None)
+            if text is None:
+                return False
+            self._held.append(text)
+        return True
+
+    def __getitem__(self, at: int) -> str:
+        if not self.has(at):
+            raise IndexError(at)
+        return self._held[at - self._before]
+
+    def following(self, start: int) -> Iterator[tuple[int, str]]:
+        """Yield lines from one on, with their numbers, `AHEAD` at most."""
+        at = start
+        while at < start + AHEAD and self.has(at):
+            yield at, self[at]
+            at += 1
+
+    def forget(self, at: int) -> None:
+        """Let go of the lines before one."""
+        if at - self._before >= _TRIM:
+            del self._held[: at - self._before]
+            self._before = at
+
+
 def records(path: Path, name: str, dialect: Dialect) -> Iterator[Line | Reject]:
     """Yield the records behind the header, each with the number of its last line.
 
@@ -46,20 +89,28 @@ def records(path: Path, name: str, dialect: Dialect) -> Iterator[Line | Reject]:
     """
     csv.field_size_limit(sys.maxsize)  # Python's limit of 131,072 characters guards readers of lines, not of files
     raws = enumerate(raw_lines(path))
-    texts = [raw.decode("utf-8-sig" if i == 0 else "utf-8", errors="surrogateescape") for i, raw in raws]
-    at = next((i for i, text in enumerate(texts) if text.strip()), len(texts))
-    if at == len(texts):
+    texts = _Lines(raw.decode("utf-8-sig" if i == 0 else "utf-8", errors="surrogateescape") for i, raw in raws)
+    at = 0
+    while texts.has(at) and not texts[at].strip():
+        at += 1
+    if not texts.has(at):
         return
     try:
         columns, after = _record(texts, at, dialect)
     except csv.Error as e:
         raise DataError(f"{name}:{at + 1}: the header is not CSV ({e})") from None
-    if any(_not_utf8(text) for text in texts[at:after]):
+    if any(_not_utf8(texts[i]) for i in range(at, after)):
         raise DataError(f"{name}:{at + 1}: the header is not UTF-8; write the file anew in that encoding")
     at = after
+    if len(columns) == 1 and (other := next((sign for sign in OTHERS if sign in columns[0]), None)):
+        raise DataError(
+            f"{name}: the header is one column, {columns[0]!r}, whose names seem to be parted by {other!r}; write the "
+            f"file anew with commas (.csv) or tabs (.tsv) between fields"
+        )
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(f"{name}: the header names {', '.join(map(repr, twice))} more than once; rename one of them")
-    while at < len(texts):
+    while texts.has(at):
+        texts.forget(at)
         first = at
         why = ""
         if not texts[at].strip():
@@ -85,15 +136,15 @@ def records(path: Path, name: str, dialect: Dialect) -> Iterator[Line | Reject]:
             yield Reject(name, bad + 1, f"not UTF-8 at byte {_not_utf8(texts[bad])} of the line", _shown(texts[bad]))
 
 
-def _record(texts: list[str], start: int, dialect: Dialect) -> tuple[list[str], int]:
+def _record(texts: _Lines, start: int, dialect: Dialect) -> tuple[list[str], int]:
     """Read the record that begins at a line, and find the line behind it. Raises csv.Error."""
-    following = (texts[i] for i in range(start, len(texts)))
+    following = (text for _, text in texts.following(start))
     reader = csv.reader(following, strict=True, delimiter=dialect.delimiter)
     cells = next(reader)
     return cells, start + reader.line_num
 
 
-def _resume(texts: list[str], broken: int, columns: int, dialect: Dialect) -> int:
+def _resume(texts: _Lines, broken: int, columns: int, dialect: Dialect) -> int:
     """Find the line to go on at behind a broken record.
 
     One with an even number of quotes ends with its line. With an odd number either a quote is missing, and the lines
@@ -103,10 +154,10 @@ def _resume(texts: list[str], broken: int, columns: int, dialect: Dialect) -> in
     """
     if texts[broken].count('"') % 2 == 0:
         return broken + 1
-    odd = next((i for i in range(broken + 1, len(texts)) if texts[i].count('"') % 2), None)
+    odd = next((i for i, text in texts.following(broken + 1) if text.count('"') % 2), None)
     if odd is None:
         return broken + 1
-    between = [text for text in texts[broken + 1 : odd] if text.strip()]
+    between = [texts[i] for i in range(broken + 1, odd) if texts[i].strip()]
     whole = sum(
         bool(dialect.whole.fullmatch(text)) and len(next(csv.reader([text], delimiter=dialect.delimiter))) == columns
         for text in between

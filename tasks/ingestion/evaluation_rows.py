@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tasks.ingestion.contamination import Contamination
 
@@ -49,15 +50,16 @@ class EvaluationRows:
                 self._index.add(name, text, whole=False)
 
     def contained(
-        self, rows: Sequence[Sequence[Sequence[str]]], groups: Sequence[bytes]
+        self, rows: Sequence[Sequence[str]], words: tuple[Any, Any], groups: Sequence[bytes]
     ) -> list[tuple[str, float] | None]:
         """Find for each training row the evaluation row that it contains, and the share of it; None for none.
 
         Args:
-            rows: the words of each text of each row, as `tokens` cuts them.
+            rows: the texts of each row.
+            words: what `hashed` makes of the texts of all rows, one after the other.
             groups: keys of the rows' groups.
         """
-        found = self._index.find_rows(rows)
+        found = self._index.find_rows(rows, words)
         return [
             (self._groups[group], 1.0) if overlap is None and group in self._groups else overlap
             for overlap, group in zip(found, groups, strict=True)

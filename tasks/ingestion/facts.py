@@ -24,6 +24,7 @@ from tasks.ingestion.settings import NearDuplicates
 from tasks.ingestion.spool import Chunk, rows_of
 from tasks.ingestion.turns import unlearnt
 from tasks.ingestion.values import Columns
+from tasks.ingestion.words import hashed
 
 PLACES = 20
 """Bits of a row's number that count the rows of its file of facts; those above count the files."""
@@ -139,24 +140,23 @@ def _facts(items: list[Item], described: Described, sketches: minhash.Sketches |
     rows = [_own_facts(item, of_row, described) for item, of_row in zip(items, texts, strict=True)]
     if described.evaluation is None and sketches is None:
         return rows
-    words = [[clean.tokens(text) for text in of_row] for of_row in texts]
+    words = hashed([text for of_row in texts for text in of_row])
     if sketches is not None:
-        keys = [_key_words(item, of_row) for item, of_row in zip(items, words, strict=True)]
-        sketches.add(keys, [row["family"] for row in rows])
+        keys = [_key_texts(item, of_row) for item, of_row in zip(items, texts, strict=True)]
+        sketches.add(keys, [row["family"] for row in rows], words if keys == texts else None)
     if described.evaluation is not None:
-        trained = [i for i, row in enumerate(rows) if row["split"] != "test"]
-        found = described.evaluation.contained([words[i] for i in trained], [rows[i]["group_key"] for i in trained])
-        for i, overlap in zip(trained, found, strict=True):
-            if overlap is not None:
-                rows[i]["evaluation"], rows[i]["overlap"] = overlap
+        found = described.evaluation.contained(texts, words, [row["group_key"] for row in rows])
+        for row, overlap in zip(rows, found, strict=True):
+            if overlap is not None and row["split"] != "test":
+                row["evaluation"], row["overlap"] = overlap
     return rows
 
 
-def _key_words(item: Item, words: list[list[str]]) -> list[str]:
-    """List the words by which a row is like another one: those of its key, of which `words` are mostly all."""
+def _key_texts(item: Item, texts: list[str]) -> list[str]:
+    """List the texts by which a row is like another one: its key, which is mostly nothing but `texts`."""
     if kind_of(item.set) in ("eval", "prompts") or item.files or unlearnt(item.row):
-        return clean.tokens(item.key)
-    return [word for of_text in words for word in of_text]
+        return [item.key]
+    return texts
 
 
 def _own_facts(item: Item, texts: list[str], described: Described) -> dict[str, Any]:

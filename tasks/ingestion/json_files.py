@@ -1,18 +1,14 @@
 """Rows of JSON: an object a line (`.jsonl`), or one array of objects (`.json`)."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tasks.ingestion.json_window import Window
 from tasks.ingestion.lines import Line, Reject, opened, text_lines
 from tasks.ingestion.values import SHOWN, BadRow, plain
 from tasks.stage.errors import DataError
-
-_BLANK = re.compile(r"\s*")
-_LENIENT = json.JSONDecoder(parse_int=str, parse_float=str)
-"""Finds where a value ends; what it holds is read anew, strictly."""
 
 
 def lines(path: Path, name: str) -> Iterator[Line | Reject]:
@@ -42,49 +38,39 @@ def array(path: Path, name: str) -> Iterator[Line | Reject]:
         DataError: no UTF-8, or neither an array nor one object a line.
     """
     with opened(path) as f:
+        window = Window(f, name)
+        first = window.peek()
+        if first not in ("[", ""):
+            if not _is_object(window.line()):
+                raise DataError(
+                    f"{name}: neither an array of objects nor one object a line; write its rows as `[{{…}}, {{…}}]`"
+                )
+            yield from lines(path, name)
+        elif first:
+            yield from _items(window, name)
+
+
+def _items(window: "Window", name: str) -> Iterator[Line | Reject]:
+    """Yield the objects of an array at whose bracket the window is. Raises DataError."""
+    window.take(1)
+    while window.peek() != "]":
+        number = window.number
+        item = window.value()
         try:
-            text = f.read().decode("utf-8-sig")
-        except UnicodeDecodeError as e:
-            raise DataError(f"{name}: not UTF-8 at byte {e.start + 1}; write the file anew in that encoding") from None
-    at = _skip(text, 0)
-    if at == len(text):
-        return
-    if text[at] != "[":
-        if not _is_object(text[at:].partition("\n")[0]):
-            raise DataError(
-                f"{name}: neither an array of objects nor one object a line; write its rows as `[{{…}}, {{…}}]`"
-            )
-        yield from lines(path, name)
-        return
-    number, counted = 1, 0
-    at = _skip(text, at + 1)
-    while not text.startswith("]", at):
-        number, counted = number + text.count("\n", counted, at), at
-        try:
-            _, end = _LENIENT.raw_decode(text, at)
-        except json.JSONDecodeError as e:
-            raise DataError(f"{name}:{e.lineno}: not JSON ({e.msg}, column {e.colno}); is the file cut off?") from None
-        except RecursionError:
-            raise DataError(f"{name}:{number}: lists or objects are nested too deep") from None
-        try:
-            yield Line(number, _object(text[at:end]))
+            row = _object(item)
         except BadRow as e:
-            yield Reject(name, number, str(e), text[at:end][:SHOWN])
-        at = _skip(text, end)
-        if text.startswith(",", at):
-            at = _skip(text, at + 1)
-        elif not text.startswith("]", at):
-            raise DataError(
-                f"{name}:{1 + text.count(chr(10), 0, at)}: no comma or bracket behind an item; is the file cut off?"
-            )
-    if _skip(text, at + 1) != len(text):
-        raise DataError(f"{name}:{1 + text.count(chr(10), 0, at)}: there is text behind the array; remove it")
-
-
-def _skip(text: str, at: int) -> int:
-    """Find the next character that is no white space."""
-    blank = _BLANK.match(text, at)
-    return blank.end() if blank else at
+            yield Reject(name, number, str(e), item[:SHOWN])
+        else:
+            yield Line(number, row)
+        if window.peek() == ",":
+            window.take(1)
+            window.peek()
+        elif window.peek() != "]":
+            raise DataError(f"{name}:{window.number}: no comma or bracket behind an item; is the file cut off?")
+    window.take(1)
+    number = window.number
+    if window.peek():
+        raise DataError(f"{name}:{number}: there is text behind the array; remove it")
 
 
 def _is_object(line: str) -> bool:

@@ -11,10 +11,11 @@ too can be: the others are set aside first, by sorting one band of all rows at a
 import pickle
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from tasks.ingestion.cleaning import tokens
 from tasks.ingestion.settings import NearDuplicates
 from tasks.ingestion.words import hashed, mixed, ngrams
 
@@ -39,24 +40,33 @@ def bands_of(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def by_sha1(rows: Sequence[Sequence[str]], near: NearDuplicates, seed: int) -> Any:
-    """Compute MinHashes by datasketch, an array of 32-bit numbers [rows, permutations], of the words of each row."""
+    """Compute MinHashes by datasketch, an array of 32-bit numbers [rows, permutations], of the texts of each row."""
     import numpy as np
     from datasketch import MinHash
 
     n = near.ngram
-    runs = (zip(*(row[i:] for i in range(n)), strict=False) if len(row) > n else [row] if row else [] for row in rows)
+    words = ([word for text in row for word in tokens(text)] for row in rows)
+    runs = (zip(*(row[i:] for i in range(n)), strict=False) if len(row) > n else [row] if row else [] for row in words)
     grams = ([" ".join(run).encode() for run in set(map(tuple, of_row))] for of_row in runs)
     made = [m.hashvalues for m in MinHash.generator(grams, num_perm=near.permutations, seed=seed)]
     return np.array(made, dtype=np.uint32).reshape(len(rows), near.permutations)
 
 
-def by_rensa(rows: Sequence[Sequence[str]], near: NearDuplicates, seed: int) -> Any:
-    """Compute MinHashes by rensa, an array of 32-bit numbers [rows, permutations], of the words of each row."""
+def by_rensa(rows: Sequence[Sequence[str]], near: NearDuplicates, seed: int, words: tuple[Any, Any]) -> Any:
+    """Compute MinHashes by rensa, an array of 32-bit numbers [rows, permutations], of the texts of each row.
+
+    Args:
+        rows: the texts of each.
+        near: settings.
+        seed: of the hash functions.
+        words: what `hashed` makes of the texts of all rows, one after the other.
+    """
     import numpy as np
     from rensa import RMinHash
 
     n = near.ngram
-    flat, begins = hashed(rows)
+    flat, of_texts = words
+    begins = of_texts[[0, *accumulate(map(len, rows))]].tolist()
     runs = ngrams(flat, n)
     grams = [
         runs[begin : end - n + 1] if end - begin >= n else ngrams(flat[begin:end], end - begin)[: end - begin]
@@ -78,10 +88,19 @@ class Sketches:
         self._families: list[str] = []
         self._made: list[Any] = []
 
-    def add(self, rows: Sequence[Sequence[str]], families: Sequence[str]) -> None:
-        """Add rows: the words of each, and the media that rows have to share to be alike."""
-        compute = by_rensa if self._near.hashes == "rensa" else by_sha1
-        self._made.append(compute(rows, self._near, self._seed))
+    def add(self, rows: Sequence[Sequence[str]], families: Sequence[str], words: tuple[Any, Any] | None = None) -> None:
+        """Add rows.
+
+        Args:
+            rows: the texts of each.
+            families: of each the media that rows have to share to be alike.
+            words: what `hashed` makes of the texts of all rows, where that is known.
+        """
+        if self._near.hashes == "rensa":
+            words = hashed([text for row in rows for text in row]) if words is None else words
+            self._made.append(by_rensa(rows, self._near, self._seed, words))
+        else:
+            self._made.append(by_sha1(rows, self._near, self._seed))
         self._families += families
 
     def write(self, path: Path) -> None:
@@ -122,7 +141,7 @@ def repeats(files: Sequence[Path], skipped: Any, places: int, near: NearDuplicat
     numbers = np.concatenate([(i << places) + np.arange(n, dtype=np.int64) for i, n in enumerate(counts)])
     stays = ~np.isin(numbers, skipped)
     numbers = numbers[stays]
-    rows, buckets = [], []
+    rows, buckets, before = [], [], 0
     for band in range(bands_of(near.threshold, near.permutations)[0]):
         values = np.concatenate([np.load(name, mmap_mode="r")[band] for name in names])[stays]
         order = np.argsort(values, kind="stable")
@@ -130,13 +149,16 @@ def repeats(files: Sequence[Path], skipped: Any, places: int, near: NearDuplicat
         group = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])]) if len(ordered) else order
         several = np.bincount(group)[group] > 1
         rows.append(numbers[order[several]])
-        buckets.append(band * len(numbers) + group[several])
+        found = np.unique(group[several], return_inverse=True)
+        buckets.append((before + found[1]).astype(np.int32 if before < 2**30 else np.int64))
+        before += len(found[0])
     if not sum(map(len, rows)):
         return []
     order = np.argsort(of_rows := np.concatenate(rows), kind="stable")
     shared, begins = np.unique(of_rows[order], return_index=True)
     sketches = _gather(files, shared, places, near.permutations)
-    return _greedy(shared, np.append(begins, len(order)), np.concatenate(buckets)[order], sketches, near.threshold)
+    of_rows = np.concatenate(buckets)[order]
+    return _greedy(shared, np.append(begins, len(order)), of_rows, before, sketches, near.threshold)
 
 
 def _gather(files: Sequence[Path], numbers: Any, places: int, permutations: int) -> Any:
@@ -153,29 +175,41 @@ def _gather(files: Sequence[Path], numbers: Any, places: int, permutations: int)
     return gathered
 
 
-def _greedy(numbers: Any, begins: Any, buckets: Any, sketches: Any, threshold: float) -> list[tuple[int, int]]:
+def _greedy(
+    numbers: Any, begins: Any, buckets: Any, count: int, sketches: Any, threshold: float
+) -> list[tuple[int, int]]:
     """Take rows in order; one that is like a row that stays goes, the others go into their buckets.
 
     Args:
         numbers: of the rows that share a bucket with another one, sorted.
         begins: where the buckets of each begin, and behind the last.
         buckets: of the first row, of the second, …
+        count: how many buckets there are.
         sketches: of the rows [rows, permutations].
         threshold: share of equal hashes, 0 to 1, from which two rows are alike.
     """
     import numpy as np
 
     pairs = []
-    members: dict[int, list[int]] = {}
-    for row, number in enumerate(numbers.tolist()):
-        own = buckets[begins[row] : begins[row + 1]].tolist()
-        candidates = sorted({other for bucket in own for other in members.get(bucket, ())})
+    # The rows in a bucket are a chain: of each bucket the place in `buckets` that its last row came from, and of each
+    # place the one before it. Lists would take twenty times the memory.
+    last, earlier = np.full(count, -1, dtype=np.int64), np.full(len(buckets), -1, dtype=np.int64)
+    rows = np.repeat(np.arange(len(numbers), dtype=np.int64), np.diff(begins))
+    for row, number in enumerate(numbers):
+        place = slice(begins[row], begins[row + 1])
+        own = buckets[place]
+        found: set[int] = set()
+        at = last[own]
+        while len(at := at[at >= 0]):
+            found.update(rows[at].tolist())
+            at = earlier[at]
+        candidates = sorted(found)
         if candidates:
             equal = np.count_nonzero(sketches[candidates] == sketches[row], axis=1) / sketches.shape[1]
             alike = np.flatnonzero(equal >= threshold)
             if len(alike):
-                pairs.append((number, int(numbers[candidates[alike[0]]])))
+                pairs.append((int(number), int(numbers[candidates[alike[0]]])))
                 continue
-        for bucket in own:
-            members.setdefault(bucket, []).append(row)
+        earlier[place] = last[own]
+        last[own] = np.arange(begins[row], begins[row + 1])
     return pairs

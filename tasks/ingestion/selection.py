@@ -13,6 +13,7 @@ from tasks.ingestion.facts import PLACES
 from tasks.ingestion.ledger import Ledger
 from tasks.ingestion.mapping import kind_of
 from tasks.ingestion.settings import NearDuplicates, Rows
+from tasks.stage.errors import PolmError
 
 MEMORY = "400MB"
 """Memory that DuckDB takes before it goes to the disk."""
@@ -48,6 +49,7 @@ class Selection:
         self._rows = rows
         self._sources = sources
         self._files = files
+        self._folder = folder
         self._ledger = ledger
         self._db = duckdb.connect(
             config={
@@ -66,8 +68,17 @@ class Selection:
     def __enter__(self) -> "Selection":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """End. Raises PolmError where DuckDB found no room, on the disk or in its memory, for what it sorts."""
+        import duckdb
+
         self._db.close()
+        if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
+            said = str(error).partition("\n")[0]
+            raise PolmError(
+                f"set '{self._name}': no room for the rows that DuckDB sorts in {self._folder} ({said}); free some "
+                f"space of the disk and run again, nothing was written"
+            ) from None
 
     def drop_repeats(self) -> None:
         """Drop rows whose text, white space aside, is an earlier row's."""

@@ -87,7 +87,7 @@ def write(
         name,
         file,
         {source: (count, turns) for source, (count, _, turns) in counts.items()},
-        np.concatenate(lengths["characters"]).tolist(),
-        np.concatenate(lengths["tokens"]).tolist(),
+        np.concatenate(lengths["characters"]),
+        np.concatenate(lengths["tokens"]),
     )
     return used

@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.retrieval.chunks import Chunk, Text, gold
 from tasks.stage import artifact
-from tasks.stage.data_folder import split_file
+from tasks.stage.data_folder import shards, split_file
 from tasks.stage.errors import DataError
 
 
@@ -53,8 +53,9 @@ def read(path: Path, chunks: Sequence[Chunk] | Sequence[Text]) -> tuple[list[Que
 
     Raises:
         DataError: no such file, a row without its columns, an id that comes twice, or no question that is left.
+        ArtifactError: its rows are in shards.
     """
-    if not path.is_file():
+    if not path.is_file() and not shards(path):
         raise DataError(f"{path}: no such file; name a set that the recipe's data stage writes")
     found: list[Question] = []
     counts = {"read": 0, "used": 0, "without an answer": 0, "in no chunk": 0}

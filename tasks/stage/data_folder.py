@@ -21,4 +21,4 @@ def shards(file: Path) -> list[Path]:
 
     They are in a folder that is named like it: `sft/train/00000.parquet` for `sft/train.jsonl`. None where it has none.
     """
-    return sorted(file.with_suffix("").glob("*.parquet"))
+    return sorted(file.with_suffix("").glob("*.parquet"), key=lambda shard: (len(shard.name), shard.name))

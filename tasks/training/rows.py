@@ -44,7 +44,7 @@ def examples(data: Path, name: str, split: str) -> Any:
     from datasets import Dataset
 
     if files := shards(split_file(data, name, split)):
-        return _sharded_examples(files, data, name)
+        return _sharded_examples(files, data, name, split)
     rows = [{k: v for k, v in row.items() if k in LEARNT} for row in read(data, name, split)]
     other = split_file(data, name, "validation" if split == "train" else "train")
     if has_images(rows) or (other.exists() and has_images(artifact.read_jsonl(other))):
@@ -60,7 +60,7 @@ def examples(data: Path, name: str, split: str) -> Any:
     return Dataset.from_list(rows)
 
 
-def _sharded_examples(files: list[Path], data: Path, name: str) -> Any:
+def _sharded_examples(files: list[Path], data: Path, name: str, split: str) -> Any:
     """Make the `datasets.Dataset` of `examples` out of shards, which stay on the disk. Raises DataError for pictures.
 
     Rows become `prompt` and `completion` where some of a split are.
@@ -72,6 +72,9 @@ def _sharded_examples(files: list[Path], data: Path, name: str) -> Any:
         )
     others = [file for split in ("train", "validation") for file in shards(split_file(data, name, split))[:1]]
     columns = {column for file in others for column in opened((file,)).column_names}
+    validation = split_file(data, name, "validation")
+    if split == "train" and validation.exists():  # a split of few rows is JSONL beside one in shards
+        columns |= {column for row in artifact.read_jsonl(validation) for column in row}
     dataset = dataset.select_columns([column for column in dataset.column_names if column in LEARNT])
     if not {"messages", "completion"} <= columns or "messages" not in dataset.column_names:
         return dataset

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.ingestion import parts
-from tasks.stage.errors import ConfigError, DataError
+from tasks.ingestion import parts, selection
+from tasks.stage.errors import ConfigError, DataError, PolmError
 from tests.support.data_stage import (
     EVAL,
     PAIR,
@@ -343,6 +343,13 @@ def test_neither_parts_nor_processes_change_a_byte(workspace: Path, monkeypatch:
     monkeypatch.setattr(parts, "STRETCH", 3_000)
     assert files_of(run(workspace, recipe(**settings), "parts")) == whole
     assert files_of(run(workspace, recipe(**settings, processes=2), "processes")) == whole
+
+
+def test_no_room_for_what_is_sorted_is_said_and_no_crash(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "MEMORY", "1MB")
+    write_rows(workspace, numbered(300))
+    with pytest.raises(PolmError, match=r"set 'sft': no room for the rows that DuckDB sorts in .*free some space"):
+        run(workspace, recipe())
 
 
 def test_large_sets_are_shards_of_the_same_rows(workspace: Path) -> None:

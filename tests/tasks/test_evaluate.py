@@ -19,6 +19,7 @@ from tasks.stage.errors import ArtifactError, ConfigError, DataError
 from tasks.stage.lifecycle import Run, read_measurements
 from tasks.stage.progress import Progress
 from tests.conftest import REPO
+from tests.support.sharded import in_shards
 
 EVAL = REPO / "params" / "tiny" / "eval"
 
@@ -366,6 +367,19 @@ def test_a_grader_of_the_recipes_own_has_to_give_the_metrics_of_its_task(recipe:
     (recipe.parent / "graders.py").write_text(text.replace('doc["digits"]', 'str(doc["digits"])'))
     with pytest.raises(ConfigError, match=r"metric_list has \['shares'\], but mine gives \['share'\]"):
         read_rows(path, load_task(path), TaskChoice(file="eval/mine.yaml", limit=2, group_by=[]), data)
+
+
+def test_rows_in_shards_are_those_of_lines(recipe: Path, data: Path, tmp_path: Path) -> None:
+    path, shards = recipe.parent / "eval/sums.yaml", in_shards(data, tmp_path / "in shards", rows=3)
+    assert not list(shards.glob("eval/*.jsonl"))
+    for limit in (None, 4, 10**6):
+        choice = TaskChoice(file="eval/sums.yaml", limit=limit, group_by=["digits"])
+        wanted = read_rows(path, load_task(path), choice, data)
+        assert len(wanted) > 3
+        assert read_rows(path, load_task(path), choice, shards) == wanted
+    choice = TaskChoice(file="eval/sums.yaml", limit=2, group_by=["digit"])
+    with pytest.raises(ArtifactError, match=r"sums\.jsonl:1: no column 'digit'; did you mean 'digits'"):
+        read_rows(path, load_task(path), choice, shards)
 
 
 def test_missing_column_names_file_and_line(recipe: Path, data: Path) -> None:

@@ -1,6 +1,7 @@
 """Evaluation texts inside training texts."""
 
 from tasks.ingestion.contamination import Contamination
+from tasks.ingestion.words import hashed
 
 
 def test_contamination_by_ngrams_and_by_whole_short_texts() -> None:
@@ -22,8 +23,7 @@ def test_many_rows_at_once_get_what_each_gets_alone() -> None:
     index.add("eval:a#short", "two words", whole=True)
     rows = [[" ".join(f"w{(i * j + k) % 23}" for j in range(1, 12)) for k in range(3)] for i in range(30)]
     rows += [[], [""], ["two words", "w1 w2 w3"], ["nothing of all that at all"]]
-    cut = [[text.split() for text in row] for row in rows]
-    found = index.find_rows(cut)
+    found = index.find_rows(rows, hashed([text for row in rows for text in row]))
     assert found == [index.find(row) for row in rows]
     assert found[-4:] == [None, None, ("eval:a#short", 1.0), None]
     assert sum(overlap is not None for overlap in found) > 5

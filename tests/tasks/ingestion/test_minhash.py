@@ -10,6 +10,7 @@ import pytest
 
 from tasks.ingestion import minhash
 from tasks.ingestion.settings import NearDuplicates
+from tasks.ingestion.words import hashed
 
 PLACES = 20
 TEXT = "the quick brown fox jumps over the lazy dog while the old grey cat sleeps on the warm stone wall"
@@ -82,7 +83,7 @@ def test_the_first_of_a_family_stays_whatever_the_files(tmp_path: Path, hashes: 
 def test_rensa_agrees_with_the_true_share_of_common_ngrams() -> None:
     near = NearDuplicates(threshold=0.8, permutations=512, ngram=2, hashes="rensa")
     rows = [row for row in drawn(120) if len(row) > 2]
-    sketches = minhash.by_rensa(rows, near, 0)
+    sketches = minhash.by_rensa(rows, near, 0, hashed([text for row in rows for text in row]))
     grams = [set(pairwise(row)) for row in rows]
     for i in range(0, len(rows), 3):
         for j in range(i):

@@ -1,15 +1,23 @@
 """Rows in shards: the same rows, in the same order and form, as from JSONL, and on the disk."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks import sft
+from tasks.export import held_out
 from tasks.ingestion import parquet_shards
 from tasks.ingestion.values import Columns
+from tasks.retrieval import questions
 from tasks.stage.artifact import write_jsonl
+from tasks.stage.errors import ArtifactError
 from tasks.training import rows
+from tests.support.sharded import in_shards
+from tests.support.supervised import configured
 
 
 def conversation(i: int) -> dict[str, Any]:
@@ -57,6 +65,16 @@ def test_what_is_learnt_is_the_same(tmp_path: Path, make: Any, turns: set[str]) 
     assert learnt.cache_files, "its rows are in memory"
 
 
+def test_a_validation_split_in_lines_decides_on_the_form_of_shards(tmp_path: Path) -> None:
+    lines, shards = both(tmp_path, "sft", [conversation(i) for i in range(10)], {"messages"})
+    for folder in (lines, shards):
+        shutil.rmtree(folder / "sft/validation", ignore_errors=True)
+        write_jsonl(folder / "sft/validation.jsonl", [completion(1), completion(2)])
+    wanted = rows.examples(lines, "sft", "train").to_list()
+    assert set(wanted[0]) == {"prompt", "completion"}
+    assert rows.examples(shards, "sft", "train").to_list() == wanted
+
+
 def test_prompts_keep_the_columns_that_a_grader_looks_at(tmp_path: Path) -> None:
     lines, shards = both(tmp_path, "prompts", [graded(i) for i in range(10)], {"prompt"})
     assert (
@@ -68,3 +86,26 @@ def test_prompts_keep_the_columns_that_a_grader_looks_at(tmp_path: Path) -> None
     assert read[1]["digits"] == 1
     assert read[:2] == [read[0], read[1]]
     assert len(read) == 10
+
+
+@pytest.mark.parametrize("read_file", [held_out.conversations, lambda path: questions.read(path, [])])
+def test_a_reader_of_lines_says_that_rows_are_in_shards(
+    sums_data: Path, tmp_path: Path, read_file: Callable[[Path], Any]
+) -> None:
+    shards = in_shards(sums_data, tmp_path / "sums")
+    with pytest.raises(ArtifactError, match=r"its rows are in shards, .* take `shards` out of the recipe's data\.yaml"):
+        read_file(shards / "sft/train.jsonl")
+
+
+def test_training_from_shards_leaves_the_bytes_of_training_from_lines(
+    make_run: Callable[..., Any], chat_model: Path, sums_data: Path, tmp_path: Path
+) -> None:
+    config = configured(sft, assistant_only_loss=True)
+    made = []
+    for name, data in (("lines", sums_data), ("shards", in_shards(sums_data, tmp_path / "sums"))):
+        run = make_run(name)
+        sft.main(config, run, model=chat_model, data=data)
+        files = ("model.safetensors", "metrics.json", "audit.json", "supervision.json")
+        made.append({file: (run.out / file).read_bytes() for file in files if (run.out / file).exists()})
+    assert {"model.safetensors", "metrics.json"} <= set(made[0])
+    assert made[0] == made[1]
