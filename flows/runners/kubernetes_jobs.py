@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from flows.runners import travel
+from flows.runners.listening import Lines, Lost, Waiting
 from flows.runners.local import Job
 from flows.runners.settings import Kubernetes, Runners
-from flows.runners.travel import Lines, Lost
 from tasks.stage.errors import PolmError
 
 LOOK = 0.2
@@ -98,7 +98,10 @@ def _lines(settings: Kubernetes, gpus: int, name: str, script: str) -> Lines:
 
 
 def _started(client: Any, core: Any, namespace: str, name: str) -> Any:
-    """Yield None until the Job's pod writes a log; returns the pod's name. Raises `Lost` where that won't happen."""
+    """Yield None, or why it waits, until the Job's pod writes a log; returns the pod's name.
+
+    Raises `Lost` where that won't happen.
+    """
     while True:
         pods = _ask(client, core.list_namespaced_pod, namespace, label_selector=f"job-name={name}")
         for pod in pods.items if pods else ():
@@ -108,6 +111,11 @@ def _started(client: Any, core: Any, namespace: str, name: str) -> Any:
                     raise Lost(f"Kubernetes: {state.reason}: {state.message}")
             if pod.status.phase in ("Running", "Succeeded", "Failed"):
                 return pod.metadata.name
+            for condition in pod.status.conditions or ():
+                if condition.type == "PodScheduled" and condition.status == "False":
+                    yield Waiting(f"Kubernetes: {condition.reason}: {condition.message}")
+            for state in waiting:
+                yield Waiting(f"Kubernetes: {state.reason}: {state.message or 'no message'}")
         until = time.monotonic() + ASK
         while time.monotonic() < until:
             yield None

@@ -1,7 +1,7 @@
 """Hands a stage to the runner that the runners' file places it on."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flows.graph import Stage
@@ -32,6 +32,7 @@ class Placement:
         if self.runners is None or name == LOCAL:
             return local.run(job, stopping)
         runner = self.runners.runners[name]
+        job = job if runner.gpus else replace(job, gpu_count=0)
         if isinstance(runner, Slurm):
             from flows.runners import slurm_jobs
 

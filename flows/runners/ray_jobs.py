@@ -13,13 +13,15 @@ from functools import partial
 from typing import Any
 
 from flows.runners import travel
+from flows.runners.listening import Lines, Lost, Waiting
 from flows.runners.local import Job
 from flows.runners.settings import Ray, Runners
-from flows.runners.travel import Lines, Lost
 from tasks.stage.errors import PolmError
 
 LOOK = 0.2
 """Seconds to wait for output before the run is asked whether it is to end."""
+ASK = 5.0
+"""Seconds between two questions about the cluster's nodes, while a task has not started."""
 GONE = 20.0
 """Seconds that a cancelled task may take to end its processes, before its worker is killed."""
 _connecting = threading.Lock()
@@ -73,13 +75,18 @@ def _lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
         num_returns="streaming",
     )
     output = task.remote(script, environment)
-    ended = False
+    wanted = {"CPU": settings.cpus, "GPU": gpus} | settings.resources
+    ended, started, asked = False, False, time.monotonic()
     try:
         rest = b""
         while True:
             if not ray.wait([output], timeout=LOOK)[0]:
                 yield None
+                if not started and time.monotonic() - asked > ASK:
+                    yield Waiting(_missing(ray.nodes(), wanted))
+                    asked = time.monotonic()
                 continue
+            started = True
             try:
                 rest += ray.get(next(output))
             except StopIteration:
@@ -93,6 +100,17 @@ def _lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
     finally:
         if not ended:
             _cancel(ray, output)
+
+
+def _missing(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> str:
+    """Say why a task does not start: no node is large enough, or all that are have something else to do."""
+    asked = ", ".join(f"{name} {count:g}" for name, count in wanted.items() if count)
+    alive = [node for node in nodes if node["Alive"]]
+    if any(all(node["Resources"].get(name, 0) >= count for name, count in wanted.items()) for node in alive):
+        return f"Ray: the nodes that have {asked} are busy"
+    most = {name: max((node["Resources"].get(name, 0) for node in alive), default=0) for name in wanted}
+    there = ", ".join(f"{name} {most[name]:g}" for name, count in wanted.items() if count)
+    return f"Ray: none of {len(alive)} nodes has {asked}; the most that one has is {there}"
 
 
 def _cancel(ray: Any, output: Any) -> None:

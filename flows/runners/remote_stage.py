@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import workspace
-from flows.runners import local, wire
+from flows.runners import local, node, wire
 from tasks.stage import lifecycle, locks
 from tasks.stage.config import read_yaml
 from tasks.stage.errors import PolmError, StageFailed, Stopped
@@ -83,7 +83,9 @@ def main(text: str) -> int:
 
 def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
     """Fetch, run and push; returns what `polm run` is told of the result."""
+    facts = node.facts()  # before `polm` sets variables of its own
     workspace.enter()
+    wire.tell(node=facts)
     wire.tell(part="inputs")
     Path(".dvc/config.local").write_text(f"[cache]\n    dir = {task.work}/cache\n", encoding="utf-8")
     checkpoints = Path(task.checkpoints, task.owner)
@@ -105,6 +107,7 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
             on_event=lambda event: wire.tell(event=event),
             pull=True,
         )
+        wire.tell(log=True)
         with _streaming(job.log):
             state = local.run(job, stopping)
         wire.tell(part="push")

@@ -15,6 +15,7 @@ from tasks.stage.errors import ConfigError
 LOCAL = "local"
 """Name of the runner that is always there: this machine."""
 Positive = Annotated[int, Field(ge=1)]
+Minutes = Annotated[float, Field(gt=0)]
 
 
 class Remote(Strict):
@@ -28,6 +29,11 @@ class Remote(Strict):
     """Absolute folder on the node for working copies and DVC's cache."""
     environment: list[str]
     """Names of variables that the stage gets from here, e.g. `HF_TOKEN`. Their values stand in no file."""
+    gpus: bool = True
+    """Whether its nodes have GPUs, of which a stage gets as many as its `meta.gpus`; false: that is ignored, as on a
+    machine without any."""
+    queue_minutes: Minutes | None = None
+    """Minutes that a stage may wait for its engine before it fails; null: as long as that takes."""
 
 
 class Slurm(Remote):
@@ -76,6 +82,11 @@ class Kubernetes(Strict):
     """Names of secrets whose keys become environment variables of the stage."""
     claims: dict[str, str]
     """Claims of volumes, each with the folder where it is mounted; the checkpoints' folder lies in one."""
+    gpus: bool = True
+    """Whether its nodes have GPUs, of which a stage gets as many as its `meta.gpus`; false: that is ignored, as on a
+    machine without any."""
+    queue_minutes: Minutes | None = None
+    """Minutes that a stage may wait for its engine before it fails; null: as long as that takes."""
 
 
 class Rule(Strict):

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("kubernetes", reason="pip install 'polm[kubernetes]'")
 
 from flows.runners import kubernetes_jobs, wire
+from flows.runners.listening import Lost
 from flows.runners.settings import Kubernetes
-from flows.runners.travel import Lost
 from tasks.stage.errors import PolmError
 from tests.support import kubernetes_api
 

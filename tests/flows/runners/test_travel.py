@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.runners import local, travel
+from flows.runners.listening import Lines
 from flows.runners.settings import Slurm
 from tasks.stage.errors import StageFailed, Stopped
 from tests.support import cluster, toy
@@ -24,7 +25,7 @@ class Engine:
         self.on_line: Callable[[str], None] = lambda line: None
         self.process: subprocess.Popen[str] | None = None
 
-    def lines(self, name: str, script: str) -> travel.Lines:
+    def lines(self, name: str, script: str) -> Lines:
         self.process = subprocess.Popen(
             ["/bin/sh", "-c", script], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -150,7 +151,7 @@ def test_the_stage_ends_with_its_engine(trip: Trip) -> None:
     trip.site.project.set("left", value=2, sleep=600)
     script: list[str] = []
 
-    def keep(name: str, text: str) -> travel.Lines:
+    def keep(name: str, text: str) -> Lines:
         script.append(text)
         yield from ()
 
