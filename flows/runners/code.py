@@ -8,18 +8,15 @@ import contextlib
 import os
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.lock import make_lock
 
-from tasks.stage import artifact
+from flows import workspace
 from tasks.stage.errors import ConfigError, PolmError
 
-OWNER = artifact.STATE / "owner"
-"""File with the name of this working copy in what runners share: 12 random hex digits."""
 BOOKKEEPING = ":(exclude)dvc.lock"
 """Uncommitted changes of this file are a run's own, and do not make its code another one."""
 _AUTHOR = {
@@ -46,14 +43,6 @@ class Snapshot:
         return f"commit {self.head[:12]}{' with uncommitted changes' if self.dirty else ''} (sent as {self.ref})"
 
 
-def owner() -> str:
-    """Return the name of this working copy, made on the first call. A copy of the folder keeps it: start one by git."""
-    if not OWNER.exists():
-        OWNER.parent.mkdir(exist_ok=True)
-        OWNER.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    return OWNER.read_text(encoding="utf-8")
-
-
 def send(repository: str, name: str) -> Snapshot:
     """Commit what is here, untracked files too that git does not ignore, and push it.
 
@@ -75,7 +64,7 @@ def send(repository: str, name: str) -> Snapshot:
         commit = head
         if tree != _git("rev-parse", "HEAD^{tree}"):
             commit = _git("commit-tree", tree, "-p", head, "-m", f"polm: working copy for {name}", env=env)
-    ref = f"refs/polm/{owner()}/{name}"
+    ref = f"refs/polm/{workspace.identity()}/{name}"
     remedy = "`code:` of the runners' file names a repository that both sides reach; `git init --bare` makes one"
     _git("push", "--quiet", "--force", repository, f"{commit}:{ref}", remedy=remedy)
     return Snapshot(ref, commit, head, bool(changes))

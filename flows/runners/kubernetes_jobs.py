@@ -41,7 +41,7 @@ def run(job: Job, runners: Runners, settings: Kubernetes, stopping: threading.Ev
         Stopped: `stopping` was set; its Job is deleted.
         PolmError: the package is missing, or the cluster refuses the Job.
     """
-    return travel.run(job, runners, settings, partial(_lines, settings, job.gpu_count), stopping)
+    return travel.run(job, runners, settings, partial(lines, settings, job.gpu_count), stopping)
 
 
 def manifest(settings: Kubernetes, gpus: int, name: str, script: str) -> dict[str, Any]:
@@ -82,9 +82,16 @@ def manifest(settings: Kubernetes, gpus: int, name: str, script: str) -> dict[st
     }
 
 
-def _lines(settings: Kubernetes, gpus: int, name: str, script: str) -> Lines:
-    """Create a Job and yield its pod's log."""
-    client, batch, core = _connected(settings)
+def lines(settings: Kubernetes, gpus: int, name: str, script: str) -> Lines:
+    """Create a Job and yield its pod's log; the Job is deleted when the generator is closed.
+
+    Args:
+        settings: the runner's section.
+        gpus: to ask for.
+        name: of the Job; its second part is the working copy's.
+        script: for the shell of the container.
+    """
+    client, batch, core = connected(settings)
     name = f"{name[:50]}-{uuid.uuid4().hex[:8]}"  # 63 characters at most, and of one attempt alone
     try:
         batch.create_namespaced_job(settings.namespace, manifest(settings, gpus, name, script))
@@ -194,7 +201,7 @@ def _delete(client: Any, batch: Any, core: Any, namespace: str, name: str) -> No
             time.sleep(LOOK)
 
 
-def _connected(settings: Kubernetes) -> Any:
+def connected(settings: Kubernetes) -> Any:
     """Return the client module and its batch and core APIs. Raises PolmError."""
     try:
         from kubernetes import client, config

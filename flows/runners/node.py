@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Collection
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,23 @@ OWN = re.compile(
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|KEY")
 
 
-def facts() -> dict[str, Any]:
+def locked() -> list[str]:
+    """Return the names of the packages in the lock file; none where there is no such file."""
+    return re.findall(r"^([\w.-]+)==", LOCK.read_text(encoding="utf-8"), re.M) if LOCK.exists() else []
+
+
+def facts(packages: Collection[str] | None = None) -> dict[str, Any]:
     """Return what may change bits here.
 
+    Args:
+        packages: names that are looked for; None: those of the lock file.
+
     Returns:
-        `host`; `processor`, its model; `python`, a version; `packages`, name to version of each one of the lock file
-        that is installed; `variables`, name to a digest of the value, without secrets.
+        `host`; `processor`, its model; `python`, a version; `packages`, name to version of each of these that is
+        installed; `variables`, name to a digest of the value, without secrets.
     """
-    locked = re.findall(r"^([\w.-]+)==", LOCK.read_text(encoding="utf-8"), re.M) if LOCK.exists() else []
-    names = {_normal(name) for name in locked}
-    installed = {_normal(found.metadata["Name"] or ""): found.version for found in distributions()}
+    names = {normal(name) for name in (locked() if packages is None else packages)}
+    installed = {normal(found.metadata["Name"] or ""): found.version for found in distributions()}
     return {
         "host": platform.node(),
         "processor": _processor(),
@@ -78,7 +86,8 @@ def differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
     return said
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """Write a package's name as all spellings of it are compared."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -29,7 +29,7 @@ GONE = 60.0
 """Seconds to wait for the end of a job that was cancelled."""
 OURS = {"job-name", "output", "error", "open-mode", "requeue", "no-requeue", "parsable", "wait", "export", "array"}
 """Options of `sbatch` that are set here."""
-DEAF = 60
+DEAF = 15
 """Questions in a row that Slurm's controller may leave without an answer; a restart takes fewer."""
 ANSWER = 30.0
 """Seconds that a command of Slurm may take; one of Slurm's own limits ends it before."""
@@ -48,18 +48,25 @@ def run(job: Job, runners: Runners, settings: Slurm, stopping: threading.Event) 
         Stopped: `stopping` was set; its job is ended.
         PolmError: Slurm refuses the job, or is not installed here.
     """
-    return travel.run(job, runners, settings, partial(_lines, settings, job.gpu_count), stopping)
+    return travel.run(job, runners, settings, partial(lines, settings, job.gpu_count), stopping)
 
 
-def _lines(settings: Slurm, gpus: int, name: str, script: str) -> Lines:
-    """Submit a script and yield its output."""
+def lines(settings: Slurm, gpus: int, name: str, script: str) -> Lines:
+    """Submit a script and yield its output; the job is ended when the generator is closed.
+
+    Args:
+        settings: the runner's section.
+        gpus: to ask for.
+        name: of the job; an older one of this name is cancelled.
+        script: for the shell of the node.
+    """
     output = Path(settings.output, f"{name}-{uuid.uuid4().hex[:8]}.out")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.touch()
     command = _submission(settings, gpus, name, output)
     with contextlib.suppress(PolmError):
-        _call(["scancel", "--quiet", "--me", f"--name={name}"])  # what a `polm run` that was killed has left there
-    number = _call(command, script).split(";")[0].strip()
+        call(["scancel", "--quiet", "--me", f"--name={name}"])  # what a `polm run` that was killed has left there
+    number = call(command, script).split(";")[0].strip()
     try:
         yield from _tail(number, output)
     finally:
@@ -129,12 +136,17 @@ def _cancel(number: str) -> None:
     """End a job, which harms none that has ended, and wait until nothing of it is left, or its node does not answer."""
     deadline = time.monotonic() + GONE
     with contextlib.suppress(PolmError):
-        _call(["scancel", "--quiet", number])
+        call(["scancel", "--quiet", number])
         while _state(number)[0] in ALIVE and time.monotonic() < deadline:
             time.sleep(LOOK)
 
 
-def _call(command: list[str], text: str = "") -> str:
+def call(command: list[str], text: str = "") -> str:
+    """Run a command of Slurm with this on its standard input; returns what it prints.
+
+    Raises:
+        PolmError: it is not installed here, failed, or did not end in time; in Slurm's own words.
+    """
     try:
         # In a session of its own: a Ctrl-C in the terminal must not end `scancel`.
         done = subprocess.run(

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows import workspace
 from flows.runners import code, listening, local, remote_stage, wire
 from flows.runners.listening import Lines, Lost
 from flows.runners.local import Job
@@ -65,7 +66,7 @@ def run(
     task = remote_stage.Task(
         stage=job.name,
         slug=slug,
-        owner=code.owner(),
+        owner=workspace.identity(),
         upstreams=job.upstreams,
         timeout=job.timeout,
         force=job.force,
@@ -77,7 +78,7 @@ def run(
     lost = result = None
     script = _script(runners.code, snapshot, task, runner.python)
     try:
-        with contextlib.closing(engine(f"polm-{code.owner()}-{slug}", script)) as lines:
+        with contextlib.closing(engine(f"polm-{workspace.identity()}-{slug}", script)) as lines:
             result = listening.follow(job, listening.Queue(job, runner.queue_minutes), lines, clock, stopping)
     except Lost as e:
         lost = StageFailed(str(e), job.log, *listening.last_line(job.log), retry=True)

@@ -126,6 +126,7 @@ class Told:
     started: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    waits: list[str] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     on_start: Callable[[], object] | None = None
     """Called when the stage starts."""
@@ -157,6 +158,7 @@ class Told:
             on_event=note,
             upstreams=("source",),
             on_seconds=self.seconds.update,
+            on_wait=self.waits.append,
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import workspace
 from flows.runners import code
 from tasks.stage.errors import ConfigError, PolmError
 from tests.support import cluster
@@ -25,7 +26,7 @@ def test_an_unchanged_copy_is_sent_as_its_commit(site: cluster.Site) -> None:
     Path("dvc.lock").write_text("schema: '2.0'\n")  # a run's own
     sent = code.send(str(site.shared / "code.git"), "left")
     assert (sent.dirty, sent.head) == (False, git("rev-parse", "HEAD"))
-    assert sent.ref == f"refs/polm/{code.owner()}/left"
+    assert sent.ref == f"refs/polm/{workspace.identity()}/left"
     assert git("--git-dir", str(site.shared / "code.git"), "rev-parse", sent.ref) == sent.commit
     assert git("diff", "--name-only", sent.head, sent.commit) == "dvc.lock"
 

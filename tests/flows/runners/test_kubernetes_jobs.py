@@ -45,7 +45,7 @@ def cluster(tmp_path: Path, no_proxy: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def lines(script: str, gpus: int = 0) -> Any:
-    return kubernetes_jobs._lines(SETTINGS, gpus, "polm-0123456789ab-sft-cot", script)
+    return kubernetes_jobs.lines(SETTINGS, gpus, "polm-0123456789ab-sft-cot", script)
 
 
 def said(cluster: kubernetes_api.Cluster, method: str) -> list[tuple[str, Any]]:
