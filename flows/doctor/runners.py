@@ -102,7 +102,7 @@ def _slurm(name: str, runner: Slurm) -> Iterator[Finding]:
     version = call(["scontrol", "--version"]).strip()
     partitions = call(["sinfo", "--noheader", "--format=%R %a %D %G"]).splitlines()
     yield Finding("ok", check, f"{version} answers")
-    wanted = runner.options.get("partition", runner.options.get("p"))
+    wanted = runner.options.get("partition")
     fitting = [line.split() for line in partitions if wanted is None or line.split()[0] == wanted]
     if not fitting:
         names = ", ".join(sorted({line.split()[0] for line in partitions}))

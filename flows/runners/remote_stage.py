@@ -87,7 +87,7 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
     workspace.enter()
     wire.tell(node=facts)
     wire.tell(part="inputs")
-    Path(".dvc/config.local").write_text(f"[cache]\n    dir = {task.work}/cache\n", encoding="utf-8")
+    Path(".dvc/config.local").write_text(f'[cache]\n    dir = "{task.work}/cache"\n', encoding="utf-8")
     checkpoints = Path(task.checkpoints, task.owner)
     checkpoints.mkdir(parents=True, exist_ok=True)
     Path(".checkpoints").symlink_to(checkpoints)

@@ -79,7 +79,7 @@ def _submission(settings: Slurm, gpus: int, name: str, output: Path) -> list[str
     if taken := sorted(OURS & settings.options.keys()):
         raise ConfigError(f"runners: options.{taken[0]}: `polm run` sets this option of sbatch itself; remove it")
     names = ["PATH", "HOME", "USER", "LANG", *settings.environment]
-    options = [f"--{key}={value}" for key, value in settings.options.items()]
+    options = [f"--{key}" if value is None else f"--{key}={value}" for key, value in settings.options.items()]
     asked = [f"--gpus={gpus}"] if gpus and "gpus" not in settings.options and "gres" not in settings.options else []
     ours = [f"--job-name={name}", f"--output={output}", "--open-mode=append", "--no-requeue", "--parsable"]
     return ["sbatch", *options, *asked, *ours, f"--export={','.join(names)}", f"--chdir={output.parent}"]
