@@ -180,24 +180,7 @@ def test_a_lost_node_is_said_and_another_goes_on_from_the_checkpoint(
 def test_a_whole_graph_over_two_nodes_gives_the_lock_of_a_local_run(
     site: cluster.Site, told: cluster.Told, mlflow_template: Path, tmp_path: Path
 ) -> None:
-    here = cluster.make(tmp_path)
-    for project in (here.project, site.project):
-        for stage in ("source", "left", "right", "tail"):
-            project.set(stage, value=5, sleep=0.3)
-    here.dvc("repro", "-q")
-    file = values(site)
-    file["rules"] = [{"stages": "*", "runner": "there"}]
-    path = tmp_path / "runners.yaml"
-    with path.open("w") as f:
-        YAML(typ="safe").dump(file, f)
-    shutil.copyfile(mlflow_template, site.project.root / ".polm/mlflow.db")
-    code, said = site.project.polm("run", "--runners", str(path))
-    assert code == 0, said
-    assert "left" in said and " on there" in said
-    assert site.project.ran() == []
-    assert site.lock() == here.lock()
-    assert "up to date" in site.dvc("status")
-    summary = json.loads(max((site.project.root / ".polm/logs").glob("2*/summary.json")).read_text())
-    assert {row["runner"] for row in summary.values()} == {"there"}
+    runner = {"engine": "slurm", "output": str(site.shared / "output"), "options": {}}
+    summary = cluster.over_all_nodes(site, cluster.make(tmp_path), mlflow_template, runner, [])
     print("slurm, whole graph:", json.dumps({name: row["parts"] for name, row in summary.items()}))  # noqa: T201
     assert toy.survivors(site.project) == []
