@@ -8,7 +8,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,12 @@ def send(repository: str, name: str) -> Snapshot:
     remedy = "`code:` of the runners' file names a repository that both sides reach; `git init --bare` makes one"
     _git("push", "--quiet", "--force", repository, f"{commit}:{ref}", remedy=remedy)
     return Snapshot(ref, commit, head, bool(changes))
+
+
+def ignored(paths: Sequence[str]) -> list[Path]:
+    """List the files that git ignores among files and below folders: they are in no commit."""
+    listed = _git("ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", *paths)
+    return [Path(name) for name in listed.split("\0") if name]
 
 
 def default_remote() -> str:
