@@ -56,7 +56,8 @@ class Queue:
     def __init__(self, job: Job, minutes: float | None) -> None:
         """Args: job: the stage; minutes: how long it may wait; None: as long as it takes."""
         self._job, self._minutes = job, minutes
-        self._submitted = self._since = time.monotonic()
+        self._submitted: float | None = None
+        self._since = 0.0
         self._reason = self._shown = ""
 
     def look(self, waiting: Waiting | None, log: TextIO, *, started: bool) -> None:
@@ -71,6 +72,8 @@ class Queue:
             StageFailed: it has waited too long.
         """
         now = time.monotonic()
+        if self._submitted is None:
+            self._submitted = now  # to reach an engine takes seconds, and is no wait
         if waiting and waiting.reason != self._reason:
             self._reason, self._since = waiting.reason, now
         if waiting and self._reason != self._shown and now - self._since >= SHOWN:

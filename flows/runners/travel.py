@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import re
 import shlex
-import subprocess
 import sys
 import threading
 import uuid
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import workspace
-from flows.runners import code, listening, local, remote_stage, wire
+from flows.runners import calls, code, listening, local, remote_stage, wire
 from flows.runners.listening import Lines, Lost
 from flows.runners.local import Job
 from flows.runners.settings import AnyRunner, Runners
@@ -59,9 +58,9 @@ def run(
     clock = listening.Clock(job.on_seconds)
     slug = _slug(job.name)
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    snapshot = code.send(runners.code, slug)
+    snapshot = code.send(runners.code, slug, stopping)
     clock.ended("code")
-    _push_inputs(job)
+    _push_inputs(job, stopping)
     clock.ended("inputs")
     task = remote_stage.Task(
         stage=job.name,
@@ -102,8 +101,8 @@ def _slug(stage: str) -> str:
     return slug if unique else f"{slug.strip('-')}-{hashlib.sha256(stage.encode()).hexdigest()[:6]}"
 
 
-def _push_inputs(job: Job) -> None:
-    """Push the outputs of its upstreams that this run has not seen in the DVC remote. Raises StageFailed."""
+def _push_inputs(job: Job, stopping: threading.Event) -> None:
+    """Push the outputs of its upstreams that this run has not seen in the DVC remote. Raises StageFailed, Stopped."""
     outputs = {(Path.cwd(), name, _hash(name)) for name in job.upstreams} - _stored
     if not outputs:
         return
@@ -116,7 +115,7 @@ def _push_inputs(job: Job) -> None:
         "--quiet",
         *sorted(name for _, name, _ in outputs),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    done = calls.call(command, stopping)
     if done.returncode:
         with job.log.open("a", encoding="utf-8") as log:
             log.write(done.stderr)
