@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -16,6 +17,12 @@ from tasks.stage.errors import StageFailed, Stopped
 _said: set[str] = set()
 """Differences of nodes that were shown already."""
 _logger = logging.getLogger("polm")
+CLOSE = 8
+"""Lines at the end of a log among which the system's own word for a cause counts more than the last line."""
+_CAUSE = re.compile(
+    r"No space left on device|Disk quota exceeded|Permission denied|Read-only file system|No such file or directory"
+    r"|No module named|[Nn]ot found"
+)
 SHOWN = 10.0
 """Seconds for which a job has to wait for the same reason before a person is told of it."""
 
@@ -144,7 +151,8 @@ def _here() -> dict[str, Any]:
 
 
 def last_line(log: Path) -> tuple[int, str]:
-    """Return the number and text of a log's last line that says something."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    number = max((n for n, line in enumerate(lines, 1) if line.strip()), default=0)
-    return number, lines[number - 1].strip() if number else ""
+    """Return the number and text of a log's last line that says something, or of one before it that says why."""
+    lines = [(number, line.strip()) for number, line in enumerate(log.read_text("utf-8", "replace").splitlines(), 1)]
+    said = [(number, line) for number, line in lines if line]
+    causes = [(number, line) for number, line in said[-CLOSE:] if _CAUSE.search(line)]
+    return (causes or said or [(0, "")])[-1]

@@ -83,3 +83,13 @@ def test_a_failure_names_its_line_also_after_words_of_the_runner_itself(tmp_path
     with pytest.raises(StageFailed) as caught:
         heard(job, lines())
     assert job.log.read_text().splitlines()[caught.value.line - 1] == "ValueError: a bug"
+
+
+def test_the_systems_word_for_a_cause_counts_more_than_the_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "left.log"
+    log.write_text("error: unable to write file x: No space left on device\nfatal: unpack-objects failed\n\n")
+    assert listening.last_line(log) == (1, "error: unable to write file x: No space left on device")
+    log.write_text("a\nb\n\n")
+    assert listening.last_line(log) == (2, "b")
+    log.write_text("")
+    assert listening.last_line(log) == (0, "")
