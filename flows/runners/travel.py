@@ -56,15 +56,15 @@ def run(
         PolmError: it could not be sent.
     """
     clock = listening.Clock(job.on_seconds)
-    slug = _slug(job.name)
+    name = slug(job.name)
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    snapshot = code.send(runners.code, slug, stopping)
+    snapshot = code.send(runners.code, name, stopping)
     clock.ended("code")
     _push_inputs(job, stopping)
     clock.ended("inputs")
     task = remote_stage.Task(
         stage=job.name,
-        slug=slug,
+        slug=name,
         owner=workspace.identity(),
         upstreams=job.upstreams,
         timeout=job.timeout,
@@ -77,7 +77,7 @@ def run(
     lost = result = None
     script = _script(runners.code, snapshot, task, runner.python)
     try:
-        with contextlib.closing(engine(f"polm-{workspace.identity()}-{slug}", script)) as lines:
+        with contextlib.closing(engine(f"polm-{workspace.identity()}-{name}", script)) as lines:
             result = listening.follow(job, listening.Queue(job, runner.queue_minutes), lines, clock, stopping)
     except Lost as e:
         lost = StageFailed(str(e), job.log, *listening.last_line(job.log), retry=True)
@@ -94,11 +94,11 @@ def run(
     return _accept(job, result) if result else "restored"
 
 
-def _slug(stage: str) -> str:
+def slug(stage: str) -> str:
     """Write a stage's name in small letters, digits and dashes; another stage never has the same."""
-    slug = re.sub(r"[^a-z0-9]+", "-", stage.lower())
-    unique = slug == stage.replace("@", "-", 1)
-    return slug if unique else f"{slug.strip('-')}-{hashlib.sha256(stage.encode()).hexdigest()[:6]}"
+    simple = re.sub(r"[^a-z0-9]+", "-", stage.lower())
+    unique = simple == stage.replace("@", "-", 1)
+    return simple if unique else f"{simple.strip('-')}-{hashlib.sha256(stage.encode()).hexdigest()[:6]}"
 
 
 def _push_inputs(job: Job, stopping: threading.Event) -> None:
@@ -138,6 +138,7 @@ def _script(repository: str, snapshot: code.Snapshot, task: remote_stage.Task, p
         "set -eu",
         f"printf {shlex.quote(arrived)}",
         f"mkdir -p {shlex.quote(task.work)}/jobs",
+        f"trap {shlex.quote(f'cd /; rm -rf {shlex.quote(copy)}')} EXIT",  # until Python takes over, which does the same
         f"git init --quiet {shlex.quote(copy)}",
         f"cd {shlex.quote(copy)}",
         f"git fetch --quiet --depth 1 {shlex.quote(repository)} {shlex.quote(snapshot.ref)}",

@@ -1,5 +1,6 @@
 """A stage's way to another working copy and back, by an engine that is a plain process."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -48,8 +49,8 @@ class Trip:
         self.engine = Engine(folder)
         self.told = cluster.Told()
 
-    def run(self, *, timeout: float | None = 60, force: bool = False) -> str:
-        values = self.site.runners(engine="slurm", output=str(self.site.shared), options={})
+    def run(self, *, timeout: float | None = 60, force: bool = False, python: str = sys.executable) -> str:
+        values = self.site.runners(engine="slurm", output=str(self.site.shared), options={}, python=python)
         runners = cluster.parsed(values)
         there = runners.runners["there"]
         assert isinstance(there, Slurm)
@@ -107,6 +108,22 @@ def test_a_failure_there_names_the_line_of_the_log_here(trip: Trip) -> None:
     assert (error.reason, error.text, error.retry) == ("failed with exit code 1", "ValueError: a bug", True)
     assert error.log.read_text().splitlines()[error.line - 1] == error.text
     assert copies(trip.site) == []
+
+
+@pytest.mark.cluster
+def test_a_node_without_that_python_is_said_and_keeps_no_copy(trip: Trip) -> None:
+    trip.site.project.set("left", value=9)
+    with pytest.raises(StageFailed, match=r"no/python.*not found"):
+        trip.run(python="/no/python")
+    assert copies(trip.site) == []
+
+
+def test_stages_of_like_names_have_names_of_their_own_there() -> None:
+    names = ["sft@cot", "sft@a_b", "sft@a-b", "sft@A-b", "sft@a.b", "data"]
+    slugs = [travel.slug(name) for name in names]
+    assert len({*slugs}) == len(names)
+    assert slugs[0] == "sft-cot" and slugs[-1] == "data"
+    assert all(re.fullmatch(r"[a-z0-9-]+", slug) for slug in slugs)
 
 
 @pytest.mark.cluster
