@@ -35,6 +35,7 @@ from tasks.stage.config import read_yaml
 
 SCRIPTS = REPO / "infra/cluster"
 RAY_ADDRESS = "127.0.0.1:26379"
+ALONE = "output alone: the same stage gave other bytes"
 ENGINES: dict[str, dict[str, Any]] = {
     "slurm": {"engine": "slurm", "options": {"cpus-per-task": 2}},
     "ray": {"engine": "ray", "address": RAY_ADDRESS, "cpus": 2, "resources": {}},
@@ -87,7 +88,8 @@ def differences(ran: dict[str, Any], reference: dict[str, Any]) -> dict[str, str
             parts = [key for key in sorted(entry.keys() | other.keys()) if entry.get(key) != other.get(key)]
             inputs = _paths(entry.get("deps", []), other.get("deps", []))
             words = [f"input {path}" for path in inputs] + [part for part in parts if part not in ("deps", "outs")]
-            found[name] = ", ".join(words) or "output alone: the same stage gave other bytes"
+            same = entry.get("outs") == other.get("outs")
+            found[name] = f"{', '.join(words)}; output {'equal' if same else 'different'}" if words else ALONE
     return found
 
 
@@ -213,7 +215,7 @@ def _nodes(work: Path) -> dict[str, int]:
     """Count the stages of each node, by the line of their logs that names it."""
     counts: dict[str, int] = {}
     for path in (work / ".polm/logs").glob("2*/*.log"):
-        named = re.findall(r"^node: (\S+)", path.read_text(encoding="utf-8", errors="replace"), re.M)
+        named = re.findall(r"^node: ([^,\s]+)", path.read_text(encoding="utf-8", errors="replace"), re.M)
         for node in named[-1:]:
             counts[node] = counts.get(node, 0) + 1
     return counts

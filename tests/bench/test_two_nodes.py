@@ -24,8 +24,8 @@ def test_every_difference_is_named() -> None:
     reference = {name: entry() for name in ("equal", "bytes", "input", "command", "more")}
     assert two_nodes.differences(ran, reference) == {
         "bytes": "output alone: the same stage gave other bytes",
-        "input": "input artifacts/code/sft.json",
-        "command": "cmd",
+        "input": "input artifacts/code/sft.json; output equal",
+        "command": "cmd; output equal",
         "new": "not in the other lock",
     }
 
