@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
         if task.upstreams:
             with _storage("pull") as repo:
                 repo.pull(list(task.upstreams))
+        with _storage("push") as repo:
+            _try_to_write(repo)
         folder = workspace.new_run()
         job = local.Job(
             name=task.stage,
@@ -133,6 +136,15 @@ def _storage(what: str) -> Iterator[Any]:
         message = f"{type(e).__name__}: {e}"
         wire.write(f"error: dvc {what}: {message}\n")
         raise StageFailed(f"dvc {what} failed there", Path("log"), 0, message.splitlines()[0], retry=True) from e
+
+
+def _try_to_write(repo: Any) -> None:
+    """Put an object into the default remote and delete it: better now than after hours. Raises OSError."""
+    odb = repo.cloud.get_remote_odb()
+    name = odb.fs.join(odb.path, f"polm-trial-{uuid.uuid4().hex}")
+    odb.fs.makedirs(odb.path, exist_ok=True)
+    odb.fs.pipe_file(name, b"trial")
+    odb.fs.rm_file(name)
 
 
 @contextlib.contextmanager

@@ -106,9 +106,9 @@ def _tail(number: str, output: Path) -> Lines:
                     deaf = 0
                 except PolmError as e:
                     deaf += 1
+                    yield Waiting(f"Slurm does not answer ({e})")
                     if deaf >= DEAF:
                         raise Lost(f"Slurm left {deaf} questions in a row without an answer ({e})") from None
-                    yield Waiting(f"Slurm does not answer ({e})")
                 else:
                     ended = None if state in ALIVE else time.monotonic()
                     if state == "PENDING":

@@ -121,11 +121,11 @@ def test_a_dead_controller_is_said_and_given_up(
     site: cluster.Site, told: cluster.Told, daemons: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listening, "SHOWN", 0.0)
-    monkeypatch.setattr(slurm_jobs, "DEAF", 2)
+    monkeypatch.setattr(slurm_jobs, "DEAF", 1)
     site.project.set("left", value=3, sleep=600)
     told.on_start = lambda: subprocess.run([SCRIPT, "lose", daemons, "slurmctld"], check=True)
     try:
-        with pytest.raises(StageFailed, match="Slurm left 2 questions in a row without an answer") as caught:
+        with pytest.raises(StageFailed, match="Slurm left 1 questions in a row without an answer") as caught:
             run(site, told)
         assert caught.value.retry
         assert told.waits and "Slurm does not answer" in told.waits[0]
