@@ -31,8 +31,13 @@ def make(work: Path) -> None:
     shutil.copytree(REPO, work, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
 
 
-def run(work: Path, words: Sequence[str]) -> tuple[Done, str]:
+def run(work: Path, words: Sequence[str], through: Sequence[str] = ()) -> tuple[Done, str]:
     """Run a command of `polm` in a copy.
+
+    Args:
+        work: the copy.
+        words: of the command, without `polm`.
+        through: a command that runs the one after it, e.g. in a network namespace.
 
     Returns:
         The command with its seconds, and what it printed.
@@ -45,7 +50,7 @@ def run(work: Path, words: Sequence[str]) -> tuple[Done, str]:
         "DVC_SITE_CACHE_DIR": str(work / ".polm/dvc"),
         "COLUMNS": "120",
     }
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
+    command = [*through, sys.executable, "-c", "from flows.cli import main; main()", *words]
     start, before = time.monotonic(), cpu()
     ended = subprocess.run(
         command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

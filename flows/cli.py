@@ -210,13 +210,17 @@ def rollback() -> None:
 @app.command()
 def doctor(
     recipe: Annotated[str | None, typer.Option(help="Recipe to check; without it, the active one.")] = None,
+    runners: Annotated[
+        Path | None, typer.Option(help="File that places stages on other machines: each runner is given a short job.")
+    ] = None,
 ) -> None:
     """Check this machine, the recipe and the workspace before the first expensive step."""
     from flows import workspace
     from flows.doctor import checks
 
+    runners = runners and runners.absolute()  # before the working directory changes
     workspace.enter(writes=False)
-    checks.main(recipe)
+    checks.main(recipe, runners)
 
 
 @app.command()

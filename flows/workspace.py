@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ SERVICES = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_SITE_
 """Variables that say where things are. An empty one, as an env file leaves it, says nothing: MLflow and Prefect would
 take it for an address, or for a store of their own."""
 RECIPE = recipe_graph.ACTIVE
+HOME = artifact.STATE / "home.json"
+"""File that names this working copy: `{"root", "inode", "id"}`."""
 EVENTS = "POLM_EVENTS"
 """Environment variable that names the file for a stage's progress; also the mark of all processes of that stage."""
 
@@ -106,6 +109,22 @@ def own(state: Path) -> None:
     except OSError as e:
         e.filename = str(state)  # and not that of the trial file
         raise PolmError(refusal(e) or f"{state}: cannot be written ({e.strerror})") from None
+
+
+def identity() -> str:
+    """Return the name of this working copy in what others use too: 12 random hex digits, made on the first call.
+
+    It is that of the folder, so it stays where several hosts share the folder, and a copy or a moved folder gets
+    another one.
+    """
+    status = artifact.STATE.absolute().parent.stat()
+    here = {"root": str(Path.cwd()), "inode": status.st_ino}
+    name = artifact.read_json(HOME) if HOME.exists() else {}
+    if {key: name.get(key) for key in here} != here:
+        name = here | {"id": uuid.uuid4().hex[:12]}
+        HOME.parent.mkdir(exist_ok=True)
+        artifact.write_json(HOME, name)
+    return str(name["id"])
 
 
 def active_recipe() -> str:

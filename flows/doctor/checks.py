@@ -34,8 +34,10 @@ from tasks.stage.errors import PolmError
 LOCK = Path("infra/requirements.lock")
 
 
-def main(recipe: str | None = None) -> None:
-    """Print the findings for a recipe (the active one by default); exit with 1 when one of them is a failure."""
+def main(recipe: str | None = None, runners: Path | None = None) -> None:
+    """Print the findings for a recipe (the active one by default), and for a runners' file where one is given; exit
+    with 1 when one of them is a failure.
+    """
     console = Console()
     shown = Table(title=f"polm doctor, recipe {recipe or workspace.active_recipe()}", title_justify="left")
     for column in ("", "check", "found", "what to do"):
@@ -43,6 +45,10 @@ def main(recipe: str | None = None) -> None:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     with console.status("looking …"):
         findings = examine(recipe or workspace.active_recipe())
+        if runners:
+            from flows.doctor import runners as placed
+
+            findings += placed.examine(runners)
     for f in findings:
         shown.add_row(f"[{colours[f.level]}]{f.level}[/]", f.check, escape(f.found), escape(f.remedy))
     console.print(shown)

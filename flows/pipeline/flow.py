@@ -55,7 +55,7 @@ def pipeline(
     graph = Graph()
     workspace.set_aside(graph.outs)  # a scheduled run comes here by itself
     names = graph.closure(targets)
-    placement = place(Path(runners) if runners else None, list(graph.stages.values()))
+    placement = place(Path(runners) if runners else None, graph, names)
     puller = sharing.puller(graph) if pull else None
     console, folder = screen(), workspace.new_run()
     board = Board(names, console)

@@ -25,11 +25,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Crashed
 
-from tasks.stage import artifact
+from flows import workspace
 from tasks.stage.errors import PolmError
 
-HOME = artifact.STATE / "home.json"
-"""File that names this working copy on a shared server: `{"host", "root", "id"}`."""
 LOOK = 1.0
 """Seconds between two looks whether the run was cancelled."""
 ANSWER = 10.0
@@ -41,16 +39,9 @@ CANCELLED = [StateType.CANCELLING, StateType.CANCELLED]
 def home() -> str:
     """Name this working copy: the tag of its flow runs, e.g. `polm:gpu1:/home/ann/polm:5e7c01b2a94d`.
 
-    Machines may share a name and a path (containers do), hence the random part. It is kept under `.polm/`, and made
-    anew where it was copied from another place.
+    Machines may share a name and a path (containers do), hence the random part (`flows.workspace.identity`).
     """
-    here = {"host": platform.node(), "root": str(Path.cwd())}
-    name = artifact.read_json(HOME) if HOME.exists() else {}
-    if {key: name.get(key) for key in here} != here:
-        name = here | {"id": uuid.uuid4().hex[:12]}
-        HOME.parent.mkdir(exist_ok=True)
-        artifact.write_json(HOME, name)
-    return f"polm:{name['host']}:{name['root']}:{name['id']}"
+    return f"polm:{platform.node()}:{Path.cwd()}:{workspace.identity()}"
 
 
 @contextlib.contextmanager

@@ -46,9 +46,9 @@ def run(
     graph = Graph()
     for notice in graph.notices:
         say(notice)
-    for notice in place(runners, list(graph.stages.values())).notices:
-        say(f"warning: {notice}")
     names = graph.closure(targets)
+    for notice in place(runners, graph, names).notices:
+        say(f"warning: {notice}")
     forced = {name for word in force for name in graph.resolve(word)}
     if beyond := sorted(forced - set(names)):
         raise ConfigError(f"--force {beyond[0]}: no target needs it; add `--target {beyond[0]}`, or leave --target out")

@@ -209,6 +209,7 @@ class Session:
                 upstreams=tuple(sorted(stage.upstreams)),
                 gpu_count=stage.meta.gpus,
                 on_seconds=lambda seconds: self.board.took(name, seconds),
+                on_wait=lambda reason: self.board.waits(name, reason),
             )
             outcome: Status = "FAILED"
             try:

@@ -6,20 +6,18 @@ no branch: neither `HEAD` nor the index of the working copy is touched.
 
 import contextlib
 import os
-import subprocess
 import tempfile
-import uuid
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.lock import make_lock
 
-from tasks.stage import artifact
+from flows import workspace
+from flows.runners import calls
 from tasks.stage.errors import ConfigError, PolmError
 
-OWNER = artifact.STATE / "owner"
-"""File with the name of this working copy in what runners share: 12 random hex digits."""
 BOOKKEEPING = ":(exclude)dvc.lock"
 """Uncommitted changes of this file are a run's own, and do not make its code another one."""
 _AUTHOR = {
@@ -46,22 +44,16 @@ class Snapshot:
         return f"commit {self.head[:12]}{' with uncommitted changes' if self.dirty else ''} (sent as {self.ref})"
 
 
-def owner() -> str:
-    """Return the name of this working copy, made on the first call. A copy of the folder keeps it: start one by git."""
-    if not OWNER.exists():
-        OWNER.parent.mkdir(exist_ok=True)
-        OWNER.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    return OWNER.read_text(encoding="utf-8")
-
-
-def send(repository: str, name: str) -> Snapshot:
+def send(repository: str, name: str, stopping: threading.Event) -> Snapshot:
     """Commit what is here, untracked files too that git does not ignore, and push it.
 
     Args:
         repository: URL or path of the shared repository.
         name: of the job; its reference is `refs/polm/<owner>/<name>`.
+        stopping: set when the run is to end.
 
     Raises:
+        Stopped: `stopping` was set.
         PolmError: no commit to start from, or git refuses the push; in git's own words.
     """
     head = _git("rev-parse", "--verify", "HEAD", remedy="commit the working copy: code travels by commit")
@@ -75,10 +67,16 @@ def send(repository: str, name: str) -> Snapshot:
         commit = head
         if tree != _git("rev-parse", "HEAD^{tree}"):
             commit = _git("commit-tree", tree, "-p", head, "-m", f"polm: working copy for {name}", env=env)
-    ref = f"refs/polm/{owner()}/{name}"
+    ref = f"refs/polm/{workspace.identity()}/{name}"
     remedy = "`code:` of the runners' file names a repository that both sides reach; `git init --bare` makes one"
-    _git("push", "--quiet", "--force", repository, f"{commit}:{ref}", remedy=remedy)
+    _git("push", "--quiet", "--force", repository, f"{commit}:{ref}", remedy=remedy, stopping=stopping)
     return Snapshot(ref, commit, head, bool(changes))
+
+
+def ignored(paths: Sequence[str]) -> list[Path]:
+    """List the files that git ignores among files and below folders: they are in no commit."""
+    listed = _git("ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", *paths)
+    return [Path(name) for name in listed.split("\0") if name]
 
 
 def default_remote() -> str:
@@ -128,16 +126,14 @@ def _section(text: str, remote: str) -> list[str]:
     return lines[start + 1 : end]
 
 
-def _git(*arguments: str, env: dict[str, str] | None = None, remedy: str = "see `git status`") -> str:
-    done = subprocess.run(
-        ["git", *arguments],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        start_new_session=True,
-        env=os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"} | (env or {}),
-    )
+def _git(
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    remedy: str = "see `git status`",
+    stopping: threading.Event | None = None,
+) -> str:
+    whole = os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"} | (env or {})
+    done = calls.call(["git", *arguments], stopping or threading.Event(), whole)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
         raise PolmError(f"git {arguments[0]}: {said}; {remedy}")

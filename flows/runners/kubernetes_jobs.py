@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from flows.runners import travel
+from flows.runners.listening import Lines, Lost, Waiting
 from flows.runners.local import Job
 from flows.runners.settings import Kubernetes, Runners
-from flows.runners.travel import Lines, Lost
 from tasks.stage.errors import PolmError
 
 LOOK = 0.2
@@ -41,7 +41,7 @@ def run(job: Job, runners: Runners, settings: Kubernetes, stopping: threading.Ev
         Stopped: `stopping` was set; its Job is deleted.
         PolmError: the package is missing, or the cluster refuses the Job.
     """
-    return travel.run(job, runners, settings, partial(_lines, settings, job.gpu_count), stopping)
+    return travel.run(job, runners, settings, partial(lines, settings, job.gpu_count), stopping)
 
 
 def manifest(settings: Kubernetes, gpus: int, name: str, script: str) -> dict[str, Any]:
@@ -82,9 +82,16 @@ def manifest(settings: Kubernetes, gpus: int, name: str, script: str) -> dict[st
     }
 
 
-def _lines(settings: Kubernetes, gpus: int, name: str, script: str) -> Lines:
-    """Create a Job and yield its pod's log."""
-    client, batch, core = _connected(settings)
+def lines(settings: Kubernetes, gpus: int, name: str, script: str) -> Lines:
+    """Create a Job and yield its pod's log; the Job is deleted when the generator is closed.
+
+    Args:
+        settings: the runner's section.
+        gpus: to ask for.
+        name: of the Job; its second part is the working copy's.
+        script: for the shell of the container.
+    """
+    client, batch, core = connected(settings)
     name = f"{name[:50]}-{uuid.uuid4().hex[:8]}"  # 63 characters at most, and of one attempt alone
     try:
         batch.create_namespaced_job(settings.namespace, manifest(settings, gpus, name, script))
@@ -98,7 +105,10 @@ def _lines(settings: Kubernetes, gpus: int, name: str, script: str) -> Lines:
 
 
 def _started(client: Any, core: Any, namespace: str, name: str) -> Any:
-    """Yield None until the Job's pod writes a log; returns the pod's name. Raises `Lost` where that won't happen."""
+    """Yield None, or why it waits, until the Job's pod writes a log; returns the pod's name.
+
+    Raises `Lost` where that won't happen.
+    """
     while True:
         pods = _ask(client, core.list_namespaced_pod, namespace, label_selector=f"job-name={name}")
         for pod in pods.items if pods else ():
@@ -108,6 +118,11 @@ def _started(client: Any, core: Any, namespace: str, name: str) -> Any:
                     raise Lost(f"Kubernetes: {state.reason}: {state.message}")
             if pod.status.phase in ("Running", "Succeeded", "Failed"):
                 return pod.metadata.name
+            for condition in pod.status.conditions or ():
+                if condition.type == "PodScheduled" and condition.status == "False":
+                    yield Waiting(f"Kubernetes: {condition.reason}: {condition.message}")
+            for state in waiting:
+                yield Waiting(f"Kubernetes: {state.reason}: {state.message or 'no message'}")
         until = time.monotonic() + ASK
         while time.monotonic() < until:
             yield None
@@ -186,7 +201,7 @@ def _delete(client: Any, batch: Any, core: Any, namespace: str, name: str) -> No
             time.sleep(LOOK)
 
 
-def _connected(settings: Kubernetes) -> Any:
+def connected(settings: Kubernetes) -> Any:
     """Return the client module and its batch and core APIs. Raises PolmError."""
     try:
         from kubernetes import client, config

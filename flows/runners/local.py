@@ -63,6 +63,8 @@ class Job:
     """GPUs that a runner on another machine asks its engine for."""
     on_seconds: Callable[[dict[str, float]], None] = lambda _: None
     """Called with the seconds of each part of a stage on another machine, as far as it has come: `{"code": 0.1, …}`."""
+    on_wait: Callable[[str], None] = lambda _: None
+    """Called with the reason, as the engine says it, for which a stage on another machine does not start yet."""
 
 
 def run(job: Job, stopping: threading.Event) -> str:

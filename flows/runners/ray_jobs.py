@@ -13,13 +13,15 @@ from functools import partial
 from typing import Any
 
 from flows.runners import travel
+from flows.runners.listening import Lines, Lost, Waiting
 from flows.runners.local import Job
 from flows.runners.settings import Ray, Runners
-from flows.runners.travel import Lines, Lost
 from tasks.stage.errors import PolmError
 
 LOOK = 0.2
 """Seconds to wait for output before the run is asked whether it is to end."""
+ASK = 5.0
+"""Seconds between two questions about the cluster's nodes, while a task has not started."""
 GONE = 20.0
 """Seconds that a cancelled task may take to end its processes, before its worker is killed."""
 _connecting = threading.Lock()
@@ -36,12 +38,19 @@ def run(job: Job, runners: Runners, settings: Ray, stopping: threading.Event) ->
         Stopped: `stopping` was set; its task is ended.
         PolmError: the package is missing, or the cluster does not answer.
     """
-    return travel.run(job, runners, settings, partial(_lines, settings, job.gpu_count), stopping)
+    return travel.run(job, runners, settings, partial(lines, settings, job.gpu_count), stopping)
 
 
-def _lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
-    """Start a task that runs the script, and yield its output."""
-    ray = _connected(settings.address)
+def lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
+    """Start a task that runs a script, and yield its output; the task is ended when the generator is closed.
+
+    Args:
+        settings: the runner's section.
+        gpus: to ask for.
+        name: of the task.
+        script: for the shell of the node.
+    """
+    ray = connected(settings.address)
 
     def on_node(script: str, environment: dict[str, str]) -> Iterator[bytes]:
         # Pickled whole, as it is no module's: the node needs nothing of ours to unpickle it.
@@ -73,13 +82,18 @@ def _lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
         num_returns="streaming",
     )
     output = task.remote(script, environment)
-    ended = False
+    wanted = {"CPU": settings.cpus, "GPU": gpus} | settings.resources
+    ended, started, asked = False, False, time.monotonic()
     try:
         rest = b""
         while True:
             if not ray.wait([output], timeout=LOOK)[0]:
                 yield None
+                if not started and time.monotonic() - asked > ASK:
+                    yield Waiting(missing(ray.nodes(), wanted) or "Ray: the nodes that have what it asks for are busy")
+                    asked = time.monotonic()
                 continue
+            started = True
             try:
                 rest += ray.get(next(output))
             except StopIteration:
@@ -93,6 +107,22 @@ def _lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
     finally:
         if not ended:
             _cancel(ray, output)
+
+
+def missing(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> str:
+    """Say that no node is large enough for a task; empty where one is.
+
+    Args:
+        nodes: as `ray.nodes` lists them.
+        wanted: resource to the count that the task asks for.
+    """
+    asked = {name: count for name, count in wanted.items() if count}
+    alive = [node for node in nodes if node["Alive"]]
+    if any(all(node["Resources"].get(name, 0) >= count for name, count in asked.items()) for node in alive):
+        return ""
+    most = {name: max((node["Resources"].get(name, 0) for node in alive), default=0) for name in asked}
+    there, asks = (", ".join(f"{name} {count:g}" for name, count in counts.items()) for counts in (most, asked))
+    return f"Ray: none of {len(alive)} nodes has {asks}; the most that one has is {there}"
 
 
 def _cancel(ray: Any, output: Any) -> None:
@@ -109,7 +139,7 @@ def _cancel(ray: Any, output: Any) -> None:
                     return
 
 
-def _connected(address: str) -> Any:
+def connected(address: str) -> Any:
     """Return the module `ray`, connected. Raises PolmError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

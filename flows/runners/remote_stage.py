@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flows import workspace
-from flows.runners import local, wire
+from flows.runners import local, node, wire
 from tasks.stage import lifecycle, locks
 from tasks.stage.config import read_yaml
 from tasks.stage.errors import PolmError, StageFailed, Stopped
@@ -83,9 +84,11 @@ def main(text: str) -> int:
 
 def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
     """Fetch, run and push; returns what `polm run` is told of the result."""
+    facts = node.facts()  # before `polm` sets variables of its own
     workspace.enter()
+    wire.tell(node=facts)
     wire.tell(part="inputs")
-    Path(".dvc/config.local").write_text(f"[cache]\n    dir = {task.work}/cache\n", encoding="utf-8")
+    Path(".dvc/config.local").write_text(f'[cache]\n    dir = "{task.work}/cache"\n', encoding="utf-8")
     checkpoints = Path(task.checkpoints, task.owner)
     checkpoints.mkdir(parents=True, exist_ok=True)
     Path(".checkpoints").symlink_to(checkpoints)
@@ -93,6 +96,8 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
         if task.upstreams:
             with _storage("pull") as repo:
                 repo.pull(list(task.upstreams))
+        with _storage("push") as repo:
+            _try_to_write(repo)
         folder = workspace.new_run()
         job = local.Job(
             name=task.stage,
@@ -105,6 +110,7 @@ def _run(task: Task, stopping: threading.Event) -> dict[str, Any]:
             on_event=lambda event: wire.tell(event=event),
             pull=True,
         )
+        wire.tell(log=True)
         with _streaming(job.log):
             state = local.run(job, stopping)
         wire.tell(part="push")
@@ -130,6 +136,15 @@ def _storage(what: str) -> Iterator[Any]:
         message = f"{type(e).__name__}: {e}"
         wire.write(f"error: dvc {what}: {message}\n")
         raise StageFailed(f"dvc {what} failed there", Path("log"), 0, message.splitlines()[0], retry=True) from e
+
+
+def _try_to_write(repo: Any) -> None:
+    """Put an object into the default remote and delete it: better now than after hours. Raises OSError."""
+    odb = repo.cloud.get_remote_odb()
+    name = odb.fs.join(odb.path, f"polm-trial-{uuid.uuid4().hex}")
+    odb.fs.makedirs(odb.path, exist_ok=True)
+    odb.fs.pipe_file(name, b"trial")
+    odb.fs.rm_file(name)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """Which stage runs where: the file that `polm run --runners` names, such as `infra/runners.yaml`."""
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
 from flows.graph import Stage
 from tasks.stage.config import Strict, load, suggest
@@ -15,6 +16,7 @@ from tasks.stage.errors import ConfigError
 LOCAL = "local"
 """Name of the runner that is always there: this machine."""
 Positive = Annotated[int, Field(ge=1)]
+Minutes = Annotated[float, Field(gt=0)]
 
 
 class Remote(Strict):
@@ -28,6 +30,11 @@ class Remote(Strict):
     """Absolute folder on the node for working copies and DVC's cache."""
     environment: list[str]
     """Names of variables that the stage gets from here, e.g. `HF_TOKEN`. Their values stand in no file."""
+    gpus: bool = True
+    """Whether its nodes have GPUs, of which a stage gets as many as its `meta.gpus`; false: that is ignored, as on a
+    machine without any."""
+    queue_minutes: Minutes | None = None
+    """Minutes that a stage may wait for its engine before it fails; null: as long as that takes."""
 
 
 class Slurm(Remote):
@@ -36,8 +43,8 @@ class Slurm(Remote):
     engine: Literal["slurm"]
     output: str
     """Absolute folder that this machine and the nodes share: the jobs' output, from which the log streams."""
-    options: dict[str, str | int]
-    """Options of `sbatch` without their dashes, e.g. `partition: gpu`."""
+    options: dict[str, str | StrictInt | None]
+    """Options of `sbatch` without their dashes, e.g. `partition: gpu`; null for one that takes no value."""
 
 
 class Ray(Remote):
@@ -76,6 +83,11 @@ class Kubernetes(Strict):
     """Names of secrets whose keys become environment variables of the stage."""
     claims: dict[str, str]
     """Claims of volumes, each with the folder where it is mounted; the checkpoints' folder lies in one."""
+    gpus: bool = True
+    """Whether its nodes have GPUs, of which a stage gets as many as its `meta.gpus`; false: that is ignored, as on a
+    machine without any."""
+    queue_minutes: Minutes | None = None
+    """Minutes that a stage may wait for its engine before it fails; null: as long as that takes."""
 
 
 class Rule(Strict):
@@ -122,6 +134,15 @@ def read(path: Path) -> Runners:
         ConfigError: an unknown or missing key, a runner that is not there, a name that is taken, a relative folder.
     """
     runners = load(path, Runners)
+    if re.match(r"https?://[^/]*@", runners.code):
+        raise ConfigError(
+            f"{path}: code: holds a name or a password, which would stand in the jobs' scripts; leave it out and give "
+            f"git a credential helper on both sides, or a URL of ssh"
+        )
+    if not re.match(r"/|\w[\w+.-]*://|[\w.@-]+:", runners.code):
+        raise ConfigError(
+            f"{path}: code is '{runners.code}'; expected a URL or an absolute path: another machine reads it"
+        )
     names = [*runners.runners, LOCAL]
     if LOCAL in runners.runners:
         raise ConfigError(f"{path}: runners.{LOCAL}: this name stands for the machine of `polm run`; take another one")
@@ -140,11 +161,30 @@ def read(path: Path) -> Runners:
     for key, folder in folders.items():
         if not Path(folder).is_absolute():
             raise ConfigError(f"{path}: {key} is '{folder}'; expected an absolute path: another machine reads it")
+        if re.search(r"[%\n\"'\\]", folder):
+            raise ConfigError(f"{path}: {key} is '{folder}'; a quote, a backslash or % in it has a meaning to engines")
+    for name, runner in runners.runners.items():
+        _check_python_and_names(f"{path}: runners.{name}", runner)
     return runners
 
 
+def _check_python_and_names(key: str, runner: AnyRunner) -> None:
+    """Raise ConfigError for a relative interpreter, and for what is no name of a variable."""
+    if "/" in runner.python and not Path(runner.python).is_absolute():
+        raise ConfigError(f"{key}.python is '{runner.python}'; expected an absolute path: nothing expands it there")
+    for number, name in enumerate([] if isinstance(runner, Kubernetes) else runner.environment):
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise ConfigError(f"{key}.environment.{number} is no name of a variable; values stand in no file")
+        if name in ("ALL", "NONE", "NIL"):
+            raise ConfigError(
+                f"{key}.environment.{number}: {name} means more than a name to sbatch; name each variable"
+            )
+
+
 def unused(path: Path, runners: Runners, stages: Iterable[Stage]) -> list[str]:
-    """Write a warning for each rule that places no stage of the graph, because nothing fits or an earlier rule does."""
+    """Write a warning for all that has no effect: a rule that places no stage of the graph, because nothing fits or an
+    earlier rule does, and a variable to pass on that is not set.
+    """
     stages = list(stages)
     notices = []
     for number, rule in enumerate(runners.rules):
@@ -155,6 +195,14 @@ def unused(path: Path, runners: Runners, stages: Iterable[Stage]) -> list[str]:
             notices.append(
                 f"{path}: rules.{number} ({_shown(rule)}) is without effect: earlier rules fit all its stages"
             )
+    for name, runner in runners.runners.items():
+        used = any(runners.of(stage) == name for stage in stages)
+        names = runner.environment if used and not isinstance(runner, Kubernetes) else []
+        notices += [
+            f"{path}: runners.{name}.environment: {variable} is not set here, so not passed on"
+            for variable in names
+            if variable not in os.environ
+        ]
     return notices
 
 

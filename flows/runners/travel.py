@@ -2,53 +2,33 @@
 
 Code goes as a commit (`flows.runners.code`), inputs and outputs through the DVC remote, what the stage says through the
 job's output. Back here DVC finds the result in its run-cache and writes `dvc.lock` itself. An engine is one generator:
-it submits a shell script, yields the job's output line by line, or None when there is nothing new, raises `Lost` when
-the job is gone, and ends the job when it is closed.
+it submits a shell script, yields the job's output line by line, None when there is nothing new, or why it does not
+start yet (`Waiting`), raises `Lost` when the job is gone, and ends the job when it is closed.
 """
 
 import contextlib
+import hashlib
 import re
 import shlex
-import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.runners import code, local, remote_stage, wire
+from flows import workspace
+from flows.runners import calls, code, listening, local, remote_stage, wire
+from flows.runners.listening import Lines, Lost
 from flows.runners.local import Job
 from flows.runners.settings import AnyRunner, Runners
 from tasks.stage import lifecycle
 from tasks.stage.config import read_yaml
-from tasks.stage.errors import PolmError, StageFailed, Stopped
+from tasks.stage.errors import PolmError, StageFailed
 
 _stored: set[tuple[Path, str, str]] = set()
 """Working copies and stages, with the hashes of their outputs, that this process has seen in the DVC remote."""
-Lines = Generator[str | None, None, None]
-
-
-class Lost(Exception):
-    """The engine lost the job: its node died, or somebody else ended it. The message says what the engine knows."""
-
-
-@dataclass
-class _Clock:
-    """Seconds of each part, which follow each other."""
-
-    tell: Callable[[dict[str, float]], None]
-    seconds: dict[str, float] = field(default_factory=dict)
-    since: float = field(default_factory=time.monotonic)
-
-    def ended(self, part: str) -> None:
-        """Add the time since the last call to a part."""
-        now = time.monotonic()
-        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self.since, 3)
-        self.since = now
-        self.tell(dict(self.seconds))
 
 
 def run(
@@ -71,21 +51,21 @@ def run(
         `done`, or `restored` when the DVC remote had the result.
 
     Raises:
-        StageFailed: it failed there, or its engine lost it. Its job is ended.
+        StageFailed: it failed there, its engine lost it, or it waited longer than `queue_minutes`. Its job is ended.
         Stopped: `stopping` was set. Its job is ended.
         PolmError: it could not be sent.
     """
-    clock = _Clock(job.on_seconds)
-    slug = re.sub(r"[^a-z0-9]+", "-", job.name.lower())
+    clock = listening.Clock(job.on_seconds)
+    name = slug(job.name)
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    snapshot = code.send(runners.code, slug)
+    snapshot = code.send(runners.code, name, stopping)
     clock.ended("code")
-    _push_inputs(job)
+    _push_inputs(job, stopping)
     clock.ended("inputs")
     task = remote_stage.Task(
         stage=job.name,
-        slug=slug,
-        owner=code.owner(),
+        slug=name,
+        owner=workspace.identity(),
         upstreams=job.upstreams,
         timeout=job.timeout,
         force=job.force,
@@ -95,13 +75,12 @@ def run(
     with job.log.open("a", encoding="utf-8") as log:
         log.write(f"{job.name}: {snapshot}\n")
     lost = result = None
-    first = len(job.log.read_bytes().splitlines())
     script = _script(runners.code, snapshot, task, runner.python)
     try:
-        with contextlib.closing(engine(f"polm-{code.owner()}-{slug}", script)) as lines:
-            result = _follow(job, first, lines, clock, stopping)
+        with contextlib.closing(engine(f"polm-{workspace.identity()}-{name}", script)) as lines:
+            result = listening.follow(job, listening.Queue(job, runner.queue_minutes), lines, clock, stopping)
     except Lost as e:
-        lost = StageFailed(str(e), job.log, *_last_line(job.log), retry=True)
+        lost = StageFailed(str(e), job.log, *listening.last_line(job.log), retry=True)
         if job.force:  # an older result is not what was asked for
             raise lost from None
     try:
@@ -115,8 +94,15 @@ def run(
     return _accept(job, result) if result else "restored"
 
 
-def _push_inputs(job: Job) -> None:
-    """Push the outputs of its upstreams that this run has not seen in the DVC remote. Raises StageFailed."""
+def slug(stage: str) -> str:
+    """Write a stage's name in small letters, digits and dashes; another stage never has the same."""
+    simple = re.sub(r"[^a-z0-9]+", "-", stage.lower())
+    unique = simple == stage.replace("@", "-", 1)
+    return simple if unique else f"{simple.strip('-')}-{hashlib.sha256(stage.encode()).hexdigest()[:6]}"
+
+
+def _push_inputs(job: Job, stopping: threading.Event) -> None:
+    """Push the outputs of its upstreams that this run has not seen in the DVC remote. Raises StageFailed, Stopped."""
     outputs = {(Path.cwd(), name, _hash(name)) for name in job.upstreams} - _stored
     if not outputs:
         return
@@ -129,11 +115,11 @@ def _push_inputs(job: Job) -> None:
         "--quiet",
         *sorted(name for _, name, _ in outputs),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    done = calls.call(command, stopping)
     if done.returncode:
         with job.log.open("a", encoding="utf-8") as log:
             log.write(done.stderr)
-        raise StageFailed("its inputs could not be pushed", job.log, *_last_line(job.log), retry=True)
+        raise StageFailed("its inputs could not be pushed", job.log, *listening.last_line(job.log), retry=True)
     _stored.update(outputs)
 
 
@@ -152,6 +138,7 @@ def _script(repository: str, snapshot: code.Snapshot, task: remote_stage.Task, p
         "set -eu",
         f"printf {shlex.quote(arrived)}",
         f"mkdir -p {shlex.quote(task.work)}/jobs",
+        f"trap {shlex.quote(f'cd /; rm -rf {shlex.quote(copy)}')} EXIT",  # until Python takes over, which does the same
         f"git init --quiet {shlex.quote(copy)}",
         f"cd {shlex.quote(copy)}",
         f"git fetch --quiet --depth 1 {shlex.quote(repository)} {shlex.quote(snapshot.ref)}",
@@ -159,39 +146,6 @@ def _script(repository: str, snapshot: code.Snapshot, task: remote_stage.Task, p
         f"exec {shlex.quote(python)} -m flows.runners.remote_stage {shlex.quote(remote_stage.encode(task))}",
     ]
     return "\n".join(["#!/bin/sh", *commands, ""])
-
-
-def _follow(job: Job, first: int, lines: Lines, clock: _Clock, stopping: threading.Event) -> dict[str, Any]:
-    """Pass on what the job says until it says its result. Raises StageFailed, Stopped and Lost."""
-    part = "wait"
-    with job.log.open("a", encoding="utf-8") as log:
-        for line in lines:
-            if stopping.is_set():
-                raise Stopped(f"{job.name}: ended with the run")
-            message = wire.heard(line) if line is not None else None
-            if message is None:
-                if line is not None:
-                    log.write(line if line.endswith("\n") else f"{line}\n")
-                    log.flush()
-            elif "event" in message:
-                job.on_event(message["event"])
-            elif "part" in message:
-                clock.ended(part)
-                part = message["part"]
-                if part == "stage":
-                    job.on_start()
-            elif "failed" in message:
-                failed = message["failed"]
-                clock.ended(part)
-                raise StageFailed(
-                    failed["reason"], job.log, first + failed["line"], failed["text"], retry=failed["retry"]
-                )
-            elif "stopped" in message:
-                raise Lost("its engine ended it")
-            else:
-                clock.ended(part)
-                return message
-    raise Lost("it ended without a result")
 
 
 def _restoring(job: Job) -> Job:
@@ -214,10 +168,3 @@ def _accept(job: Job, result: dict[str, Any]) -> str:
     _stored.add((Path.cwd(), job.name, restored))
     state: str = result["state"]
     return state
-
-
-def _last_line(log: Path) -> tuple[int, str]:
-    """Return the number and text of a log's last line that says something."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    number = max((n for n, line in enumerate(lines, 1) if line.strip()), default=0)
-    return number, lines[number - 1].strip() if number else ""

@@ -97,6 +97,13 @@ class Board:
         """Note where a stage runs."""
         self.rows[name].runner = runner
 
+    def waits(self, name: str, reason: str) -> None:
+        """Show why a stage on another machine does not start yet, in the words of its engine."""
+        with self._lock:
+            self.rows[name].note = reason
+            if not self._console.is_terminal:
+                self._say(f"{self._label(name)} waits: {reason}")
+
     def took(self, name: str, seconds: dict[str, float]) -> None:
         """Note the seconds of the parts of a stage on another machine; those of an earlier attempt are forgotten."""
         self.rows[name].parts = seconds

@@ -5,6 +5,7 @@
 #   infra/cluster/slurm.sh start DIR       configuration, logs and keys in DIR; then: export SLURM_CONF=DIR/slurm.conf
 #   infra/cluster/slurm.sh lose DIR NODE   kill -9 of a node's slurmd and of the steps that it started
 #   infra/cluster/slurm.sh back DIR NODE   start that slurmd again
+#                          NODE slurmctld: the controller in place of a node
 #   infra/cluster/slurm.sh stop DIR        end everything
 set -euo pipefail
 action=${1:?start, lose, back or stop}
@@ -50,6 +51,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SlurmdTimeout=10
+MessageTimeout=5
 KillWait=10
 MinJobAge=300
 ReturnToService=2
@@ -59,6 +61,11 @@ PartitionName=main Nodes=${nodes[0]},${nodes[1]} Default=YES MaxTime=INFINITE St
 CONF
   printf '%s\n' "127.0.0.1 localhost $(hostname -s)" "127.0.0.2 ${nodes[0]}" "127.0.0.3 ${nodes[1]}" >"$dir/hosts"
   mkdir -p "$dir/state"
+}
+
+start_controller() {
+  setsid slurmctld -D "$@" >"$dir/slurmctld.out" 2>&1 </dev/null &
+  echo $! >"$dir/slurmctld.leader"
 }
 
 start_node() {
@@ -79,15 +86,14 @@ start)
   configure
   munged --force --socket="$dir/munge.socket" --key-file="$dir/munge.key" --pid-file="$dir/munged.pid" \
     --log-file="$dir/munged.log" --seed-file="$dir/munged.seed"
-  setsid slurmctld -D -i >"$dir/slurmctld.out" 2>&1 </dev/null &
-  echo $! >"$dir/slurmctld.leader"
+  start_controller -i
   for node in "${nodes[@]}"; do start_node "$node"; done
-  for _ in $(seq 150); do
-    if [ "$(sinfo --noheader --format='%T %D' 2>/dev/null)" = "idle 2" ]; then exit 0; fi
+  while [ $SECONDS -lt 60 ]; do
+    if [ "$(timeout 5 sinfo --noheader --format='%T %D' 2>/dev/null)" = "idle 2" ]; then exit 0; fi
     sleep 0.2
   done
-  echo "slurm.sh: the nodes are not idle after 30 s; see the logs in $dir" >&2
-  sinfo >&2 || true
+  echo "slurm.sh: the nodes are not idle after 60 s; see the logs in $dir" >&2
+  timeout 5 sinfo >&2 || true
   exit 1
   ;;
 lose)
@@ -99,7 +105,7 @@ lose)
   kill -9 "$(cat "$dir/$node.leader")"
   ;;
 back)
-  start_node "${3:?a node}"
+  if [ "${3:?a node}" = slurmctld ]; then start_controller; else start_node "$3"; fi
   ;;
 stop)
   for name in "${nodes[@]}" slurmctld; do

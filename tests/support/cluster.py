@@ -3,6 +3,8 @@
 Its stage `left` counts: it writes a checkpoint at each step, goes on from the last one, and says so.
 """
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows.runners.local import Job
 from flows.runners.settings import Runners
@@ -126,6 +129,7 @@ class Told:
     started: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    waits: list[str] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     on_start: Callable[[], object] | None = None
     """Called when the stage starts."""
@@ -157,7 +161,51 @@ class Told:
             on_event=note,
             upstreams=("source",),
             on_seconds=self.seconds.update,
+            on_wait=self.waits.append,
         )
+
+
+def over_all_nodes(
+    site: Site, here: Site, mlflow: Path, runner: dict[str, Any], through: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Run a site's whole graph on an engine, and the same graph locally in another site: the locks have to be equal.
+
+    Args:
+        site: what runs on the engine.
+        here: a fresh project, in which everything runs on this machine.
+        mlflow: database of MLflow to start from.
+        runner: what the section of the runner says of its engine.
+        through: command that runs the one after it where the engine is reached.
+
+    Returns:
+        The summary of the run: stage to its state, runner and seconds.
+    """
+    for project in (here.project, site.project):
+        for stage in ("source", "left", "right", "tail"):
+            project.set(stage, value=5, sleep=0.3)
+    here.dvc("repro", "-q")
+    path = here.shared / "runners.yaml"
+    with path.open("w") as f:
+        YAML(typ="safe").dump(site.runners(**runner) | {"rules": [{"stages": "*", "runner": "there"}]}, f)
+    shutil.copyfile(mlflow, site.project.root / ".polm/mlflow.db")
+    done = subprocess.run(
+        [*through, *toy.POLM, "run", "--runners", str(path)],
+        cwd=site.project.root,
+        env=site.project.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left" in done.stdout and " on there" in done.stdout
+    assert site.project.ran() == []
+    assert site.lock() == here.lock()
+    assert "up to date" in site.dvc("status")
+    summary: dict[str, dict[str, Any]] = json.loads(
+        max((site.project.root / ".polm/logs").glob("2*/summary.json")).read_text()
+    )
+    assert {row["runner"] for row in summary.values()} == {"there"}
+    return summary
 
 
 def start(command: list[Any]) -> None:

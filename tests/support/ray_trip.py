@@ -25,7 +25,8 @@ def main() -> None:
     site = cluster.Site(toy.Toy(root / "project"), root / "shared")
     os.chdir(site.project.root)
     os.environ.update(site.project.environment())
-    runners = cluster.parsed(site.runners(engine="ray", address=ADDRESS, cpus=1, resources=asked["resources"]))
+    runner = {"resources": asked["resources"], "queue_minutes": asked.get("queue_minutes")}
+    runners = cluster.parsed(site.runners(engine="ray", address=ADDRESS, cpus=1, **runner))
     there = runners.runners["there"]
     assert isinstance(there, Ray)
     told = cluster.Told()
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         outcome = ray_jobs.run(told.job(site), runners, there, told.stopping)
     except StageFailed as e:
-        outcome = f"failed: {e.reason}"
+        outcome = f"failed: {e.reason}: {e.text}"
     except Stopped:
         outcome = "stopped"
     events = [event["done"] for event in told.events]

@@ -1,5 +1,6 @@
 """The mark of a working copy on a shared Prefect server, and a server that is away."""
 
+import platform
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.pipeline import flow_runs
 from flows.services import dashboards
+from flows.workspace import HOME
 from tasks.stage import artifact
 from tasks.stage.errors import PolmError
 
@@ -26,9 +28,14 @@ def test_the_mark_stays_and_a_copy_gets_its_own(
     assert flow_runs.home().rpartition(":")[2] != mark.rpartition(":")[2]
 
 
-def test_machines_of_one_name_and_path_have_marks_of_their_own(workspace: Path) -> None:
+def test_copies_of_one_name_and_path_have_marks_of_their_own_and_hosts_of_one_folder_share_its_id(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mark = flow_runs.home()
-    artifact.write_json(flow_runs.HOME, artifact.read_json(flow_runs.HOME) | {"host": "another"})
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "node", lambda: "login2")
+        assert flow_runs.home().split(":")[1::2] == ["login2", mark.split(":")[3]]
+    artifact.write_json(HOME, artifact.read_json(HOME) | {"inode": -1})  # as after `cp -r` in another container
     other = flow_runs.home()
     assert (other.rpartition(":")[0], other == mark) == (mark.rpartition(":")[0], False)
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("kubernetes", reason="pip install 'polm[kubernetes]'")
 
 from flows.runners import kubernetes_jobs, wire
+from flows.runners.listening import Lost
 from flows.runners.settings import Kubernetes
-from flows.runners.travel import Lost
 from tasks.stage.errors import PolmError
 from tests.support import kubernetes_api
 
@@ -45,7 +45,7 @@ def cluster(tmp_path: Path, no_proxy: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def lines(script: str, gpus: int = 0) -> Any:
-    return kubernetes_jobs._lines(SETTINGS, gpus, "polm-0123456789ab-sft-cot", script)
+    return kubernetes_jobs.lines(SETTINGS, gpus, "polm-0123456789ab-sft-cot", script)
 
 
 def said(cluster: kubernetes_api.Cluster, method: str) -> list[tuple[str, Any]]:

@@ -70,6 +70,17 @@ def test_the_first_rule_that_fits_decides(tmp_path: Path) -> None:
         ({"rules": [{"stages": "sft", "runner": "bigg"}]}, r"rules\.0\.runner: no runner 'bigg'; did you mean 'big'\?"),
         ({"rules": [{"runner": "big"}]}, r"rules\.0: says neither `stages` nor `meta`"),
         ({"rules": [{"stages": "sft", "meta": {"gpu": 1}, "runner": "big"}]}, r"rules\.0\.meta\.gpu"),
+        ({"code": "https://ann:hunter2@git.example/p.git"}, r"code: holds a name or a password"),
+        ({"runners": {"big": SLURM | {"queue_minutes": 0}}}, r"runners\.big\.slurm\.queue_minutes"),
+        ({"code": "../code.git"}, r"code is '\.\./code\.git'; expected a URL or an absolute path"),
+        ({"runners": {"big": SLURM | {"python": "~/venv/bin/python"}}}, r"runners\.big\.python is '~/venv/bin/python'"),
+        (
+            {"runners": {"big": SLURM | {"environment": ["HF_TOKEN=hunter2"]}}},
+            r"runners\.big\.environment\.0 is no name",
+        ),
+        ({"runners": {"big": SLURM | {"environment": ["ALL"]}}}, r"runners\.big\.environment\.0: ALL means"),
+        ({"runners": {"big": SLURM | {"options": {"exclusive": True}}}}, r"runners\.big\.slurm\.options\.exclusive"),
+        ({"runners": {"big": SLURM | {"output": "/shared/100%"}}}, r"runners\.big\.output is '/shared/100%'"),
         ({"checkpoints": "shared"}, r"checkpoints is 'shared'; expected an absolute path"),
         ({"runners": {"big": SLURM | {"work": "w"}}}, r"runners\.big\.work is 'w'; expected an absolute path"),
         ({"runners": {"local": SLURM}}, r"runners\.local: this name stands for the machine"),
@@ -82,6 +93,7 @@ def test_a_mistake_is_named_by_file_and_key(tmp_path: Path, changes: dict[str, A
     with pytest.raises(ConfigError, match=message) as caught:
         settings.read(path)
     assert str(path) in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_rule_that_places_nothing_is_warned_of(tmp_path: Path) -> None:
@@ -93,6 +105,15 @@ def test_a_rule_that_places_nothing_is_warned_of(tmp_path: Path) -> None:
         f"{path}: rules.0 (stages: dpo) fits no stage of the recipe",
         f"{path}: rules.2 (stages: sft@*) is without effect: earlier rules fit all its stages",
     ]
+
+
+def test_a_variable_that_is_not_set_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    path = written(tmp_path, runners={"big": SLURM | {"environment": ["HF_TOKEN"]}})
+    said = f"{path}: runners.big.environment: HF_TOKEN is not set here, so not passed on"
+    assert settings.unused(path, settings.read(path), STAGES) == [said]
+    monkeypatch.setenv("HF_TOKEN", "x")
+    assert settings.unused(path, settings.read(path), STAGES) == []
 
 
 def test_the_shipped_file_is_read_and_places_nothing() -> None:

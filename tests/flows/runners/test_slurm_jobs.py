@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from flows.runners import slurm_jobs
+from flows.doctor import runners as doctor
+from flows.runners import listening, slurm_jobs
 from flows.runners.settings import Slurm
 from tasks.stage.errors import ConfigError, PolmError, StageFailed, Stopped
 from tests.conftest import REPO
@@ -55,8 +57,10 @@ def values(site: cluster.Site, **options: Any) -> dict[str, Any]:
     return site.runners(engine="slurm", output=str(site.shared / "output"), options=options)
 
 
-def run(site: cluster.Site, told: cluster.Told, **options: Any) -> str:
-    runners = cluster.parsed(values(site, **options))
+def run(site: cluster.Site, told: cluster.Told, *, queue_minutes: float | None = None, **options: Any) -> str:
+    file = values(site, **options)
+    file["runners"]["there"]["queue_minutes"] = queue_minutes
+    runners = cluster.parsed(file)
     there = runners.runners["there"]
     assert isinstance(there, Slurm)
     return slurm_jobs.run(told.job(site), runners, there, told.stopping)
@@ -96,6 +100,61 @@ def test_slurms_own_words_when_it_refuses(site: cluster.Site, told: cluster.Told
         run(site, told, requeue="")
 
 
+def test_a_job_that_slurm_does_not_start_is_said_and_given_up(
+    site: cluster.Site, told: cluster.Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "SHOWN", 0.5)
+    partition = ["scontrol", "update", "partitionname=main"]
+    subprocess.run([*partition, "state=down"], check=True)
+    try:
+        with pytest.raises(StageFailed, match=r"longer than the 0\.1 minutes of its runner's") as caught:
+            run(site, told, queue_minutes=0.1)
+    finally:
+        subprocess.run([*partition, "state=up"], check=True)
+    assert [re.sub(r"\d+", "N", text) for text in told.waits] == ["Slurm's job N is PENDING (PartitionDown)"]
+    assert "PartitionDown" in caught.value.text
+    assert not caught.value.retry
+    assert queue() == ""
+
+
+def test_a_dead_controller_is_said_and_given_up(
+    site: cluster.Site, told: cluster.Told, daemons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "SHOWN", 0.0)
+    monkeypatch.setattr(slurm_jobs, "DEAF", 1)
+    site.project.set("left", value=3, sleep=600)
+    told.on_start = lambda: subprocess.run([SCRIPT, "lose", daemons, "slurmctld"], check=True)
+    try:
+        with pytest.raises(StageFailed, match="Slurm left 1 questions in a row without an answer") as caught:
+            run(site, told)
+        assert caught.value.retry
+        assert told.waits and "Slurm does not answer" in told.waits[0]
+    finally:
+        subprocess.run([SCRIPT, "back", daemons, "slurmctld"], check=True)
+    site.project.set("left", value=3)
+    told.on_start = None
+    assert run(site, told) == "done"  # the lost job, which still ran, was cancelled first
+    assert queue() == ""
+
+
+def test_the_doctor_asks_slurm_and_a_node(site: cluster.Site, told: cluster.Told, tmp_path: Path) -> None:
+    """Here the packages are those of this machine, and every folder is writable."""
+
+    def findings(**options: Any) -> list[str]:
+        path = tmp_path / "runners.yaml"
+        with path.open("w") as f:
+            YAML(typ="safe").dump(values(site, **options), f)
+        shutil.copyfile(REPO / "pyproject.toml", "pyproject.toml")
+        return [f"{found.level} {found.check}: {found.found}" for found in doctor.examine(path)]
+
+    said = findings()
+    assert [line for line in said if line.startswith("fail")] == []
+    assert any(line.startswith("ok runner there: slurm-wlm ") for line in said), said
+    assert any(line.startswith("ok runner there node: polm-n") for line in said), said
+    assert "fail runner there: no partition 'gpu'" in findings(partition="gpu")
+    assert queue() == ""
+
+
 def test_a_lost_node_is_said_and_another_goes_on_from_the_checkpoint(
     site: cluster.Site, told: cluster.Told, daemons: Path
 ) -> None:
@@ -121,24 +180,7 @@ def test_a_lost_node_is_said_and_another_goes_on_from_the_checkpoint(
 def test_a_whole_graph_over_two_nodes_gives_the_lock_of_a_local_run(
     site: cluster.Site, told: cluster.Told, mlflow_template: Path, tmp_path: Path
 ) -> None:
-    here = cluster.make(tmp_path)
-    for project in (here.project, site.project):
-        for stage in ("source", "left", "right", "tail"):
-            project.set(stage, value=5, sleep=0.3)
-    here.dvc("repro", "-q")
-    file = values(site)
-    file["rules"] = [{"stages": "*", "runner": "there"}]
-    path = tmp_path / "runners.yaml"
-    with path.open("w") as f:
-        YAML(typ="safe").dump(file, f)
-    shutil.copyfile(mlflow_template, site.project.root / ".polm/mlflow.db")
-    code, said = site.project.polm("run", "--runners", str(path))
-    assert code == 0, said
-    assert "left" in said and " on there" in said
-    assert site.project.ran() == []
-    assert site.lock() == here.lock()
-    assert "up to date" in site.dvc("status")
-    summary = json.loads(max((site.project.root / ".polm/logs").glob("2*/summary.json")).read_text())
-    assert {row["runner"] for row in summary.values()} == {"there"}
+    runner = {"engine": "slurm", "output": str(site.shared / "output"), "options": {}}
+    summary = cluster.over_all_nodes(site, cluster.make(tmp_path), mlflow_template, runner, [])
     print("slurm, whole graph:", json.dumps({name: row["parts"] for name, row in summary.items()}))  # noqa: T201
     assert toy.survivors(site.project) == []

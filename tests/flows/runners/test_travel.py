@@ -1,5 +1,6 @@
 """A stage's way to another working copy and back, by an engine that is a plain process."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.runners import local, travel
+from flows.runners.listening import Lines
 from flows.runners.settings import Slurm
 from tasks.stage.errors import StageFailed, Stopped
 from tests.support import cluster, toy
@@ -24,7 +26,7 @@ class Engine:
         self.on_line: Callable[[str], None] = lambda line: None
         self.process: subprocess.Popen[str] | None = None
 
-    def lines(self, name: str, script: str) -> travel.Lines:
+    def lines(self, name: str, script: str) -> Lines:
         self.process = subprocess.Popen(
             ["/bin/sh", "-c", script], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -47,8 +49,8 @@ class Trip:
         self.engine = Engine(folder)
         self.told = cluster.Told()
 
-    def run(self, *, timeout: float | None = 60, force: bool = False) -> str:
-        values = self.site.runners(engine="slurm", output=str(self.site.shared), options={})
+    def run(self, *, timeout: float | None = 60, force: bool = False, python: str = sys.executable) -> str:
+        values = self.site.runners(engine="slurm", output=str(self.site.shared), options={}, python=python)
         runners = cluster.parsed(values)
         there = runners.runners["there"]
         assert isinstance(there, Slurm)
@@ -109,6 +111,22 @@ def test_a_failure_there_names_the_line_of_the_log_here(trip: Trip) -> None:
 
 
 @pytest.mark.cluster
+def test_a_node_without_that_python_is_said_and_keeps_no_copy(trip: Trip) -> None:
+    trip.site.project.set("left", value=9)
+    with pytest.raises(StageFailed, match=r"no/python.*not found"):
+        trip.run(python="/no/python")
+    assert copies(trip.site) == []
+
+
+def test_stages_of_like_names_have_names_of_their_own_there() -> None:
+    names = ["sft@cot", "sft@a_b", "sft@a-b", "sft@A-b", "sft@a.b", "data"]
+    slugs = [travel.slug(name) for name in names]
+    assert len({*slugs}) == len(names)
+    assert slugs[0] == "sft-cot" and slugs[-1] == "data"
+    assert all(re.fullmatch(r"[a-z0-9-]+", slug) for slug in slugs)
+
+
+@pytest.mark.cluster
 def test_the_timeout_counts_there(trip: Trip) -> None:
     trip.site.project.set("left", value=2, sleep=600)
     with pytest.raises(StageFailed, match="took longer than its 2 s"):
@@ -150,7 +168,7 @@ def test_the_stage_ends_with_its_engine(trip: Trip) -> None:
     trip.site.project.set("left", value=2, sleep=600)
     script: list[str] = []
 
-    def keep(name: str, text: str) -> travel.Lines:
+    def keep(name: str, text: str) -> Lines:
         script.append(text)
         yield from ()
 
