@@ -87,6 +87,17 @@ def prepare(layout: Layout) -> None:
             cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
 
 
+def sizes(layout: Layout) -> dict[str, int]:
+    """Ask for the size of each database. Raises `psycopg2.Error` when the server does not answer.
+
+    Returns:
+        Database to its bytes on disk.
+    """
+    with closing(_connect(layout, "postgres")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT datname, pg_database_size(datname) FROM pg_database")
+        return {name: int(size) for name, size in cursor.fetchall() if name in DATABASES}
+
+
 def end(layout: Layout) -> bool:
     """End the server, its clients' connections first; returns whether it ran."""
     return processes.end(layout, NAME, signal.SIGINT)

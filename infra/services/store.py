@@ -5,6 +5,7 @@ take data by signed tokens only. Without them each of its ports refuses; only th
 size of the disk, is open.
 """
 
+import contextlib
 import datetime
 import json
 import shutil
@@ -86,6 +87,15 @@ def prepare(layout: Layout) -> None:
                 admin.create_bucket(Bucket=bucket)
             except botocore.exceptions.ClientError as e:
                 raise PolmError(f"bucket '{bucket}' was not made: {e}; see {layout.log('store')}") from e
+
+
+def size(layout: Layout) -> int:
+    """Count the bytes of the store's files; those that it deletes meanwhile do not count."""
+    total = 0
+    for path in (layout.home / "store").rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def client(layout: Layout, identity: str) -> Any:
