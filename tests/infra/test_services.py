@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from flows.doctor import shared, space
 from flows.doctor.machine import Finding
 from flows.registry import promotion
 from flows.registry.aliases import Aliases
-from flows.services import reach
 from flows.tracking import client
 from infra.services import layout as layouts
 from infra.services import processes, store
@@ -29,36 +27,6 @@ from tests.support.promotable import Make, make_project
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 ALL = {"postgres", "store", "mlflow", "prefect"}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[toy.Toy]:
-    """A project in which the services run."""
-    (home := tmp_path_factory.mktemp("services") / "project").mkdir()
-    project = toy.make(home)
-    (home / ".polm").mkdir(exist_ok=True, mode=0o700)
-    done = services.command(project, "start", "--first-port", str(services.free_ports()))
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield project
-    finally:
-        services.command(project, "destroy", "--yes")
-
-
-@pytest.fixture
-def layout(project: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> layouts.Layout:
-    """The services' layout, with the variables of their users set and the project as working directory."""
-    monkeypatch.chdir(project.root)
-    monkeypatch.setattr(reach, "_answered", set[str]())
-    monkeypatch.setattr(reach, "SECONDS", 60.0)  # on a machine that is busy with other tests
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-    found = layouts.find()
-    assert found is not None
-    for name, value in layouts.variables(found).items():
-        monkeypatch.setenv(name, value)
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    return found
 
 
 def test_all_are_well_and_refuse_strangers_and_are_not_started_twice(project: toy.Toy, layout: layouts.Layout) -> None:
