@@ -146,14 +146,15 @@ def main() -> int:
     given = parser.parse_args()
     workspace.enter()
     try:
-        if given.command == "start":
-            start(given.first_port, given.cron)
-        elif given.command == "status":
+        if given.command == "status":
             return 0 if status() else 1
-        elif given.command == "stop":
-            stop()
-        else:
-            destroy(yes=given.yes)
+        with layouts.alone():
+            if given.command == "start":
+                start(given.first_port, given.cron)
+            elif given.command == "stop":
+                stop()
+            else:
+                destroy(yes=given.yes)
     except PolmError as e:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {e}", markup=False)
         return 2

@@ -110,7 +110,11 @@ def delete(layout: Layout) -> None:
 
 def _create(programs: Path, data: Path, layout: Layout, user: str | None) -> None:
     """Make a cluster that asks everybody for a password."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if data.exists() and any(data.iterdir()):
+        raise PolmError(f"{data}: holds files and no database; move it away")
+    final, data = data, data.with_name(f"{data.name}.new")
+    shutil.rmtree(data, ignore_errors=True)  # of a first start that was killed
+    data.mkdir(parents=True, mode=0o700)
     password = data.with_name(f"{data.name}.password")
     private(password, layout.secrets["postgres"])
     if user:
@@ -133,6 +137,9 @@ def _create(programs: Path, data: Path, layout: Layout, user: str | None) -> Non
     settings |= {"log_min_error_statement": "panic"}  # a statement that fails may hold a password
     with (data / "postgresql.conf").open("a", encoding="utf-8") as f:
         f.writelines(f"{key} = {value}\n" for key, value in settings.items())
+    if final.exists():
+        final.rmdir()
+    data.rename(final)
 
 
 def _programs() -> Path:

@@ -108,7 +108,7 @@ def client(layout: Layout, identity: str) -> Any:
     return boto3.client(
         "s3", endpoint_url=layout.url("store"), aws_access_key_id=identity, region_name="us-east-1",
         aws_secret_access_key=layout.secrets[f"store_{identity}"],
-        config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 1}),
+        config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 1}, proxies={}),
     )  # fmt: skip
 
 
@@ -132,7 +132,10 @@ def _secure(home: Path, layout: Layout) -> None:
     }
     pair = {"cert": str(home / "part.pem"), "key": str(home / "part.key")}
     sections |= {f"grpc.{part}": pair for part in ("master", "volume", "filer", "s3", "client")}
-    lines = [f"[{name}]\n" + "".join(f'{k} = "{v}"\n' for k, v in values.items()) for name, values in sections.items()]
+    lines = [
+        f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+        for name, values in sections.items()
+    ]
     private(home / "security.toml", "\n".join(lines))
 
 

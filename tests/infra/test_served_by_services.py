@@ -13,7 +13,7 @@ from infra.services import store
 from tests.support import served_recipe as recipe
 from tests.support import services, toy
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(1500)]
 QUESTION = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 8, "temperature": 0}
 
 
@@ -51,7 +51,7 @@ def test_run_promote_serve_chat_lineage_and_rollback(home: Path, project: toy.To
         lineage = recipe.polm(home, variables, "lineage", answer["id"])
         assert "dpo" in lineage and "sft" in lineage and "data" in lineage
         recipe.polm(home, variables, "rollback")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while version(url) == second:
             assert time.monotonic() < deadline, "the server does not follow the alias"
             time.sleep(0.2)
