@@ -124,7 +124,7 @@ def dvc_remote() -> Iterator[Finding]:
 
 def strangers(name: str, url: str) -> Iterator[Finding]:
     """Tell whether a request without credentials is refused; it is a GET of something that is there on every server."""
-    status = _get(url, None).status_code
+    status = _get(reach.bare(url), None).status_code
     if status in (401, 403):
         yield Finding("ok", f"{name} access", f"refuses requests without credentials ({status})")
     else:
