@@ -166,6 +166,19 @@ def test_what_is_pushed_again_is_nothing(
     assert capsys.readouterr().out.startswith("pushed 0 files, 0 B, and 0 entries of the run-cache to DVC remote 's")
 
 
+def test_a_push_that_fails_says_that_the_results_are_kept(
+    first: toy.Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(first.root, copy, symlinks=True)
+    inside(toy.Toy(copy), monkeypatch)
+    (tmp_path / "remote/files").mkdir(parents=True)
+    (tmp_path / "remote/files/md5").touch()
+    configure(toy.Toy(copy), f"    remote = full\n['remote \"full\"']\n    url = {tmp_path / 'remote'}\n")
+    with pytest.raises(PolmError, match=r"DVC remote 'full' .*the results are here; `polm run --push` sends them"):
+        sharing.after(STAGES, push=True)
+
+
 def test_an_empty_remote_is_named(second: toy.Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(second, f"    remote = new\n['remote \"new\"']\n    url = {tmp_path / 'new'}\n")
     assert restored() == set()
