@@ -42,7 +42,7 @@ def main(recipe: str | None = None, runners: Path | None = None) -> None:
     shown = Table(title=f"polm doctor, recipe {recipe or workspace.active_recipe()}", title_justify="left")
     for column in ("", "check", "found", "what to do"):
         shown.add_column(column, overflow="fold")
-    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    colours = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red"}
     with console.status("looking …"):
         findings = examine(recipe or workspace.active_recipe())
         if runners:

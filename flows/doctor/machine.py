@@ -35,7 +35,8 @@ GIB = 2**30
 class Finding:
     """One line of the table."""
 
-    level: Literal["ok", "warn", "fail"]
+    level: Literal["ok", "note", "warn", "fail"]
+    """What it means: `note` is for what cannot be found out from here."""
     check: str
     found: str
     remedy: str = ""

@@ -1,24 +1,23 @@
 """The servers and the remote that others use too: do they know us, keep strangers out, fit our versions, tell our time?
 
-What is asked here is real: an experiment's tag is written in MLflow, a flow's name in Prefect, and an object is put
-into DVC's remote, read and deleted. Nothing of it is left but the experiment `polm-doctor-USER` and the name `polm`.
+What is asked here is real: an experiment's tag is written in MLflow, a flow's name in Prefect, and a file is put into
+MLflow's store and into DVC's remote, read and deleted. Nothing is left of it but the experiment `polm-doctor-USER` and
+the name `polm`.
 """
 
 import os
-import shutil
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.doctor.machine import GIB, Finding
+from flows.doctor import space
+from flows.doctor.machine import Finding
 from flows.services import reach
 from flows.sharing import remote as remotes
-from flows.sharing.remote import Remote
 from flows.tracking import client
 from tasks.stage.errors import PolmError
 
@@ -26,14 +25,15 @@ SKEW = 5.0
 """Seconds by which a clock may be outside the time in which the answer came."""
 SIGNED = 900.0
 """Seconds at which S3 refuses a request, because its signature is of another time."""
-LITTLE = 5.0
-"""GiB free below which a run may fill the disk."""
 
 
 def examine() -> Iterator[Finding]:
     """Check each service that the environment or DVC's configuration names; none where it names none."""
-    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http:", "https:")):
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http:", "https:")):
         yield from _guarded("MLflow", mlflow)
+    elif uri.startswith("postgresql"):
+        yield from _guarded("MLflow", lambda: space.database("MLflow", uri))
     if "PREFECT_API_URL" in os.environ:
         yield from _guarded("Prefect", prefect)
     yield from _guarded("DVC remote", dvc_remote)
@@ -63,9 +63,11 @@ def mlflow() -> Iterator[Finding]:
         api.set_experiment_tag(number, "checked", time.strftime("%Y-%m-%d %H:%M:%S"))
         api.search_registered_models(max_results=1)
         yield Finding("ok", "MLflow rights", "writes experiments, reads the registry")
+        yield from space.mlflow_files(api.get_experiment(number).artifact_location, url)
     except MlflowException as e:
         remedy = "ask its administrator for the right to create experiments and to read registered models"
         yield Finding("fail", "MLflow rights", reach.reason(e), remedy)
+    yield space.untold("MLflow", "its database is behind the server")
 
 
 def prefect() -> Iterator[Finding]:
@@ -89,6 +91,7 @@ def prefect() -> Iterator[Finding]:
         yield Finding("ok", "Prefect rights", "writes flows")
     else:
         yield Finding("fail", "Prefect rights", f"does not write a flow ({written.status_code})", "see its log")
+    yield space.untold("Prefect", "its database is behind the server")
 
 
 def dvc_remote() -> Iterator[Finding]:
@@ -111,17 +114,17 @@ def dvc_remote() -> Iterator[Finding]:
         yield from strangers("DVC remote", address)
         yield from clock("DVC remote", _get(address, None), SIGNED)
     with remotes.troubles(remote), remotes.quiet():
-        yield _round_trip(repo, remote)
+        yield from space.remote_objects(repo, remote)
     if remote.folder is not None and there:
-        yield _space("DVC remote", remote.folder)
+        yield space.folder("DVC remote", remote.folder)
     cache = Path(repo.cache.local.path)
     if cache.exists():
-        yield _space("DVC cache", cache)
+        yield space.folder("DVC cache", cache)
 
 
 def strangers(name: str, url: str) -> Iterator[Finding]:
     """Tell whether a request without credentials is refused; it is a GET of something that is there on every server."""
-    status = _get(url, None).status_code
+    status = _get(reach.bare(url), None).status_code
     if status in (401, 403):
         yield Finding("ok", f"{name} access", f"refuses requests without credentials ({status})")
     else:
@@ -158,30 +161,6 @@ def clock(name: str, answer: Any, limit: float | None = None) -> Iterator[Findin
         return
     refused = limit is not None and skew > limit
     yield Finding("fail" if refused else "warn", f"{name} clock", f"{skew:.0f} s from ours", "set both clocks by NTP")
-
-
-def _round_trip(repo: Any, remote: Remote) -> Finding:
-    """Put an object, read it and delete it."""
-    odb = repo.cloud.get_remote_odb(remote.name)
-    name, content = odb.fs.join(odb.path, f"polm-doctor-{uuid.uuid4().hex}"), uuid.uuid4().hex
-    odb.fs.makedirs(odb.path, exist_ok=True)
-    step = "put"
-    try:
-        odb.fs.pipe_file(name, content.encode())
-        step = "read"
-        if odb.fs.cat_file(name) != content.encode():
-            return Finding("fail", "DVC remote rights", "another object was read than the one that was put")
-        step = "deleted"
-        odb.fs.rm_file(name)
-    except OSError as e:
-        return Finding("fail", "DVC remote rights", f"an object cannot be {step}: {reach.reason(e)}", "ask its owner")
-    return Finding("ok", "DVC remote rights", "puts, reads and deletes objects")
-
-
-def _space(name: str, folder: Path) -> Finding:
-    free = shutil.disk_usage(folder).free / GIB
-    remedy = "" if free > LITTLE else "free some: `dvc gc` deletes what no commit needs"
-    return Finding("ok" if free > LITTLE else "warn", f"{name} space", f"{free:.1f} GiB free at {folder}", remedy)
 
 
 def _get(url: str, auth: Any) -> Any:

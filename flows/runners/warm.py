@@ -26,7 +26,9 @@ from flows.workspace import EVENTS
 SWITCH = "POLM_WARM"
 """Environment variable: `0` starts every stage in a process of its own."""
 WORTH = 6
-"""Stages with one number of threads from which on a parent for them is worth its imports: some of them need none."""
+"""Stages with one number of threads from which on a parent for them is worth its imports."""
+LIGHT = frozenset({"fingerprint", "data", "media", "rag_chunks", "rag_index", "rag_index_sharded", "report"})
+"""Methods that import none of `STAGES`, so that no parent is started for their sake; beside one they fork too."""
 DVC = ("dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce")
 STAGES = (
     "rich.progress", "jinja2", "datasets", "peft", "accelerate", "transformers.models.llama.modeling_llama",
@@ -58,7 +60,7 @@ def parents(folder: Path, stages: Iterable[Stage]) -> Iterator[str]:
     words = [sys.executable, "-I", "-S", warm_client.__file__, str(place)]
     script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
     script.chmod(0o700)
-    counts = Counter(stage.threads for stage in stages)
+    counts = Counter(stage.threads for stage in stages if stage.name.partition("@")[0] not in LIGHT)
     threads, count = counts.most_common(1)[0] if counts else (0, 0)
     started = [_start(place, "dvc", 0, DVC)]
     if count >= WORTH and not visible_gpus():  # an import may ask for devices, and no fork could use them then

@@ -22,6 +22,10 @@ CALLED = {"dvc": "dvc", "tasks": "stages"}
 """Package of the module to run, to the socket of the parent that forks for it."""
 
 
+LINES = ("Uid", "Gid", "Groups", "SigBlk", "SigIgn", "CapInh", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+"""Lines of `/proc/self/status` that a child process inherits."""
+
+
 class Cold(Exception):
     """No parent forks for this command; the message says why."""
 
@@ -62,6 +66,7 @@ def _ask(parent: socket.socket, folder: str, name: str, words: list[str]) -> Non
     umask = os.umask(0)
     os.umask(umask)
     request = {"words": words, "folder": here, "environment": dict(os.environ), "umask": umask}
+    request["inherited"] = inherited()
     try:
         socket.send_fds(parent, [b"\n"], [0, 1, 2])
         parent.sendall(json.dumps(request).encode() + b"\n")
@@ -88,6 +93,29 @@ def _wait(parent: socket.socket) -> int:
         raise Cold("its parent has ended")
     lines = said.split(b"\n")
     return int(lines[1]) if lines[2:3] == [b"ended"] else -signal.SIGKILL  # the fork dies with who attended to it
+
+
+def inherited() -> dict[str, str]:
+    """Collect what a process inherits besides its environment, folder and files; a fork has it from its parent instead.
+
+    It is what `nice`, `ulimit`, `taskset`, `unshare` or `setpriv` change for the program that they start.
+
+    Returns:
+        Name to value: limits, priority, processors, cgroup, namespaces, users, signals that are blocked or ignored.
+    """
+    found = {
+        name: str(resource.getrlimit(getattr(resource, name))) for name in dir(resource) if name.startswith("RLIMIT_")
+    }
+    found["priority"] = str(os.getpriority(os.PRIO_PROCESS, 0))
+    found["processors"] = str(sorted(os.sched_getaffinity(0)))
+    for name in ("cgroup", "oom_score_adj"):
+        with open(f"/proc/self/{name}") as file:  # noqa: PTH123
+            found[name] = file.read()
+    for name in os.listdir("/proc/self/ns"):  # noqa: PTH208
+        found[f"{name} namespace"] = os.readlink(f"/proc/self/ns/{name}")  # noqa: PTH115
+    with open("/proc/self/status") as file:  # noqa: PTH123
+        found |= {key: value for key, _, value in (line.partition(":") for line in file) if key in LINES}
+    return found
 
 
 def end(code: int) -> NoReturn:

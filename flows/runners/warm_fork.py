@@ -27,6 +27,8 @@ class Request(NamedTuple):
     folder: str
     environment: dict[str, str]
     umask: int
+    inherited: dict[str, str]
+    """What the client has from whoever started it (`flows.runners.warm_client.inherited`)."""
 
 
 class Mark:

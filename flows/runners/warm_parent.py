@@ -28,9 +28,11 @@ import select
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from flows.runners.warm_client import inherited
 from flows.runners.warm_fork import EVENTS, Mark, Request, attend
 
 THREADS = "POLM_WARM_THREADS"
@@ -45,6 +47,14 @@ _PATIENCE = 10.0
 """Seconds in which a client has to send its request."""
 
 
+class Start(NamedTuple):
+    """What a parent began with, and its forks have."""
+
+    environment: dict[str, str]
+    inherited: dict[str, str]
+    packages: dict[str, int]
+
+
 def main(name: str, threads: int, modules: list[str]) -> None:
     """Import the modules and serve until the input ends. Returns in the forks too, which then run what was asked for.
 
@@ -54,7 +64,7 @@ def main(name: str, threads: int, modules: list[str]) -> None:
         modules: to import.
     """
     mark = Mark()
-    baseline = dict(os.environ)
+    start = Start(dict(os.environ), inherited(), installed())
     if threads:
         lifecycle = importlib.import_module("tasks.stage.lifecycle")
         lifecycle.fix_environment(threads)
@@ -70,7 +80,7 @@ def main(name: str, threads: int, modules: list[str]) -> None:
         os.umask(0o177)
         listening.bind(name)
         listening.listen(64)
-        request = serve(listening, baseline, mark)
+        request = serve(listening, start, mark)
     if request is None:
         Path(name).unlink(missing_ok=True)
         return
@@ -95,7 +105,7 @@ def running_threads() -> list[str]:
     return sorted(set(names) - HARMLESS)
 
 
-def serve(listening: socket.socket, baseline: dict[str, str], mark: Mark) -> Request | None:
+def serve(listening: socket.socket, start: Start, mark: Mark) -> Request | None:
     """Answer requests until the input ends, and return None then. In a fork, return what it is to run."""
     attendants: set[int] = set()
     while listening.fileno() in select.select([listening.fileno(), 0], [], [])[0]:
@@ -107,7 +117,7 @@ def serve(listening: socket.socket, baseline: dict[str, str], mark: Mark) -> Req
             except (OSError, ValueError, TypeError) as e:  # it died, or is no client of ours
                 sys.stderr.write(f"a request failed: {e}\n")
                 continue  # the client reads the end of the connection
-            pid = fork(client, difference(request, baseline))
+            pid = fork(client, difference(request, start))
             if not pid:
                 listening.close()
                 attend(client, request, files, mark)
@@ -148,18 +158,36 @@ def receive(client: socket.socket) -> tuple[Request, list[int]]:
     return Request(**json.loads(said)), files
 
 
-def difference(request: Request, baseline: dict[str, str]) -> str:
-    """Say in which variables the environment differs from that of the imports; empty when in none that counts."""
+def installed() -> dict[str, int]:
+    """List the packages of every folder that is imported from, by the description that pip writes of each.
+
+    Returns:
+        Path of the description to the time at which it was written, in nanoseconds.
+    """
+    found: dict[str, int] = {}
+    for folder in {place for place in sys.path if place and Path(place).is_dir()}:
+        with os.scandir(folder) as entries:
+            found |= {entry.path: entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(".dist-info")}
+    return found
+
+
+def difference(request: Request, start: Start) -> str:
+    """Say in what a process started afresh would differ from a fork; empty where in nothing that counts."""
     here = str(Path.cwd())
     asked = dict(request.environment)
     ignored = IGNORED | (IGNORED_BY_DVC if request.words[0] == "dvc" else set())
     asked["PATH"] = os.pathsep.join(place for place in asked.get("PATH", "").split(os.pathsep) if place != here)
-    names = sorted(
-        name
-        for name in asked.keys() | baseline.keys()
-        if asked.get(name) != baseline.get(name) and name not in ignored and not name.startswith("DVC_")
-    )
-    return f"its environment is another one ({', '.join(names)})" if names else ""
+    if names := [n for n in _unequal(asked, start.environment) if n not in ignored and not n.startswith("DVC_")]:
+        return f"its environment is another one ({', '.join(names)})"
+    if names := _unequal(request.inherited, start.inherited):
+        return f"it was started with others than the run ({', '.join(names)})"
+    if names := _unequal(installed(), start.packages):
+        return f"packages were installed since the run began ({', '.join(Path(name).stem for name in names)})"
+    return ""
+
+
+def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 if __name__ == "__main__":

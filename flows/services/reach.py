@@ -21,6 +21,8 @@ from tasks.stage.errors import PolmError, refusal
 SECONDS = 5.0
 """Seconds that a server has for its first answer; `MLFLOW_HTTP_REQUEST_TIMEOUT` says otherwise for MLflow."""
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
+_IN_QUERY = re.compile(r"([?&](?:ssl)?(?:password|passwd|token|secret|key)=)[^&\s]+", re.I)
+_ADDRESS = re.compile(r"[\w+.-]+://([^/\s]*@)?[^/\s:@]+(:\d+)?(/|$)")
 _lock = threading.Lock()
 _answered: set[str] = set()
 """Addresses that have answered this process, which are not asked again."""
@@ -165,8 +167,14 @@ def reason(error: BaseException) -> str:
 
 
 def shown(uri: str) -> str:
-    """Write an address without the password in it."""
-    return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", uri)
+    """Write an address, or a text with addresses in it, without the passwords: also one that holds `@`, `/` or `:`."""
+    return _IN_QUERY.sub(r"\1***", re.sub(r"(://[^/\s:@]*):\S+@", r"\1:***@", uri))
+
+
+def bare(uri: str) -> str:
+    """Write an address without user and password: what others may see, and what a stranger asks."""
+    user = r"://[^/\s]*@" if _ADDRESS.match(uri) else r"://\S+@"  # or a password that holds `/` is cut in two
+    return re.sub(user, "://", uri)
 
 
 def _mlflow_trouble(uri: str, error: Exception, seconds: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
+from flows.sharing import origin
 from flows.sharing import remote as remotes
 from flows.sharing.remote import Remote
 from tasks.stage import artifact
@@ -100,7 +101,7 @@ class Puller:
                     return self._ended(restored, start)
                 self._objects([entry for _, entry in found.values()], restored)
                 for name, (stage, entry) in found.items():
-                    if entry.outs_cached():
+                    if entry.outs_cached() and origin.fits(stage, entry, self._repo):
                         _put_back(stage, entry)
                         done.add(name)
                         restored.stages.append(name)
@@ -121,7 +122,8 @@ class Puller:
                     if known is None:
                         return False
                     self._objects([known[1]], restored)
-                    return restored.files > 0 and bool(known[1].outs_cached())
+                    fits = bool(known[1].outs_cached()) and origin.fits(*known, self._repo)
+                    return restored.files > 0 and fits
             except PolmError as e:
                 log.warning("%s: not fetched, so it runs (%s)", name, e)
                 return False
@@ -169,8 +171,24 @@ class Puller:
         missing = {obj for obj in wanted if not path(obj).exists()}
         if missing:
             came |= self._repo.cloud.pull(missing, remote=self.remote.name).transferred
+        came -= {obj for obj in came if self._damaged(obj, path(obj))}
         restored.files += len(came)
         restored.bytes += sum(path(obj).stat().st_size for obj in came)
+
+    def _damaged(self, obj: Any, path: Path) -> bool:
+        """Compare a file that came with its name, which is its hash: DVC does not, and would keep it for good."""
+        from dvc_data.hashfile.hash import file_md5
+
+        found = file_md5(str(path), self._repo.cache.local.fs)
+        if found == obj.value.removesuffix(".dir"):
+            return False
+        path.unlink()
+        log.warning(
+            "%s: object %s is damaged there: its content has the hash %s. The stages that need it run here; delete it "
+            "there, and `polm run --push` from a copy that has it",
+            self.remote, obj.value, found,
+        )  # fmt: skip
+        return True
 
     @staticmethod
     def _ended(restored: Restored, start: float) -> Restored:

@@ -11,6 +11,8 @@ from flows.sharing.pull import RUNS
 from flows.sharing.remote import Remote
 from tasks.stage.errors import PolmError
 
+KEPT = "the results are here; `polm run --push` sends them once it takes them"
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -39,7 +41,7 @@ def push(remote: Remote, names: list[str]) -> Pushed:
     start = time.perf_counter()
     graph = Graph()
     repo = graph.repo
-    with remotes.troubles(remote), remotes.quiet(), repo.lock:
+    with remotes.troubles(remote, KEPT), remotes.quiet(), repo.lock:
         stages = [graph.dvc_stage(name) for name in names if graph.unchanged(name)]
         objects = {obj for stage in stages for objs in stage.get_used_objs(push=True).values() for obj in objs}
         result = repo.cloud.push(objects, remote=remote.name)

@@ -106,14 +106,19 @@ def contact(repo: Any, remote: Remote) -> bool:
 
 
 @contextlib.contextmanager
-def troubles(remote: Remote) -> Iterator[None]:
-    """Make a PolmError of what DVC, the client of the remote or the system raises in this block."""
+def troubles(remote: Remote, remedy: str = LEAVE) -> Iterator[None]:
+    """Make a PolmError of what DVC, the client of the remote or the system raises in this block.
+
+    Args:
+        remote: the one that is asked.
+        remedy: what the message advises.
+    """
     try:
         yield
     except Exception as e:
         if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in CLIENTS:
             raise  # ours, or a bug
-        raise PolmError(f"{remote}: {_reason(e)}; {LEAVE}") from e
+        raise PolmError(f"{remote}: {_reason(e)}; {remedy}") from e
 
 
 @contextlib.contextmanager

@@ -89,8 +89,11 @@ def _refuse_deleted(experiment: Any) -> None:
 
 
 def run_url(experiment: str, run_id: str) -> str:
-    """Write the address of a run in the web interface: that of the tracking server, or of `polm ui`."""
-    uri = os.environ["MLFLOW_TRACKING_URI"]
+    """Write the address of a run in the web interface: that of the tracking server, or of `polm ui`.
+
+    It is stored and shown in many places, so user and password are left out; a browser asks for them.
+    """
+    uri = reach.bare(os.environ["MLFLOW_TRACKING_URI"])
     base = uri.rstrip("/") if uri.startswith("http") else UI
     return f"{base}/#/experiments/{quote(experiment)}/runs/{run_id}"
 

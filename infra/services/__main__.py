@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 
 from flows import workspace
+from flows.doctor.machine import GIB
+from flows.doctor.space import LITTLE
 from infra.services import layout as layouts
 from infra.services import postgres, processes, servers, store
 from infra.services.layout import Layout
@@ -70,7 +72,30 @@ def status() -> bool:
         )
     worker = processes.running(layout, "worker")
     console.print(f"{'worker':9} {'runs' if worker else 'not asked for (`start --cron`)'}")
-    return fine
+    return _room(layout) and fine
+
+
+def _room(layout: Layout) -> bool:
+    """Print what the databases and the store hold and what their disks have left; returns whether that is enough."""
+    sizes = postgres.sizes(layout) if processes.running(layout, "postgres") and postgres.healthy(layout) else {}
+    objects = store.size(layout)
+    held = {
+        "postgres": (
+            ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in sizes.items()),
+            postgres.folder(layout),
+        ),
+        "store": (f"{objects / 2**20:.1f} MiB", layout.home / "store"),
+    }
+    enough = True
+    for name, (size, folder) in held.items():
+        if folder.exists():
+            free = shutil.disk_usage(folder).free / GIB
+            enough = enough and free > LITTLE
+            little = "" if free > LITTLE else f", LESS THAN {LITTLE:.0f}"
+            console.print(
+                f"{name:9} holds {size or 'what it does not tell now'}; {free:.1f} GiB free{little} at {folder}"
+            )
+    return enough
 
 
 def stop() -> None:
@@ -121,14 +146,15 @@ def main() -> int:
     given = parser.parse_args()
     workspace.enter()
     try:
-        if given.command == "start":
-            start(given.first_port, given.cron)
-        elif given.command == "status":
+        if given.command == "status":
             return 0 if status() else 1
-        elif given.command == "stop":
-            stop()
-        else:
-            destroy(yes=given.yes)
+        with layouts.alone():
+            if given.command == "start":
+                start(given.first_port, given.cron)
+            elif given.command == "stop":
+                stop()
+            else:
+                destroy(yes=given.yes)
     except PolmError as e:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {e}", markup=False)
         return 2

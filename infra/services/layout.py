@@ -1,12 +1,15 @@
 """Where the services are: folder, ports, secrets, and the file of variables that their users source."""
 
+import contextlib
 import json
 import os
 import secrets
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.stage import artifact
+from tasks.stage import artifact, locks
 from tasks.stage.errors import PolmError
 
 HOST = "127.0.0.1"
@@ -47,13 +50,38 @@ class Layout:
         return f"{driver}://{user}:{self.secrets[password]}@{HOST}:{self.port('postgres')}/{name}"
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep other commands of `infra/services.sh` in this working copy out of the block.
+
+    Raises:
+        PolmError: one of them is at work; two first starts would draw two sets of passwords.
+    """
+    HOME.parent.mkdir(exist_ok=True)
+    with HOME.with_suffix(".lock").open("a") as file:
+        if not locks.acquire(file):
+            raise PolmError(f"{file.name}: another `infra/services.sh` is at work here; wait until it has ended")
+        yield
+
+
 def find() -> Layout | None:
-    """Read the layout of an earlier start; None before the first one."""
+    """Read the layout of an earlier start; None before the first one.
+
+    Raises:
+        PolmError: it is somebody else's, or damaged.
+    """
     path = HOME.resolve() / "layout.json"
-    if not path.exists():
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Layout(path.parent, values["first_port"], {name: values["secrets"][name] for name in SECRETS})
+    except FileNotFoundError:
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Layout(path.parent, values["first_port"], values["secrets"])
+    except OSError as e:
+        raise PolmError(f"{path}: {e.strerror}; the services belong to whoever started them") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise PolmError(
+            f"{path}: unreadable ({type(e).__name__}: {e}); put its backup back: the databases need these passwords"
+        ) from None
 
 
 def make(first_port: int | None) -> Layout:
@@ -82,10 +110,14 @@ def make(first_port: int | None) -> Layout:
 
 
 def private(path: Path, text: str) -> None:
-    """Write a file that nobody else can read, not even while it is written."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as f:
+    """Write a file that nobody else can read, not even while it is written; a reader finds the old or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as f:
         f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    new.replace(path)
 
 
 def variables(layout: Layout) -> dict[str, str]:
@@ -107,7 +139,10 @@ def variables(layout: Layout) -> dict[str, str]:
 def write_environment(layout: Layout) -> Path:
     """Write the variables for `source`, and DVC's configuration with the remote; returns the file of variables."""
     path = layout.home / "env"
-    private(path, "".join(f"export {name}='{value}'\n" for name, value in variables(layout).items()))
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables(layout).items()]
+    # A proxy does not reach the loopback of this machine.
+    lines += [f"export {name}={HOST}${{{name}:+,${name}}}\n" for name in ("NO_PROXY", "no_proxy")]
+    private(path, "".join(lines))
     (layout.home / "dvc").mkdir(exist_ok=True, mode=0o700)
     remote = f"url = s3://dvc/polm\n    endpointurl = {layout.url('store')}\n"
     text = f"[core]\n    remote = services\n['remote \"services\"']\n    {remote}"

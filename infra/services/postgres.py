@@ -87,6 +87,17 @@ def prepare(layout: Layout) -> None:
             cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
 
 
+def sizes(layout: Layout) -> dict[str, int]:
+    """Ask for the size of each database. Raises `psycopg2.Error` when the server does not answer.
+
+    Returns:
+        Database to its bytes on disk.
+    """
+    with closing(_connect(layout, "postgres")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT datname, pg_database_size(datname) FROM pg_database")
+        return {name: int(size) for name, size in cursor.fetchall() if name in DATABASES}
+
+
 def end(layout: Layout) -> bool:
     """End the server, its clients' connections first; returns whether it ran."""
     return processes.end(layout, NAME, signal.SIGINT)
@@ -99,7 +110,11 @@ def delete(layout: Layout) -> None:
 
 def _create(programs: Path, data: Path, layout: Layout, user: str | None) -> None:
     """Make a cluster that asks everybody for a password."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if data.exists() and any(data.iterdir()):
+        raise PolmError(f"{data}: holds files and no database; move it away")
+    final, data = data, data.with_name(f"{data.name}.new")
+    shutil.rmtree(data, ignore_errors=True)  # of a first start that was killed
+    data.mkdir(parents=True, mode=0o700)
     password = data.with_name(f"{data.name}.password")
     private(password, layout.secrets["postgres"])
     if user:
@@ -122,6 +137,9 @@ def _create(programs: Path, data: Path, layout: Layout, user: str | None) -> Non
     settings |= {"log_min_error_statement": "panic"}  # a statement that fails may hold a password
     with (data / "postgresql.conf").open("a", encoding="utf-8") as f:
         f.writelines(f"{key} = {value}\n" for key, value in settings.items())
+    if final.exists():
+        final.rmdir()
+    data.rename(final)
 
 
 def _programs() -> Path:

@@ -9,12 +9,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import psutil
 
-from infra.services.layout import HOST, Layout
+from infra.services.layout import HOST, Layout, private
 from tasks.stage.errors import PolmError
 
 BOOT = 180.0
@@ -23,18 +23,43 @@ GRACE = 20.0
 """Seconds between asking a service to end and making it."""
 
 
+MARK = "POLM_SERVICE"
+"""Variable in the environment of every process of a service, by which those are found whose first one was killed."""
+
+
 def running(layout: Layout, name: str) -> psutil.Process | None:
     """Find the process of a service that was started here and lives."""
-    path = layout.home / f"{name}.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
     try:
+        record = json.loads((layout.home / f"{name}.json").read_text(encoding="utf-8"))
         process = psutil.Process(record["pid"])
-        alive = process.create_time() == record["created"] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        alive = born(process) == record["born"] and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):  # none, cut off, or of another process
         return None
     return process if alive else None
+
+
+def born(process: psutil.Process) -> str:
+    """Say when a process began, in a way that does not change when somebody sets the clock.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        ticks = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return str(process.create_time())
+    return f"{boot} {ticks.split()[19]}"
+
+
+def leftovers(layout: Layout, name: str) -> list[psutil.Process]:
+    """List the processes of a service whose first process is gone: the workers of one that was killed."""
+    mark, found = str(layout.home / name), []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def start(
@@ -66,6 +91,7 @@ def start(
     """
     if running(layout, name):
         return False
+    _kill(leftovers(layout, name))
     for port in ports:
         with socket.socket() as s:
             if s.connect_ex((HOST, port)) == 0:
@@ -80,14 +106,14 @@ def start(
             stdout=log,
             stderr=log,
             cwd=folder,
-            env=os.environ | dict(environment),
+            env=os.environ | {**dict(environment), MARK: str(layout.home / name), **_direct()},
             start_new_session=True,
             user=user,
             group=user,
             extra_groups=None if user is None else [],
         )
-    record = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-    (layout.home / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    record = {"pid": process.pid, "born": born(psutil.Process(process.pid))}
+    private(layout.home / f"{name}.json", json.dumps(record))
     return True
 
 
@@ -106,24 +132,34 @@ def wait(layout: Layout, name: str, healthy: Callable[[], bool]) -> None:
 def end(layout: Layout, name: str, how: signal.Signals = signal.SIGTERM) -> bool:
     """End a service and its processes; returns whether it ran."""
     process = running(layout, name)
-    (layout.home / f"{name}.json").unlink(missing_ok=True)
-    if process is None:
-        return False
-    family = [process, *process.children(recursive=True)]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(how)
-    _, alive = psutil.wait_procs(family, timeout=GRACE)
-    for left in alive:
+    family = leftovers(layout, name)
+    if process is not None:
+        family = [process, *process.children(recursive=True), *family]
         with contextlib.suppress(psutil.NoSuchProcess):
-            left.kill()
-    psutil.wait_procs(alive, timeout=GRACE)
-    return True
+            process.send_signal(how)
+        _, family = psutil.wait_procs(set(family), timeout=GRACE)
+    _kill(family)
+    (layout.home / f"{name}.json").unlink(missing_ok=True)
+    return process is not None
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    processes = list(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=GRACE)
+
+
+def _direct() -> dict[str, str]:
+    """Return the variables by which a service reaches the others without the proxy that the environment may name."""
+    return {name: ",".join(filter(None, (HOST, os.environ.get(name)))) for name in ("NO_PROXY", "no_proxy")}
 
 
 def status(url: str) -> int | None:
     """Ask an address without credentials; returns the status of the answer, None without one."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as e:
         return e.code

@@ -53,12 +53,13 @@ def create_user(layout: Layout) -> None:
     key = base64.b64encode(f"admin:{layout.secrets['mlflow_admin']}".encode()).decode()
     body = json.dumps({"username": "polm", "password": layout.secrets["mlflow"]}).encode()
     headers = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # by no proxy of the environment
     for request in (
         urllib.request.Request(f"{url}/get?username=polm", headers=headers),
         urllib.request.Request(f"{url}/create", body, headers),
     ):
         try:
-            urllib.request.urlopen(request, timeout=30).close()
+            direct.open(request, timeout=30).close()
             return
         except urllib.error.HTTPError as e:
             code = e.code

@@ -5,6 +5,7 @@ take data by signed tokens only. Without them each of its ports refuses; only th
 size of the disk, is open.
 """
 
+import contextlib
 import datetime
 import json
 import shutil
@@ -88,6 +89,15 @@ def prepare(layout: Layout) -> None:
                 raise PolmError(f"bucket '{bucket}' was not made: {e}; see {layout.log('store')}") from e
 
 
+def size(layout: Layout) -> int:
+    """Count the bytes of the store's files; those that it deletes meanwhile do not count."""
+    total = 0
+    for path in (layout.home / "store").rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
 def client(layout: Layout, identity: str) -> Any:
     """Make boto3's client for one of the identities. Raises PolmError where boto3 is missing."""
     try:
@@ -98,7 +108,7 @@ def client(layout: Layout, identity: str) -> Any:
     return boto3.client(
         "s3", endpoint_url=layout.url("store"), aws_access_key_id=identity, region_name="us-east-1",
         aws_secret_access_key=layout.secrets[f"store_{identity}"],
-        config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 1}),
+        config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 1}, proxies={}),
     )  # fmt: skip
 
 
@@ -122,7 +132,10 @@ def _secure(home: Path, layout: Layout) -> None:
     }
     pair = {"cert": str(home / "part.pem"), "key": str(home / "part.key")}
     sections |= {f"grpc.{part}": pair for part in ("master", "volume", "filer", "s3", "client")}
-    lines = [f"[{name}]\n" + "".join(f'{k} = "{v}"\n' for k, v in values.items()) for name, values in sections.items()]
+    lines = [
+        f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+        for name, values in sections.items()
+    ]
     private(home / "security.toml", "\n".join(lines))
 
 

@@ -1,22 +1,22 @@
 """The shared services as deployed: they refuse strangers, two clones share one remote, `polm doctor` sees it all."""
 
 import os
+import re
 import shutil
 import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from flows.doctor import shared
+from flows.doctor import shared, space
+from flows.doctor.machine import Finding
 from flows.registry import promotion
 from flows.registry.aliases import Aliases
-from flows.services import reach
 from flows.tracking import client
 from infra.services import layout as layouts
 from infra.services import processes, store
@@ -29,36 +29,6 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 ALL = {"postgres", "store", "mlflow", "prefect"}
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[toy.Toy]:
-    """A project in which the services run."""
-    (home := tmp_path_factory.mktemp("services") / "project").mkdir()
-    project = toy.make(home)
-    (home / ".polm").mkdir(exist_ok=True, mode=0o700)
-    done = services.command(project, "start", "--first-port", str(services.free_ports()))
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield project
-    finally:
-        services.command(project, "destroy", "--yes")
-
-
-@pytest.fixture
-def layout(project: toy.Toy, monkeypatch: pytest.MonkeyPatch) -> layouts.Layout:
-    """The services' layout, with the variables of their users set and the project as working directory."""
-    monkeypatch.chdir(project.root)
-    monkeypatch.setattr(reach, "_answered", set[str]())
-    monkeypatch.setattr(reach, "SECONDS", 60.0)  # on a machine that is busy with other tests
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-    found = layouts.find()
-    assert found is not None
-    for name, value in layouts.variables(found).items():
-        monkeypatch.setenv(name, value)
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    return found
-
-
 def test_all_are_well_and_refuse_strangers_and_are_not_started_twice(project: toy.Toy, layout: layouts.Layout) -> None:
     before = {name: processes.running(layout, name) for name in ALL}
     again = services.command(project, "start")
@@ -68,6 +38,8 @@ def test_all_are_well_and_refuse_strangers_and_are_not_started_twice(project: to
     done = services.command(project, "status")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("well; refuses requests without credentials") == 4
+    assert re.search(r"postgres  holds .*mlflow_auth \d+\.\d MiB.*; \d+\.\d GiB free", done.stdout), done.stdout
+    assert re.search(r"store     holds \d+\.\d MiB; \d+\.\d GiB free", done.stdout), done.stdout
 
 
 def test_every_other_port_is_closed_to_strangers(layout: layouts.Layout) -> None:
@@ -124,11 +96,39 @@ def test_a_second_clone_runs_nothing(layout: layouts.Layout, tmp_path: Path) -> 
 
 def test_the_doctor_finds_all_well(layout: layouts.Layout) -> None:
     findings = {f.check: f for f in shared.examine()}
-    assert [f for f in findings.values() if f.level != "ok"] == []
+    unknown = {"MLflow space", "Prefect space", "DVC remote space"}
+    assert {name: f.level for name, f in findings.items() if f.level != "ok"} == dict.fromkeys(unknown, "note")
+    assert findings["MLflow artifacts"].found == "stores, reads and deletes files"
     for name in ("MLflow", "Prefect", "DVC remote"):
         assert "refuses requests without credentials" in findings[f"{name} access"].found
         assert f"{name} rights" in findings and f"{name} clock" in findings
     assert findings["MLflow version"].found and findings["Prefect version"].found
+
+
+def test_the_doctor_asks_a_database_for_its_size_and_who_may_for_its_disk(layout: layouts.Layout) -> None:
+    def ask(user: str, password: str) -> dict[str, Finding]:
+        return {f.check: f for f in space.database("MLflow", layout.database("postgresql", user, password, "mlflow"))}
+
+    owner, administrator = ask("mlflow", "mlflow_database"), ask("polm", "postgres")
+    assert owner["MLflow access"].found == "refuses a wrong password"
+    assert {owner[f"MLflow {what}"].level for what in ("version", "clock", "rights")} == {"ok"}
+    assert owner["MLflow space"].level == "note" and "MiB in use; its disk is not told" in owner["MLflow space"].found
+    assert any("GiB free at" in f.found for f in administrator.values()), administrator
+    (finding,) = [f for f in ask("mlflow", "prefect_database").values() if f.level == "fail"]
+    assert "password authentication failed" in finding.found
+    assert not any(layout.secrets[name] in str(finding) for name in layout.secrets)
+
+
+def test_the_doctor_finds_a_store_that_mlflow_cannot_use(layout: layouts.Layout) -> None:
+    for part in ("store", "volume"):
+        processes.end(layout, part)
+    try:
+        failed = [f for f in shared.mlflow() if f.level == "fail"]
+    finally:
+        store.start(layout)
+        processes.wait(layout, "store", lambda: store.healthy(layout))
+    assert [f.check for f in failed] == ["MLflow artifacts"], failed
+    assert failed[0].found.startswith("a file cannot be stored: ")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from flows.graph import Graph
 from flows.pipeline import sharing
 from flows.services.dashboards import free_port
+from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError, PolmError
 from tests.support import toy
 
@@ -113,12 +114,69 @@ def test_a_hole_in_the_remote_costs_the_stages_behind_it_only(second: toy.Toy, t
     assert restored() == {"source", "left", "right"}, "the two tails are the same"
 
 
+def copied_remote(clone: toy.Toy, place: Path) -> Path:
+    """A copy of the remote, to be spoilt, which the clone asks from now on."""
+    shutil.copytree(Graph().dvc_stage("left").repo.config["remote"]["shared"]["url"], place)
+    configure(clone, f"    remote = shared\n['remote \"shared\"']\n    url = {place}\n")
+    return place
+
+
+@pytest.mark.parametrize("what", ["a file", "a listing"])
+def test_a_damaged_object_is_named_and_not_taken(
+    second: toy.Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    remote = copied_remote(second, tmp_path / "remote")
+    out = Graph().dvc_stage("left").outs[0].hash_info.value
+    listing = remote / "files/md5" / out[:2] / out[2:]
+    entries = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text())}
+    name = entries["manifest.json"] if what == "a file" else out
+    spoilt = remote / "files/md5" / name[:2] / name[2:]
+    spoilt.chmod(0o644)
+    spoilt.write_text(spoilt.read_text().replace("value.txt", "other.txt"))
+    assert "left" not in restored()
+    assert f"object {name} is damaged there" in caplog.text
+    assert not (second.root / ".dvc/cache/files/md5" / name[:2] / name[2:]).exists(), "DVC would take it from there"
+
+
+def test_an_entry_that_names_the_output_of_another_stage_is_not_taken(
+    second: toy.Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = copied_remote(second, tmp_path / "remote")
+    lock = read_yaml(second.root / "dvc.lock")["stages"]
+    (second.root / "dvc.lock").unlink()
+    source, left = lock["source"]["outs"][0], lock["left"]["outs"][0]
+    entries = [path for path in remote.glob("runs/*/*/*") if f"path: {left['path']}\n" in path.read_text()]
+    [entry] = [path for path in entries if left["md5"] in path.read_text().partition("outs:")[2]]
+    entry.chmod(0o644)
+    entry.write_text(entry.read_text().replace(left["md5"], source["md5"]))
+    assert restored() == {"source", "right"}
+    assert (
+        "left: the result that is known for it is not taken, so it runs: its manifest is of the stage 's" in caplog.text
+    )
+    command = [sys.executable, "-m", "dvc", "repro", "-q", "-s", "left"]
+    subprocess.run(command, cwd=second.root, env=second.environment(), check=True)
+    assert second.ran().count("left") == 1, "DVC does not take it either"
+
+
 def test_what_is_pushed_again_is_nothing(
     first: toy.Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inside(first, monkeypatch)
     sharing.after(STAGES, push=True)
     assert capsys.readouterr().out.startswith("pushed 0 files, 0 B, and 0 entries of the run-cache to DVC remote 's")
+
+
+def test_a_push_that_fails_says_that_the_results_are_kept(
+    first: toy.Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(first.root, copy, symlinks=True)
+    inside(toy.Toy(copy), monkeypatch)
+    (tmp_path / "remote/files").mkdir(parents=True)
+    (tmp_path / "remote/files/md5").touch()
+    configure(toy.Toy(copy), f"    remote = full\n['remote \"full\"']\n    url = {tmp_path / 'remote'}\n")
+    with pytest.raises(PolmError, match=r"DVC remote 'full' .*the results are here; `polm run --push` sends them"):
+        sharing.after(STAGES, push=True)
 
 
 def test_an_empty_remote_is_named(second: toy.Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

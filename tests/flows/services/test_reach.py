@@ -188,3 +188,24 @@ def test_a_schedule_is_not_told_to_start_a_server_of_its_own(workspace: Path, mo
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     with pytest.raises(PolmError, match="start that server, or unset PREFECT_API_URL and start `polm ui`"):
         cli.schedule(cron="0 2 * * *")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://polm:hush@host:5000", "http://polm:hu@hush@host:5000", "http://polm:hu/hush@host:5000",
+        "http://polm::hush:@host:5000", "postgresql://host/db?user=polm&password=hush", "s3://key:hush@bucket/polm",
+    ],
+)  # fmt: skip
+def test_no_password_is_shown(uri: str) -> None:
+    said = reach.shown(f"cannot reach {uri} now")
+    assert "hush" not in said and "***" in said and said.endswith(" now")
+
+
+def test_the_address_of_a_run_holds_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored under `.polm/`, printed, and shown in Prefect."""
+    for secret in ("hush", "hu@hush", "hu/hush"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://polm:{secret}@host:5000/")
+        assert client.run_url("1", "abc") == "http://host:5000/#/experiments/1/runs/abc"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000/a@b")
+    assert client.run_url("1", "abc") == "http://host:5000/a@b/#/experiments/1/runs/abc"

@@ -6,6 +6,7 @@ import pytest
 
 from flows.tracking import client, killed
 from flows.tracking.runs import PipelineRun, pipeline_run
+from tasks.stage import artifact
 
 
 def statuses() -> dict[str, str]:
@@ -40,3 +41,19 @@ def test_a_run_in_another_store_is_left_alone(tracking: Path, monkeypatch: pytes
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
     assert killed.close() == 0
     assert statuses()["run"] == "RUNNING"
+
+
+def test_the_run_of_the_copy_that_this_one_was_copied_from_is_left_alone(
+    tracking: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may live: the lock that it holds is that of its own folder."""
+    PipelineRun("tiny")._open("ended", "1" * 16, {})
+    store = f"sqlite:///{tracking / '.polm/mlflow.db'}"
+    copy = tmp_path_factory.mktemp("copy")
+    (copy / ".polm").mkdir()
+    noted = artifact.read_json(killed.OPEN)
+    artifact.write_json(copy / killed.OPEN, noted | {"uri": store})
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert killed.left() and killed.close() == 0
+    assert statuses() == {"run": "RUNNING", "ended": "RUNNING"}
