@@ -53,12 +53,13 @@ def test_processes_that_nobody_asked_for_are_refused() -> None:
     launch.check_processes(launch.Processes(2, None), WHERE, {"WORLD_SIZE": "2"})
 
 
-def test_the_state_that_came_up_is_held_against_the_recipe(tmp_path: Path) -> None:
+def test_the_state_that_came_up_is_held_against_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from accelerate import Accelerator
     from accelerate.utils import DynamoBackend
     from transformers import TrainingArguments
 
-    alone, arguments = Accelerator(cpu=True), TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    alone = Accelerator(cpu=True)  # after the arguments, which take any other out of the state
     launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
     for wanted in (launch.Processes(2, None), launch.Processes(1, "FSDP")):
         with pytest.raises(ConfigError, match=r"accelerate made 1 process\(es\) without sharding of it"):
@@ -67,7 +68,7 @@ def test_the_state_that_came_up_is_held_against_the_recipe(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"would compute in mixed_precision 'no', and trainer.bf16 .* say 'bf16'"):
         launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
     arguments.bf16 = False
-    alone.state.dynamo_plugin.backend = DynamoBackend.INDUCTOR
+    monkeypatch.setattr(alone.state.dynamo_plugin, "backend", DynamoBackend.INDUCTOR)
     with pytest.raises(ConfigError, match=r"would compile the model by 'inductor', and trainer.torch_compile is false"):
         launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
     arguments._n_gpu = 2
@@ -94,14 +95,13 @@ def test_processes_in_which_a_stage_cannot_run_are_refused_before_any_is_started
         asked = r"sft.yaml: launch asks for 2 process\(es\) with.*: .*"
         with pytest.raises(ConfigError, match=asked + re.escape(reason)):
             launch.check_fit(configured(), wanted, WHERE)
-    if DATA_PARALLEL not in refused:
-        launch.check_fit(configured(), DATA_PARALLEL, WHERE)
 
 
 def test_a_method_that_runs_is_not_refused_for_another_one() -> None:
     config = choose_method(prune.configured(), "magnitude", WHERE)
     launch.check_fit(config, DATA_PARALLEL, WHERE)
     launch.check_fit(choose_method(adapters.configured(), "dora", WHERE), SHARDED, WHERE)
+    launch.check_fit(ppo.configured(), DATA_PARALLEL, WHERE)
 
 
 @pytest.fixture(scope="module")
