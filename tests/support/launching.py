@@ -9,8 +9,10 @@ import psutil
 from ruamel.yaml import YAML
 
 from tests.conftest import REPO
-from tests.support.forking import Forked, Forking
+from tests.support.forking import LIBRARIES, Forked, Forking
 
+BESIDES = ("accelerate.commands.launch", "torch.distributed.run", "torch.distributed.checkpoint.state_dict")
+"""What launchers and sharded processes import besides a stage's libraries."""
 METHODS = {"distill": "taught"}
 """Stage to the entry of its `methods:` that runs."""
 
@@ -19,7 +21,7 @@ class Launching:
     """The parent, and the launchers of two processes on a CPU."""
 
     def __init__(self, folder: Path) -> None:
-        self._forking = Forking()
+        self._forking = Forking((*LIBRARIES, *BESIDES))
         self._python = self._forking.write_python(folder, forks=("tasks.", "accelerate."))
         configured = f"{self._python} -m accelerate.commands.launch --config_file {REPO / 'infra/accelerate'}"
         self.launchers = {
