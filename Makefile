@@ -40,7 +40,7 @@ test-services: $(READY)  ## Run the tests that start PostgreSQL, an S3 store, ML
 
 test-cluster: $(READY)  ## Run the tests that start Slurm and Ray; as root it installs what they need
 	@flock $(VENV) bash infra/cluster/prepare.sh $(BIN)/python
-	@$(BIN)/python -m pytest -m cluster -n 0 -rs --durations 8 --no-header tests/flows/runners
+	@$(BIN)/python -m pytest -m cluster -n 0 -rs --durations 8 --no-header tests/flows/runners tests/tasks/training
 
 lint: $(READY)  ## Check style, formatting and types
 	@$(BIN)/ruff check .

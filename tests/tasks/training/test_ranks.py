@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tasks import dpo, kto, reward, sft
 from tasks.stage import artifact
 from tests.conftest import TRAINER
-from tests.support import online_dpo, ppo, rl, supervised
-from tests.support.judges import serving, shorter
+from tests.support import online_dpo, ppo, ranked, rl, supervised
+from tests.support.judges import CONSTITUTION, serving, shorter
 from tests.support.kill import wait_for_step
 from tests.support.launching import Launching, ranks
 
@@ -116,6 +116,39 @@ def test_sharded_processes_leave_the_whole_model_of_one(
     sizes = ("parameters", "trainable_parameters", "steps")
     figures, expected = (artifact.read_json(folder / "metrics.json") for folder in (made, alone[stage]))
     assert [figures[key] for key in sizes] == [expected[key] for key in sizes]
+
+
+@pytest.fixture(scope="module")
+def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_artifact: Any) -> Any:
+    """Artifacts by the names of their fixtures, and labels that need no judge."""
+    names = ("chat_model", "sums_data", "seeing_model", "pictures_data", "hearing_model", "spoken_data")
+    found = {name: request.getfixturevalue(name) for name in names}
+    labels = tmp_path_factory.mktemp("labels") / "labels"
+    shutil.copytree(found["sums_data"] / "preferences", labels / "preferences")
+    artifact.write_json(labels / "judge.json", {"labelled": 1.0})
+    make_artifact(labels, stage="label")
+    return found | {"labels": labels}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("case", ranked.CASES)
+def test_every_other_stage_learns_in_two_processes_what_it_does_in_one(
+    case: str, launching: Launching, given: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "params").mkdir()
+    artifact.write_json(tmp_path / "params/constitution.yaml", CONSTITUTION.model_dump(mode="json"))
+    stage, entry = ranked.stage_of(case)
+    made = {}
+    for launcher in ("one", "ddp", *(["fsdp2"] if case in ranked.SHARDED else [])):
+        values = ranked.settings(case, 1 if launcher == "one" else 2) | {"launch": launching.launchers[launcher]}
+        made[launcher] = launching.run(stage, values, ranked.inputs(case, given), tmp_path, launcher, entry)
+    expected = losses(made.pop("one"))
+    for folder in made.values():
+        found = losses(folder)
+        assert {key: len(values) for key, values in found.items()} == {k: len(v) for k, v in expected.items()}
+        apart = max(abs(a - b) for key in found for a, b in zip(found[key], expected[key], strict=True))
+        assert apart < 1e-5
+        assert_same_artifact(folder, tmp_path / "artifacts/one")
 
 
 @pytest.mark.parametrize("launcher", ("ddp", "fsdp2"))
