@@ -265,7 +265,7 @@ def test_a_sharded_policy_answers_though_a_process_ends_before_the_other(
     assert len(answers) == 4
 
 
-@pytest.mark.parametrize("launcher", ("ddp", "fsdp2"))
+@pytest.mark.parametrize("launcher", ("ddp", pytest.param("fsdp2", marks=pytest.mark.cluster)))
 def test_online_dpo_asks_and_judges_in_two_processes_as_in_one(
     launcher: str, launching: Launching, inputs: dict[str, Path], judge: Path, tmp_path: Path
 ) -> None:
