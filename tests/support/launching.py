@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from tests.conftest import REPO
 from tests.support.forking import LIBRARIES, Forked, Forking
 
-BESIDES = ("accelerate.commands.launch", "torch.distributed.run", "torch.distributed.checkpoint.state_dict")
+BESIDES = ("torch.distributed.run", "torch.distributed.checkpoint.state_dict")
 """What launchers and sharded processes import besides a stage's libraries."""
 METHODS = {"distill": "taught"}
 """Stage to the entry of its `methods:` that runs."""
