@@ -52,7 +52,7 @@ def test_processes_in_which_a_stage_cannot_run_are_named(recipes: Path) -> None:
         "ppo": ("fsdp2", "the value model is not sharded"),
         "retriever": ("multi_gpu", "a question's negatives are the chunks of its whole batch"),
         "rft": ("multi_gpu", "rounds of sampling and training run in one"),
-        "adapt": ("fsdp2", "a PromptTuningConfig, which PEFT keeps outside"),
+        "adapt": ("fsdp2", "which PEFT keeps outside sharded weights"),
     }
     for name, (launcher, _) in reasons.items():
         path = Path("params/tiny", f"{name}.yaml")
