@@ -26,6 +26,9 @@ pytestmark = pytest.mark.slow
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 TAUGHT = {"teacher_weight": 0.5, "beta": 0.0, "temperature": 1.0, "answers": None, "on_policy": None}
 STAGES = ("sft", "reward", "dpo", "kto", "distill")
+PAIRED = ("reward", "dpo", "kto")
+LONG = pytest.mark.cluster
+"""What `make test-cluster` runs, as it takes long for a runner."""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def test_data_parallel_processes_learn_and_log_what_one_does(
     assert_same_artifact(made, alone[stage])
 
 
-@pytest.mark.parametrize("stage", (*STAGES, "lora"))
+@pytest.mark.parametrize("stage", ("sft", "distill", "lora", *(pytest.param(name, marks=LONG) for name in PAIRED)))
 def test_sharded_processes_leave_the_whole_model_of_one(
     stage: str, launching: Launching, inputs: dict[str, Path], alone: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -130,7 +133,7 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return found | {"labels": labels}
 
 
-@pytest.mark.cluster
+@LONG
 @pytest.mark.parametrize("case", ranked.CASES)
 def test_every_other_stage_learns_in_two_processes_what_it_does_in_one(
     case: str, launching: Launching, given: dict[str, Path], tmp_path: Path
@@ -151,6 +154,7 @@ def test_every_other_stage_learns_in_two_processes_what_it_does_in_one(
         assert_same_artifact(folder, tmp_path / "artifacts/one")
 
 
+@LONG
 @pytest.mark.parametrize("launcher", ("ddp", "fsdp2"))
 def test_kill_9_of_a_rank_is_named_and_the_next_run_ends_as_if_undisturbed(
     launcher: str, launching: Launching, inputs: dict[str, Path], tmp_path: Path
@@ -265,7 +269,7 @@ def test_a_sharded_policy_answers_though_a_process_ends_before_the_other(
     assert len(answers) == 4
 
 
-@pytest.mark.parametrize("launcher", ("ddp", pytest.param("fsdp2", marks=pytest.mark.cluster)))
+@pytest.mark.parametrize("launcher", ("ddp", pytest.param("fsdp2", marks=LONG)))
 def test_online_dpo_asks_and_judges_in_two_processes_as_in_one(
     launcher: str, launching: Launching, inputs: dict[str, Path], judge: Path, tmp_path: Path
 ) -> None:
