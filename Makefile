@@ -38,9 +38,9 @@ test-services: $(READY)  ## Run the tests that start PostgreSQL, an S3 store, ML
 	@flock $(VENV) bash infra/services/setup.sh $(VENV)
 	@$(BIN)/python -m pytest -m services -n 0
 
-test-cluster: $(READY)  ## Run the tests that start Slurm and Ray; as root it installs what they need
+test-cluster: $(READY)  ## Run the tests that start Slurm and Ray, and long ones of several processes; as root it installs what they need
 	@flock $(VENV) bash infra/cluster/prepare.sh $(BIN)/python
-	@$(BIN)/python -m pytest -m cluster -n 0 -rs --durations 8 --no-header tests/flows/runners
+	@$(BIN)/python -m pytest -m cluster -n 0 -rs --durations 8 --no-header tests/flows/runners tests/tasks/training
 
 lint: $(READY)  ## Check style, formatting and types
 	@$(BIN)/ruff check .

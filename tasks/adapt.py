@@ -63,6 +63,16 @@ class Config(TrlConfig):
     methods: dict[str, Method]
     """Name of the method to its adapter."""
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Refuse a soft prompt over sharded weights: PEFT embeds it outside of them."""
+        soft = [name for name, method in self.methods.items() if method.adapter != "LoraConfig"]
+        if sharding and soft:
+            return (
+                f"methods.{soft[0]} is a {self.methods[soft[0]].adapter}, which PEFT keeps outside sharded weights; "
+                f"take DDP, as in infra/accelerate/multi_gpu.yaml"
+            )
+        return None
+
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """Name `trainer:`, which leaves the learning rate to the methods, and each method's `peft:`."""
         return [

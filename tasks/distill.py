@@ -94,6 +94,13 @@ class Config(TrlConfig):
     methods: dict[str, Method]
     """Name of the method to how the student learns."""
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Refuse answers of a sharded student: processes whose answers end at other tokens would lose each other."""
+        answering = [name for name, method in self.methods.items() if method.on_policy]
+        if sharding and answering:
+            return f"a sharded student cannot answer, as methods.{answering[0]}.on_policy asks; take DDP or one process"
+        return None
+
 
 def trainer_class() -> type[Any]:
     """Return the class whose fields `trainer:` may hold."""

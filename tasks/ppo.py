@@ -68,6 +68,10 @@ class Config(AdapterConfig):
     """The grader that says what is really wanted; its fall under a rising reward is reported as hacking."""
     ppo: PPO
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Refuse sharding, which the value model beside the policy does not know."""
+        return "the value model is not sharded; take DDP, as in infra/accelerate/multi_gpu.yaml" if sharding else None
+
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """Name the sections of any method, without settings of RLOO's that are not PPO's."""
         trainer, *others = super().verbatim(trainer_class)

@@ -82,6 +82,15 @@ class Config(TrlConfig):
     graders: dict[str, RewardSpec] = Field(min_length=1)
     """Name to grader of the held-out answers; each is reported by itself."""
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Refuse sharding, whose parts the mask of the zeros does not know, and llm-compressor in several processes."""
+        if sharding:
+            return "the mask that keeps the zeros is of whole matrices; take DDP, as in infra/accelerate/multi_gpu.yaml"
+        compressed = [name for name, method in self.methods.items() if method.modifiers is not None]
+        if processes > 1 and compressed:
+            return f"the modifiers of methods.{compressed[0]} are llm-compressor's, which prunes in one; take null"
+        return None
+
     def verbatim(self, trainer_class: type[Any]) -> list[Verbatim]:
         """Return the settings that are passed on verbatim: `trainer:`, and each method's modifiers."""
         return [
@@ -130,7 +139,7 @@ def main(config: Config, run: Run, *, model: Path, data: Path) -> None:
     figures: dict[str, float] = {}
     if method.heal:
         dense = load_causal_lm(model) if config.teacher_weight else None
-        trainer = healer(arguments, config.dataset, policy, tokenizer, data, dense, config.teacher_weight)
+        trainer = healer(run, arguments, config.dataset, policy, tokenizer, data, dense, config.teacher_weight)
         figures = training.train(trainer, run)
         # Without accelerate's wrapper, which computes in bf16 wherever the training did.
         policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)

@@ -66,6 +66,12 @@ class Config(TrlConfig):
     bootstrap_samples: int = Field(gt=0)
     """Resamples of the 95 % intervals."""
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Refuse several processes: they would split a batch, whose chunks are each other's negatives."""
+        if processes > 1 or sharding:
+            return "a question's negatives are the chunks of its whole batch, in one; take null"
+        return None
+
 
 def trainer_class() -> type[Any]:
     """Return the class whose fields `trainer:` may hold."""

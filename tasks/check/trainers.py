@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from tasks.check.files import Recipe, quiet
-from tasks.self_training.rounds import RoundsConfig
 from tasks.stage import launch
 from tasks.stage.config import suggest
 from tasks.stage.errors import ConfigError
@@ -48,11 +47,10 @@ def check(under_check: Recipe) -> Iterator[str]:
         path = under_check.folder / file
         try:
             processes = launch.processes(config.launch, path)
+            launch.check_fit(config, processes, path)
         except ConfigError as e:
             yield str(e)
             continue
-        if isinstance(config, RoundsConfig) and processes.processes > 1:
-            yield f"{path}: launch asks for {processes.processes} processes; rounds of sampling run in one: take null"
         for section in config.verbatim(module.trainer_class()):
             if section.section != "trainer":
                 yield from _peft(path, section)

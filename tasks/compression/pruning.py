@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tasks.stage.lifecycle import Run
+from tasks.training import ranks
 from tasks.training import rows as training_rows
 
 
@@ -61,10 +63,13 @@ def block_influence(model: Any, rows: list[list[int]]) -> list[float]:
     return [1 - total / tokens for total in cosine_sums]
 
 
-def healer(arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path, dense: Any, weight: float) -> Any:
+def healer(
+    run: Run, arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path, dense: Any, weight: float
+) -> Any:
     """Make a trainer that keeps the zeros of the model it is given.
 
     Args:
+        run: the stage's run.
         arguments: `trl.SFTConfig`.
         dataset: set of the data artifact to train on.
         policy: the pruned model.
@@ -98,8 +103,8 @@ def healer(arguments: Any, dataset: str, policy: Any, tokenizer: Any, data: Path
         "eval_dataset": training_rows.examples(data, dataset, "validation"),
     }
     if dense is None:
-        return SFTTrainer(**common)
-    return Distillation(
+        return ranks.trainer_for(run, SFTTrainer)(**common)
+    return ranks.trainer_for(run, Distillation)(
         **common,
         teacher=dense,
         teacher_weight=weight,

@@ -56,6 +56,10 @@ class RoundsConfig(AdapterConfig):
     replay: dict[str, int]
     """Set of the data artifact to the rows of it that are mixed in each round, so that old skills stay."""
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Refuse several processes: each would sample, and learn, rounds of its own."""
+        return "rounds of sampling and training run in one; take null" if processes > 1 or sharding else None
+
 
 def trainer_class() -> type[Any]:
     """Return the class whose fields `trainer:` may hold."""
@@ -68,11 +72,6 @@ def arguments(config: RoundsConfig, run: Run) -> Any:
     """Build TRL's config object, with `trainer:` and `peft:` checked. Raises ConfigError."""
     trl_config = training.arguments(trainer_class(), config, run)
     training.peft_config(config, run, "CAUSAL_LM")
-    if run.launched.processes > 1:
-        raise ConfigError(
-            f"{run.params_file}: launch asks for {run.launched.processes} processes; rounds of sampling and training "
-            f"run in one: take null, or a launcher of one"
-        )
     return trl_config
 
 

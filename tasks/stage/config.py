@@ -38,6 +38,15 @@ class TrainingConfig(StageConfig):
     launch: str | None
     """Command put before the stage's module, e.g. `accelerate launch --config_file … -m`; null runs it as is."""
 
+    def unfit(self, processes: int, sharding: str | None) -> str | None:
+        """Say why the stage cannot run in these processes, and what to write instead; None: it can.
+
+        Args:
+            processes: how many `launch` asks for.
+            sharding: `FSDP` or `DEEPSPEED`; None: each process has the whole model.
+        """
+        return None
+
 
 def one_of(what: str, *keys: str) -> Discriminator:
     """Tell the sections of a union apart by the key that only one of them has, and tag each `(key)`.

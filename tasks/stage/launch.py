@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from tasks.stage import rank_failures
-from tasks.stage.config import read_yaml
+from tasks.stage.config import TrainingConfig, read_yaml
 from tasks.stage.errors import ConfigError
 
 log = logging.getLogger("polm")
@@ -102,21 +102,32 @@ def check_processes(expected: Processes, where: Path, environment: Mapping[str, 
         )
 
 
-def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: int) -> None:
+def check_alone(where: Path, environment: Mapping[str, str]) -> None:
+    """Refuse several processes of a stage that has no `launch`. Raises ConfigError."""
+    started = environment.get("WORLD_SIZE", "1")
+    if started != "1":
+        raise ConfigError(
+            f"{where}: this stage runs in one process, and WORLD_SIZE says that {started} came up; start it without "
+            f"torchrun or accelerate, or unset that variable"
+        )
+
+
+def check_accelerator(expected: Processes, where: Path, accelerator: Any, arguments: Any) -> None:
     """Compare the state that really came up with the recipe.
 
     Args:
         expected: the processes that the recipe asks for.
         where: recipe file, for messages.
         accelerator: the trainer's.
-        gpus: how many this process trains on.
+        arguments: the trainer's, a `transformers.TrainingArguments`.
 
     Raises:
-        ConfigError: accelerate made something else of the processes, or one process takes several GPUs.
+        ConfigError: accelerate made something else of the processes, computes in another precision or compiles, or one
+            process takes several GPUs.
     """
-    if gpus > 1:
+    if arguments.n_gpu > 1:
         raise ConfigError(
-            f"{where}: one process sees {gpus} GPUs and would train on as many times the batch; set "
+            f"{where}: one process sees {arguments.n_gpu} GPUs and would train on as many times the batch; set "
             f"CUDA_VISIBLE_DEVICES to one of them (`polm run` does), or start a process for each with launch"
         )
     kind = str(accelerator.distributed_type.value).upper()
@@ -127,6 +138,31 @@ def check_accelerator(expected: Processes, where: Path, accelerator: Any, gpus: 
             f"{where}: launch asks for {_words(*expected)}, and accelerate made {outcome} of it; mend "
             f"launch or its configuration file (DeepSpeed needs GPUs)"
         )
+    precision = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else "no"
+    if accelerator.mixed_precision != precision:
+        raise ConfigError(
+            f"{where}: accelerate would compute in mixed_precision '{accelerator.mixed_precision}', and trainer.bf16 "
+            f"and trainer.fp16 say '{precision}'; {_OTHERWISE}"
+        )
+    compiler = str(accelerator.state.dynamo_plugin.backend.value).lower()
+    if compiler != "no" and not arguments.torch_compile:
+        raise ConfigError(
+            f"{where}: accelerate would compile the model by '{compiler}', and trainer.torch_compile is false; "
+            f"{_OTHERWISE}"
+        )
+
+
+_OTHERWISE = (
+    "write 'no' for it in the --config_file of launch, and name one there: without, accelerate takes the user's own, "
+    "default_config.yaml"
+)
+
+
+def check_fit(config: TrainingConfig, wanted: Processes, where: Path) -> None:
+    """Refuse processes in which the stage cannot run, before any is started. Raises ConfigError."""
+    reason = config.unfit(*wanted)
+    if reason:
+        raise ConfigError(f"{where}: launch asks for {_words(*wanted)}: {reason}")
 
 
 def _words(processes: int, sharding: str | None) -> str:

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.stage import artifact, devices, launch, warm
+from tasks.stage import artifact, devices, inherited, launch, warm
 from tasks.stage.config import StageConfig, TrainingConfig, digest, load, suggest
 from tasks.stage.errors import ArtifactError, ConfigError, PolmError, kind, refusal
 from tasks.stage.progress import Progress
@@ -225,9 +225,15 @@ def _module(main: Any) -> str:
 
 def _launched(config: StageConfig, main: Any, where: Path) -> launch.Processes:
     """Run the recipe's launcher, once; in what it started, the processes that were asked for, if these came up."""
+    if launch.MARK not in os.environ:
+        ignored = inherited.take_out(os.environ)
+        if ignored:
+            log.warning("ignored, as the recipe alone decides this: %s", ", ".join(ignored))
     if not isinstance(config, TrainingConfig):
+        launch.check_alone(where, os.environ)
         return launch.ONE_PROCESS
     wanted = launch.processes(config.launch, where)
+    launch.check_fit(config, wanted, where)
     if config.launch and launch.MARK not in os.environ:
         launch.launch(config.launch, _module(main))
     launch.check_processes(wanted, where, os.environ)

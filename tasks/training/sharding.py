@@ -40,6 +40,20 @@ def is_sharded(trainer: Any) -> bool:
     return bool(trainer.accelerator.is_fsdp2)
 
 
+def generate_in_step(model: Any) -> None:
+    """Have a model that is sharded, or about to be, draw answers in all processes until the last of them has its own.
+
+    Each token takes the parts of all processes, so one that ended early would leave the others waiting, or hand them
+    the parts of its next step. `transformers` goes on by itself where it has sharded the model, and not where
+    accelerate has.
+    """
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module._is_fsdp_managed_module = True
+
+
 def whole(tensor: Any) -> Any:
     """Return a weight, gathered from all processes if it is sharded; every process has to ask for it."""
     from torch.distributed.tensor import DTensor

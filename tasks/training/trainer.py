@@ -87,10 +87,15 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
     """
     from transformers import PrinterCallback
 
-    launch.check_accelerator(run.launched, run.params_file, trainer.accelerator, trainer.args.n_gpu)
+    launch.check_accelerator(run.launched, run.params_file, trainer.accelerator, trainer.args)
+    if run.launched.processes > 1 and run.main_process:
+        log.info("%s", _batch(trainer.args))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(run, trainer.accelerator))
-    skeleton = sharding.skeleton(trainer.model) if sharding.is_sharded(trainer) else None
+    skeleton = None
+    if sharding.is_sharded(trainer):
+        skeleton = sharding.skeleton(trainer.model)
+        sharding.generate_in_step(trainer.model)
     _fit(trainer, run)
     evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
     parameters = list(trainer.model.parameters())
@@ -110,6 +115,12 @@ def train(trainer: Any, run: Run) -> dict[str, float]:
     if losses:
         figures["loss"] = losses[-1]
     return figures
+
+
+def _batch(arguments: Any) -> str:
+    """Say how many rows a step has."""
+    parts = arguments.per_device_train_batch_size, arguments.world_size, arguments.gradient_accumulation_steps
+    return "a step: {} row(s) a process x {} processes x {} accumulated = {} rows".format(*parts, math.prod(parts))
 
 
 def _fit(trainer: Any, run: Run) -> None:

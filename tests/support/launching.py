@@ -9,8 +9,10 @@ import psutil
 from ruamel.yaml import YAML
 
 from tests.conftest import REPO
-from tests.support.forking import Forked, Forking
+from tests.support.forking import LIBRARIES, Forked, Forking
 
+BESIDES = ("torch.distributed.run", "torch.distributed.checkpoint.state_dict")
+"""What launchers and sharded processes import besides a stage's libraries."""
 METHODS = {"distill": "taught"}
 """Stage to the entry of its `methods:` that runs."""
 
@@ -19,7 +21,7 @@ class Launching:
     """The parent, and the launchers of two processes on a CPU."""
 
     def __init__(self, folder: Path) -> None:
-        self._forking = Forking()
+        self._forking = Forking((*LIBRARIES, *BESIDES))
         self._python = self._forking.write_python(folder, forks=("tasks.", "accelerate."))
         configured = f"{self._python} -m accelerate.commands.launch --config_file {REPO / 'infra/accelerate'}"
         self.launchers = {
@@ -29,11 +31,23 @@ class Launching:
         }
         self.two_machines = f"{configured}/fsdp2_two_machines.yaml --num_processes 2 --main_process_ip 127.0.0.1"
 
-    def start(self, stage: str, values: dict[str, Any], inputs: dict[str, Path], folder: Path, name: str) -> Forked:
-        """Start the stage with these settings in a folder, for `artifacts/<name>`, with `<name>.events` and `.log`."""
+    def start(
+        self,
+        stage: str,
+        values: dict[str, Any],
+        inputs: dict[str, Path],
+        folder: Path,
+        name: str,
+        entry: str | None = None,
+    ) -> Forked:
+        """Start the stage with these settings in a folder, for `artifacts/<name>`, with `<name>.events` and `.log`.
+
+        `entry` is that of `methods:` which runs, where `METHODS` does not say.
+        """
         (folder / "params").mkdir(exist_ok=True)
         YAML().dump(values, folder / "params" / f"{name}.yaml")
-        method = ["--method", METHODS[stage]] if stage in METHODS else []
+        entry = entry or METHODS.get(stage)
+        method = ["--method", entry] if entry else []
         words = [f"tasks.{stage}", f"params/{name}.yaml", *method, "--out", f"artifacts/{name}"]
         for flag, path in inputs.items():
             words += [f"--{flag}", str(path)]
@@ -44,9 +58,17 @@ class Launching:
         }
         return self._forking.start(words, environment, folder / f"{name}.log", folder, self._python)
 
-    def run(self, stage: str, values: dict[str, Any], inputs: dict[str, Path], folder: Path, name: str) -> Path:
+    def run(
+        self,
+        stage: str,
+        values: dict[str, Any],
+        inputs: dict[str, Path],
+        folder: Path,
+        name: str,
+        entry: str | None = None,
+    ) -> Path:
         """Run it to a good end; returns the artifact."""
-        code = self.start(stage, values, inputs, folder, name).wait()
+        code = self.start(stage, values, inputs, folder, name, entry).wait()
         assert code == 0, (folder / f"{name}.log").read_text()
         return folder / "artifacts" / name
 

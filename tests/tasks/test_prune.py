@@ -69,7 +69,7 @@ def test_the_dense_model_teaches(make_run: MakeRun, chat_model: Path, sums_data:
         policy, dense = load_causal_lm(chat_model), load_causal_lm(chat_model)
         arguments = training.arguments(prune.trainer_class(), configured(teacher_weight=weight), run)
         tokenizer = load_tokenizer(chat_model)
-        trainer = pruning.healer(arguments, "sft", policy, tokenizer, sums_data, dense, weight)
+        trainer = pruning.healer(run, arguments, "sft", policy, tokenizer, sums_data, dense, weight)
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.compute_loss(trainer.model, batch).backward()
         moved[weight] = max(float(p.grad.abs().max()) for p in policy.parameters() if p.grad is not None)

@@ -47,6 +47,24 @@ def test_there_are_recipes() -> None:
     assert {"tiny", "smollm2", "qwen3"} <= set(RECIPES) and len(FILES) > len(RECIPES)
 
 
+def test_processes_in_which_a_stage_cannot_run_are_named(recipes: Path) -> None:
+    reasons = {
+        "ppo": ("fsdp2", "the value model is not sharded"),
+        "retriever": ("multi_gpu", "a question's negatives are the chunks of its whole batch"),
+        "rft": ("multi_gpu", "rounds of sampling and training run in one"),
+        "adapt": ("fsdp2", "which PEFT keeps outside sharded weights"),
+    }
+    for name, (launcher, _) in reasons.items():
+        path = Path("params/tiny", f"{name}.yaml")
+        command = f"accelerate launch --config_file infra/accelerate/{launcher}.yaml -m"
+        write(path, read_yaml(path) | {"launch": command})
+    errors = recipe_check.check(Path("params/tiny"))
+    assert len(errors) == len(reasons)
+    for name, (_, reason) in reasons.items():
+        [said] = [error for error in errors if error.startswith(f"params/tiny/{name}.yaml: launch asks for 2")]
+        assert reason in said
+
+
 OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template", "pictures", "videos", "sounds"}
 """Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
 CHOSEN = {"headline", "frontier"}

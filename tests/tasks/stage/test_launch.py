@@ -1,20 +1,22 @@
 """A stage in several processes: what the launcher is asked for, what comes up, and what a failure leaves behind."""
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import rejection, reward, sft
+from tasks import reward, sft
 from tasks.stage import artifact, launch, rank_failures
 from tasks.stage.errors import ConfigError
+from tasks.stage.lifecycle import choose_method
 from tests.conftest import REPO
-from tests.support import rl, supervised
+from tests.support import adapters, distill, ppo, prune, rl, supervised
 from tests.support.forking import Forking
 
 WHERE = Path("params/test/sft.yaml")
@@ -51,23 +53,55 @@ def test_processes_that_nobody_asked_for_are_refused() -> None:
     launch.check_processes(launch.Processes(2, None), WHERE, {"WORLD_SIZE": "2"})
 
 
-def test_the_state_that_came_up_is_held_against_the_recipe() -> None:
+def test_the_state_that_came_up_is_held_against_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from accelerate import Accelerator
+    from accelerate.utils import DynamoBackend
+    from transformers import TrainingArguments
 
-    alone = Accelerator(cpu=True)
-    launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, 1)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    alone = Accelerator(cpu=True)  # after the arguments, which take any other out of the state
+    launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
     for wanted in (launch.Processes(2, None), launch.Processes(1, "FSDP")):
         with pytest.raises(ConfigError, match=r"accelerate made 1 process\(es\) without sharding of it"):
-            launch.check_accelerator(wanted, WHERE, alone, 1)
+            launch.check_accelerator(wanted, WHERE, alone, arguments)
+    arguments.bf16 = True
+    with pytest.raises(ConfigError, match=r"would compute in mixed_precision 'no', and trainer.bf16 .* say 'bf16'"):
+        launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
+    arguments.bf16 = False
+    monkeypatch.setattr(alone.state.dynamo_plugin, "backend", DynamoBackend.INDUCTOR)
+    with pytest.raises(ConfigError, match=r"would compile the model by 'inductor', and trainer.torch_compile is false"):
+        launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
+    arguments._n_gpu = 2
     with pytest.raises(ConfigError, match=r"one process sees 2 GPUs .* as many times the batch"):
-        launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, 2)
+        launch.check_accelerator(launch.ONE_PROCESS, WHERE, alone, arguments)
 
 
-def test_rounds_run_in_one_process(make_run: Callable[[str], Any], chat_model: Path, sums_data: Path) -> None:
-    run = make_run("rft")
-    run.launched = launch.Processes(2, None)
-    with pytest.raises(ConfigError, match=r"launch asks for 2 processes; rounds .* run in one"):
-        rejection.main(rl.rejection_config(), run, model=chat_model, data=sums_data)
+DATA_PARALLEL, SHARDED = launch.Processes(2, None), launch.Processes(2, "FSDP")
+UNFIT: dict[str, tuple[Any, tuple[launch.Processes, ...], str]] = {
+    "rejection": (rl.rejection_config, (DATA_PARALLEL, SHARDED), "rounds of sampling and training run in one"),
+    "ppo": (ppo.configured, (SHARDED,), "the value model is not sharded; take DDP"),
+    "adapt": (adapters.configured, (SHARDED,), "methods.prompt is a PromptTuningConfig, which PEFT keeps outside"),
+    "distill": (distill.configured, (SHARDED,), "cannot answer, as methods.on_policy.on_policy asks"),
+    "prune": (prune.configured, (SHARDED,), "the mask that keeps the zeros is of whole matrices; take DDP"),
+    "calibrated": (prune.configured, (DATA_PARALLEL,), "the modifiers of methods.wanda are llm-compressor's"),
+}
+
+
+@pytest.mark.parametrize("stage", UNFIT)
+def test_processes_in_which_a_stage_cannot_run_are_refused_before_any_is_started(stage: str) -> None:
+    configured, refused, reason = UNFIT[stage]
+    launch.check_fit(configured(), launch.ONE_PROCESS, WHERE)
+    for wanted in refused:
+        asked = r"sft.yaml: launch asks for 2 process\(es\) with.*: .*"
+        with pytest.raises(ConfigError, match=asked + re.escape(reason)):
+            launch.check_fit(configured(), wanted, WHERE)
+
+
+def test_a_method_that_runs_is_not_refused_for_another_one() -> None:
+    config = choose_method(prune.configured(), "magnitude", WHERE)
+    launch.check_fit(config, DATA_PARALLEL, WHERE)
+    launch.check_fit(choose_method(adapters.configured(), "dora", WHERE), SHARDED, WHERE)
+    launch.check_fit(ppo.configured(), DATA_PARALLEL, WHERE)
 
 
 @pytest.fixture(scope="module")

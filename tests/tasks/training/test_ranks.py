@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tasks import dpo, kto, reward, sft
 from tasks.stage import artifact
 from tests.conftest import TRAINER
-from tests.support import ppo, rl, supervised
+from tests.support import online_dpo, ppo, ranked, rl, supervised
+from tests.support.judges import CONSTITUTION, serving, shorter
 from tests.support.kill import wait_for_step
 from tests.support.launching import Launching, ranks
 
@@ -25,6 +26,9 @@ pytestmark = pytest.mark.slow
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 TAUGHT = {"teacher_weight": 0.5, "beta": 0.0, "temperature": 1.0, "answers": None, "on_policy": None}
 STAGES = ("sft", "reward", "dpo", "kto", "distill")
+PAIRED = ("reward", "dpo", "kto")
+LONG = pytest.mark.cluster
+"""What `make test-cluster` runs, as it takes long for a runner."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,7 @@ def test_data_parallel_processes_learn_and_log_what_one_does(
     assert_same_artifact(made, alone[stage])
 
 
-@pytest.mark.parametrize("stage", (*STAGES, "lora"))
+@pytest.mark.parametrize("stage", ("sft", "distill", "lora", *(pytest.param(name, marks=LONG) for name in PAIRED)))
 def test_sharded_processes_leave_the_whole_model_of_one(
     stage: str, launching: Launching, inputs: dict[str, Path], alone: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -117,6 +121,40 @@ def test_sharded_processes_leave_the_whole_model_of_one(
     assert [figures[key] for key in sizes] == [expected[key] for key in sizes]
 
 
+@pytest.fixture(scope="module")
+def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_artifact: Any) -> Any:
+    """Artifacts by the names of their fixtures, and labels that need no judge."""
+    names = ("chat_model", "sums_data", "seeing_model", "pictures_data", "hearing_model", "spoken_data")
+    found = {name: request.getfixturevalue(name) for name in names}
+    labels = tmp_path_factory.mktemp("labels") / "labels"
+    shutil.copytree(found["sums_data"] / "preferences", labels / "preferences")
+    artifact.write_json(labels / "judge.json", {"labelled": 1.0})
+    make_artifact(labels, stage="label")
+    return found | {"labels": labels}
+
+
+@LONG
+@pytest.mark.parametrize("case", ranked.CASES)
+def test_every_other_stage_learns_in_two_processes_what_it_does_in_one(
+    case: str, launching: Launching, given: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "params").mkdir()
+    artifact.write_json(tmp_path / "params/constitution.yaml", CONSTITUTION.model_dump(mode="json"))
+    stage, entry = ranked.stage_of(case)
+    made = {}
+    for launcher in ("one", "ddp", *(["fsdp2"] if case in ranked.SHARDED else [])):
+        values = ranked.settings(case, 1 if launcher == "one" else 2) | {"launch": launching.launchers[launcher]}
+        made[launcher] = launching.run(stage, values, ranked.inputs(case, given), tmp_path, launcher, entry)
+    expected = losses(made.pop("one"))
+    for folder in made.values():
+        found = losses(folder)
+        assert {key: len(values) for key, values in found.items()} == {k: len(v) for k, v in expected.items()}
+        apart = max(abs(a - b) for key in found for a, b in zip(found[key], expected[key], strict=True))
+        assert apart < 1e-5
+        assert_same_artifact(folder, tmp_path / "artifacts/one")
+
+
+@LONG
 @pytest.mark.parametrize("launcher", ("ddp", "fsdp2"))
 def test_kill_9_of_a_rank_is_named_and_the_next_run_ends_as_if_undisturbed(
     launcher: str, launching: Launching, inputs: dict[str, Path], tmp_path: Path
@@ -171,9 +209,31 @@ import json, os
 def odd(response, row):
     reward = sum(map(ord, response)) % 7 / 7
     with open(os.environ["POLM_EVENTS"] + ".said-" + os.environ.get("RANK", "0"), "a") as f:
-        f.write(json.dumps({"prompt": row["prompt"][-1]["content"], "reward": reward}) + "\\n")
+        said = {"prompt": row["prompt"][-1]["content"], "answer": response, "reward": reward}
+        f.write(json.dumps(said) + "\\n")
     return reward
 """
+WATCHED = {"grader": "graders.odd", "weight": 0.0, "options": {}}
+
+
+def said_in(folder: Path, name: str, processes: int) -> list[dict[str, Any]]:
+    """What the grader was asked by all processes of a run."""
+    files = sorted(folder.glob(f"{name}.events.said-*"))
+    assert len(files) == processes
+    return [row for file in files for row in artifact.read_jsonl(file)]
+
+
+def logged(folder: Path, key: str) -> list[float]:
+    return [row[key] for row in artifact.read_jsonl(folder / "curves.jsonl") if key in row]
+
+
+def asked(answers: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(row["prompt"] for row in answers)
+
+
+def mean(values: Iterable[float]) -> Any:
+    listed = list(values)
+    return pytest.approx(sum(listed) / len(listed), abs=1e-6)
 
 
 def test_grpo_asks_the_same_prompts_as_often_and_learns_from_all_rewards(
@@ -181,19 +241,58 @@ def test_grpo_asks_the_same_prompts_as_often_and_learns_from_all_rewards(
 ) -> None:
     (tmp_path / "params").mkdir()
     (tmp_path / "params/graders.py").write_text(GRADER)
-    watched = {"odd": {"grader": "graders.odd", "weight": 1.0, "options": {}}}
     said = {}
     for launcher, processes in (("one", 1), ("ddp", 2)):
         trainer = {"max_steps": 3, "save_steps": 3, "per_device_train_batch_size": 8 // processes}
-        values = rl.grpo_config(trainer=trainer).model_dump() | {"threads": 1, "graders": watched, "gold": "odd"}
+        values = rl.grpo_config(trainer=trainer).model_dump()
+        values |= {"threads": 1, "graders": {"odd": WATCHED | {"weight": 1.0}}, "gold": "odd"}
         made = launching.run("grpo", values | {"launch": launching.launchers[launcher]}, inputs, tmp_path, launcher)
-        files = sorted(tmp_path.glob(f"{launcher}.events.said-*"))
-        assert len(files) == processes
-        answers = [row for file in files for row in artifact.read_jsonl(file)]
-        logged = [row["reward"] for row in artifact.read_jsonl(made / "curves.jsonl") if "reward" in row]
-        assert sum(logged) / 3 == pytest.approx(sum(row["reward"] for row in answers) / len(answers), abs=1e-6)
-        said[launcher] = Counter(row["prompt"] for row in answers)
+        answers = said_in(tmp_path, launcher, processes)
+        assert sum(logged(made, "reward")) / 3 == mean(row["reward"] for row in answers)
+        said[launcher] = asked(answers)
     assert said["one"] == said["ddp"]
+    assert sum(said["one"].values()) == 24
+
+
+def test_a_sharded_policy_answers_though_a_process_ends_before_the_other(
+    launching: Launching, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each has one answer, which ends at any of 200 tokens."""
+    trainer = {"per_device_train_batch_size": 1, "num_generations": 2, "max_completion_length": 200}
+    values = rl.grpo_config(trainer=trainer | {"max_steps": 2, "save_steps": 2}).model_dump()
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/graders.py").write_text(GRADER)
+    values |= {"threads": 1, "graders": {"odd": WATCHED | {"weight": 1.0}}, "gold": "odd"}
+    made = launching.run("grpo", values | {"launch": launching.launchers["fsdp2"]}, inputs, tmp_path, "grpo")
+    answers = said_in(tmp_path, "grpo", 2)
+    assert sum(logged(made, "reward")) / 2 == mean(row["reward"] for row in answers)
+    assert len(answers) == 4
+
+
+@pytest.mark.parametrize("launcher", ("ddp", pytest.param("fsdp2", marks=LONG)))
+def test_online_dpo_asks_and_judges_in_two_processes_as_in_one(
+    launcher: str, launching: Launching, inputs: dict[str, Path], judge: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/graders.py").write_text(GRADER)
+    said = {}
+    with serving(shorter) as server:
+        for name, processes in (("one", 1), (launcher, 2)):
+            trainer = {"max_steps": 3, "save_steps": 3, "per_device_train_batch_size": 8 // processes}
+            config = online_dpo.configured(trainer=trainer, endpoint={"base_url": server.url})
+            values = config.model_dump() | {"graders": {"odd": WATCHED}, "gold": "odd"}
+            values |= {"launch": launching.launchers[name]}
+            made = launching.run("online_dpo", values, inputs | {"judge": judge}, tmp_path, name)
+            answers = said_in(tmp_path, name, processes)
+            pairs = list(zip(answers[::2], answers[1::2], strict=True))
+            assert all(a["prompt"] == b["prompt"] for a, b in pairs), "no pair is shared out"
+            assert sum(logged(made, "rewards/odd/mean")) / 3 == mean(row["reward"] for row in answers)
+            undecided = [a["answer"].strip() == b["answer"].strip() for a, b in pairs]
+            assert sum(logged(made, "judge/ties")) / 3 >= sum(undecided) / len(undecided) - 1e-6
+            assert logged(made, "kl")[0] == pytest.approx(0, abs=1e-5), "it begins as its own reference"
+            assert "model.safetensors" in artifact.verify(made).files
+            said[name] = asked(answers)
+    assert said["one"] == said[launcher]
     assert sum(said["one"].values()) == 24
 
 
