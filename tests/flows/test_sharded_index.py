@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flows.workspace import set_aside
 from tasks.stage import artifact
 from tests.conftest import REPO
 from tests.support import small_recipe, working_copy
+from tests.support.forking import Forking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -32,6 +34,14 @@ GRAPH: dict[str, Any] = {
 }
 SHARDS = ["rag_embed@index-1of2", "rag_embed@index-2of2"]
 INDEX = "rag_index_sharded@index"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where commands are looked for: first of all a `python` whose stages have imported their libraries."""
+    with Forking(("sentence_transformers", "sentence_transformers.trainer", "datasets", "faiss", "bm25s")) as forking:
+        folders = (forking.write_python(tmp_path_factory.mktemp("bin")).parent, Path(sys.executable).parent)
+        yield os.pathsep.join([*map(str, folders), os.environ["PATH"]])
 
 
 @pytest.fixture
@@ -56,11 +66,11 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def python(*words: str) -> str:
+def python(path: str, *words: str) -> str:
     """Run a module in the working copy; return what it says."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "PATH": path}
-    done = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True, check=False)
+    command = [shutil.which("python", path=path) or "", "-m", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -82,19 +92,21 @@ def test_shards_are_stages_that_need_nothing_of_each_other(copy: Path) -> None:
     assert graph.stages[SHARDS[0]].out == Path("artifacts/vectors/index/index-1of2")
 
 
-def test_two_shards_make_the_index_that_none_make(copy: Path) -> None:
-    python("dvc", "repro", "-q", INDEX)
+def test_two_shards_make_the_index_that_none_make(copy: Path, path: str) -> None:
+    python(path, "dvc", "repro", "-q", INDEX)
     folder = Path("artifacts/indexes/index")
     lineage = artifact.read_manifest(folder).inputs
     for name in ("index-1of2", "index-2of2"):
         assert lineage[f"vectors/{name}"] == artifact.read_manifest(Path("artifacts/vectors/index", name)).digest
     shutil.rmtree(".polm/retrieval")
-    inputs = ("--chunks", "artifacts/chunks/passages", "--encoder", "artifacts/models/retriever")
-    python("tasks.rag_index", f"{RECIPE}/index.yaml", *inputs, "--data", "artifacts/media/facts", "--out", "whole")
+    inputs = ("--chunks", "artifacts/chunks/passages", "--encoder", "artifacts/models/retriever", "--data")
+    python(
+        path, "tasks.rag_index", f"{RECIPE}/index.yaml", *inputs, "--data", "artifacts/media/facts", "--out", "whole"
+    )
     assert files(Path("whole")) == files(folder)
 
     small_recipe.change(RECIPE / "index.yaml", "fusion/depth", 20)
-    said = python("dvc", "repro", INDEX)
+    said = python(path, "dvc", "repro", INDEX)
     assert all(f"Stage '{name}' didn't change" in said for name in SHARDS)
     assert f"Running stage '{INDEX}'" in said
 
