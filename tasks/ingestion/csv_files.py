@@ -13,8 +13,8 @@ from tasks.stage.errors import DataError
 
 AHEAD = 1_000_000
 """Lines of one record at most, and lines ahead in which the end of a broken one is looked for."""
-OTHERS = (";", "\t", "|", ",")
-"""Signs by which fields may be parted in a file whose suffix says otherwise."""
+OTHERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+"""Signs that may stand between the columns of a file whose suffix says otherwise."""
 _TRIM = 4_096
 """Lines that are done with and still held, at most."""
 
@@ -102,10 +102,11 @@ def records(path: Path, name: str, dialect: Dialect) -> Iterator[Line | Reject]:
     if any(_not_utf8(texts[i]) for i in range(at, after)):
         raise DataError(f"{name}:{at + 1}: the header is not UTF-8; write the file anew in that encoding")
     at = after
-    if len(columns) == 1 and (other := next((sign for sign in OTHERS if sign in columns[0]), None)):
+    if len(columns) == 1 and (said := next((words for sign, words in OTHERS.items() if sign in columns[0]), None)):
+        expected = "commas" if dialect.delimiter == "," else "tabs"
         raise DataError(
-            f"{name}: the header is one column, {columns[0]!r}, whose names seem to be parted by {other!r}; write the "
-            f"file anew with commas (.csv) or tabs (.tsv) between fields"
+            f"{name}: {said} stand between its columns ({columns[0]!r}), where {expected} are expected; write it as "
+            f".csv with commas and quotes, or as .tsv with tabs. If it has one column, take the {said} out of its name"
         )
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(f"{name}: the header names {', '.join(map(repr, twice))} more than once; rename one of them")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.ingestion import hub
 from tasks.ingestion.files import check_file, content_digest, rows_of
-from tasks.ingestion.lines import COMPRESSED, Line, text_lines
+from tasks.ingestion.lines import COMPRESSED, Line
 from tasks.stage.errors import DataError
 
 KEPT = 1000
@@ -20,8 +20,6 @@ KINDS = {".jsonl": "JSON", ".json": "JSON", ".csv": "CSV", ".tsv": "CSV", ".parq
 """Suffixes of files in a folder of rows, to the kind that `datasets` reads them as; it reads one kind and no other."""
 DESCRIBING = ("dataset_info.json", "dataset_infos.json", "state.json")
 """Files beside rows that hold none."""
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-"""What may stand between columns in place of a comma."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,6 @@ def look(where: str, licence: str) -> Sample:
         raise DataError(f"{where}: no such file")
     else:
         sample = _hub(where, licence)
-    if path.is_file():
-        _check_separator(path, where, sample.columns)
     if not sample.rows and not sample.unreadable:
         raise DataError(f"{where}: not one row stands in it; check the path, and how the file was written")
     if not sample.rows:
@@ -78,21 +74,6 @@ def look(where: str, licence: str) -> Sample:
             f"{where}: not one row that can be read, of {sample.unreadable} lines; the first: {sample.reason}"
         )
     return sample
-
-
-def _check_separator(path: Path, where: str, columns: list[str]) -> None:
-    """Refuse a `.csv` of one column whose header has more of another separator than commas. Raises DataError."""
-    name = Path(path.stem) if path.suffix in COMPRESSED else path
-    if name.suffix != ".csv" or len(columns) > 1:
-        return
-    item = next(text_lines(path, where), None)
-    header = item[1] if isinstance(item, tuple) else ""
-    said = next((words for mark, words in SEPARATORS.items() if header.count(mark) > header.count(",")), None)
-    if said is not None:
-        raise DataError(
-            f"{where}: {said} stand between its columns, and a .csv has commas; write it with commas and quotes, or "
-            f"as .tsv with tabs"
-        )
 
 
 def _file(path: Path, where: str, licence: str) -> Sample:

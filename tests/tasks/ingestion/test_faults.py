@@ -208,7 +208,7 @@ def test_csv_fields_of_any_length_with_quotes_blank_lines_and_line_ends(workspac
         (b"question,answer,answer\na,b,c\n", r"rows\.csv: the header names 'answer' more than once"),
         (b'question,"answer\na,b\n', r"rows\.csv:1: the header is not CSV"),
         (b"qu\xe9stion,answer\na,b\n", r"rows\.csv:1: the header is not UTF-8"),
-        (b"question;answer\na;b\n", r"no column 'answer'; the source has: question;answer"),
+        (b"question;answer\na;b\n", r"rows\.csv: semicolons stand between its columns"),
         (b"question,answer\n", r"rows\.csv: empty, not one row"),
         (b" \n\n", r"rows\.csv: empty, not one row"),
         (b"", r"rows\.csv: empty, not one row"),

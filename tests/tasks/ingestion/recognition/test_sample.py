@@ -15,7 +15,11 @@ ROW = {"question": "How?", "answer": "So."}
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "question;answer\nq;a, b\n", r"a\.csv: semicolons stand between its columns, and a \.csv has commas"),
+        (
+            "a.csv",
+            "question;answer\nq;a, b\n",
+            r"a\.csv: semicolons stand between its columns \('quest",
+        ),
         ("b.csv", "question;answer\nq;a\n", "semicolons stand between its columns"),
         ("c.csv", "question\tanswer\nq\ta\n", "tabs stand between its columns"),
         ("d.csv", "question,answer\nq,a,b\n", r"of 1 lines; the first: .*d\.csv:2: has 3 fields"),
