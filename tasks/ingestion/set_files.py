@@ -70,7 +70,7 @@ def write(
     def lines() -> Iterator[list[str]]:
         for batch in selection.batches(split, "written, characters, tokens, files"):
             for column, found in lengths.items():
-                found.append(batch.column(column).flatten().to_numpy())
+                found.append(batch.column(column).flatten().to_numpy().copy())  # a view would keep the whole batch
             used.update(batch.column("files").flatten().to_pylist())
             yield batch.column("written").to_pylist()
 
