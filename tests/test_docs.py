@@ -82,11 +82,16 @@ def test_links_between_pages_lead_somewhere() -> None:
         assert not anchor or anchor in anchors(there), f"{page.name}: {target}#{anchor}"
 
 
-def test_the_pictures_of_the_readme_are_there_and_small() -> None:
-    links = re.findall(r"!\[[^\]]+\]\(([\w./-]+)\)", (REPO / "README.md").read_text(encoding="utf-8"))
-    assert {(REPO / link).name for link in links} == {path.name for path in (REPO / "docs/images").iterdir()}
+def test_the_pictures_of_the_pages_are_there_and_small() -> None:
+    pages = [REPO / "README.md", *(REPO / "docs").glob("*.md")]
+    links = {
+        (page.parent / link).resolve()
+        for page in pages
+        for link in re.findall(r"!\[[^\]]+\]\(([\w./-]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert links == {path.resolve() for path in (REPO / "docs/images").iterdir()}
     for link in links:
-        content = (REPO / link).read_bytes()
+        content = link.read_bytes()
         assert content.startswith(b"\x89PNG"), link
         assert len(content) <= 300_000, link
 

@@ -22,8 +22,8 @@ LOOK = 0.2
 """Seconds to wait for output before the run is asked whether it is to end."""
 ASK = 5.0
 """Seconds between two questions about the cluster's nodes, while a task has not started."""
-GONE = 20.0
-"""Seconds that a cancelled task may take to end its processes, before its worker is killed."""
+GONE = 10.0
+"""Seconds that a cancelled task may take to end, before its worker is killed; its stage then ends by itself."""
 _connecting = threading.Lock()
 
 
@@ -55,6 +55,7 @@ def lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
     def on_node(script: str, environment: dict[str, str]) -> Iterator[bytes]:
         # Pickled whole, as it is no module's: the node needs nothing of ours to unpickle it.
         import os
+        import select
         import subprocess
 
         process = subprocess.Popen(
@@ -66,8 +67,13 @@ def lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
         )
         assert process.stdout
         try:
-            while said := os.read(process.stdout.fileno(), 32_768):
-                yield said
+            said = b"."
+            while said:
+                # A cancelled task is interrupted between two steps of Python, not while it waits for output.
+                if select.select([process.stdout], [], [], 0.5)[0]:
+                    said = os.read(process.stdout.fileno(), 32_768)
+                    if said:
+                        yield said
         finally:
             process.terminate()  # it ends its own processes, within seconds
             process.wait()
@@ -130,13 +136,10 @@ def _cancel(ray: Any, output: Any) -> None:
     for force in (False, True):
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.cancel(output, force=force)
-        deadline = time.monotonic() + GONE
-        while time.monotonic() < deadline:
-            if ray.wait([output], timeout=LOOK)[0]:
-                try:
-                    ray.get(next(output))
-                except (StopIteration, ray.exceptions.RayError):
-                    return
+        # Not by the next output: once cancelled, that is said to be there, and taking it waits for the task's end.
+        with contextlib.suppress(ray.exceptions.RayError):
+            if ray.wait([output.completed()], timeout=GONE)[0]:
+                return
 
 
 def connected(address: str) -> Any:

@@ -64,7 +64,7 @@ CONF
 }
 
 start_controller() {
-  setsid slurmctld -D "$@" >"$dir/slurmctld.out" 2>&1 </dev/null &
+  (cd / && exec setsid slurmctld -D "$@" >"$dir/slurmctld.out" 2>&1 </dev/null) &
   echo $! >"$dir/slurmctld.leader"
 }
 

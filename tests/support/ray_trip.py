@@ -2,7 +2,7 @@
 
     python -m tests.support.ray_trip '{"root": …, "resources": {…}, "event": 4, "then": [command] or "stop"}'
 
-At the event `then` is run, or the run is stopped. The last line of the output says what came of it.
+At the event `then` is run, or the run is stopped. The last line of JSON in the output says what came of it.
 """
 
 import json

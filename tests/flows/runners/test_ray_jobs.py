@@ -47,7 +47,8 @@ def trip(site: cluster.Site, daemons: Path, **asked: Any) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # Ray says what it has to say of nodes at any time, behind the result too.
+    result: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     return result
 
 
