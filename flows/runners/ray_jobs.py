@@ -89,30 +89,37 @@ def lines(settings: Ray, gpus: int, name: str, script: str) -> Lines:
     )
     output = task.remote(script, environment)
     wanted = {"CPU": settings.cpus, "GPU": gpus} | settings.resources
-    ended, started, asked = False, False, time.monotonic()
+    ended = False
     try:
-        rest = b""
-        while True:
-            if not ray.wait([output], timeout=LOOK)[0]:
-                yield None
-                if not started and time.monotonic() - asked > ASK:
-                    yield Waiting(missing(ray.nodes(), wanted) or "Ray: the nodes that have what it asks for are busy")
-                    asked = time.monotonic()
-                continue
-            started = True
-            try:
-                rest += ray.get(next(output))
-            except StopIteration:
-                ended = True
-                return
-            except ray.exceptions.RayError as e:
-                ended = True
-                raise Lost(f"Ray: {_reason(e)}") from None
-            *whole, rest = rest.split(b"\n")
-            yield from (f"{line.decode('utf-8', errors='replace')}\n" for line in whole)
+        yield from _said(ray, output, wanted)
+        ended = True
+    except Lost:
+        ended = True
+        raise
     finally:
         if not ended:
             _cancel(ray, output)
+
+
+def _said(ray: Any, output: Any, wanted: dict[str, float]) -> Lines:
+    """Yield the output of a task to its end, and why it waits before its first. Raises `Lost` where it fails."""
+    started, asked, rest = False, time.monotonic(), b""
+    while True:
+        if not ray.wait([output], timeout=LOOK)[0]:
+            yield None
+            if not started and time.monotonic() - asked > ASK:
+                yield Waiting(missing(ray.nodes(), wanted) or "Ray: the nodes that have what it asks for are busy")
+                asked = time.monotonic()
+            continue
+        started = True
+        try:
+            rest += ray.get(next(output))
+        except StopIteration:
+            return
+        except ray.exceptions.RayError as e:
+            raise Lost(f"Ray: {_reason(e)}") from None
+        *whole, rest = rest.split(b"\n")
+        yield from (f"{line.decode('utf-8', errors='replace')}\n" for line in whole)
 
 
 def missing(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> str:
