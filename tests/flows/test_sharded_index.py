@@ -99,10 +99,9 @@ def test_two_shards_make_the_index_that_none_make(copy: Path, path: str) -> None
     for name in ("index-1of2", "index-2of2"):
         assert lineage[f"vectors/{name}"] == artifact.read_manifest(Path("artifacts/vectors/index", name)).digest
     shutil.rmtree(".polm/retrieval")
-    inputs = ("--chunks", "artifacts/chunks/passages", "--encoder", "artifacts/models/retriever", "--data")
-    python(
-        path, "tasks.rag_index", f"{RECIPE}/index.yaml", *inputs, "--data", "artifacts/media/facts", "--out", "whole"
-    )
+    inputs = ("--chunks", "artifacts/chunks/passages", "--encoder", "artifacts/models/retriever")
+    last = ("--data", "artifacts/media/facts", "--out", "whole")
+    python(path, "tasks.rag_index", f"{RECIPE}/index.yaml", *inputs, *last)
     assert files(Path("whole")) == files(folder)
 
     small_recipe.change(RECIPE / "index.yaml", "fusion/depth", 20)
