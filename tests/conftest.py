@@ -16,6 +16,7 @@ import pytest
 
 from tasks.stage import artifact
 
+pytest_plugins = ["tests.support.processes"]
 REPO = Path(__file__).parent.parent
 TRAINER: dict[str, Any] = {
     "per_device_train_batch_size": 8,

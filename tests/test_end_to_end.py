@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import REPO
-from tests.support.forking import HARNESS, LIBRARIES, Forking
+from tests.support.forking import Forking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -164,7 +163,7 @@ def change(path: Path, key: str, value: Any) -> None:
 
 
 def command(
-    folder: Path, *words: str, path: Path | None = None, warm: bool = True
+    folder: Path, *words: str, path: Path | None = None, warm: bool = True, prefect: str | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command in a working copy, with its own code and nothing of the outer environment's servers.
 
@@ -173,6 +172,7 @@ def command(
         words: the command.
         path: where programs are looked for first; None: where this interpreter is.
         warm: whether `polm run` has parents of its own to fork from.
+        prefect: address of the Prefect server of a run; None: it starts its own.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "POLM_", "DVC_"))}
     environment |= {
@@ -184,15 +184,18 @@ def command(
         "COLUMNS": "200",
         "POLM_WARM": str(int(warm)),
     }
+    if prefect:
+        environment["PREFECT_API_URL"] = f"{prefect}/api"
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
-def polm(folder: Path, *words: str, python: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def polm(
+    folder: Path, *words: str, python: Path | None = None, prefect: str | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run `polm`; a program that is given runs its stages, and whatever else, and `polm` has no warm parents."""
     instead = f"import sys; sys.executable = {str(python or sys.executable)!r}; "
-    return command(
-        folder, sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words, warm=not python
-    )
+    ours = [sys.executable, "-c", f"{instead}from flows.cli import main; main()", *words]
+    return command(folder, *ours, warm=not python, prefect=prefect)
 
 
 def locked(folder: Path) -> dict[str, list[Any]]:
@@ -263,15 +266,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forking() -> Iterator[Forking]:
-    """What stages fork from that are not those of the first run."""
-    with Forking((*LIBRARIES, *HARNESS)) as forking:
-        yield forking
-
-
-@pytest.fixture(scope="module")
 def python(forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `python` all of whose stages fork."""
+    """A `python` all of whose stages fork; those of the first run have parents of their own."""
     return forking.write_python(tmp_path_factory.mktemp("bin"))
 
 
@@ -332,9 +328,9 @@ def test_a_model_that_is_no_better_is_not_promoted(finished: Path) -> None:
     assert "found" in done.stderr
 
 
-def test_one_changed_value_runs_that_stage_and_what_follows(finished: Path, python: Path) -> None:
+def test_one_changed_value_runs_that_stage_and_what_follows(finished: Path, python: Path, prefect_url: str) -> None:
     change(finished / "params/micro/dpo.yaml", "trainer.beta", 0.2)
-    assert ran(finished, python) == {
+    assert ran(finished, python, prefect_url) == {
         "fingerprint", "dpo@dpo", "evaluate@dpo", "export_onnx@dpo", "evaluate_onnx@dpo-int8", "merge@merged",
         "report",
     }  # fmt: skip
@@ -346,19 +342,19 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def ran(folder: Path, python: Path) -> set[str]:
+def ran(folder: Path, python: Path, prefect: str) -> set[str]:
     """Run the pipeline; returns the stages that were not up to date."""
-    done = polm(folder, "run", python=python)
+    done = polm(folder, "run", python=python, prefect=prefect)
     assert done.returncode == 0, done.stdout + done.stderr
     return {name for name, state in states(folder).items() if state != "cached"}
 
 
 def test_a_better_sentence_in_code_of_all_trainers_and_another_entry_of_methods_train_nothing(
-    finished: Path, python: Path
+    finished: Path, python: Path, prefect_url: str
 ) -> None:
     edit(finished / "tasks/training/trainer.py", '"""', '"""Better said: ')
     change(finished / "params/micro/merge.yaml", "methods.slerp.grid.t", [0.4])
-    assert ran(finished, python) == {"fingerprint"}
+    assert ran(finished, python, prefect_url) == {"fingerprint"}
 
 
 def test_a_generator_of_the_recipes_own_makes_the_data_anew(finished: Path, python: Path) -> None:

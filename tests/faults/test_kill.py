@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,6 @@ PPO = {"max_steps": 10, "steps_per_generation": 2, "num_iterations": 2, "save_st
 ONLINE = {"max_steps": 10, "save_steps": 4, "gradient_accumulation_steps": 2}
 
 
-@pytest.fixture(scope="module")
-def parents() -> Iterator[tuple[Forking, Forking]]:
-    """What the undisturbed stage is forked from, and what the killed and the next one are."""
-    with Forking(hash_seed="1") as first, Forking(hash_seed="2") as second:
-        yield first, second
-
-
 def written(path: Path, values: dict[str, Any]) -> Path:
     with path.open("w") as f:
         YAML(typ="safe").dump(values, f)
@@ -82,7 +74,7 @@ def written(path: Path, values: dict[str, Any]) -> Path:
 def test_kill_9_and_run_again_gives_the_same_weights(
     workspace: Path, chat_model: Path, sums_data: Path, stage: str, request: pytest.FixtureRequest
 ) -> None:
-    first, second = (None, None) if stage == "sft" else request.getfixturevalue("parents")
+    first, second = (None, None) if stage == "sft" else map(request.getfixturevalue, ("forking", "other_forking"))
     dataset, extra, rest = STAGES[stage]
     trainer = {k: v for k, v in (TRAINER | STEPS | extra).items() if (stage, k) != ("grpo", "max_length")}
     common = {
@@ -121,7 +113,7 @@ def test_kill_9_and_run_again_gives_the_same_weights(
 
 
 def test_ppo_killed_between_two_minibatches_of_a_rollout(
-    workspace: Path, chat_model: Path, reward_model: Path, sums_data: Path, parents: tuple[Forking, Forking]
+    workspace: Path, chat_model: Path, reward_model: Path, sums_data: Path, forking: Forking, other_forking: Forking
 ) -> None:
     """Two models, their optimizer, a KL coefficient and a buffer come back."""
     values: dict[str, Any] = ppo.configured(trainer=PPO, threads=1).model_dump()
@@ -129,7 +121,7 @@ def test_ppo_killed_between_two_minibatches_of_a_rollout(
     params = written(workspace / "ppo.yaml", values)
     inputs = ["--model", str(chat_model), "--reward", str(reward_model), "--data", str(sums_data)]
     out = Path("artifacts/models/ppo")
-    first, second = parents
+    first, second = forking, other_forking
 
     undisturbed = start("ppo", params, inputs, workspace / "undisturbed", first)
     assert undisturbed.wait() == 0, undisturbed.communicate()[1]
@@ -154,12 +146,18 @@ def test_ppo_killed_between_two_minibatches_of_a_rollout(
 
 
 def test_online_dpo_draws_and_judges_the_same_answers_again(
-    workspace: Path, no_proxy: None, chat_model: Path, judge: Path, sums_data: Path, parents: tuple[Forking, Forking]
+    workspace: Path,
+    no_proxy: None,
+    chat_model: Path,
+    judge: Path,
+    sums_data: Path,
+    forking: Forking,
+    other_forking: Forking,
 ) -> None:
     """The stage learns from the policy's own answers, which a resumed run draws again."""
     inputs = ["--model", str(chat_model), "--judge", str(judge), "--data", str(sums_data)]
     out = Path("artifacts/models/online_dpo")
-    first, second = parents
+    first, second = forking, other_forking
     with serving(shorter) as server:
         config = online_dpo.configured(trainer=ONLINE, endpoint={"base_url": server.url})
         params = written(workspace / "online_dpo.yaml", config.model_dump())
@@ -190,12 +188,12 @@ def test_online_dpo_draws_and_judges_the_same_answers_again(
 
 
 def test_refine_killed_behind_its_first_round_goes_on_there(
-    workspace: Path, chat_model: Path, sums_data: Path, parents: tuple[Forking, Forking]
+    workspace: Path, chat_model: Path, sums_data: Path, forking: Forking, other_forking: Forking
 ) -> None:
     params = written(workspace / "refine.yaml", refine.configured(threads=1).model_dump())
     inputs = ["--model", str(chat_model), "--data", str(sums_data)]
     out = Path("artifacts/models/refine")
-    first, second = parents
+    first, second = forking, other_forking
 
     undisturbed = start("refine", params, inputs, workspace / "undisturbed", first)
     message = undisturbed.communicate()[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.export import builder
-from tests.support.forking import COMMAND, Forking
+from tests.support.forking import COMMAND, HARNESS, LIBRARIES, Forking
 from tests.support.promotable import Make, make_project
 
 
@@ -24,10 +24,17 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def forking() -> Iterator[Forking]:
+def forking_command() -> Iterator[Forking]:
     """What `polm`, and all else that needs Prefect or MLflow, can fork from."""
     with Forking(COMMAND) as forking:
         yield forking
+
+
+@pytest.fixture(scope="session")
+def forking_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `python` whose `polm`, DVC and stages fork."""
+    with Forking((*COMMAND, *LIBRARIES, *HARNESS)) as forking:
+        yield forking.write_python(tmp_path_factory.mktemp("bin"), ("flows.cli", "dvc", "tasks."))
 
 
 @pytest.fixture(scope="session")

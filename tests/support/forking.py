@@ -34,6 +34,8 @@ LIBRARIES = (
     "trl.trainer.dpo_trainer", "trl.trainer.kto_trainer", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer",
 )  # fmt: skip
 HARNESS = ("lm_eval.models.huggingface", "lm_eval.api.task")
+LAUNCHED = ("torch.distributed.run", "torch.distributed.checkpoint.state_dict")
+"""What launchers and sharded processes import besides a stage's libraries."""
 COMMAND = (
     "prefect.artifacts",
     "prefect.flows",

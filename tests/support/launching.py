@@ -2,26 +2,23 @@
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 from ruamel.yaml import YAML
 
 from tests.conftest import REPO
-from tests.support.forking import LIBRARIES, Forked, Forking
+from tests.support.forking import Forked, Forking
 
-BESIDES = ("torch.distributed.run", "torch.distributed.checkpoint.state_dict")
-"""What launchers and sharded processes import besides a stage's libraries."""
 METHODS = {"distill": "taught"}
 """Stage to the entry of its `methods:` that runs."""
 
 
 class Launching:
-    """The parent, and the launchers of two processes on a CPU."""
+    """A parent to fork from, and the launchers of two processes on a CPU, in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._forking = Forking((*LIBRARIES, *BESIDES))
+    def __init__(self, forking: Forking, folder: Path) -> None:
+        self._forking = forking
         self._python = self._forking.write_python(folder, forks=("tasks.", "accelerate."))
         configured = f"{self._python} -m accelerate.commands.launch --config_file {REPO / 'infra/accelerate'}"
         self.launchers = {
@@ -71,12 +68,6 @@ class Launching:
         code = self.start(stage, values, inputs, folder, name, entry).wait()
         assert code == 0, (folder / f"{name}.log").read_text()
         return folder / "artifacts" / name
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._forking.__exit__(kind, error, at)
 
 
 def ranks(events: Path) -> dict[int, psutil.Process]:

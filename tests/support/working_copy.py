@@ -23,10 +23,22 @@ def make(home: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
 
 
-def polm(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of polm in a working copy, without a network and with services of its own."""
+def polm(
+    home: Path, *words: str, python: Path | None = None, prefect: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of polm in a working copy, without a network and with services of its own.
+
+    Args:
+        home: the working copy.
+        words: the command, after `polm`.
+        python: program that runs it, DVC and the stages, which then have no warm parents; None: this interpreter.
+        prefect: address of the Prefect server of its runs; None: each starts its own.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
     environment = kept | {"PYTHONPATH": str(home), "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
+    folders = [str(program.parent) for program in (python, Path(sys.executable)) if program]
+    environment |= {"PATH": os.pathsep.join([*folders, os.environ["PATH"]]), "POLM_WARM": str(int(python is None))}
+    if prefect:
+        environment["PREFECT_API_URL"] = f"{prefect}/api"
+    command = [str(python or sys.executable), "-m", "flows.cli", *words]
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)

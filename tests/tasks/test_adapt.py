@@ -1,7 +1,7 @@
 """The four adapters on a small model: what is trained, what is written, and that it answers the same when loaded."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,22 +205,15 @@ def test_log_likelihoods_are_those_of_the_answer(made: dict[str, Adapted], sums_
         assert scored["scores"]["nats_per_byte"] == pytest.approx(expected / len(answer.encode()), rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def parents() -> Iterator[tuple[Forking, Forking]]:
-    """Two processes with different hashes of strings, to fork from."""
-    with Forking(hash_seed="1") as first, Forking(hash_seed="2") as second:
-        yield first, second
-
-
 @pytest.mark.parametrize("name", ["dora", "prefix"])
 def test_two_processes_write_the_same_bytes(
-    workspace: Path, chat_model: Path, sums_data: Path, name: str, parents: tuple[Forking, Forking]
+    workspace: Path, chat_model: Path, sums_data: Path, name: str, forking: Forking, other_forking: Forking
 ) -> None:
     """PEFT keeps module names in a set, whose order is of the process."""
     with Path("adapt.yaml").open("w") as f:
         YAML(typ="safe").dump(values(trainer={"max_steps": 2}), f)
     digests = []
-    for number, parent in enumerate(parents):
+    for number, parent in enumerate((forking, other_forking)):
         out = f"{number}/{name}"
         inputs = ["--model", str(chat_model), "--data", str(sums_data)]
         words = ["tasks.adapt", "adapt.yaml", "--method", name, *inputs, "--out", out]

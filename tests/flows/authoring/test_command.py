@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from tasks.check import recipe as recipe_check
 from tasks.ingestion.recognition import sample
 from tasks.stage.errors import ConfigError, DataError, PolmError
 from tests.conftest import REPO
-from tests.support import data_stage, indexed, manuals, own_data
+from tests.support import data_stage, indexed, manuals, own_data, working_copy
 from tests.support.hub import publish
 
 PAGE = (REPO / "docs/your-own.md").read_text(encoding="utf-8")
@@ -239,27 +238,18 @@ def test_the_commands_of_the_page_write_recipes_that_pass_the_check(home: Path, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_model_of_a_new_recipe_is_trained_by_polm_run(home: Path) -> None:
+def test_the_model_of_a_new_recipe_is_trained_by_polm_run(
+    home: Path, forking_python: Path, prefect_url: str, mlflow_template: Path
+) -> None:
     """With commands alone, as a user types them, in a copy of the working tree."""
-    for name in ("flows", "tasks"):
-        (home / name).symlink_to(REPO / name)
-    listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    for name in listed:
-        if name.startswith((".dvc", ".gitignore", "mlflow/", "infra/accelerate")) and (REPO / name).is_file():
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            (home / name).write_bytes((REPO / name).read_bytes())
-    subprocess.run(["git", "init", "-q"], cwd=home, check=True)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
-    environment = kept | {"PYTHONPATH": str(home), "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    polm = [sys.executable, "-c", "from flows.cli import main; main()"]
+    working_copy.make(home)
+    (home / ".polm").mkdir(exist_ok=True)
+    shutil.copyfile(mlflow_template, home / ".polm/mlflow.db")
     data = [word for file in own_data.FILES for word in ("--data", file)]
     for words in (
         ["new", "support", "--model", "models/llama", *data, "--methods", "sft,dpo", "--yes"],
         ["run", "--jobs", "1", "--target", "sft"],
     ):
-        done = subprocess.run([*polm, *words], cwd=home, env=environment, capture_output=True, text=True, check=False)
+        done = working_copy.polm(home, *words, python=forking_python, prefect=prefect_url)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (home / "artifacts/models/sft/model.safetensors").is_file()

@@ -1,7 +1,6 @@
 """The flow on a toy project: real DVC, real Prefect with one server for all tests, real MLflow."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -10,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import pytest
 
 from flows.graph import Meta, Stage
 from flows.runners import slots
-from flows.services import dashboards
 from tasks.stage.errors import ConfigError
 from tests.support import toy
 from tests.support.forking import Forked, Forking
@@ -76,18 +73,8 @@ class Prefect:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    folder, before = tmp_path_factory.mktemp("prefect"), Path.cwd()
-    os.chdir(folder)
-    os.environ["PREFECT_HOME"] = str(folder)
-    server = dashboards.prefect_server("test", dashboards.free_port(), ui=False)
-    try:
-        server.wait()
-        yield Prefect(server.url)
-    finally:
-        server.end()
-        os.chdir(before)
-        del os.environ["PREFECT_HOME"]
+def prefect(prefect_url: str) -> Prefect:
+    return Prefect(prefect_url)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +92,7 @@ def project(
     tmp_path: Path,
     prefect: Prefect,
     mlflow_template: Path,
-    forking: Forking,
+    forking_command: Forking,
     monkeypatch: pytest.MonkeyPatch,
 ) -> toy.Toy:
     """A project in which nothing has changed, with its MLflow store and the server of this module. Its `polm` forks.
@@ -116,7 +103,7 @@ def project(
     shutil.copytree(template.root, root, symlinks=True)
     shutil.copyfile(mlflow_template, root / ".polm/mlflow.db")
     monkeypatch.setenv("PREFECT_API_URL", prefect.api)
-    return toy.Toy(root, forking)
+    return toy.Toy(root, forking_command)
 
 
 @pytest.fixture
@@ -126,9 +113,9 @@ def polm_is_fresh(project: toy.Toy) -> None:
 
 
 @pytest.fixture
-def all_forks(project: toy.Toy, forking: Forking, tmp_path: Path) -> None:
+def all_forks(project: toy.Toy, forking_command: Forking, tmp_path: Path) -> None:
     """DVC and the stages of the project fork too."""
-    project.python = forking.write_python(tmp_path, ("dvc", "tasks."))
+    project.python = forking_command.write_python(tmp_path, ("dvc", "tasks."))
 
 
 def states(project: toy.Toy) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Property: a benchmark named in a recipe is frozen, asked, claimed, gated and shown, by commands alone."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,21 +14,30 @@ CLAIM = "gsm8k.exact_match[strict-match]"
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def test_a_benchmark_goes_the_whole_way(workspace: Path, chat_model: Path, make_artifact: Make) -> None:
+def test_a_benchmark_goes_the_whole_way(
+    workspace: Path,
+    chat_model: Path,
+    make_artifact: Make,
+    forking_python: Path,
+    prefect_url: str,
+    mlflow_template: Path,
+) -> None:
     model = benchmarks.wide(chat_model, workspace / "wide", make_artifact)
     own_data.prepare(workspace, model)
     benchmarks.gsm8k(workspace)
     benchmarks.arc_easy(workspace)
     working_copy.make(workspace)
+    (workspace / ".polm").mkdir()
+    shutil.copyfile(mlflow_template, workspace / ".polm/mlflow.db")
     words = ["--data", "data/tickets.jsonl", "--methods", "sft", "--benchmarks", "gsm8k,arc_easy", "--yes"]
-    done = working_copy.polm(workspace, "new", "asked", "--model", "models/llama", *words)
+    done = working_copy.polm(workspace, "new", "asked", "--model", "models/llama", *words, python=forking_python)
     assert done.returncode == 0, done.stdout + done.stderr
     recipe = workspace / "params/asked/recipe.yaml"
     text = recipe.read_text(encoding="utf-8")
     assert "claim: replies.nats_per_byte" in text
     recipe.write_text(text.replace("claim: replies.nats_per_byte", f'claim: "{CLAIM}"'), encoding="utf-8")
     for command in (["check"], ["run", "--jobs", "1"]):
-        done = working_copy.polm(workspace, *command)
+        done = working_copy.polm(workspace, *command, python=forking_python, prefect=prefect_url)
         assert done.returncode == 0, done.stdout + done.stderr
     reports = workspace / "artifacts/reports"
     assert artifact.read_json(reports / "leaderboard.json")["headline"] == {
@@ -47,7 +57,7 @@ def test_a_benchmark_goes_the_whole_way(workspace: Path, chat_model: Path, make_
     forms = (artifact.read_json(workspace / f"artifacts/metrics/{name}/results.json") for name in ("sft", "sft_fp32"))
     exact, form = (results["tasks"]["gsm8k"]["metrics"] for results in forms)
     assert exact == form, "PyTorch and ONNX Runtime in fp32"
-    done = working_copy.polm(workspace, "promote", "sft")
+    done = working_copy.polm(workspace, "promote", "sft", python=forking_python)
     assert done.returncode == 2 and "6 rows, too few for an interval" in done.stderr
     gates = " ".join(done.stdout.split())
     assert f"{CLAIM}: claim of 'sft' in params/asked/recipe.yaml" in gates

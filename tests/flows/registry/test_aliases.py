@@ -138,7 +138,7 @@ def test_a_mover_that_wakes_up_late_puts_right_what_it_spoilt(
     ids=["before it is written", "once it is written", "after one alias", "after two"],
 )
 def test_a_mover_that_is_killed_has_moved_everything_or_nothing(
-    server: str, model: str, forking: Forking, workspace: Path, place: str, code: str
+    server: str, model: str, forking_command: Forking, workspace: Path, place: str, code: str
 ) -> None:
     driver = f"""
 import os, signal, sys
@@ -154,7 +154,7 @@ aliases = Aliases(MlflowClient(sys.argv[1]), sys.argv[2])
 aliases.move(aliases.state(), {everything("1")!r}, "chose v1", "try again")
 """
     (workspace / "driver.py").write_text(driver)
-    killed = forking.start(["driver", server, model], dict(os.environ))
+    killed = forking_command.start(["driver", server, model], dict(os.environ))
     said, _ = killed.communicate()
     assert killed.returncode == -signal.SIGKILL, said
     aliases = Aliases(MlflowClient(server), model)
@@ -169,7 +169,7 @@ aliases.move(aliases.state(), {everything("1")!r}, "chose v1", "try again")
 
 
 def test_four_promotions_from_two_working_copies(
-    server: str, promotable: Path, tmp_path: Path, forking: Forking
+    server: str, promotable: Path, tmp_path: Path, forking_command: Forking
 ) -> None:
     jobs = []
     for copy in ("ours", "theirs"):
@@ -177,7 +177,9 @@ def test_four_promotions_from_two_working_copies(
         shutil.copytree(promotable, root, symlinks=True)
         private = {"MLFLOW_TRACKING_URI": server, "DVC_SITE_CACHE_DIR": str(root / ".polm/dvc")}
         environment = os.environ | private | {"PYTHONPATH": str(REPO), "COLUMNS": "400"}
-        jobs += [forking.start(["flows.cli", "promote", name], environment, folder=root) for name in ("sft", "dpo")]
+        jobs += [
+            forking_command.start(["flows.cli", "promote", name], environment, folder=root) for name in ("sft", "dpo")
+        ]
     ended = [(job.communicate()[0], job.returncode) for job in jobs]
     moved = {version for said, code in ended if code == 0 for version in re.findall(r"v(\d+) is the champion:", said)}
     for said, code in ended:

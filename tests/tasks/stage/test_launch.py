@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +104,9 @@ def test_a_method_that_runs_is_not_refused_for_another_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def python(forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Interpreter for the processes that a launcher starts, which spares each of them the import of the libraries."""
-    with Forking() as forking:
-        yield forking.write_python(tmp_path_factory.mktemp("bin"), forks=("tasks.", "accelerate."))
+    return forking.write_python(tmp_path_factory.mktemp("bin"), forks=("tasks.", "accelerate."))
 
 
 def started(

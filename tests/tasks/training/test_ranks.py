@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tasks import dpo, kto, reward, sft
 from tasks.stage import artifact
 from tests.conftest import TRAINER
 from tests.support import online_dpo, ppo, ranked, rl, supervised
+from tests.support.forking import Forking
 from tests.support.judges import CONSTITUTION, serving, shorter
 from tests.support.kill import wait_for_step
 from tests.support.launching import Launching, ranks
@@ -32,9 +33,8 @@ LONG = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def launching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launching]:
-    with Launching(tmp_path_factory.mktemp("bin")) as launching:
-        yield launching
+def launching(forking: Forking, tmp_path_factory: pytest.TempPathFactory) -> Launching:
+    return Launching(forking, tmp_path_factory.mktemp("bin"))
 
 
 @pytest.fixture(scope="module")
