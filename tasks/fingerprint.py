@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import artifact, dag, recipe
+from tasks.stage import artifact, blocks, dag, recipe
 from tasks.stage.errors import ConfigError, PolmError, refusal
 
 log = logging.getLogger("polm")
@@ -162,10 +162,10 @@ def _name(path: Path, folder: Path) -> str:
 
 def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
     """The fingerprint of every stage module of `dvc.yaml`, for one recipe. Raises ConfigError."""
-    blocks = dag.blocks()
-    readers = dag.files(recipe.read(folder / recipe.FILE), blocks)
+    stages = blocks.read()
+    readers = dag.files(recipe.read(folder / recipe.FILE), stages)
     prints = {}
-    for module in sorted({block.module for block in blocks.values()}):
+    for module in sorted({block.module for block in stages.values()}):
         files = [folder / name for name, reader in readers.items() if reader == module]
         if module in QUESTIONS:
             files += sorted((folder / QUESTIONS[module]).glob("*.yaml"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, dag, recipe
 from tests.conftest import REPO
 
 METHOD, TEST = re.findall(r"```python\n(.*?)```", (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)
@@ -76,7 +76,7 @@ def test_the_graph_of_the_example_fits_the_block(tmp_path: Path) -> None:
     page.parent.mkdir()
     shipped = (REPO / "params/tiny" / recipe.FILE).read_text(encoding="utf-8")
     page.write_text(f"{shipped}\n{GRAPH}".replace("evaluate:\n  [", "evaluate:\n  [lowrank, "), encoding="utf-8")
-    graph, blocks = recipe.read(page), dag.blocks(dvc)
-    assert dag.problems(graph, blocks) == []
+    graph, stages = recipe.read(page), blocks.read(dvc)
+    assert dag.problems(graph, stages) == []
     assert graph.models["lowrank"].method == "lowrank"
-    assert dag.files(graph, blocks)["lowrank.yaml"] == "lowrank"
+    assert dag.files(graph, stages)["lowrank.yaml"] == "lowrank"

@@ -11,12 +11,12 @@ from ruamel.yaml import YAML
 
 from tasks import fingerprint
 from tasks.check import graph as graph_check
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, dag, recipe
 from tests.conftest import REPO
 
 DAG: dict[str, Any] = YAML(typ="safe").load((REPO / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
-BLOCKS = dag.blocks(REPO / "dvc.yaml")
+BLOCKS = blocks.read(REPO / "dvc.yaml")
 METHODS = [name for name, block in BLOCKS.items() if block.method]
 RECIPES = sorted(p.parent.name for p in (REPO / "params").glob("*/recipe.yaml"))
 
@@ -58,7 +58,7 @@ def test_a_stage_hashes_the_recipe_file_it_reads(name: str) -> None:
         return
     assert list(params) == ["params/${recipe}/" + block.file]
     fields = set(importlib.import_module(f"tasks.{block.module}").Config.model_fields)
-    if block.file == dag.PART:
+    if block.file == blocks.PART:
         assert set(block.params) == fields
         return
     chosen = {"methods.${item.method}"} if "methods" in fields else set()

@@ -4,14 +4,14 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from flows.terminal.board import screen
-from tasks.stage import dag, needs, recipe
+from tasks.stage import dag, drawing, needs, recipe
 
 
 def show(*, mermaid: bool) -> None:
     """Print the graph. Raises ConfigError when it does not fit `dvc.yaml`."""
     graph = dag.active()
     if mermaid:
-        screen().print(recipe.mermaid(graph), markup=False, highlight=False, soft_wrap=True)
+        screen().print(drawing.mermaid(graph), markup=False, highlight=False, soft_wrap=True)
     else:
         screen().print(tree(graph))
         for notice in needs.notices(graph):
@@ -23,7 +23,7 @@ def tree(graph: recipe.Graph) -> Tree:
     gone = needs.left_out(graph)
     root = Tree(f"[bold]{escape(graph.recipe)}[/]", guide_style="dim")
     branches = [root]
-    for depth, name, model in recipe.tree(graph):
+    for depth, name, model in drawing.tree(graph):
         del branches[depth + 1 :]
         label = _label(graph, name, model) + ("  [yellow](left out here)[/]" if name in gone else "")
         branches.append(branches[depth].add(label))

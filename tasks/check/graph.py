@@ -9,7 +9,7 @@ from tasks.data import Config as DataConfig
 from tasks.export_onnx import Config as ExportConfig
 from tasks.multimodal.sounds import AUDIO
 from tasks.reporting.board import Config as ReportConfig
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, dag, recipe
 from tasks.stage.config import read_yaml, suggest
 from tasks.stage.errors import PolmError
 from tasks.stage.trainer_config import TrlConfig
@@ -18,7 +18,7 @@ HEARING = ("align_speech", "speech")
 """Methods that learn of sounds."""
 
 
-def check_methods(graph: recipe.Graph, blocks: Mapping[str, dag.Block]) -> Iterator[str]:
+def check_methods(graph: recipe.Graph, stages: Mapping[str, blocks.Block]) -> Iterator[str]:
     """Check that each `settings` file has the `method` of each model, and every key that `dvc.yaml` hashes."""
     for model in graph.models.values():
         if "method" not in model.values:
@@ -34,7 +34,7 @@ def check_methods(graph: recipe.Graph, blocks: Mapping[str, dag.Block]) -> Itera
         if method not in methods:
             hint = suggest(method, methods)
             yield f"{graph.path}: {model.method}.{model.name}.method is '{method}', which {path} has not{hint}"
-        for key in blocks[model.method].params:
+        for key in stages[model.method].params:
             if "." not in key and key not in values:
                 yield f"{path}: missing key '{key}', which dvc.yaml counts among the settings of {model.method}"
 

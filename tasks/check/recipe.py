@@ -44,7 +44,7 @@ from tasks.check import graph as graph_check
 from tasks.check.absent import absent
 from tasks.check.files import Recipe, load_all
 from tasks.check.rows import BASE, DATA
-from tasks.stage import artifact, dag, devices, needs, recipe
+from tasks.stage import artifact, blocks, dag, devices, needs, recipe
 from tasks.stage.config import nearest, suggest
 from tasks.stage.errors import ConfigError, PolmError, kind, refusal
 from tasks.stage.lifecycle import OFFLINE_AND_QUIET
@@ -87,22 +87,22 @@ def check(folder: Path) -> list[str]:
         ConfigError: there is no such recipe, or `dvc.yaml` cannot be read.
     """
     _require(folder)
-    blocks = dag.blocks()
+    stages = blocks.read()
     try:
         graph = recipe.read(folder / recipe.FILE)
-        errors = dag.problems(graph, blocks)
-        readers = dag.files(graph, blocks)
+        errors = dag.problems(graph, stages)
+        readers = dag.files(graph, stages)
     except ConfigError as e:  # without a graph, the files that every recipe has
         errors = [str(e)]
         graph = recipe.Graph(folder / recipe.FILE, folder.name, {}, (), (), ())
-        readers = {name: module for name, module in dag.files(graph, blocks).items() if (folder / name).exists()}
+        readers = {name: module for name, module in dag.files(graph, stages).items() if (folder / name).exists()}
     whole = not errors
     with absent("mlflow", *(() if recipe.RETRIEVER in readers.values() else ("sklearn",))):
         under_check, wrong = load_all(graph, readers)
     errors += wrong
     if whole:
         _warn_of_unread(under_check)
-        errors += _said(lambda _: graph_check.check_methods(graph, blocks), under_check)
+        errors += _said(lambda _: graph_check.check_methods(graph, stages), under_check)
     for compared in (*BY_ITSELF, *(TOGETHER if whole else ())):
         errors += _said(compared, under_check)
     for noticed in NOTICED if whole else ():
@@ -153,7 +153,7 @@ def _require(folder: Path) -> None:
 def _lacking(folder: Path) -> list[str]:
     """Name the devices that a recipe's files name and this machine lacks."""
     graph = recipe.read(folder / recipe.FILE)
-    configs = load_all(graph, dag.files(graph, dag.blocks()))[0].configs
+    configs = load_all(graph, dag.files(graph, blocks.read()))[0].configs
     return [message for name, config in sorted(configs.items()) for message in devices.lacking(folder / name, config)]
 
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, recipe
 from tests.conftest import REPO
 
-BLOCKS = dag.blocks(REPO / "dvc.yaml")
+BLOCKS = blocks.read(REPO / "dvc.yaml")
 GRAPH: dict[str, Any] = {
     "recipe": "mine",
     "sft": {"sft": {"from": "base", "claim": "sums.exact_match"}},

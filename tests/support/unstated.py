@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks.export import parity
-from tasks.stage import artifact, dag
+from tasks.stage import artifact, blocks
 from tasks.stage.config import read_yaml
 from tests.conftest import REPO
 from tests.support import report_tree
@@ -65,7 +65,7 @@ def build(make: report_tree.Make) -> None:
         _export(root, model, make)
     Path("tasks").mkdir()
     Path("tasks/code.txt").write_text("x")
-    for block in dag.blocks().values():
+    for block in blocks.read().values():
         (root / "code").mkdir(exist_ok=True)
         artifact.write_json(root / "code" / f"{block.module}.json", {})
     make(root / "code", stage="fingerprint")
@@ -75,7 +75,7 @@ def build(make: report_tree.Make) -> None:
 
 def report() -> None:
     """Run the stage `report` as `dvc.yaml` says."""
-    words = read_yaml(dag.DVC)["stages"]["report"]["cmd"].replace("${recipe}", RECIPE).split()
+    words = read_yaml(blocks.DVC)["stages"]["report"]["cmd"].replace("${recipe}", RECIPE).split()
     assert words[0] == "python"
     path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, *words[1:]], check=True, env={**os.environ, "PYTHONPATH": path})

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.authoring.graph import ROWS, plan
-from tasks.stage import dag
+from tasks.stage import blocks
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 
@@ -59,8 +59,8 @@ def test_what_is_no_graph_is_refused(text: str, message: str) -> None:
 
 
 def test_every_method_is_a_block_of_the_dag_and_has_its_keys() -> None:
-    blocks = dag.blocks(REPO / "dvc.yaml")
+    stages = blocks.read(REPO / "dvc.yaml")
     models, _ = plan("sft,dpo,kto,reward,ppo,grpo,rft,lora,distill,prune,quantize,merge")
     assert {model.method for model in models} == set(ROWS)
     for model in models:
-        assert set(model.values) == set(blocks[model.method].keys), model.name
+        assert set(model.values) == set(stages[model.method].keys), model.name

@@ -9,7 +9,7 @@ import pytest
 from flows.registry import policy
 from flows.registry.evidence import Evidence
 from flows.registry.verdict import table
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, recipe
 from tasks.stage.config import read_yaml
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
@@ -133,7 +133,7 @@ def test_what_learns_from_a_rewarded_model_is_one(tmp_path: Path, model: str, re
 
 
 def test_methods_by_rewards_are_methods_of_the_pipeline() -> None:
-    assert set(dag.blocks(REPO / "dvc.yaml")) >= policy.BY_REWARDS
+    assert set(blocks.read(REPO / "dvc.yaml")) >= policy.BY_REWARDS
 
 
 def benchmark(evidence: Evidence) -> Evidence:

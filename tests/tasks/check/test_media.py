@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from tasks.check import files, media, questions
 from tasks.check import recipe as recipe_check
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, dag, recipe
 from tasks.stage.config import read_yaml
 from tests.conftest import REPO
 
@@ -42,7 +42,7 @@ def change(name: str, by: Change) -> Path:
 def under_check() -> files.Recipe:
     """The recipe as it is now, each of whose files fits its stage."""
     graph = recipe.read(TINY / recipe.FILE)
-    found, wrong = files.load_all(graph, dag.files(graph, dag.blocks()))
+    found, wrong = files.load_all(graph, dag.files(graph, blocks.read()))
     assert wrong == []
     return found
 

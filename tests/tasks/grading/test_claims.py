@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.grading import claims
-from tasks.stage import artifact, dag, recipe
+from tasks.stage import artifact, blocks, recipe
 from tests.conftest import REPO
 from tests.support import report_tree
 
@@ -101,7 +101,7 @@ def test_a_name_in_the_other_direction_is_of_no_known_kind() -> None:
 
 
 def test_the_methods_of_the_table_are_those_of_the_graph() -> None:
-    methods = {name for name, block in dag.blocks(REPO / "dvc.yaml").items() if block.method}
+    methods = {name for name, block in blocks.read(REPO / "dvc.yaml").items() if block.method}
     assert claims.ORDERS.keys() <= methods
     assert all(sorted(map(id, order)) == sorted(map(id, claims.KINDS)) for order in claims.ORDERS.values())
     assert sorted(map(id, claims.RIGHT_ANSWERS)) == sorted(map(id, claims.KINDS))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tasks.stage import dag, needs, recipe
+from tasks.stage import blocks, dag, needs, recipe
 from tasks.stage.errors import ConfigError
 from tests.conftest import REPO
 from tests.support.data_stage import numbered, run, write_rows
 from tests.support.data_stage import recipe as data_recipe
 
-BLOCKS = dag.blocks(REPO / "dvc.yaml")
+BLOCKS = blocks.read(REPO / "dvc.yaml")
 ABSENT = "no_such_module_of_polm"
 HERE = "json, os.path"
 UNKNOWN = f"{ABSENT} is in no extra of polm: install the package that has it, or correct `needs`"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.stage import dag, recipe
+from tasks.stage import blocks, dag, drawing, recipe
 from tasks.stage.errors import ConfigError
 from tests.support.graphs import BLOCKS, graph
 
@@ -27,7 +27,7 @@ EXPORTED: dict[str, Any] = {
 def test_a_method_stands_in_a_graph_many_times_and_in_any_order(tmp_path: Path) -> None:
     read = graph(tmp_path)
     assert dag.problems(read, BLOCKS) == []
-    assert [(depth, name) for depth, name, _ in recipe.tree(read)] == [
+    assert [(depth, name) for depth, name, _ in drawing.tree(read)] == [
         (0, "base"), (1, "sft"), (2, "scorer"), (2, "grpo"), (3, "rft"), (4, "grpo_again"), (5, "ppo"), (4, "half"),
     ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_claims_and_what_they_are_compared_with(tmp_path: Path) -> None:
 
 
 def test_mermaid_draws_every_input(tmp_path: Path) -> None:
-    drawn = recipe.mermaid(graph(tmp_path))
+    drawn = drawing.mermaid(graph(tmp_path))
     assert "  base --> sft\n" in drawn
     assert "  scorer -. reward .-> ppo" in drawn
 
@@ -107,7 +107,7 @@ def test_a_graph_of_models_that_see(tmp_path: Path) -> None:
     assert dag.problems(read, BLOCKS) == []
     assert read.kinds["photos"] == "media" and read.kinds["sight"] == "models"
     assert read.scored == ["base", "sft", "grpo", "grpo_again", "sight", "vlm", "grpo_again_int8"]
-    named = [(depth, name) for depth, name, _ in recipe.tree(read)]
+    named = [(depth, name) for depth, name, _ in drawing.tree(read)]
     assert [pair for pair in named if pair[1] in {"sight", "vlm", "vlm_dpo"}] == [
         (2, "sight"),
         (3, "vlm"),
@@ -125,7 +125,7 @@ def test_a_graph_of_models_that_see(tmp_path: Path) -> None:
     assert exported.scored == [*read.scored, "vlm_int8"]
     more |= {"export_photos.yaml": "export_onnx", "evaluate_drawings.yaml": "evaluate"}
     assert dag.files(exported, BLOCKS) == dag.files(graph(tmp_path), BLOCKS) | more
-    drawn = recipe.mermaid(read)
+    drawn = drawing.mermaid(read)
     assert "  photos -. data .-> vlm\n" in drawn and "  sight --> vlm\n" in drawn
 
 
@@ -239,7 +239,7 @@ def test_a_command_that_names_no_recipe_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "dvc.yaml"
     path.write_text("stages: {sft: {cmd: python -m tasks.sft --out x}, mine: {cmd: ./mine.sh, outs: [y]}}")
     with pytest.raises(ConfigError, match=r"stages\.sft\.cmd does not begin"):
-        dag.blocks(path)
+        blocks.read(path)
 
 
 def test_a_file_where_the_link_to_the_active_recipe_belongs_is_told(

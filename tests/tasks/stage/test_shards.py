@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.stage import dag, needs, recipe, shards
+from tasks.stage import dag, drawing, needs, recipe, shards
 from tests.support.graphs import BLOCKS, graph
 
 PART = {"index": "index", "chunks": "passages", "encoder": "encoder"}
@@ -31,7 +31,7 @@ def test_a_sharded_index_is_an_index_and_its_shards_read_its_file(tmp_path: Path
 
 
 def test_the_drawing_leads_from_the_shards_to_the_index(tmp_path: Path) -> None:
-    drawn = recipe.mermaid(graph(tmp_path, SHARDED)).splitlines()
+    drawn = drawing.mermaid(graph(tmp_path, SHARDED)).splitlines()
     assert "  index-1of2 -. vectors .-> index" in drawn
     assert "  passages -. chunks .-> index-1of2" in drawn
     assert not [line for line in drawn if line.startswith("  index -") and "index-" in line.partition(">")[2]]
