@@ -15,9 +15,9 @@ Near-duplicates are looked for inside a set, not across sets; across sets only e
 
 import logging
 import shutil
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from tasks.ingestion import benchmarks
 from tasks.ingestion import cleaning as clean
@@ -35,7 +35,7 @@ from tasks.ingestion.sources import Source, identified, stream
 from tasks.ingestion.spool import Spooled, SpooledTable, spool
 from tasks.ingestion.videos import VideoSettings
 from tasks.ingestion.workers import Workers
-from tasks.stage import needs
+from tasks.stage import needs, ray_cluster
 from tasks.stage.artifact import write_json, write_jsonl
 from tasks.stage.config import StageConfig, suggest
 from tasks.stage.errors import DataError
@@ -44,6 +44,8 @@ from tasks.stage.lifecycle import Run, stage
 log = logging.getLogger("polm")
 NAMES = r"^[\w.-]+$"
 """Regular expression of a benchmark's name."""
+DECIDING = ("numpy", "pyarrow", "datasketch", "rensa")
+"""Packages whose versions may decide the bytes of what is read and mapped."""
 
 
 class Config(StageConfig):
@@ -73,12 +75,20 @@ class Config(StageConfig):
     """`pretrain`, `eval:<task>`, `sft`, `preferences`, `feedback`, `prompts` (or `sft:<name>`, …) to how it is made."""
     processes: int = Field(default=1, gt=0, exclude=True)
     """Processes that read and map rows. They change no byte of what comes out, so no manifest names them."""
+    ray: str | None = Field(default=None, min_length=1, exclude=True)
+    """Address of a Ray cluster whose nodes read and map rows in the place of `processes`; `auto` is this machine's."""
     shards: Shards | None = Field(default=None, exclude_if=lambda shards: shards is None)
     """Parquet files for large sets. Where it is not given, every set is JSONL, and no manifest names it."""
     benchmarks: dict[Annotated[str, StringConstraints(pattern=NAMES)], Benchmark] = Field(
         default={}, exclude_if=lambda benchmarks: not benchmarks
     )
     """Tasks and groups of lm-evaluation-harness whose documents are frozen. Where there are none, no manifest says."""
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Self:
+        if self.ray is not None and self.processes != 1:
+            raise ValueError("'ray' and 'processes' both say what maps the rows; leave one out")
+        return self
 
 
 def main(config: Config, run: Run) -> None:
@@ -89,7 +99,7 @@ def main(config: Config, run: Run) -> None:
     media = Media(
         config.sets, config.pictures, config.videos, config.sounds, run.out / SPILL / "changed", run.params_file
     )
-    with Workers(config.processes) as workers:
+    with _workers(config, run) as workers:
         with run.timed("read"):
             tables = _read_sources(config, run, workers, ledger)
         evaluation = EvaluationRows(config.decontamination.ngram, config.decontamination.overlap)
@@ -114,7 +124,16 @@ def main(config: Config, run: Run) -> None:
     log.info("%s", ledger.summary())
 
 
-def _read_sources(config: Config, run: Run, workers: Workers, ledger: Ledger) -> dict[str, SpooledTable]:
+def _workers(config: Config, run: Run) -> Workers | ray_cluster.Tasks:
+    """Return what reads and maps the rows."""
+    if config.ray is None:
+        return Workers(config.processes)
+    return ray_cluster.Tasks(config.ray, run.out, DECIDING, f"'ray' in {run.params_file}")
+
+
+def _read_sources(
+    config: Config, run: Run, workers: Workers | ray_cluster.Tasks, ledger: Ledger
+) -> dict[str, SpooledTable]:
     """Read the sources that the sets use, by name. Raises DataError for one that the recipe does not have."""
     names = sorted({rows.source for spec in config.sets.values() for rows in spec.rows})
     for name in names:

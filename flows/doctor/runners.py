@@ -118,7 +118,8 @@ def _slurm(name: str, runner: Slurm) -> Iterator[Finding]:
 
 def _ray(name: str, runner: Ray) -> Iterator[Finding]:
     """Check that the cluster answers this driver, and that a node has the resources of a stage."""
-    from flows.runners.ray_jobs import connected, missing
+    from flows.runners.ray_jobs import missing
+    from tasks.stage.ray_cluster import connected
 
     ray = connected(runner.address)
     nodes = [found for found in ray.nodes() if found["Alive"]]

@@ -16,7 +16,7 @@ from flows.runners import travel
 from flows.runners.listening import Lines, Lost, Waiting
 from flows.runners.local import Job
 from flows.runners.settings import Ray, Runners
-from tasks.stage.errors import PolmError
+from tasks.stage.ray_cluster import connected, reason
 
 LOOK = 0.2
 """Seconds to wait for output before the run is asked whether it is to end."""
@@ -24,7 +24,6 @@ ASK = 5.0
 """Seconds between two questions about the cluster's nodes, while a task has not started."""
 GONE = 10.0
 """Seconds that a cancelled task may take to end, before its worker is killed; its stage then ends by itself."""
-_connecting = threading.Lock()
 
 
 def run(job: Job, runners: Runners, settings: Ray, stopping: threading.Event) -> str:
@@ -117,7 +116,7 @@ def _said(ray: Any, output: Any, wanted: dict[str, float]) -> Lines:
         except StopIteration:
             return
         except ray.exceptions.RayError as e:
-            raise Lost(f"Ray: {_reason(e)}") from None
+            raise Lost(f"Ray: {reason(e)}") from None
         *whole, rest = rest.split(b"\n")
         yield from (f"{line.decode('utf-8', errors='replace')}\n" for line in whole)
 
@@ -147,27 +146,3 @@ def _cancel(ray: Any, output: Any) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
             if ray.wait([output.completed()], timeout=GONE)[0]:
                 return
-
-
-def connected(address: str) -> Any:
-    """Return the module `ray`, connected. Raises PolmError."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    try:
-        import ray
-    except ImportError:
-        raise PolmError("ray is missing; `pip install 'polm[ray]'`, the cluster's own version") from None
-    with _connecting:
-        if not ray.is_initialized():
-            try:
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
-            except (ConnectionError, RuntimeError, ValueError) as e:
-                raise PolmError(
-                    f"Ray at {address}: {_reason(e)}; see `ray status`, and `address:` of the runner"
-                ) from None
-    return ray
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a message that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

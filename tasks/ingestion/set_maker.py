@@ -26,6 +26,7 @@ from tasks.ingestion.workers import Workers
 from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import DataError
 from tasks.stage.lifecycle import Run
+from tasks.stage.ray_cluster import Tasks
 
 log = logging.getLogger("polm")
 SPILL = "spill"
@@ -52,7 +53,7 @@ class SetMaker:
         config: Settings,
         run: Run,
         tables: Mapping[str, SpooledTable],
-        workers: Workers,
+        workers: Workers | Tasks,
         ledger: Ledger,
         media: Media,
     ) -> None:

@@ -250,6 +250,7 @@ def test_unknown_source_and_misspelt_keys(workspace: Path) -> None:
         ({"sources": {"mine": {"path": "a.jsonl"}}}, "a source needs one of the keys 'hub', 'file'"),
         ({"sets": {"sftt": {"near_duplicates": False, "rows": [rows("mine", SFT)]}}}, "sftt"),
         ({"scrub": ["emial"]}, "emial"),
+        ({"ray": "auto", "processes": 2}, "'ray' and 'processes' both say what maps the rows; leave one out"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(workspace, recipe(**change))

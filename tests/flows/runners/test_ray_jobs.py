@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from tasks.stage import artifact
 from tests.conftest import REPO
-from tests.support import cluster
+from tests.support import cluster, data_stage
 from tests.support.ray_trip import ADDRESS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -85,6 +88,25 @@ def test_a_whole_graph_over_two_nodes_gives_the_lock_of_a_local_run(
         site, cluster.make(tmp_path), mlflow_template, runner, [str(SCRIPT), "inside", str(daemons)]
     )
     print("ray, whole graph:", json.dumps({name: row["parts"] for name, row in summary.items()}))  # noqa: T201
+
+
+def test_rows_are_mapped_on_both_nodes_to_the_bytes_of_one_process(workspace: Path, daemons: Path) -> None:
+    data_stage.write_rows(workspace, data_stage.numbered(12_000))
+    made = {}
+    for name, engine in (("alone", {}), ("ray", {"ray": ADDRESS})):
+        with Path(f"{name}.yaml").open("w", encoding="utf-8") as f:
+            YAML().dump(data_stage.recipe(**engine), f)
+        words = ["-m", "tasks.data", f"{name}.yaml", "--out", f"artifacts/{name}"]
+        environment = os.environ | {"PYTHONPATH": str(REPO)}
+        done = subprocess.run(
+            [str(SCRIPT), "inside", str(daemons), sys.executable, *words],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        made[name] = artifact.verify(Path("artifacts", name)).files
+    assert made["ray"] == made["alone"]
+    (counted,) = re.findall(r"pieces of work by node: (.*)", done.stderr)
+    assert len(set(re.findall(r"\d+ on \S+ \((\w+)\)", counted))) == 2
 
 
 def test_a_lost_node_is_said_and_another_goes_on_from_the_checkpoint(site: cluster.Site, daemons: Path) -> None:
