@@ -121,16 +121,18 @@ def test_the_space_before_the_first_word_is_left_out_as_by_transformers(spaced: 
 
 def test_a_short_answer_does_not_wait_for_a_long_one(engine: Engine) -> None:
     ids = engine.encode(QUESTION)
-    began, order = threading.Event(), queue.SimpleQueue[str]()
+    began, both, order = threading.Event(), threading.Event(), queue.SimpleQueue[str]()
 
     def long(piece: Delta) -> None:
         began.set()
+        both.wait(30)  # however late this machine comes to the second question
         if piece.reason:
             order.put("long")
 
     engine.submit(ids, Sampling(200, 0.0), long)
     assert began.wait(30)
     engine.submit(ids, Sampling(2, 0.0), lambda piece: order.put("short") if piece.reason else None)
+    both.set()
     assert [order.get(timeout=60), order.get(timeout=60)] == ["short", "long"]
 
 
