@@ -138,8 +138,6 @@ def _there(
     home: Path, folder: Path, expected: Mapping[str, str], function: Callable[..., T], *arguments: Any
 ) -> tuple[str, T]:
     """Call a function on a node; returns the node's name too. Raises PolmError where it is not fit for it."""
-    import ray
-
     if not folder.is_dir():
         raise PolmError(
             f"Ray's node {platform.node()} does not see {folder}: the working copy, {home}, has to lie on a file "
@@ -152,6 +150,8 @@ def _there(
                 f"Ray's node {platform.node()} has {name} {there or '(missing)'} in {sys.prefix}, and this machine "
                 f"{version}: install the same there, `infra/requirements.lock` names it"
             )
+    import ray
+
     os.chdir(home)
     node = f"{platform.node()} ({ray.get_runtime_context().get_node_id()[:8]})"
     return node, function(*arguments)
