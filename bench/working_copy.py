@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -43,7 +44,8 @@ def run(work: Path, words: Sequence[str], through: Sequence[str] = ()) -> tuple[
         The command with its seconds, and what it printed.
 
     Raises:
-        SystemExit: it failed; what it printed is the message.
+        SystemExit: it failed; its output is the message.
+        KeyboardInterrupt: from the terminal; the command was interrupted too, and has ended.
     """
     environment = os.environ | {
         "PYTHONPATH": str(work),
@@ -52,15 +54,24 @@ def run(work: Path, words: Sequence[str], through: Sequence[str] = ()) -> tuple[
     }
     command = [*through, sys.executable, "-c", "from flows.cli import main; main()", *words]
     start, before = time.monotonic(), cpu()
-    ended = subprocess.run(
-        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    # In a session of its own: a Ctrl-C reaches it from here, and it is then given the time that it needs to end.
+    with subprocess.Popen(
+        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        lines: list[str] = []
+        try:
+            lines.extend(process.stdout)  # an interruption leaves those that came before it
+        except BaseException:
+            os.killpg(process.pid, signal.SIGINT)
+            sys.stderr.writelines([*lines, *process.stdout])
+            raise
+    said = "".join(lines)
     done = Done(f"polm {' '.join(words)}", time.monotonic() - start, cpu() - before)
-    if ended.returncode:
-        raise SystemExit(
-            f"{ended.stdout}\n`{done.words}` ended with exit code {ended.returncode} ({done.seconds:.1f} s)"
-        )
-    return done, ended.stdout
+    if process.returncode:
+        raise SystemExit(f"{said}\n`{done.words}` ended with exit code {process.returncode} ({done.seconds:.1f} s)")
+    return done, said
 
 
 def cpu() -> float:

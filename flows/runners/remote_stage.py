@@ -30,6 +30,9 @@ from tasks.stage.errors import PolmError, StageFailed, Stopped
 LOOK = 0.2
 """Seconds between two looks whether the engine is there, and whether another job has let go of the checkpoints."""
 
+REMOVING = 5.0
+"""Seconds in which a working copy has to be gone, if something of the stage still writes into it."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -74,8 +77,8 @@ def main(text: str) -> int:
         wire.write(traceback.format_exc())
         said = {"failed": {"reason": f"{type(e).__name__}: {e}", "line": 0, "text": "", "retry": True}}
     finally:
-        os.chdir("/")
-        shutil.rmtree(copy, ignore_errors=True)
+        if left := _remove(copy):
+            wire.write(f"warning: its working copy could not be removed; it still has {left}\n")
     if stopping.is_set() and "failed" in said:  # what ended this process may have ended a `dvc pull` first
         said = {"stopped": True}
     wire.tell(**said)  # the last word: whoever hears it may end this process
@@ -181,8 +184,7 @@ def _guarded() -> Iterator[None]:
             os.dup2(nowhere, descriptor)  # else the engine waits for the end of the output
         if not os.read(reader, 1):  # the other end was closed, by death
             local.end_leftovers(str(copy))
-            os.chdir("/")
-            shutil.rmtree(copy, ignore_errors=True)
+            _remove(copy)
         os._exit(0)
     os.close(reader)
     try:
@@ -191,6 +193,18 @@ def _guarded() -> Iterator[None]:
         os.write(writer, b"x")
         os.close(writer)
         os.waitpid(guard, 0)
+
+
+def _remove(copy: Path) -> Path | None:
+    """Remove a working copy, again where something was written into it meanwhile; returns a path that stays."""
+    os.chdir("/")
+    deadline = time.monotonic() + REMOVING
+    while copy.exists():
+        shutil.rmtree(copy, ignore_errors=True)
+        if time.monotonic() > deadline:
+            return next(copy.rglob("*"), copy)
+        time.sleep(LOOK / 4)
+    return None
 
 
 @contextlib.contextmanager

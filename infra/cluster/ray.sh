@@ -44,7 +44,7 @@ node() {
 # Wait for a node; false when it gave up.
 up() {
   while kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; do
-    if grep -q "Ray runtime started" "$dir/$1.out"; then return 0; fi
+    if grep -qs "Ray runtime started" "$dir/$1.out"; then return 0; fi
     sleep 0.2
   done
   return 1

@@ -2,7 +2,8 @@
 # A Slurm cluster of two nodes on this machine's loopback, for tests: munged, slurmctld, and two slurmd that take
 # themselves for machines of their own (each has its host name and /etc/hosts, in namespaces). Needs root.
 #
-#   infra/cluster/slurm.sh start DIR       configuration, logs and keys in DIR; then: export SLURM_CONF=DIR/slurm.conf
+#   infra/cluster/slurm.sh start DIR       configuration, logs and keys in DIR; then: export SLURM_CONF=DIR/slurm.conf;
+#                                          on the first free ports from 26817, so that several can run
 #   infra/cluster/slurm.sh lose DIR NODE   kill -9 of a node's slurmd and of the steps that it started
 #   infra/cluster/slurm.sh back DIR NODE   start that slurmd again
 #                          NODE slurmctld: the controller in place of a node
@@ -24,13 +25,25 @@ if [ "$(id -u)" != 0 ]; then
   exit 3
 fi
 
+# The first port from 26817 at which nobody answers, nor at the next one on the nodes' addresses.
+free_port() {
+  local port=26817
+  while answers 127.0.0.1 "$port" || answers 127.0.0.2 $((port + 1)) || answers 127.0.0.3 $((port + 1)); do
+    port=$((port + 10))
+  done
+  echo "$port"
+}
+answers() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+
 configure() {
+  local port
+  port=$(free_port)
   dd if=/dev/urandom of="$dir/munge.key" bs=128 count=1 status=none
   chmod 400 "$dir/munge.key"
   cat >"$SLURM_CONF" <<CONF
 ClusterName=polm
 SlurmctldHost=$(hostname -s)(127.0.0.1)
-SlurmctldPort=26817
+SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -55,8 +68,8 @@ MessageTimeout=5
 KillWait=10
 MinJobAge=300
 ReturnToService=2
-NodeName=${nodes[0]} NodeAddr=127.0.0.2 NodeHostname=${nodes[0]} Port=26818 CPUs=2 RealMemory=1000 State=UNKNOWN
-NodeName=${nodes[1]} NodeAddr=127.0.0.3 NodeHostname=${nodes[1]} Port=26818 CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName=${nodes[0]} NodeAddr=127.0.0.2 NodeHostname=${nodes[0]} Port=$((port + 1)) CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName=${nodes[1]} NodeAddr=127.0.0.3 NodeHostname=${nodes[1]} Port=$((port + 1)) CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes=${nodes[0]},${nodes[1]} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF
   printf '%s\n' "127.0.0.1 localhost $(hostname -s)" "127.0.0.2 ${nodes[0]}" "127.0.0.3 ${nodes[1]}" >"$dir/hosts"
@@ -70,8 +83,15 @@ start_controller() {
 
 start_node() {
   mkdir -p "$dir/spool-$1"
-  setsid unshare --uts --mount sh -c "cd /; hostname $1; mount --bind '$dir/hosts' /etc/hosts; exec slurmd -D" >"$dir/slurmd-$1.out" 2>&1 </dev/null &
+  setsid unshare --uts --mount sh -c "cd /; hostname $1; readlink /proc/self/ns/uts >>'$dir/$1.namespaces'; mount --bind '$dir/hosts' /etc/hosts; exec slurmd -D" >"$dir/slurmd-$1.out" 2>&1 </dev/null &
   echo $! >"$dir/$1.leader"
+}
+
+# The processes of Slurm that run the steps of a node, and outlive its slurmd; by the node's namespaces of host names.
+steps() {
+  for pid in $(pgrep -f "slurmstepd: \[" || true); do
+    if readlink "/proc/$pid/ns/uts" | grep -qxsFf "$dir/$1.namespaces"; then echo "$pid"; fi
+  done
 }
 
 # A process and all that descends from it.
@@ -99,15 +119,19 @@ start)
 lose)
   node=${3:?a node}
   # The daemons alone: what a step had started is left behind, as after a crash of Slurm on that node.
-  for pid in $(pgrep -f "slurmstepd: \[" || true); do
-    if [ "$(nsenter --uts --target "$pid" hostname)" = "$node" ]; then kill -9 "$pid" || true; fi
-  done
+  for pid in $(steps "$node"); do kill -9 "$pid" || true; done
   kill -9 "$(cat "$dir/$node.leader")"
   ;;
 back)
   if [ "${3:?a node}" = slurmctld ]; then start_controller; else start_node "$3"; fi
   ;;
 stop)
+  for node in "${nodes[@]}"; do
+    for step in $(steps "$node"); do
+      for pid in $(tree "$step"); do kill "$pid" 2>/dev/null || true; done
+      kill -9 "$step" 2>/dev/null || true  # else it waits for the controller, which may be dead
+    done
+  done
   for name in "${nodes[@]}" slurmctld; do
     if [ -f "$dir/$name.leader" ]; then
       for pid in $(tree "$(cat "$dir/$name.leader")"); do kill "$pid" 2>/dev/null || true; done

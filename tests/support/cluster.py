@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,14 @@ def make(root: Path) -> Site:
     ):
         subprocess.run(words, cwd=project.root, check=True, stderr=subprocess.DEVNULL)
     return Site(project, shared)
+
+
+def wait_until_empty(folder: Path) -> None:
+    """Wait until nothing is left of what an engine has ended, which tidies up by itself."""
+    deadline = time.monotonic() + 30
+    while left := sorted(folder.rglob("*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 @dataclass

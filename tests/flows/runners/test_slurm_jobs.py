@@ -90,7 +90,7 @@ def test_stopping_cancels_the_job(site: cluster.Site, told: cluster.Told) -> Non
     with pytest.raises(Stopped):
         run(site, told)
     assert queue() == ""
-    assert list((site.work / "jobs").iterdir()) == []
+    cluster.wait_until_empty(site.work / "jobs")
 
 
 def test_slurms_own_words_when_it_refuses(site: cluster.Site, told: cluster.Told) -> None:
@@ -166,7 +166,7 @@ def test_a_lost_node_is_said_and_another_goes_on_from_the_checkpoint(
     told.on_event_done = None
     assert run(site, told, nodelist="polm-n2") == "done"
     assert "resuming from step" in (site.project.root / ".polm/logs/run/left.log").read_text()
-    assert list((site.work / "jobs").iterdir()) == []
+    cluster.wait_until_empty(site.work / "jobs")
     there = site.hash()
     site.dvc("repro", "-q", "-s", "-f", "left")
     assert site.hash() == there
