@@ -12,7 +12,7 @@ from flows.runners import local
 from flows.runners.placing import place
 from flows.terminal import exits
 from flows.terminal.board import say
-from flows.tracking import killed
+from flows.tracking import killed, runs
 from tasks.stage import artifact
 from tasks.stage.errors import ConfigError
 
@@ -61,6 +61,7 @@ def run(
         settled = graph.settled(names, forced)
     if settled == set(names):
         _close_killed()
+        _log_missing(recipe, graph, names)
         say(f"nothing changed: all {len(names)} stages are up to date")
         sharing.after(names, push=push)
         return
@@ -94,6 +95,16 @@ def _close_killed() -> None:
         from flows.pipeline import flow_runs
 
         flow_runs.crash_killed()
+
+
+def _log_missing(recipe: str, graph: Graph, names: list[str]) -> None:
+    """Log what ended while MLflow was away, and say so."""
+    stages = {name: (graph.version(name), graph.stages[name].out) for name in names}
+    logged, left, reason = runs.log_missing(recipe, stages)
+    if logged:
+        say(f"logged in MLflow, which had no record of them: {', '.join(logged)}")
+    if left:
+        say(f"warning: not in MLflow yet ({reason}): {', '.join(left)}; `polm run` tries again")
 
 
 def _flow(

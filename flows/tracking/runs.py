@@ -9,7 +9,7 @@ worth more than its logbook, and the next `polm run` logs a finished stage that 
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,7 @@ class PipelineRun:
 
     def log_cached(self, name: str, version: str, out: Path) -> None:
         """Show a stage whose artifact was already there or restored, unless this version was logged before."""
-        last = client.known_runs().get(name, {})
-        if (last.get("version"), last.get("artifact")) == (version, str(out)):
+        if _known(client.known_runs(), name, version, out):
             return
         logbook = self.logbook
         logbook.pause.refuse()
@@ -123,6 +122,41 @@ class PipelineRun:
     def _close(self, run: StageRun, status: Status) -> None:
         if run.status is None:
             run.finish(Path(), status)
+
+
+def log_missing(recipe: str, stages: Mapping[str, tuple[str, Path]]) -> tuple[list[str], list[str], str]:
+    """Log finished stages without a record, which MLflow did not take when they ended.
+
+    Nothing is looked for where nothing was ever logged: such a working copy got its results from elsewhere.
+
+    Args:
+        recipe: whose stages they are.
+        stages: name to the version and the artifact.
+
+    Returns:
+        Those that have a record now, those that still have none, and why.
+    """
+
+    def without_record(names: Iterable[str]) -> list[str]:
+        known = client.known_runs()
+        return [name for name in names if known and not _known(known, name, *stages[name])]
+
+    missing, reason = without_record(stages), ""
+    if missing:
+        try:
+            client.check(recipe)
+            with pipeline_run(recipe) as run:
+                for name in missing:
+                    run.log_cached(name, *stages[name])
+        except Exception as e:  # of MLflow, its database or the network: nothing else is lost
+            reason = reach.reason(e)
+    left = without_record(missing)
+    return [name for name in missing if name not in left], left, reason
+
+
+def _known(runs: Mapping[str, Mapping[str, str]], name: str, version: str, out: Path) -> bool:
+    last = runs.get(name, {})
+    return (last.get("version"), last.get("artifact")) == (version, str(out))
 
 
 @contextmanager

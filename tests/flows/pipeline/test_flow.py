@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from flows.graph import Meta, Stage
 from flows.runners import slots
@@ -218,6 +219,34 @@ except SystemExit as e:
     )
     assert said.stdout == "nothing changed: all 5 stages are up to date\n0 []\n"
     assert len(prefect.find("flow_runs")) == before
+    assert project.ran() == []
+
+
+@pytest.mark.usefixtures("all_forks")
+def test_what_ended_without_a_record_is_logged_by_the_next_run(
+    project: toy.Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody ran `dvc repro`; it is the same after a run in which MLflow died."""
+    code, said = project.polm("run", "--force", "right")
+    assert code == 0, said
+    project.ran()
+    project.set("left", value=7)
+    subprocess.run(["dvc", "repro", "-q"], cwd=project.root, env=project.environment(), check=True)
+    assert project.ran() == ["left", "x", "y"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, said = project.polm("run")
+    assert code == 0
+    assert re.search(r"warning: not in MLflow yet \(.+\): left, tail@x, tail@y; `polm run` tries again", said), said
+    assert said.endswith("nothing changed: all 5 stages are up to date\n")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    code, said = project.polm("run")
+    assert code == 0
+    logged = "logged in MLflow, which had no record of them: left, tail@x, tail@y\n"
+    assert said.endswith(f"{logged}nothing changed: all 5 stages are up to date\n"), said
+    recorded = json.loads((project.root / ".polm/mlflow_runs.json").read_text())
+    tags = MlflowClient(f"sqlite:///{project.root}/.polm/mlflow.db").get_run(recorded["left"]["run_id"]).data.tags
+    assert (tags["stage"], tags["cached"], tags["version"]) == ("left", "true", recorded["left"]["version"])
+    assert project.polm("run")[1] == "nothing changed: all 5 stages are up to date\n"
     assert project.ran() == []
 
 
