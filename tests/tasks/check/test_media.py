@@ -1,30 +1,19 @@
 """Models that see or hear, before anything runs: architectures, controls, columns, rates and sections without use."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from tasks.check import files, media, questions
 from tasks.check import recipe as recipe_check
 from tasks.stage import blocks, dag, recipe
 from tasks.stage.config import read_yaml
-from tests.conftest import REPO
+from tests.support.small_recipe import write
 
 TINY = Path("params/tiny")
 Change = Callable[[dict[str, Any]], object]
-
-
-@pytest.fixture
-def recipes(workspace: Path) -> Path:
-    """A copy of the real recipes and of `dvc.yaml`, to break."""
-    shutil.copytree(REPO / "params", "params", symlinks=True)
-    shutil.copytree(REPO / "infra/accelerate", "infra/accelerate")
-    shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
-    return workspace
 
 
 def change(name: str, by: Change) -> Path:
@@ -32,10 +21,7 @@ def change(name: str, by: Change) -> Path:
     path = TINY / f"{name}.yaml"
     values = read_yaml(path)
     by(values)
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False  # within braces, DVC's parser takes no plain `sft:rationales`
-    with path.open("w") as f:
-        yaml.dump(values, f)
+    write(path, values)
     return path
 
 

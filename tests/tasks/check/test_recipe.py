@@ -1,4 +1,4 @@
-"""The recipe check: every real recipe passes, and any wrong key in any of its files is named, all at once."""
+"""The recipe check: every real recipe passes, and what does not fit in any of its files is named, all at once."""
 
 import shutil
 import subprocess
@@ -7,40 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from tasks.check import recipe as recipe_check
 from tasks.stage import artifact
 from tasks.stage.config import read_yaml
 from tasks.stage.data_folder import set_folder
 from tasks.stage.errors import ConfigError
-
-REPO = Path(__file__).parents[3]
-RECIPES = sorted(path.name for path in (REPO / "params").iterdir() if path.is_dir())
-FILES = sorted(path.relative_to(REPO) for path in (REPO / "params").glob("*/*.yaml") if path.name != "recipe.yaml")
-
-
-@pytest.fixture
-def recipes(workspace: Path) -> Path:
-    """A copy of the real recipes, of the launchers they name, and of `dvc.yaml`, to break."""
-    shutil.copytree(REPO / "params", "params", symlinks=True)
-    shutil.copytree(REPO / "infra/accelerate", "infra/accelerate")
-    shutil.copyfile(REPO / "dvc.yaml", "dvc.yaml")
-    return workspace
-
-
-def write(path: Path, data: dict[str, Any]) -> None:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False  # within braces, DVC's parser takes no plain `sft:rationales`
-    with path.open("w") as f:
-        yaml.dump(data, f)
-
-
-def only_error(path: Path) -> str:
-    """What the check says about this file; fails when it says anything about another one."""
-    errors = recipe_check.check(path.parent)
-    assert len(errors) == 1 and all(line.startswith(f"{path}: ") for line in errors[0].splitlines()), errors
-    return errors[0]
+from tests.conftest import REPO
+from tests.support.shipped_recipes import FILES, RECIPES, only_error
+from tests.support.small_recipe import write
 
 
 def test_there_are_recipes() -> None:
@@ -65,70 +40,9 @@ def test_processes_in_which_a_stage_cannot_run_are_named(recipes: Path) -> None:
         assert reason in said
 
 
-OPTIONAL = {"max_left_out", "max_cut", "too_long", "chat_template", "pictures", "videos", "sounds"}
-"""Keys that recipes may lack, which then are read in the strictest sense: nothing is lost, nothing is replaced."""
-CHOSEN = {"headline", "frontier"}
-"""Keys of a report that recipes may lack, which are then chosen by what the recipe evaluates."""
-OF_PACKAGED_EYES = {"sight": {"temperature", "trained", "weights"}}
-"""Model to the keys that its stage takes for an encoder out of a package alone."""
-EVERY = 6
-"""A check of a recipe takes over a second: of its files, every sixth is broken at a time, beside five whole ones."""
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_fits_its_stages(recipes: Path, recipe: str) -> None:
     assert recipe_check.check(Path("params", recipe)) == []
-
-
-def misspell(path: Path) -> list[str]:
-    """Put an x behind every key of a file; returns what is to be said of it."""
-    data = read_yaml(path)
-    write(path, {f"{key}x": value for key, value in data.items()})
-    may_lack = OPTIONAL | CHOSEN | OF_PACKAGED_EYES.get(path.stem, set())
-    said = [f"unknown key '{key}x'; did you mean '{key}'?" for key in data]
-    return said + [f"missing key '{key}'" for key in data if key not in may_lack]
-
-
-@pytest.mark.parametrize("first", range(EVERY))
-def test_every_misspelt_key_of_a_file_is_named_and_nothing_is_said_of_another(recipes: Path, first: int) -> None:
-    files = [path for path in FILES if path.parent.name == "tiny"][first::EVERY]
-    all_are_named({path: misspell(path) for path in files}, recipe_check.check(Path("params/tiny")))
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_misspelt_key_of_every_file_is_named_at_once(recipes: Path, recipe: str) -> None:
-    expected = {path: misspell(path) for path in FILES if path.parent.name == recipe}
-    all_are_named(expected, recipe_check.check(Path("params", recipe)), alone=False)
-
-
-def all_are_named(expected: dict[Path, list[str]], errors: list[str], *, alone: bool = True) -> None:
-    """Look for what is to be said of each file, and, with `alone`, for a word about any other one."""
-    said = {path: [error for error in errors if error.startswith(f"{path}: ")] for path in expected}
-    for path, parts in expected.items():
-        lines = "\n".join(said[path]).splitlines()
-        assert all(line.startswith(f"{path}: ") for line in lines)
-        for part in parts:
-            assert any(part in line for line in lines), (path, part)
-    if alone:
-        assert sorted(errors) == sorted(error for found in said.values() for error in found)
-
-
-@pytest.mark.parametrize(
-    "path", [Path("params/tiny", name) for name in ("sft.yaml", "dpo.yaml", "reward.yaml")], ids=str
-)
-def test_every_misspelt_key_of_the_trainer_is_named(recipes: Path, path: Path) -> None:
-    data = read_yaml(path)
-    write(path, data | {"trainer": {f"{key}x": value for key, value in data["trainer"].items()} | {"output_dir": "x"}})
-    said = only_error(path)
-    for key in data["trainer"]:
-        assert f"unknown key 'trainer.{key}x'; did you mean" in said
-    assert "trainer.output_dir is set by the stage itself" in said
-
-
-def test_a_misspelt_key_of_peft_is_named(recipes: Path) -> None:
-    path = Path("params/tiny/sft.yaml")
-    write(path, read_yaml(path) | {"peft": {"r": 8, "lora_alpa": 16}})
-    assert "unknown key 'peft.lora_alpa'; did you mean 'lora_alpha'? (LoraConfig)" in only_error(path)
 
 
 def test_all_errors_of_all_files_are_said_at_once(recipes: Path) -> None:
