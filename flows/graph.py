@@ -30,6 +30,8 @@ class Meta(config.Strict):
     """How often a failed stage is tried again."""
     gpus: int = 0
     """GPUs that the stage needs for itself. Ignored on a machine that has none."""
+    origins: bool = False
+    """Whether the stage also reads what its inputs were made from."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Stage:
     out: Path
     """Its artifact, relative to the root, e.g. `artifacts/models/sft`."""
     upstreams: frozenset[str]
-    """Stages whose outputs it reads."""
+    """Stages whose outputs are its inputs for DVC."""
     meta: Meta
     threads: int
     """Threads that its recipe file fixes; 1 where it says nothing."""
@@ -153,6 +155,11 @@ class Graph:
             raise ArtifactError(f"stage {name}: an input cannot be read ({e})") from e
         text = json.dumps({"cmd": stage.cmd, "inputs": inputs}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def reads(self, name: str) -> frozenset[str]:
+        """The stages whose outputs have to be there when this one runs."""
+        stage = self.stages[name]
+        return frozenset(self.closure([name])) - {name} if stage.meta.origins else stage.upstreams
 
     def depth(self, name: str) -> int:
         """Stages on the longest chain that waits for this one: what to start first when there is a choice."""

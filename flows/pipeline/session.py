@@ -206,7 +206,7 @@ class Session:
                 on_start=on_start,
                 on_event=on_event,
                 python=self.python,
-                upstreams=tuple(sorted(stage.upstreams)),
+                upstreams=tuple(sorted(self.graph.reads(name))),
                 gpu_count=stage.meta.gpus,
                 on_seconds=lambda seconds: self.board.took(name, seconds),
                 on_wait=lambda reason: self.board.waits(name, reason),

@@ -47,6 +47,14 @@ def test_graph_expands_the_matrix_and_orders_upstreams_first(project: toy.Toy) -
     assert stages["tail@x"].meta == Meta()
 
 
+def test_what_a_stage_reads_is_its_inputs_or_all_that_they_were_made_from(project: toy.Toy) -> None:
+    assert Graph().reads("tail@x") == {"left"}
+    project.replace(
+        "outs: ['artifacts/tail/${item.item}']", "outs: ['artifacts/tail/${item.item}']\n    meta: {origins: true}"
+    )
+    assert Graph().reads("tail@x") == {"left", "source"}
+
+
 def test_order_follows_edges_and_not_the_file(project: toy.Toy) -> None:
     text = (project.root / "dvc.yaml").read_text()
     head, stages = text.split("stages:\n")

@@ -66,9 +66,33 @@ def test_other_questions_are_an_error(tree: Path, make_artifact: Callable[..., a
 def test_an_evaluation_of_another_model_is_an_error(
     tree: Path, make_artifact: Callable[..., artifact.Manifest]
 ) -> None:
-    make_artifact(tree / "metrics" / "sft", stage="evaluate", model="f" * 64, data="e" * 64)
+    inputs = artifact.read_manifest(tree / "metrics" / "sft").inputs
+    base = artifact.read_manifest(tree / "models" / "base").digest
+    make_artifact(tree / "metrics" / "sft", stage="evaluate", **inputs | {"model": base})
     with pytest.raises(ArtifactError, match="an evaluation of another version of sft; run `polm run`"):
         report(tree)
+
+
+@pytest.mark.parametrize(
+    ("made", "key", "of"), [("metrics/dpo_int4", "model", "onnx/dpo"), ("models/reward", "labels", "labels/label")]
+)
+def test_an_artifact_from_which_one_was_made_has_to_be_there(
+    tree: Path, make_artifact: Callable[..., artifact.Manifest], made: str, key: str, of: str
+) -> None:
+    """The report may leave nothing out because it was not fetched: its bytes would depend on that."""
+    labelled(tree, make_artifact)
+    report(tree)
+    (tree / of).rename(tree / "elsewhere")
+    with pytest.raises(ArtifactError, match=f"artifacts/{made}: the {key} that it was made from is not here"):
+        report(tree)
+
+
+def labelled(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
+    """Say that the judge's labels trained `reward`."""
+    folder = tree / "models" / "reward"
+    before = artifact.read_manifest(folder)
+    digest = artifact.read_manifest(tree / "labels" / "label").digest
+    make_artifact(folder, stage=before.stage, **before.inputs, labels=digest)
 
 
 def test_unknown_headline_is_an_error(tree: Path, tmp_path: Path) -> None:
@@ -108,7 +132,8 @@ def test_forms_are_compared_with_pytorch_and_the_front_is_marked(tree: Path) -> 
     assert "dpo int4" in page.text and "Frontier" in page.text
 
 
-def test_the_judge_labels_are_in_the_lineage(tree: Path) -> None:
+def test_the_judge_labels_are_in_the_lineage(tree: Path, make_artifact: Callable[..., artifact.Manifest]) -> None:
+    labelled(tree, make_artifact)
     nodes = {node["name"]: node for node in artifact.read_json(report(tree) / "leaderboard.json")["lineage"]}
     assert nodes["labels/label"]["inputs"] == {"data": "data", "model": "models/sft"}
 

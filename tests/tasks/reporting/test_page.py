@@ -14,6 +14,7 @@ from tasks.reporting import page as html_page
 from tasks.stage import artifact, recipe
 from tasks.stage.lifecycle import write_measurements
 from tests.conftest import REPO
+from tests.support.relinking import remake
 from tests.support.reporting import PARAMS, Page, graph, report
 
 
@@ -62,7 +63,7 @@ def test_a_broken_artifact_is_no_missing_section(tree: Path, make_artifact: Call
     parity = artifact.read_json(path)
     del parity["forms"]["int8"]["kl_per_token"]
     artifact.write_json(path, parity)
-    make_artifact(path.parent, stage="export_onnx", **artifact.read_manifest(path.parent).inputs)
+    remake(tree, path.parent, make_artifact)
     with pytest.raises(Exception, match="kl_per_token"):
         report(tree)
 
@@ -160,13 +161,7 @@ def test_a_hacked_reward_is_flagged_on_the_page(tree: Path, make_artifact: Calla
             "kl": 0.3,
         },
     )
-    before = artifact.read_manifest(folder)
-    make_artifact(folder, stage="ppo", **before.inputs)
-    new = artifact.read_manifest(folder).digest
-    for kind in ("metrics", "onnx"):
-        make_artifact(
-            tree / kind / "dpo", stage=kind, **{**artifact.read_manifest(tree / kind / "dpo").inputs, "model": new}
-        )
+    remake(tree, folder, make_artifact, stage="ppo")
     page = Page((report(tree) / "index.html").read_text())
     assert "reward hacked: right fell while the reward rose" in page.text
     assert "gold: right" in page.text

@@ -92,7 +92,7 @@ def test_a_report_without_readers_has_no_such_section(tree: Path) -> None:
 
 def test_an_evaluation_of_a_model_that_is_gone_is_refused(reading_tree: Path, make_artifact: Make) -> None:
     make_artifact(reading_tree / "metrics" / reading.UNTRAINED, stage="evaluate_rag", model="0" * 64)
-    with pytest.raises(ArtifactError, match="sft_grounded: an evaluation of a model that is not at hand"):
+    with pytest.raises(ArtifactError, match="sft_grounded: the model that it was made from is not here"):
         report(reading_tree)
 
 
